@@ -1,0 +1,10 @@
+//! fastmq: a thread-per-core MQTT 3.1, 3.1.1 and 5.0 broker for Linux with io_uring.
+//!
+//! Bytes become Control Packets, packets move a Session, a Session asks the Router, the Router fills
+//! out-queues, out-queues become bytes. Each hop is a module that can be read alone; imports point
+//! down only. `src/ARCHITECTURE.md` is the map.
+
+pub mod key;
+pub mod limits;
+pub mod message;
+pub mod time;

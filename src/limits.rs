@@ -1,0 +1,80 @@
+//! Every bound of the broker, its default and the relations between them.
+//!
+//! Reaching a bound is a decision, named at the field, with a counter of the same name in
+//! [`crate::metrics::Counters`]. Defaults are Mosquitto 2.1's where it has the bound.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// Most shards one broker can have: one bit each in [`crate::router::ShardSet`].
+pub const SHARDS_MAX: usize = 256;
+/// Slots of the ring from one shard to another.
+pub const RING_SLOTS: usize = 4096;
+/// Envelopes waiting for one peer (in the ring and before it) from which QoS 0 is dropped and
+/// publishers of QoS 1 and 2 are no longer read.
+pub const PEER_BACKLOG_MAX: usize = 4096;
+/// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
+pub const TOPIC_LEVELS_MAX: usize = 200;
+/// Bytes held for a connection whose CONNECT has not been read. A larger CONNECT is refused.
+pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
+/// Largest Control Packet MQTT can express.
+pub const PACKET_SIZE_MAX: u32 = 268_435_455 + 5;
+
+const _: () = assert!(RING_SLOTS.is_power_of_two());
+const _: () = assert!(PEER_BACKLOG_MAX >= RING_SLOTS);
+const _: () = assert!(CONNECT_SIZE_MAX < PACKET_SIZE_MAX as usize);
+
+/// Bounds that an operator can move.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest Control Packet accepted, bytes; advertised to v5 Clients as Maximum Packet Size.
+    /// Beyond it: DISCONNECT 0x95 (Packet too large).
+    pub max_packet_size: u32,
+    /// QoS 1 and 2 messages a Client may have unacknowledged at once, each way. To us: advertised as
+    /// Receive Maximum, beyond it DISCONNECT 0x93. From us: the rest waits in the queue.
+    pub max_inflight_messages: u16,
+    /// QoS 1 and 2 messages waiting behind the inflight window of one Session. Beyond it the newest
+    /// is dropped.
+    pub max_queued_messages: usize,
+    /// Topic Aliases a Client may set.
+    pub max_topic_alias: u16,
+    /// Topic Aliases we set towards a Client that allows them.
+    pub max_topic_alias_outbound: u16,
+    /// Largest Keep Alive a v5 Client may ask for, seconds; a larger one, or none, is replaced by
+    /// Server Keep Alive. Zero: no bound.
+    pub max_keepalive_s: u16,
+    /// Unsent bytes of one connection from which QoS 0 is dropped, QoS 1 and 2 wait in the queue and
+    /// the Client is no longer read.
+    pub outbox_bytes_max: usize,
+    /// Subscriptions of one Session. Beyond it: 0x97 (Quota exceeded).
+    pub max_subscriptions: usize,
+    /// Retained messages of the broker. Beyond it new topics are refused: 0x97 for QoS 1 and 2,
+    /// dropped for QoS 0.
+    pub max_retained_messages: usize,
+    /// Connections of one shard.
+    pub max_connections: usize,
+    /// Time from accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// A Session that nobody resumed for this long ends, whatever it asked for.
+    pub persistent_client_expiration: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_packet_size: 2_000_000,
+            max_inflight_messages: 20,
+            max_queued_messages: 1000,
+            max_topic_alias: 10,
+            max_topic_alias_outbound: 10,
+            max_keepalive_s: 0,
+            outbox_bytes_max: 1 << 20,
+            max_subscriptions: 100_000,
+            max_retained_messages: 10_000_000,
+            max_connections: 1_000_000,
+            connect_timeout: Duration::from_secs(30),
+            persistent_client_expiration: None,
+        }
+    }
+}

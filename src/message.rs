@@ -1,0 +1,152 @@
+//! The Application Message, borrowed from a receive buffer or owned and shared.
+//!
+//! A PUBLISH enters as a [`MessageRef`] that points into the receive buffer. It becomes an owned
+//! [`Message`] only when something must outlive the turn: a QoS 1 or 2 delivery, a queue, a retained
+//! store, another shard. All of those share one [`Message`] behind an `Arc`.
+
+#![forbid(unsafe_code)]
+
+use crate::time::Instant;
+
+/// Quality of Service of a PUBLISH or of a subscription.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum QoS {
+    /// At most once: no acknowledgement.
+    #[default]
+    AtMostOnce = 0,
+    /// At least once: PUBACK.
+    AtLeastOnce = 1,
+    /// Exactly once: PUBREC, PUBREL, PUBCOMP.
+    ExactlyOnce = 2,
+}
+
+impl QoS {
+    /// The QoS a two-bit field stands for; `None` for 3, which is malformed [MQTT-3.3.1-4].
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
+/// The protocol a Network Connection speaks, as its CONNECT said.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum ProtocolVersion {
+    /// MQTT 3.1: `MQIsdp`, level 3.
+    V3 = 3,
+    /// MQTT 3.1.1: `MQTT`, level 4.
+    V311 = 4,
+    /// MQTT 5.0: `MQTT`, level 5.
+    V5 = 5,
+}
+
+impl ProtocolVersion {
+    /// Whether packets carry properties and Reason Codes.
+    #[must_use]
+    pub const fn is_v5(self) -> bool {
+        matches!(self, Self::V5)
+    }
+}
+
+/// An Application Message whose bytes belong to somebody else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessageRef<'a> {
+    /// Topic Name: valid UTF-8 without wildcards, never empty.
+    pub topic_name: &'a [u8],
+    /// The v5 properties that travel with the message, encoded, without their length: payload format
+    /// indicator, content type, response topic, correlation data, user properties, in the
+    /// publisher's order [MQTT-3.3.2-18]. Not the Message Expiry Interval, which `expires_at` holds.
+    pub properties: &'a [u8],
+    /// Application data.
+    pub payload: &'a [u8],
+    /// The publisher's QoS.
+    pub qos: QoS,
+    /// The publisher's RETAIN flag.
+    pub retain: bool,
+    /// When the message must no longer be delivered.
+    pub expires_at: Option<Instant>,
+}
+
+/// An Application Message that owns its bytes, in one buffer that can be used again.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Message {
+    /// Topic Name, then properties, then payload.
+    bytes: Vec<u8>,
+    topic_size: u32,
+    properties_size: u32,
+    qos: QoS,
+    retain: bool,
+    expires_at: Option<Instant>,
+}
+
+impl Message {
+    /// Copies `message` into a buffer of its own.
+    #[must_use]
+    pub fn new(message: MessageRef<'_>) -> Self {
+        let mut owned = Self::default();
+        owned.fill(message);
+        owned
+    }
+
+    /// Replaces what this message holds, keeping its buffer: no allocation once that is large enough.
+    pub fn fill(&mut self, message: MessageRef<'_>) {
+        self.bytes.clear();
+        self.bytes.reserve_exact(
+            message.topic_name.len() + message.properties.len() + message.payload.len(),
+        );
+        self.bytes.extend_from_slice(message.topic_name);
+        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(message.payload);
+        // A Control Packet is below 256 MiB, so its parts fit 32 bits.
+        self.topic_size = message.topic_name.len() as u32;
+        self.properties_size = message.properties.len() as u32;
+        self.qos = message.qos;
+        self.retain = message.retain;
+        self.expires_at = message.expires_at;
+    }
+
+    /// The message, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> MessageRef<'_> {
+        let (topic_name, rest) = self.bytes.split_at(self.topic_size as usize);
+        let (properties, payload) = rest.split_at(self.properties_size as usize);
+        MessageRef {
+            topic_name,
+            properties,
+            payload,
+            qos: self.qos,
+            retain: self.retain,
+            expires_at: self.expires_at,
+        }
+    }
+
+    /// Topic Name.
+    #[must_use]
+    pub fn topic_name(&self) -> &[u8] {
+        &self.bytes[..self.topic_size as usize]
+    }
+
+    /// The publisher's QoS.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// Bytes held: topic, properties and payload.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether its Message Expiry Interval has passed [MQTT-3.3.2-5].
+    #[must_use]
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
