@@ -8,4 +8,6 @@ pub mod codec;
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod metrics;
+pub mod session;
 pub mod time;
