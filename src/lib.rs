@@ -9,5 +9,8 @@ pub mod key;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod router;
 pub mod session;
+pub mod shard;
 pub mod time;
+pub mod topic;
