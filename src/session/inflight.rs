@@ -38,7 +38,11 @@ pub struct Inflight {
 
 impl Default for Inflight {
     fn default() -> Self {
-        Self { exchanges: VecDeque::new(), first: 1, used: 0 }
+        Self {
+            exchanges: VecDeque::new(),
+            first: 1,
+            used: 0,
+        }
     }
 }
 
@@ -70,9 +74,13 @@ impl Inflight {
 
     /// Starts an exchange. The caller has asked [`Inflight::has_room`].
     pub fn push(&mut self, delivery: Delivery) -> PacketIdentifier {
-        debug_assert!((self.exchanges.len() as u32) < IDENTIFIERS, "no Packet Identifier is free");
+        debug_assert!(
+            (self.exchanges.len() as u32) < IDENTIFIERS,
+            "no Packet Identifier is free"
+        );
         let packet_identifier = self.next_identifier();
-        self.exchanges.push_back(Some(Progress::Published(delivery)));
+        self.exchanges
+            .push_back(Some(Progress::Published(delivery)));
         self.used += 1;
         packet_identifier
     }
@@ -95,7 +103,11 @@ impl Inflight {
         }
         while let Some(None) = self.exchanges.front() {
             self.exchanges.pop_front();
-            self.first = if self.first == u16::MAX { 1 } else { self.first + 1 };
+            self.first = if self.first == u16::MAX {
+                1
+            } else {
+                self.first + 1
+            };
         }
     }
 
@@ -158,7 +170,9 @@ impl Inflight {
     /// How far the exchange `packet_identifier` is, if there is one.
     #[must_use]
     pub fn progress(&self, packet_identifier: PacketIdentifier) -> Option<&Progress> {
-        self.exchanges.get(self.distance(packet_identifier))?.as_ref()
+        self.exchanges
+            .get(self.distance(packet_identifier))?
+            .as_ref()
     }
 
     /// Ends an exchange that can no longer be completed, whatever its progress.
@@ -170,10 +184,16 @@ impl Inflight {
     /// the order it was sent [MQTT-4.6.0-1].
     pub fn iter(&self) -> impl Iterator<Item = (PacketIdentifier, &Progress)> {
         let first = u32::from(self.first) - 1;
-        self.exchanges.iter().enumerate().filter_map(move |(index, progress)| {
-            let zero_based = (first + index as u32) % IDENTIFIERS;
-            Some((PacketIdentifier::new(zero_based as u16 + 1)?, progress.as_ref()?))
-        })
+        self.exchanges
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, progress)| {
+                let zero_based = (first + index as u32) % IDENTIFIERS;
+                Some((
+                    PacketIdentifier::new(zero_based as u16 + 1)?,
+                    progress.as_ref()?,
+                ))
+            })
     }
 
     /// Takes out every message whose PUBLISH was sent and not acknowledged.
@@ -229,7 +249,10 @@ mod tests {
             assert_ne!(used, id(1));
             inflight.puback(used).unwrap();
         }
-        assert!(!inflight.has_room(20), "the next identifier would be 1 again");
+        assert!(
+            !inflight.has_room(20),
+            "the next identifier would be 1 again"
+        );
         inflight.puback(id(1)).unwrap();
         assert!(inflight.has_room(20));
     }
@@ -244,7 +267,10 @@ mod tests {
         assert_eq!(inflight.puback(id(2)), Ok(true));
         assert_eq!(inflight.puback(id(2)), Ok(false));
         assert!(inflight.has_room(3));
-        assert_eq!(inflight.iter().map(|(id, _)| id.get()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(
+            inflight.iter().map(|(id, _)| id.get()).collect::<Vec<_>>(),
+            [1, 3]
+        );
     }
 
     /// [MQTT-4.3.3-4] [MQTT-4.4.0-1]
@@ -254,8 +280,10 @@ mod tests {
         inflight.push(delivery(QoS::ExactlyOnce));
         inflight.push(delivery(QoS::ExactlyOnce));
         assert_eq!(inflight.pubrec(id(1), false), Ok(true));
-        let states: Vec<_> =
-            inflight.iter().map(|(_, progress)| matches!(progress, Progress::Released)).collect();
+        let states: Vec<_> = inflight
+            .iter()
+            .map(|(_, progress)| matches!(progress, Progress::Released))
+            .collect();
         assert_eq!(states, [true, false]);
         assert_eq!(inflight.pubcomp(id(1)), Ok(true));
         assert_eq!(inflight.pubrec(id(2), true), Ok(true));
@@ -267,9 +295,18 @@ mod tests {
         let mut inflight = Inflight::default();
         inflight.push(delivery(QoS::ExactlyOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
-        assert_eq!(inflight.puback(id(1)), Err(ProtocolError::WrongAcknowledgement));
-        assert_eq!(inflight.pubcomp(id(1)), Err(ProtocolError::WrongAcknowledgement));
-        assert_eq!(inflight.pubrec(id(2), false), Err(ProtocolError::WrongAcknowledgement));
+        assert_eq!(
+            inflight.puback(id(1)),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
+        assert_eq!(
+            inflight.pubcomp(id(1)),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
+        assert_eq!(
+            inflight.pubrec(id(2), false),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
         assert_eq!(inflight.puback(id(9)), Ok(false));
     }
 }

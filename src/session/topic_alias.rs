@@ -74,7 +74,10 @@ impl OutboundAliases {
     #[must_use]
     pub fn new(maximum: u16, seed: u64) -> Self {
         let hasher = ahash::RandomState::with_seeds(seed, 1, 2, 3);
-        Self { aliases: HashMap::with_hasher(hasher), maximum }
+        Self {
+            aliases: HashMap::with_hasher(hasher),
+            maximum,
+        }
     }
 
     /// The alias for `topic_name`. A new one is taken as told to the Client.
@@ -83,7 +86,10 @@ impl OutboundAliases {
             return OutboundAlias::Known(alias);
         }
         let next = self.aliases.len() + 1;
-        match u16::try_from(next).ok().filter(|&next| next <= self.maximum) {
+        match u16::try_from(next)
+            .ok()
+            .filter(|&next| next <= self.maximum)
+        {
             Some(next) => {
                 let alias = NonZeroU16::new(next).expect("one more than a length is not zero");
                 self.aliases.insert(topic_name.into(), alias);

@@ -39,8 +39,12 @@ impl Will {
     /// The message as published at `now`, which is when its lifetime begins.
     #[must_use]
     pub fn message(&self, now: Instant) -> MessageRef<'_> {
-        let expires_at =
-            self.message_expiry_interval_s.map(|seconds| now.add_seconds(seconds.into()));
-        MessageRef { expires_at, ..self.message.as_ref() }
+        let expires_at = self
+            .message_expiry_interval_s
+            .map(|seconds| now.add_seconds(seconds.into()));
+        MessageRef {
+            expires_at,
+            ..self.message.as_ref()
+        }
     }
 }

@@ -91,7 +91,14 @@ impl Fanout<'_> {
         packet_identifier: Option<PacketIdentifier>,
         subscription_identifiers: &'a [NonZeroU32],
     ) -> PublishHeader<'a> {
-        header(&self.message, qos, retain, packet_identifier, subscription_identifiers, self.now)
+        header(
+            &self.message,
+            qos,
+            retain,
+            packet_identifier,
+            subscription_identifiers,
+            self.now,
+        )
     }
 }
 
@@ -174,7 +181,14 @@ impl Clients {
     ) -> Fanout<'m> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        Fanout { message, owned, encoded: [None; CLASSES], scratch, many: recipients > 1, now }
+        Fanout {
+            message,
+            owned,
+            encoded: [None; CLASSES],
+            scratch,
+            many: recipients > 1,
+            now,
+        }
     }
 
     /// Ends it, keeping the buffer unless one huge message grew it.
@@ -187,7 +201,10 @@ impl Clients {
 
     /// The message of `fanout`, owned.
     pub(super) fn own(&mut self, fanout: &mut Fanout<'_>) -> Arc<Message> {
-        fanout.owned.get_or_insert_with(|| self.pool.share(fanout.message)).clone()
+        fanout
+            .owned
+            .get_or_insert_with(|| self.pool.share(fanout.message))
+            .clone()
     }
 
     // HOT: per PUBLISH per subscriber.
@@ -199,15 +216,21 @@ impl Clients {
         fanout: &mut Fanout<'_>,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.members.get_mut(recipient.session) else { return };
+        let Some(member) = self.members.get_mut(recipient.session) else {
+            return;
+        };
         let session = &mut member.session;
-        let connection = session
-            .connection
-            .and_then(|key| self.connections.get_mut(key).map(|connection| (key, connection)));
+        let connection = session.connection.and_then(|key| {
+            self.connections
+                .get_mut(key)
+                .map(|connection| (key, connection))
+        });
         let qos = fanout.message.qos.min(recipient.qos);
         if qos == QoS::AtMostOnce {
             // QoS 0 is not queued for a Client that is away.
-            let Some((key, connection)) = connection else { return };
+            let Some((key, connection)) = connection else {
+                return;
+            };
             if connection.pending() >= self.limits.outbox_bytes_max {
                 self.counters.dropped_outbox_full += 1;
                 return;
@@ -220,7 +243,10 @@ impl Clients {
             }
             return;
         }
-        let message = fanout.owned.get_or_insert_with(|| self.pool.share(fanout.message)).clone();
+        let message = fanout
+            .owned
+            .get_or_insert_with(|| self.pool.share(fanout.message))
+            .clone();
         let delivery = Delivery {
             message,
             qos,
@@ -249,7 +275,9 @@ impl Clients {
 
     /// Puts a delivery behind what waits for `session`; beyond `max_queued_messages` it is dropped.
     pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery) {
-        let Some(member) = self.members.get_mut(session) else { return };
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
         if member.session.queue.len() < self.limits.max_queued_messages {
             member.session.queue.push_back(delivery);
         } else {
@@ -260,10 +288,16 @@ impl Clients {
     /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
     /// connection left in flight, then its queue.
     pub(super) fn send_queued(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let Some(member) = self.members.get_mut(session) else { return };
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
         let session = &mut member.session;
-        let Some(key) = session.connection else { return };
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(key) = session.connection else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         let all_again = Self::send_inflight_again(
             session,
             connection,
@@ -281,7 +315,9 @@ impl Clients {
             && session.inflight.has_room(connection.window)
             && connection.pending() < self.limits.outbox_bytes_max
         {
-            let Some(delivery) = session.queue.pop_front() else { break };
+            let Some(delivery) = session.queue.pop_front() else {
+                break;
+            };
             // Too late to begin with its delivery [MQTT-3.3.2-5].
             if delivery.message.is_expired(now) {
                 self.counters.dropped_expired += 1;
@@ -319,7 +355,9 @@ impl Clients {
         outbox_bytes_max: usize,
         now: Instant,
     ) -> bool {
-        let Some(resend) = &mut connection.resend else { return true };
+        let Some(resend) = &mut connection.resend else {
+            return true;
+        };
         let mut resend = std::mem::take(resend);
         while let Some(&packet_identifier) = resend.front() {
             let sent = usize::from(session.inflight.len()).saturating_sub(resend.len());
@@ -369,9 +407,15 @@ impl Clients {
         now: Instant,
         effects: &mut Effects,
     ) -> bool {
-        let Some(connection) = self.connections.get_mut(key) else { return true };
-        let Some(session) = connection.session() else { return true };
-        let Some(member) = self.members.get_mut(session) else { return true };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return true;
+        };
+        let Some(session) = connection.session() else {
+            return true;
+        };
+        let Some(member) = self.members.get_mut(session) else {
+            return true;
+        };
         if connection.pending() >= self.limits.outbox_bytes_max {
             return false;
         }
@@ -393,7 +437,10 @@ impl Clients {
             return false;
         };
         // Sent because of a subscription, not as published: RETAIN is set [MQTT-3.3.1-8].
-        if write(connection, header(&message, qos, true, packet_identifier, identifiers, now)) {
+        if write(
+            connection,
+            header(&message, qos, true, packet_identifier, identifiers, now),
+        ) {
             if packet_identifier.is_some() {
                 member.session.inflight.push(Delivery {
                     message: item.message.clone(),
@@ -442,7 +489,11 @@ fn copy_or_write(
         );
         return write(connection, header);
     }
-    let version = if connection.version.is_v5() { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+    let version = if connection.version.is_v5() {
+        ProtocolVersion::V5
+    } else {
+        ProtocolVersion::V311
+    };
     let class = usize::from(version.is_v5()) * 6 + qos as usize * 2 + usize::from(recipient.retain);
     let encoded = match fanout.encoded[class] {
         Some(encoded) => encoded,
@@ -451,7 +502,11 @@ fn copy_or_write(
             let start = scratch.len();
             let header = fanout.header(qos, recipient.retain, packet_identifier, &[]);
             let identifier_at = codec::encode_publish(version, &header, &mut scratch);
-            let encoded = Encoded { start, end: scratch.len(), identifier_at };
+            let encoded = Encoded {
+                start,
+                end: scratch.len(),
+                identifier_at,
+            };
             fanout.scratch = scratch;
             fanout.encoded[class] = Some(encoded);
             encoded
@@ -461,11 +516,12 @@ fn copy_or_write(
         return false;
     }
     let at = connection.outbox.len();
-    connection.outbox.extend_from_slice(&fanout.scratch[encoded.start..encoded.end]);
+    connection
+        .outbox
+        .extend_from_slice(&fanout.scratch[encoded.start..encoded.end]);
     if let (Some(offset), Some(packet_identifier)) = (encoded.identifier_at, packet_identifier) {
         connection.outbox[at + offset..at + offset + 2]
             .copy_from_slice(&packet_identifier.get().to_be_bytes());
     }
     true
 }
-

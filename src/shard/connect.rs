@@ -12,7 +12,7 @@ use super::connection::Phase;
 use super::effects::{Effects, HandOver};
 use super::timers::Slot;
 use super::{Shard, Step};
-use crate::codec::{self, Connect, ConnAck, ConnAckProperties, Disconnect, ReasonCode};
+use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
 use crate::key::{ConnectionKey, SessionKey};
 use crate::message::{ProtocolVersion, QoS};
 use crate::session::{OutboundAliases, ProtocolError, SESSION_NEVER_EXPIRES, Session, Will};
@@ -44,7 +44,10 @@ impl Shard {
         if owner != self.id {
             self.clients.counters.connections_handed_over += 1;
             self.clients.connections.remove(key);
-            effects.hand_overs.push(HandOver { connection: key, to: owner });
+            effects.hand_overs.push(HandOver {
+                connection: key,
+                to: owner,
+            });
             return Step::HandedOver;
         }
         if let Err(refusal) = self.admissible(connect) {
@@ -52,7 +55,8 @@ impl Shard {
             return Step::Stop;
         }
 
-        let (session, session_present) = self.open_session(client_identifier, connect, now, effects);
+        let (session, session_present) =
+            self.open_session(client_identifier, connect, now, effects);
         self.attach(session, key, connect, now);
         self.send_connack(session, key, connect, session_present, effects);
         self.set_members_online(session, true);
@@ -93,7 +97,10 @@ impl Shard {
                 low >> 48,
                 low & 0xffff_ffff_ffff,
             );
-            let taken = self.clients.by_client_identifier.contains_key(candidate.as_str());
+            let taken = self
+                .clients
+                .by_client_identifier
+                .contains_key(candidate.as_str());
             if self.placement.shard_of(&candidate) == self.id && !taken {
                 return candidate.into();
             }
@@ -101,7 +108,12 @@ impl Shard {
     }
 
     fn admissible(&self, connect: &Connect<'_>) -> Result<(), Refusal> {
-        let refuse = |reason_code| Err(Refusal { version: connect.version, reason_code });
+        let refuse = |reason_code| {
+            Err(Refusal {
+                version: connect.version,
+                reason_code,
+            })
+        };
         // No Authentication Method is configured, so none is supported [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
             return refuse(ReasonCode::BadAuthenticationMethod);
@@ -150,7 +162,14 @@ impl Shard {
             // [v3.1.1 MQTT-3.1.4-1] has no return code for malformed packets.
             _ => return self.close(key, effects),
         };
-        self.refuse(key, &Refusal { version, reason_code }, effects);
+        self.refuse(
+            key,
+            &Refusal {
+                version,
+                reason_code,
+            },
+            effects,
+        );
     }
 
     /// The Session for this CONNECT, and whether it existed before.
@@ -176,13 +195,19 @@ impl Shard {
             session: Session::new(client_identifier.clone()),
             subscriptions: BTreeMap::new(),
         });
-        self.clients.by_client_identifier.insert(client_identifier, session);
+        self.clients
+            .by_client_identifier
+            .insert(client_identifier, session);
         (session, false)
     }
 
     /// Ends the connection a Session already has: there is one at a time [MQTT-3.1.4-3].
     fn take_over(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let old = self.clients.members.get(session).and_then(|member| member.session.connection);
+        let old = self
+            .clients
+            .members
+            .get(session)
+            .and_then(|member| member.session.connection);
         let Some(old) = old else { return };
         self.disconnect(old, ReasonCode::SessionTakenOver, now, effects);
     }
@@ -212,36 +237,47 @@ impl Shard {
             session.will_at = None;
             session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         }
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         connection.phase = Phase::Connected(session);
         connection.version = connect.version;
         let properties = &connect.properties;
-        let receive_maximum = properties.receive_maximum.map_or(u16::MAX, |maximum| maximum.get());
+        let receive_maximum = properties
+            .receive_maximum
+            .map_or(u16::MAX, |maximum| maximum.get());
         connection.window = match limits.max_inflight_messages {
             0 => receive_maximum,
             ours => receive_maximum.min(ours),
         };
-        connection.maximum_packet_size =
-            properties.maximum_packet_size.map_or(u32::MAX, |maximum| maximum.get());
-        let aliases = properties.topic_alias_maximum.min(limits.max_topic_alias_outbound);
+        connection.maximum_packet_size = properties
+            .maximum_packet_size
+            .map_or(u32::MAX, |maximum| maximum.get());
+        let aliases = properties
+            .topic_alias_maximum
+            .min(limits.max_topic_alias_outbound);
         if aliases > 0 {
             let seed = self.random.next();
             connection.outbound_aliases = Some(Box::new(OutboundAliases::new(aliases, seed)));
         }
-        let keep_alive_s = server_keep_alive(connect, limits.max_keepalive_s)
-            .unwrap_or(connect.keep_alive_s);
+        let keep_alive_s =
+            server_keep_alive(connect, limits.max_keepalive_s).unwrap_or(connect.keep_alive_s);
         // One and a half times the Keep Alive [MQTT-3.1.2-22]; zero turns it off.
         connection.patience =
             (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500));
         connection.last_packet_at = now;
         let deadline = connection.deadline();
         let inflight = self.clients.members.get(session).map(|member| {
-            member.session.inflight.iter().map(|(identifier, _)| identifier).collect()
+            member
+                .session
+                .inflight
+                .iter()
+                .map(|(identifier, _)| identifier)
+                .collect()
         });
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.resend = inflight.filter(|identifiers: &std::collections::VecDeque<_>| {
-                !identifiers.is_empty()
-            });
+            connection.resend = inflight
+                .filter(|identifiers: &std::collections::VecDeque<_>| !identifiers.is_empty());
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Connection(key.index), deadline);
@@ -257,8 +293,12 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.clients.counters.connects += 1;
-        let Some(member) = self.clients.members.get(session) else { return };
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         let limits = &self.clients.limits;
         let properties = ConnAckProperties {
             topic_alias_maximum: some_unless_zero(limits.max_topic_alias),
@@ -273,7 +313,11 @@ impl Shard {
             receive_maximum: std::num::NonZeroU16::new(limits.max_inflight_messages),
             ..ConnAckProperties::default()
         };
-        let connack = ConnAck { session_present, reason_code: ReasonCode::Success, properties };
+        let connack = ConnAck {
+            session_present,
+            reason_code: ReasonCode::Success,
+            properties,
+        };
         codec::encode_connack(connect.version, &connack, &mut connection.outbox);
         mark_dirty(connection, key, effects);
     }
@@ -286,8 +330,14 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
-        let session = self.clients.connections.get(key).and_then(|connection| connection.session());
-        let Some(session) = session else { return Ok(()) };
+        let session = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| connection.session());
+        let Some(session) = session else {
+            return Ok(());
+        };
         if let Some(member) = self.clients.members.get_mut(session) {
             let session = &mut member.session;
             match disconnect.session_expiry_interval {
@@ -316,7 +366,9 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         let session = connection.session();
         if session.is_some() && connection.version.is_v5() {
             let disconnect = Disconnect::new(reason_code);
@@ -331,7 +383,9 @@ impl Shard {
 
     /// Asks for the end of a connection once its output is sent.
     pub(super) fn close(&mut self, key: ConnectionKey, effects: &mut Effects) {
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         if connection.phase != Phase::Closing {
             connection.phase = Phase::Closing;
             effects.closes.push(key);
@@ -340,7 +394,9 @@ impl Shard {
 
     /// What is left to do when a Session has lost its connection: schedule its Will and its end.
     pub(super) fn detach(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let Some(member) = self.clients.members.get_mut(session) else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
         let connection = member.session.connection.take();
         let state = &mut member.session;
         let limit = self.clients.limits.persistent_client_expiration;
@@ -380,7 +436,10 @@ impl Shard {
                         qos,
                         retain: true,
                         share: None,
-                        subscription_identifiers: item.subscription_identifier.into_iter().collect(),
+                        subscription_identifiers: item
+                            .subscription_identifier
+                            .into_iter()
+                            .collect(),
                     },
                 );
             }
@@ -394,13 +453,17 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.clients.members.get_mut(session) else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
         let state = &mut member.session;
         if state.will_at.is_some_and(|at| at <= now) {
             state.will_at = None;
             self.publish_will(session, now, effects);
         }
-        let Some(member) = self.clients.members.get(session) else { return };
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
         if member.session.expires_at.is_some_and(|at| at <= now) {
             self.end_session(session, now, effects);
         } else if let Some(deadline) = member.session.deadline() {
@@ -409,22 +472,32 @@ impl Shard {
     }
 
     fn publish_will(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let Some(member) = self.clients.members.get_mut(session) else { return };
-        let Some(will) = member.session.will.take() else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let Some(will) = member.session.will.take() else {
+            return;
+        };
         self.route(will.message(now), Some(session), now, effects);
     }
 
     /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
     /// it had not delivered of shared subscriptions goes to other members.
     pub(super) fn end_session(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let Some(member) = self.clients.members.get_mut(session) else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
         if member.session.will_at.take().is_some() {
             self.publish_will(session, now, effects);
         }
-        let Some(mut member) = self.clients.members.remove(session) else { return };
-        self.clients.by_client_identifier.remove(&member.session.client_identifier);
+        let Some(mut member) = self.clients.members.remove(session) else {
+            return;
+        };
+        self.clients
+            .by_client_identifier
+            .remove(&member.session.client_identifier);
         self.hand_on_all(session, &mut member, now, effects);
-        for (&filter, _) in &member.subscriptions {
+        for &filter in member.subscriptions.keys() {
             self.unsubscribe_from(filter, session);
         }
     }
@@ -432,7 +505,9 @@ impl Shard {
     /// Tells the Router, and through it other shards, whether members of shared subscriptions can be
     /// reached.
     fn set_members_online(&mut self, session: SessionKey, online: bool) {
-        let Some(member) = self.clients.members.get(session) else { return };
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
         let shared: smallvec::SmallVec<[_; 4]> = member
             .subscriptions
             .iter()

@@ -113,7 +113,10 @@ impl Shard {
     /// If there are no shards, more than [`SHARDS_MAX`], or `id` is none of them.
     #[must_use]
     pub fn new(id: ShardId, shard_count: usize, limits: Limits, seed: u64) -> Self {
-        assert!((1..=SHARDS_MAX).contains(&shard_count), "1 to {SHARDS_MAX} shards");
+        assert!(
+            (1..=SHARDS_MAX).contains(&shard_count),
+            "1 to {SHARDS_MAX} shards"
+        );
         assert!(id.index() < shard_count, "shard {id} of {shard_count}");
         let mut random = Random(seed ^ (u64::from(id.0) + 1).wrapping_mul(0xa076_1d64_78bd_642f));
         let secret = random.next();
@@ -165,7 +168,9 @@ impl Shard {
     ) -> usize {
         let mut consumed = 0;
         loop {
-            let Some(connection) = self.clients.connections.get(key) else { return bytes.len() };
+            let Some(connection) = self.clients.connections.get(key) else {
+                return bytes.len();
+            };
             if connection.phase == Phase::Closing {
                 return bytes.len();
             }
@@ -218,7 +223,12 @@ impl Shard {
     /// a part of it may reserve. Zero if it cannot be told.
     #[must_use]
     pub fn packet_size(&self, key: ConnectionKey, bytes: &[u8]) -> usize {
-        let size_max = match self.clients.connections.get(key).map(|connection| connection.phase) {
+        let size_max = match self
+            .clients
+            .connections
+            .get(key)
+            .map(|connection| connection.phase)
+        {
             Some(Phase::Connected(_)) => self.clients.limits.max_packet_size,
             _ => CONNECT_SIZE_MAX as u32,
         };
@@ -318,8 +328,11 @@ impl Shard {
 
     /// The peer closed, or the socket failed. Not for connections that [`Effects::closes`] named.
     pub fn handle_closed(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) {
-        let session =
-            self.clients.connections.get(key).and_then(|connection| connection.session());
+        let session = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| connection.session());
         if let Some(session) = session {
             self.detach(session, now, effects);
         }
@@ -340,13 +353,21 @@ impl Shard {
         effects: &mut Effects,
     ) {
         match envelope {
-            Envelope::Publish { message, retained, deliver } => {
+            Envelope::Publish {
+                message,
+                retained,
+                deliver,
+            } => {
                 self.handle_forwarded(message, retained, deliver, now, effects);
             }
             Envelope::PublishShared { message, filter } => {
                 self.handle_forwarded_shared(&message, &filter, now, effects);
             }
-            Envelope::Interest { sequence, filter, interest } => {
+            Envelope::Interest {
+                sequence,
+                filter,
+                interest,
+            } => {
                 self.handle_interest(from, sequence, &filter, interest);
             }
             Envelope::InterestAck { sequence } => {
@@ -381,7 +402,9 @@ impl Shard {
     }
 
     fn handle_silence(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) {
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         if connection.phase == Phase::Closing {
             return;
         }
@@ -389,7 +412,9 @@ impl Shard {
         if connection.pause.contains(Pause::BARRIER) || connection.pause.contains(Pause::RING) {
             connection.last_packet_at = now;
         }
-        let Some(deadline) = connection.deadline() else { return };
+        let Some(deadline) = connection.deadline() else {
+            return;
+        };
         if deadline > now {
             self.timers.arm(Slot::Connection(key.index), deadline);
             return;
@@ -428,7 +453,9 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let outbox_bytes_max = self.clients.limits.outbox_bytes_max;
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         connection.unsent = unsent;
         if connection.pending() > outbox_bytes_max / 2 {
             return;
@@ -436,7 +463,11 @@ impl Shard {
         if let Some(session) = connection.session()
             && (connection.replay.is_some()
                 || connection.resend.is_some()
-                || self.clients.members.get(session).is_some_and(|m| !m.session.queue.is_empty()))
+                || self
+                    .clients
+                    .members
+                    .get(session)
+                    .is_some_and(|m| !m.session.queue.is_empty()))
         {
             self.send_pending(session, now, effects);
         }
@@ -470,13 +501,19 @@ impl Shard {
     /// Whether `key` is not to be read for now.
     #[must_use]
     pub fn is_paused(&self, key: ConnectionKey) -> bool {
-        self.clients.connections.get(key).is_some_and(|connection| connection.pause.any())
+        self.clients
+            .connections
+            .get(key)
+            .is_some_and(|connection| connection.pause.any())
     }
 
     /// Whether the CONNECT of `key` was accepted here.
     #[must_use]
     pub fn is_connected(&self, key: ConnectionKey) -> bool {
-        self.clients.connections.get(key).is_some_and(|connection| connection.session().is_some())
+        self.clients
+            .connections
+            .get(key)
+            .is_some_and(|connection| connection.session().is_some())
     }
 
     /// What this shard has done and refused.
@@ -487,7 +524,9 @@ impl Shard {
 
     fn peer_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
         let own = self.id;
-        (0..self.peers.len() as u16).map(ShardId).filter(move |&peer| peer != own)
+        (0..self.peers.len() as u16)
+            .map(ShardId)
+            .filter(move |&peer| peer != own)
     }
 
     fn post(&mut self, to: ShardId, envelope: Envelope) {
@@ -497,7 +536,9 @@ impl Shard {
     }
 
     fn resume(&mut self, key: ConnectionKey, reason: Pause, effects: &mut Effects) {
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
         if connection.pause.contains(reason) {
             connection.pause.clear(reason);
             if !connection.pause.any() {
@@ -522,6 +563,10 @@ fn split_packet(
     bytes: &[u8],
     size_max: u32,
 ) -> Result<Option<(codec::FixedHeader, &[u8])>, DecodeError> {
-    let Some(header) = codec::decode_fixed_header(bytes, size_max)? else { return Ok(None) };
-    Ok(bytes.get(header.header_size..header.total_size()).map(|body| (header, body)))
+    let Some(header) = codec::decode_fixed_header(bytes, size_max)? else {
+        return Ok(None);
+    };
+    Ok(bytes
+        .get(header.header_size..header.total_size())
+        .map(|body| (header, body)))
 }

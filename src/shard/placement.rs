@@ -19,7 +19,10 @@ impl Placement {
         let hasher = ahash::RandomState::with_seeds(seed, 0x66, 0x61, 0x73);
         let shard_count = u16::try_from(shard_count).expect("at most SHARDS_MAX shards");
         assert!(shard_count > 0, "a broker has a shard");
-        Self { hasher, shard_count }
+        Self {
+            hasher,
+            shard_count,
+        }
     }
 
     /// The shard that owns the Session of `client_identifier`.

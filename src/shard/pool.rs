@@ -31,7 +31,9 @@ impl MessagePool {
             return Arc::new(Message::new(message));
         }
         for _ in 0..BUSY_MAX {
-            let Some(mut candidate) = self.given.pop_front() else { break };
+            let Some(mut candidate) = self.given.pop_front() else {
+                break;
+            };
             if let Some(free) = Arc::get_mut(&mut candidate) {
                 free.fill(message);
                 self.given.push_back(candidate.clone());

@@ -75,8 +75,7 @@ impl Shard {
             let Some(connection) = self.clients.connections.get_mut(key) else {
                 return Ok(Step::Stop);
             };
-            let aliases =
-                aliases.insert(connection.inbound_aliases.take().unwrap_or_default());
+            let aliases = aliases.insert(connection.inbound_aliases.take().unwrap_or_default());
             if publish.topic_name.is_empty() {
                 message.topic_name = aliases.resolve(alias)?.as_bytes();
             } else {
@@ -125,7 +124,11 @@ impl Shard {
         effects: &mut Effects,
     ) -> Result<ReasonCode, ProtocolError> {
         let receive_maximum = self.clients.limits.max_inflight_messages;
-        let is_v5 = self.clients.connections.get(key).is_some_and(|c| c.version.is_v5());
+        let is_v5 = self
+            .clients
+            .connections
+            .get(key)
+            .is_some_and(|c| c.version.is_v5());
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(ReasonCode::UnspecifiedError);
         };
@@ -139,7 +142,9 @@ impl Shard {
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
         inbound.publish(packet_identifier);
-        let reason_code = self.route(message, Some(session), now, effects).reason_code();
+        let reason_code = self
+            .route(message, Some(session), now, effects)
+            .reason_code();
         // A PUBREC of 0x80 or more ends the exchange: there will be no PUBREL [MQTT-4.3.3-4].
         if reason_code.is_error()
             && let Some(member) = self.clients.members.get_mut(session)
@@ -170,10 +175,15 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let packet_identifier = acknowledgement.packet_identifier;
-        let Some(member) = self.clients.members.get_mut(session) else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
         let known = member.session.inbound.release(packet_identifier);
-        let reason_code =
-            if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        let reason_code = if known {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
         self.acknowledge(key, effects, |version, out| {
             codec::encode_pubcomp(version, packet_identifier, reason_code, out);
         });
@@ -187,8 +197,14 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
-        let Some(member) = self.clients.members.get_mut(session) else { return Ok(()) };
-        if member.session.inflight.puback(acknowledgement.packet_identifier)? {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
+        if member
+            .session
+            .inflight
+            .puback(acknowledgement.packet_identifier)?
+        {
             self.send_pending(session, now, effects);
         }
         Ok(())
@@ -205,14 +221,19 @@ impl Shard {
     ) -> Result<(), ProtocolError> {
         let packet_identifier = acknowledgement.packet_identifier;
         let failed = acknowledgement.reason_code.is_error();
-        let Some(member) = self.clients.members.get_mut(session) else { return Ok(()) };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
         let known = member.session.inflight.pubrec(packet_identifier, failed)?;
         if failed {
             self.send_pending(session, now, effects);
             return Ok(());
         }
-        let reason_code =
-            if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        let reason_code = if known {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
         self.acknowledge(key, effects, |version, out| {
             codec::encode_pubrel(version, packet_identifier, reason_code, out);
         });
@@ -227,8 +248,14 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
-        let Some(member) = self.clients.members.get_mut(session) else { return Ok(()) };
-        if member.session.inflight.pubcomp(acknowledgement.packet_identifier)? {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
+        if member
+            .session
+            .inflight
+            .pubcomp(acknowledgement.packet_identifier)?
+        {
             self.send_pending(session, now, effects);
         }
         Ok(())
@@ -253,27 +280,40 @@ impl Shard {
                 return Routed::QuotaExceeded;
             }
             self.clock += 1;
-            let version = RetainedVersion { clock: self.clock, shard: self.id };
+            let version = RetainedVersion {
+                clock: self.clock,
+                shard: self.id,
+            };
             let shared = Arc::new(Message::new(message));
             self.apply_retained(&shared, version, now);
             owned = Some(shared);
             retained = Some(version);
         }
         let matches = self.router.matches(topic_name);
-        let mut fanout = self.clients.fanout(message, owned, matches.targets.len(), now);
+        let mut fanout = self
+            .clients
+            .fanout(message, owned, matches.targets.len(), now);
         for target in &matches.targets {
             // [MQTT-3.8.3-3]
             if target.no_local && publisher == Some(target.session) {
                 continue;
             }
-            self.clients.deliver(recipient(target, message.retain), &mut fanout, effects);
+            self.clients
+                .deliver(recipient(target, message.retain), &mut fanout, effects);
         }
         if retained.is_some() {
             // Every replica needs it, whether or not the shard has subscribers.
             for to in self.peer_ids() {
                 let deliver = matches.shards.contains(to);
                 let message = self.clients.own(&mut fanout);
-                self.post(to, Envelope::Publish { message, retained, deliver });
+                self.post(
+                    to,
+                    Envelope::Publish {
+                        message,
+                        retained,
+                        deliver,
+                    },
+                );
             }
         } else if !matches.shards.is_empty() {
             for to in matches.shards.iter() {
@@ -302,7 +342,11 @@ impl Shard {
             }
         }
         self.clients.end_fanout(fanout);
-        if matches.is_empty() { Routed::NoSubscribers } else { Routed::Matched }
+        if matches.is_empty() {
+            Routed::NoSubscribers
+        } else {
+            Routed::Matched
+        }
     }
 
     /// Sends to one shard. A full ring drops QoS 0; publishers of QoS 1 and 2 were stopped before it
@@ -338,12 +382,16 @@ impl Shard {
         if !deliver {
             return;
         }
-        let matches = self.router.matches(TopicName::from_validated(message.topic_name()));
+        let matches = self
+            .router
+            .matches(TopicName::from_validated(message.topic_name()));
         let view = message.as_ref().as_ref();
         let mut fanout =
-            self.clients.fanout(view, Some(message.clone()), matches.targets.len(), now);
+            self.clients
+                .fanout(view, Some(message.clone()), matches.targets.len(), now);
         for target in &matches.targets {
-            self.clients.deliver(recipient(target, view.retain), &mut fanout, effects);
+            self.clients
+                .deliver(recipient(target, view.retain), &mut fanout, effects);
         }
         self.clients.end_fanout(fanout);
     }
@@ -377,7 +425,8 @@ impl Shard {
     ) {
         let view = message.as_ref().as_ref();
         let mut fanout = self.clients.fanout(view, Some(message.clone()), 1, now);
-        self.clients.deliver(shared_recipient(target, view.retain), &mut fanout, effects);
+        self.clients
+            .deliver(shared_recipient(target, view.retain), &mut fanout, effects);
         self.clients.end_fanout(fanout);
     }
 
@@ -406,14 +455,22 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.clients.members.get_mut(session) else { return };
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
         let share = Some(ShareTag(filter.0));
-        if !member.session.queue.iter().any(|delivery| delivery.share == share) {
+        if !member
+            .session
+            .queue
+            .iter()
+            .any(|delivery| delivery.share == share)
+        {
             return;
         }
         let queue = std::mem::take(&mut member.session.queue);
-        let (leaving, staying): (Vec<_>, Vec<_>) =
-            queue.into_iter().partition(|delivery| delivery.share == share);
+        let (leaving, staying): (Vec<_>, Vec<_>) = queue
+            .into_iter()
+            .partition(|delivery| delivery.share == share);
         member.session.queue = staying.into();
         for delivery in &leaving {
             self.hand_on(session, delivery, now, effects);
@@ -427,14 +484,19 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(ShareTag(filter)) = delivery.share else { return };
+        let Some(ShareTag(filter)) = delivery.share else {
+            return;
+        };
         let filter = FilterKey(filter);
         match self.router.pick_other(filter, session) {
             Some(Pick::Local(target)) => {
                 self.deliver_shared(&delivery.message, &target, now, effects);
             }
             Some(Pick::Remote(to, filter)) => {
-                let envelope = Envelope::PublishShared { message: delivery.message.clone(), filter };
+                let envelope = Envelope::PublishShared {
+                    message: delivery.message.clone(),
+                    filter,
+                };
                 self.post(to, envelope);
             }
             None => return,
@@ -446,7 +508,10 @@ impl Shard {
     fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
         message.payload.is_empty()
             || self.router.retained_count() < self.clients.limits.max_retained_messages
-            || self.router.retained(TopicName::from_validated(message.topic_name)).is_some()
+            || self
+                .router
+                .retained(TopicName::from_validated(message.topic_name))
+                .is_some()
     }
 
     /// Takes a retained message into this shard's replica.
@@ -458,7 +523,8 @@ impl Shard {
             if self.peers.len() == 1 {
                 self.router.forget_tombstones_below(u64::MAX);
             } else {
-                self.timers.arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
+                self.timers
+                    .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
             }
         }
     }

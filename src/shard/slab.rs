@@ -51,7 +51,11 @@ pub(super) struct Slab<K, T> {
 
 impl<K: Key, T> Slab<K, T> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), _key: std::marker::PhantomData }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            _key: std::marker::PhantomData,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -61,7 +65,10 @@ impl<K: Key, T> Slab<K, T> {
     /// Stores what `make` builds from its own key.
     pub(super) fn insert_with(&mut self, make: impl FnOnce(K) -> T) -> K {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, value: None });
+            self.slots.push(Slot {
+                generation: 0,
+                value: None,
+            });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 slots")
         });
         let slot = &mut self.slots[index as usize];
@@ -72,12 +79,20 @@ impl<K: Key, T> Slab<K, T> {
 
     pub(super) fn get(&self, key: K) -> Option<&T> {
         let slot = self.slots.get(key.index() as usize)?;
-        if slot.generation == key.generation() { slot.value.as_ref() } else { None }
+        if slot.generation == key.generation() {
+            slot.value.as_ref()
+        } else {
+            None
+        }
     }
 
     pub(super) fn get_mut(&mut self, key: K) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index() as usize)?;
-        if slot.generation == key.generation() { slot.value.as_mut() } else { None }
+        if slot.generation == key.generation() {
+            slot.value.as_mut()
+        } else {
+            None
+        }
     }
 
     pub(super) fn remove(&mut self, key: K) -> Option<T> {

@@ -74,8 +74,12 @@ impl Shard {
             replays: SmallVec::new(),
         };
         for (filter, options) in subscribe.filters() {
-            let Ok(filter) = TopicFilter::new(filter) else { continue };
-            let Some(member) = self.clients.members.get_mut(session) else { break };
+            let Ok(filter) = TopicFilter::new(filter) else {
+                continue;
+            };
+            let Some(member) = self.clients.members.get_mut(session) else {
+                break;
+            };
             let known = self
                 .router
                 .find(&filter)
@@ -93,7 +97,11 @@ impl Shard {
                 subscribe.subscription_identifier,
                 true,
             );
-            let kind = if is_shared { SubscriptionKind::Shared } else { SubscriptionKind::Own };
+            let kind = if is_shared {
+                SubscriptionKind::Shared
+            } else {
+                SubscriptionKind::Own
+            };
             member.subscriptions.insert(subscribed.filter, kind);
             let wants_retained = match options.retain_handling {
                 RetainHandling::Send => true,
@@ -118,7 +126,11 @@ impl Shard {
             return Ok(Step::Continue);
         }
         // Waits for every announcement so far: another Client's to the same filter may be under way.
-        self.barriers.push_back(Barrier { sequence: self.announced, connection: key, answer });
+        self.barriers.push_back(Barrier {
+            sequence: self.announced,
+            connection: key,
+            answer,
+        });
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.pause.set(Pause::BARRIER);
         }
@@ -128,8 +140,12 @@ impl Shard {
     /// SUBACK, then the retained messages: read from this shard's replica after the barrier, so that
     /// no value falls between "retained" and "live" [MQTT-3.8.4-1].
     fn answer(&mut self, key: ConnectionKey, answer: Answer, now: Instant, effects: &mut Effects) {
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
-        let Some(session) = connection.session() else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let Some(session) = connection.session() else {
+            return;
+        };
         codec::encode_suback(
             connection.version,
             answer.packet_identifier,
@@ -143,18 +159,22 @@ impl Shard {
         let changes = self.retained_changes;
         // Items of an earlier subscription stay checked against changes since they were looked up.
         let mut replay = connection.replay.take().unwrap_or_else(|| {
-            Box::new(Replay { items: VecDeque::new(), store_changes: changes })
+            Box::new(Replay {
+                items: VecDeque::new(),
+                store_changes: changes,
+            })
         });
         for request in &answer.replays {
             let text = self.router.filter_arc(request.filter);
-            self.router.for_each_retained(&TopicFilter::from_validated(&text), now, |message| {
-                replay.items.push_back(ReplayItem {
-                    message: message.clone(),
-                    filter: request.filter,
-                    qos: request.qos,
-                    subscription_identifier: request.subscription_identifier,
+            self.router
+                .for_each_retained(&TopicFilter::from_validated(&text), now, |message| {
+                    replay.items.push_back(ReplayItem {
+                        message: message.clone(),
+                        filter: request.filter,
+                        qos: request.qos,
+                        subscription_identifier: request.subscription_identifier,
+                    });
                 });
-            });
         }
         if replay.items.is_empty() {
             return;
@@ -173,10 +193,18 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.clients.send_queued(session, now, effects);
-        let key = self.clients.members.get(session).and_then(|member| member.session.connection);
+        let key = self
+            .clients
+            .members
+            .get(session)
+            .and_then(|member| member.session.connection);
         let Some(key) = key else { return };
-        let Some(connection) = self.clients.connections.get_mut(key) else { return };
-        let Some(mut replay) = connection.replay.take() else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let Some(mut replay) = connection.replay.take() else {
+            return;
+        };
         while let Some(item) = replay.items.front() {
             // A value that changed since it was looked up was delivered as it changed; sending the
             // old one now would turn their order round.
@@ -214,8 +242,12 @@ impl Shard {
         }
         let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
         for filter in unsubscribe.filters() {
-            let Ok(filter) = TopicFilter::new(filter) else { continue };
-            let Some(member) = self.clients.members.get_mut(session) else { break };
+            let Ok(filter) = TopicFilter::new(filter) else {
+                continue;
+            };
+            let Some(member) = self.clients.members.get_mut(session) else {
+                break;
+            };
             let removed = self
                 .router
                 .find(&filter)
@@ -237,7 +269,12 @@ impl Shard {
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
             let identifier = unsubscribe.packet_identifier;
-            codec::encode_unsuback(connection.version, identifier, &codes, &mut connection.outbox);
+            codec::encode_unsuback(
+                connection.version,
+                identifier,
+                &codes,
+                &mut connection.outbox,
+            );
             mark_dirty(connection, key, effects);
         }
         Ok(Step::Continue)
@@ -266,12 +303,20 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         for to in self.peer_ids() {
-            self.post(to, Envelope::Interest { sequence, filter: filter.clone(), interest });
+            self.post(
+                to,
+                Envelope::Interest {
+                    sequence,
+                    filter: filter.clone(),
+                    interest,
+                },
+            );
         }
     }
 
     fn announcements_are_in_force(&self, sequence: u64) -> bool {
-        self.peer_ids().all(|peer| self.peers[peer.index()].acknowledged >= sequence)
+        self.peer_ids()
+            .all(|peer| self.peers[peer.index()].acknowledged >= sequence)
     }
 
     /// Another shard's interest changed.
@@ -302,7 +347,9 @@ impl Shard {
             if !self.announcements_are_in_force(barrier.sequence) {
                 break;
             }
-            let Some(barrier) = self.barriers.pop_front() else { break };
+            let Some(barrier) = self.barriers.pop_front() else {
+                break;
+            };
             self.answer(barrier.connection, barrier.answer, now, effects);
             self.resume(barrier.connection, Pause::BARRIER, effects);
         }
@@ -317,13 +364,17 @@ impl Shard {
         for to in self.peer_ids() {
             self.post(to, Envelope::ClockRequest { clock });
         }
-        self.timers.arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
+        self.timers
+            .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
     }
 
     /// A peer will make no retained version at or below `clock`.
     pub(super) fn handle_clock(&mut self, from: ShardId, clock: u64) {
         self.observe_clock(from, clock);
-        let seen = self.peer_ids().map(|peer| self.peers[peer.index()].clock).min();
+        let seen = self
+            .peer_ids()
+            .map(|peer| self.peers[peer.index()].clock)
+            .min();
         if let Some(seen) = seen {
             self.router.forget_tombstones_below(seen.saturating_add(1));
         }
