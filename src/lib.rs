@@ -7,4 +7,5 @@
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod ring;
 pub mod time;
