@@ -7,5 +7,7 @@
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod net;
 pub mod ring;
+pub mod runtime;
 pub mod time;
