@@ -4,6 +4,7 @@
 //! out-queues, out-queues become bytes. Each hop is a module that can be read alone; imports point
 //! down only. `src/ARCHITECTURE.md` is the map.
 
+pub mod cli;
 pub mod key;
 pub mod limits;
 pub mod message;
