@@ -5,10 +5,16 @@
 //! down only. `src/ARCHITECTURE.md` is the map.
 
 pub mod cli;
+pub mod codec;
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod metrics;
 pub mod net;
 pub mod ring;
+pub mod router;
 pub mod runtime;
+pub mod session;
+pub mod shard;
 pub mod time;
+pub mod topic;

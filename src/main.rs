@@ -78,9 +78,7 @@ fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>>
     for address in addresses {
         tracing::info!("listening on {address}");
     }
-    tracing::info!(
-        "Nothing is stored on disk: messages and sessions do not survive a restart."
-    );
+    tracing::info!("Nothing is stored on disk: messages and sessions do not survive a restart.");
     running.join()?;
     tracing::info!("ended");
     Ok(())

@@ -4,7 +4,6 @@
 
 use super::uring::{Operation, Token};
 use crate::key::ConnectionKey;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// A connection on its way from the shard that accepted it to the shard that owns it.
@@ -12,8 +11,6 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 pub struct Adopted {
     /// The socket; nothing is under way on it.
     pub socket: OwnedFd,
-    /// Who is at the other end.
-    pub peer: SocketAddr,
     /// What was received, from the first byte of CONNECT on.
     pub bytes: Vec<u8>,
 }

@@ -7,16 +7,17 @@
 
 use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connections, State};
-use super::core::{Core, Effects};
+use super::core::Core;
 use super::uring::{Operation, RingHandle, Token, Uring};
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
+use crate::shard::Effects;
 use crate::time::Instant;
 use io_uring::cqueue;
 use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Send {
     slot: u32,
-    /// Nothing but recycling the buffer has to be done if it succeeds.
-    plain: bool,
+    /// What the core calls the connection, if nothing but telling it has to be done after a success.
+    plain: Option<ConnectionKey>,
     /// What the completion said; `None` is "all of it".
     result: Option<i32>,
     bytes: Vec<u8>,
@@ -244,15 +245,15 @@ impl<C: Core> DataPath<C> {
         self.carry_out_effects();
     }
 
-    /// Tells the core that envelopes have left for `to`.
-    pub fn handle_ring_room(&mut self, to: ShardId) {
-        self.core.handle_ring_room(to, self.now, &mut self.effects);
+    /// Tells the core that envelopes have left for other shards.
+    pub fn handle_ring_room(&mut self) {
+        self.core.handle_ring_room(&mut self.effects);
         self.carry_out_effects();
     }
 
     /// Takes over a connection that another shard has accepted.
     pub fn adopt(&mut self, adopted: Adopted) {
-        if let Some(slot) = self.admit(adopted.socket, adopted.peer) {
+        if let Some(slot) = self.admit(adopted.socket) {
             let connection = self.connections.get(slot);
             connection.held = adopted.bytes;
             connection.state.set(State::PAUSED);
@@ -342,11 +343,7 @@ impl<C: Core> DataPath<C> {
         if result >= 0 {
             // SAFETY: the kernel has just made this descriptor for us.
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
-            let peer = SockRef::from(&socket).peer_addr();
-            // Without a peer the connection has ended before it was accepted.
-            if let Some(peer) = peer.ok().and_then(|peer| peer.as_socket())
-                && let Some(slot) = self.admit(socket, peer)
-            {
+            if let Some(slot) = self.admit(socket) {
                 self.settle(slot);
             }
         }
@@ -374,8 +371,8 @@ impl<C: Core> DataPath<C> {
     }
 
     /// Makes a connection of a socket, if the core takes it.
-    fn admit(&mut self, socket: OwnedFd, peer: SocketAddr) -> Option<u32> {
-        let key = self.core.handle_accept(peer, self.now)?;
+    fn admit(&mut self, socket: OwnedFd) -> Option<u32> {
+        let key = self.core.handle_accept(self.now)?;
         Some(self.connections.insert(socket, key))
     }
 
@@ -422,18 +419,20 @@ impl<C: Core> DataPath<C> {
         }
         if !connection.held.is_empty() {
             // Copy no more than completes the packet; what follows it is read in place again.
-            loop {
+            let size = loop {
                 let held = connection.held.len();
-                let wanted = self.core.bytes_wanted(key, &connection.held);
-                if wanted <= held || bytes.is_empty() {
-                    break;
+                let size = self.core.packet_size(key, &connection.held);
+                let missing = size.map_or(1, |size| size.saturating_sub(held));
+                let (start, rest) = bytes.split_at(missing.min(bytes.len()));
+                if start.is_empty() {
+                    break size;
                 }
-                let (start, rest) = bytes.split_at(bytes.len().min(wanted - held));
                 connection.held.extend_from_slice(start);
                 bytes = rest;
-            }
+            };
             let mut consumed = 0;
-            if self.core.bytes_wanted(key, &connection.held) <= connection.held.len() {
+            // Only a few bytes do not tell their packet's size, or do not deserve one.
+            if size.is_none_or(|size| size <= connection.held.len()) {
                 consumed =
                     self.core
                         .handle_bytes(key, &connection.held, self.now, &mut self.effects);
@@ -582,16 +581,7 @@ impl<C: Core> DataPath<C> {
         );
         let bytes = std::mem::take(&mut connection.held);
         if let Some(socket) = self.connections.remove(slot) {
-            let peer = SockRef::from(&socket).peer_addr();
-            // Without a peer the connection has ended.
-            if let Some(peer) = peer.ok().and_then(|peer| peer.as_socket()) {
-                let adopted = Adopted {
-                    socket,
-                    peer,
-                    bytes,
-                };
-                self.handed_over.push((to, adopted));
-            }
+            self.handed_over.push((to, Adopted { socket, bytes }));
         }
     }
 
@@ -705,7 +695,7 @@ impl<C: Core> DataPath<C> {
         } else {
             state.clear(State::LARGE);
         }
-        self.send(slot, bytes, 0, true);
+        self.send(slot, bytes, 0, Some(key));
     }
 
     fn continue_sending(&mut self, slot: u32) {
@@ -718,13 +708,13 @@ impl<C: Core> DataPath<C> {
             connection.state.set(State::SENDING);
             let bytes = std::mem::take(&mut connection.unsent);
             let offset = std::mem::take(&mut connection.unsent_offset);
-            self.send(slot, bytes, offset, false);
+            self.send(slot, bytes, offset, None);
         } else if connection.state.has(State::CLOSING) {
             self.shut(slot);
         }
     }
 
-    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, plain: bool) {
+    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, plain: Option<ConnectionKey>) {
         let token = Token::new(Operation::Send, self.sends.len() as u32, 0);
         let socket = self.connections.get(slot).fd();
         // SAFETY: the bytes go into `sends` now and leave it in `finish_sends`, which comes after
@@ -748,12 +738,15 @@ impl<C: Core> DataPath<C> {
             }
         }
         for send in sends.drain(..) {
-            if send.plain && send.result.is_none() {
-                self.pool.put(send.bytes);
-            } else {
-                self.finish_send(send);
+            match (send.plain, send.result) {
+                (Some(key), None) => {
+                    self.pool.put(send.bytes);
+                    self.core.handle_unsent(key, 0, self.now, &mut self.effects);
+                }
+                _ => self.finish_send(send),
             }
         }
+        self.carry_out_effects();
         self.sends = sends;
     }
 
@@ -778,7 +771,6 @@ impl<C: Core> DataPath<C> {
         };
         let offset = send.offset + sent;
         let unsent = send.bytes.len() - offset;
-        let was_blocked = connection.state.has(State::BLOCKED);
         let closing = connection.state.has(State::CLOSING);
         let key = connection.key;
         if unsent > 0 {
@@ -796,12 +788,9 @@ impl<C: Core> DataPath<C> {
                 self.shut(send.slot);
             }
         }
-        if let Some(key) = key
-            && (unsent > 0 || was_blocked)
-        {
+        if let Some(key) = key {
             self.core
                 .handle_unsent(key, unsent, self.now, &mut self.effects);
-            self.carry_out_effects();
         }
     }
 
@@ -827,7 +816,7 @@ impl<C: Core> DataPath<C> {
                 if bytes.is_empty() {
                     self.pool.put(bytes);
                 } else {
-                    self.send(slot, bytes, 0, true);
+                    self.send(slot, bytes, 0, Some(key));
                 }
             }
             false

@@ -27,7 +27,7 @@ mod listener;
 mod uring;
 mod waker;
 
-pub use self::core::{Core, Effects, HandOver};
+pub use self::core::Core;
 pub use connection::Adopted;
 pub use data_path::DataPath;
 pub use listener::{ListenError, listen};

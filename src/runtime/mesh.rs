@@ -141,7 +141,7 @@ impl<E: Send> Mesh<E> {
                 None => unreachable!("shard {to} hands a connection over to itself"),
             }
         }
-        let mut is_left = false;
+        let (mut is_left, mut is_moved) = (false, false);
         for (index, outlet) in self.outlets.iter_mut().enumerate() {
             let Some(outlet) = outlet else { continue };
             let to = ShardId(index as u16);
@@ -171,9 +171,10 @@ impl<E: Send> Mesh<E> {
                     }
                 }
             }
-            if moved > 0 {
-                path.handle_ring_room(to);
-            }
+            is_moved |= moved > 0;
+        }
+        if is_moved {
+            path.handle_ring_room();
         }
         is_left
     }

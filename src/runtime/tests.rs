@@ -4,7 +4,8 @@
 
 use super::{Placed, Running, start};
 use crate::key::{ConnectionKey, ShardId};
-use crate::net::{Core, Effects, HandOver, listen};
+use crate::net::{Core, listen};
+use crate::shard::{Effects, HandOver};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -159,8 +160,7 @@ impl Echo {
 impl Core for Echo {
     type Envelope = Vec<u8>;
 
-    fn handle_accept(&mut self, peer: SocketAddr, _now: Instant) -> Option<ConnectionKey> {
-        assert!(peer.ip().is_loopback());
+    fn handle_accept(&mut self, _now: Instant) -> Option<ConnectionKey> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(Peer::default());
             self.connections.len() as u32 - 1
@@ -197,11 +197,9 @@ impl Core for Echo {
         consumed
     }
 
-    fn bytes_wanted(&self, _: ConnectionKey, bytes: &[u8]) -> usize {
-        match bytes.first_chunk::<4>() {
-            Some(size) => 4 + u32::from_le_bytes(*size) as usize,
-            None => bytes.len() + 1,
-        }
+    fn packet_size(&self, _: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+        let size = bytes.first_chunk::<4>()?;
+        Some(4 + u32::from_le_bytes(*size) as usize)
     }
 
     fn is_paused(&self, key: ConnectionKey) -> bool {
@@ -266,7 +264,7 @@ impl Core for Echo {
         &mut self.outbound[to.index()]
     }
 
-    fn handle_ring_room(&mut self, _: ShardId, _: Instant, _: &mut Effects) {}
+    fn handle_ring_room(&mut self, _: &mut Effects) {}
 
     fn handle_shutdown(&mut self, _: Instant, effects: &mut Effects) {
         let keys = self.connections.iter().enumerate();

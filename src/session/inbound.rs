@@ -1,0 +1,89 @@
+//! QoS 2 messages sent to us, between PUBLISH and PUBREL.
+//!
+//! A message is routed when its PUBLISH arrives and only its Packet Identifier is remembered
+//! (method B of MQTT 5, figure 4.3), so the state is two bytes a message.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use crate::key::PacketIdentifier;
+
+/// Packet Identifiers that must not be routed again until their PUBREL [MQTT-4.3.3-10].
+#[derive(Debug, Default)]
+pub struct Inbound {
+    /// In arrival order. Clients release in that order, so that nearly every search ends at the
+    /// front; there are at most 65,535.
+    awaiting_pubrel: VecDeque<u16>,
+}
+
+impl Inbound {
+    /// Remembers a received PUBLISH. False if it is a repetition, which is not routed again.
+    pub fn publish(&mut self, packet_identifier: PacketIdentifier) -> bool {
+        let new = !self.contains(packet_identifier);
+        if new {
+            self.awaiting_pubrel.push_back(packet_identifier.get());
+        }
+        new
+    }
+
+    /// Whether the PUBLISH with this identifier was received and not yet released.
+    #[must_use]
+    pub fn contains(&self, packet_identifier: PacketIdentifier) -> bool {
+        self.awaiting_pubrel.contains(&packet_identifier.get())
+    }
+
+    /// Forgets an identifier at its PUBREL. False if it was unknown.
+    pub fn release(&mut self, packet_identifier: PacketIdentifier) -> bool {
+        let wanted = packet_identifier.get();
+        if self.awaiting_pubrel.front() == Some(&wanted) {
+            self.awaiting_pubrel.pop_front();
+            return true;
+        }
+        let position = self.awaiting_pubrel.iter().position(|&id| id == wanted);
+        position.is_some_and(|index| self.awaiting_pubrel.remove(index).is_some())
+    }
+
+    /// Messages received and not released.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.awaiting_pubrel.len()
+    }
+
+    /// Whether nothing awaits its PUBREL.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.awaiting_pubrel.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(value: u16) -> PacketIdentifier {
+        PacketIdentifier::new(value).unwrap()
+    }
+
+    /// [MQTT-4.3.3-10]
+    #[test]
+    fn a_repeated_publish_is_new_again_only_after_its_pubrel() {
+        let mut inbound = Inbound::default();
+        assert!(inbound.publish(id(7)));
+        assert!(!inbound.publish(id(7)));
+        assert!(inbound.release(id(7)));
+        assert!(!inbound.release(id(7)));
+        assert!(inbound.publish(id(7)));
+    }
+
+    #[test]
+    fn release_out_of_order_forgets_only_the_named_identifier() {
+        let mut inbound = Inbound::default();
+        for value in 1..=5 {
+            inbound.publish(id(value));
+        }
+        assert!(inbound.release(id(3)));
+        assert!(inbound.contains(id(1)) && !inbound.contains(id(3)) && inbound.contains(id(5)));
+        assert_eq!(inbound.len(), 4);
+    }
+}

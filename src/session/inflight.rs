@@ -1,0 +1,312 @@
+//! QoS 1 and 2 messages we sent, until they are acknowledged to the end.
+//!
+//! Packet Identifiers are given out in sequence from 1, so the messages in flight lie side by side
+//! in a deque and an identifier is an index: no search, no hash, no order to keep beside it. An
+//! acknowledged message in the middle leaves a hole until everything before it is acknowledged too.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::delivery::Delivery;
+use super::error::ProtocolError;
+use crate::key::PacketIdentifier;
+use crate::message::QoS;
+
+/// Packet Identifiers there are: 1 to 65,535.
+const IDENTIFIERS: u32 = 65_535;
+
+/// Where one exchange stands.
+#[derive(Debug)]
+pub enum Progress {
+    /// PUBLISH sent: PUBACK (QoS 1) or PUBREC (QoS 2) is awaited.
+    Published(Delivery),
+    /// PUBREL sent: PUBCOMP is awaited. The message itself is no longer needed.
+    Released,
+}
+
+/// The outgoing exchanges of one Session, in the order their PUBLISH was sent.
+#[derive(Debug)]
+pub struct Inflight {
+    /// `None`: acknowledged, but something before it is not.
+    exchanges: VecDeque<Option<Progress>>,
+    /// Identifier of the first exchange, or of the next one if there is none.
+    first: u16,
+    /// Exchanges that are not a hole.
+    used: u16,
+}
+
+impl Default for Inflight {
+    fn default() -> Self {
+        Self {
+            exchanges: VecDeque::new(),
+            first: 1,
+            used: 0,
+        }
+    }
+}
+
+impl Inflight {
+    /// Exchanges under way: what Receive Maximum bounds [MQTT-3.3.4-9].
+    #[must_use]
+    pub fn len(&self) -> u16 {
+        self.used
+    }
+
+    /// Whether nothing awaits an acknowledgement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Whether one more message may be sent to a Client that allows `window` of them.
+    #[must_use]
+    pub fn has_room(&self, window: u16) -> bool {
+        self.used < window && (self.exchanges.len() as u32) < IDENTIFIERS
+    }
+
+    /// The identifier the next [`Inflight::push`] will use.
+    #[must_use]
+    pub fn next_identifier(&self) -> PacketIdentifier {
+        let zero_based = (u32::from(self.first) - 1 + self.exchanges.len() as u32) % IDENTIFIERS;
+        PacketIdentifier::new(zero_based as u16 + 1).expect("one more than something is not zero")
+    }
+
+    /// Starts an exchange. The caller has asked [`Inflight::has_room`].
+    pub fn push(&mut self, delivery: Delivery) -> PacketIdentifier {
+        debug_assert!(
+            (self.exchanges.len() as u32) < IDENTIFIERS,
+            "no Packet Identifier is free"
+        );
+        let packet_identifier = self.next_identifier();
+        self.exchanges
+            .push_back(Some(Progress::Published(delivery)));
+        self.used += 1;
+        packet_identifier
+    }
+
+    fn distance(&self, packet_identifier: PacketIdentifier) -> usize {
+        let distance = u32::from(packet_identifier.get()) + IDENTIFIERS - u32::from(self.first);
+        (distance % IDENTIFIERS) as usize
+    }
+
+    fn slot(&mut self, packet_identifier: PacketIdentifier) -> Option<&mut Option<Progress>> {
+        let distance = self.distance(packet_identifier);
+        self.exchanges.get_mut(distance)
+    }
+
+    fn finish(&mut self, packet_identifier: PacketIdentifier) {
+        if let Some(slot) = self.slot(packet_identifier)
+            && slot.take().is_some()
+        {
+            self.used -= 1;
+        }
+        while let Some(None) = self.exchanges.front() {
+            self.exchanges.pop_front();
+            self.first = if self.first == u16::MAX {
+                1
+            } else {
+                self.first + 1
+            };
+        }
+    }
+
+    /// PUBACK ends a QoS 1 exchange. False if the identifier is not in use.
+    ///
+    /// # Errors
+    /// [`ProtocolError::WrongAcknowledgement`] if the exchange is not QoS 1.
+    pub fn puback(&mut self, packet_identifier: PacketIdentifier) -> Result<bool, ProtocolError> {
+        match self.slot(packet_identifier) {
+            Some(Some(Progress::Published(delivery))) if delivery.qos == QoS::AtLeastOnce => {
+                self.finish(packet_identifier);
+                Ok(true)
+            }
+            Some(Some(_)) => Err(ProtocolError::WrongAcknowledgement),
+            Some(None) | None => Ok(false),
+        }
+    }
+
+    /// PUBREC moves a QoS 2 exchange to PUBREL, or ends it if it `failed` [MQTT-4.3.3-4]. False if
+    /// the identifier is not in use.
+    ///
+    /// # Errors
+    /// [`ProtocolError::WrongAcknowledgement`] if the exchange is not QoS 2.
+    pub fn pubrec(
+        &mut self,
+        packet_identifier: PacketIdentifier,
+        failed: bool,
+    ) -> Result<bool, ProtocolError> {
+        match self.slot(packet_identifier) {
+            Some(Some(Progress::Published(delivery))) if delivery.qos != QoS::ExactlyOnce => {
+                Err(ProtocolError::WrongAcknowledgement)
+            }
+            Some(Some(_)) if failed => {
+                self.finish(packet_identifier);
+                Ok(true)
+            }
+            Some(Some(progress)) => {
+                *progress = Progress::Released;
+                Ok(true)
+            }
+            Some(None) | None => Ok(false),
+        }
+    }
+
+    /// PUBCOMP ends a QoS 2 exchange. False if the identifier is not in use.
+    ///
+    /// # Errors
+    /// [`ProtocolError::WrongAcknowledgement`] if no PUBREL was sent for it.
+    pub fn pubcomp(&mut self, packet_identifier: PacketIdentifier) -> Result<bool, ProtocolError> {
+        match self.slot(packet_identifier) {
+            Some(Some(Progress::Released)) => {
+                self.finish(packet_identifier);
+                Ok(true)
+            }
+            Some(Some(Progress::Published(_))) => Err(ProtocolError::WrongAcknowledgement),
+            Some(None) | None => Ok(false),
+        }
+    }
+
+    /// How far the exchange `packet_identifier` is, if there is one.
+    #[must_use]
+    pub fn progress(&self, packet_identifier: PacketIdentifier) -> Option<&Progress> {
+        self.exchanges
+            .get(self.distance(packet_identifier))?
+            .as_ref()
+    }
+
+    /// Ends an exchange that can no longer be completed, whatever its progress.
+    pub fn abandon(&mut self, packet_identifier: PacketIdentifier) {
+        self.finish(packet_identifier);
+    }
+
+    /// Every exchange under way, oldest first: what a new connection must repeat [MQTT-4.4.0-1], in
+    /// the order it was sent [MQTT-4.6.0-1].
+    pub fn iter(&self) -> impl Iterator<Item = (PacketIdentifier, &Progress)> {
+        let first = u32::from(self.first) - 1;
+        self.exchanges
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, progress)| {
+                let zero_based = (first + index as u32) % IDENTIFIERS;
+                Some((
+                    PacketIdentifier::new(zero_based as u16 + 1)?,
+                    progress.as_ref()?,
+                ))
+            })
+    }
+
+    /// Takes out every message whose PUBLISH was sent and not acknowledged.
+    pub fn take_published(&mut self) -> impl Iterator<Item = Delivery> {
+        let exchanges = std::mem::take(self).exchanges;
+        exchanges.into_iter().filter_map(|progress| match progress {
+            Some(Progress::Published(delivery)) => Some(delivery),
+            Some(Progress::Released) | None => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::Message;
+
+    fn id(value: u16) -> PacketIdentifier {
+        PacketIdentifier::new(value).unwrap()
+    }
+
+    fn delivery(qos: QoS) -> Delivery {
+        Delivery {
+            message: Arc::new(Message::default()),
+            qos,
+            retain: false,
+            share: None,
+            subscription_identifiers: Default::default(),
+        }
+    }
+
+    /// [MQTT-2.2.1-3] [MQTT-2.2.1-4]
+    #[test]
+    fn identifiers_count_from_one_and_skip_zero_when_they_wrap() {
+        let mut inflight = Inflight::default();
+        for round in 0..70_000u32 {
+            let expected = (round % 65_535) as u16 + 1;
+            assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(expected));
+            assert_eq!(inflight.puback(id(expected)), Ok(true));
+        }
+        assert!(inflight.is_empty());
+    }
+
+    /// [MQTT-2.2.1-4]
+    #[test]
+    fn an_identifier_in_use_is_never_given_out_again() {
+        let mut inflight = Inflight::default();
+        inflight.push(delivery(QoS::AtLeastOnce));
+        for _ in 1..65_535u32 {
+            let used = inflight.push(delivery(QoS::AtLeastOnce));
+            assert_ne!(used, id(1));
+            inflight.puback(used).unwrap();
+        }
+        assert!(
+            !inflight.has_room(20),
+            "the next identifier would be 1 again"
+        );
+        inflight.puback(id(1)).unwrap();
+        assert!(inflight.has_room(20));
+    }
+
+    #[test]
+    fn acknowledgements_out_of_order_free_room_at_once() {
+        let mut inflight = Inflight::default();
+        for _ in 0..3 {
+            inflight.push(delivery(QoS::AtLeastOnce));
+        }
+        assert!(!inflight.has_room(3));
+        assert_eq!(inflight.puback(id(2)), Ok(true));
+        assert_eq!(inflight.puback(id(2)), Ok(false));
+        assert!(inflight.has_room(3));
+        assert_eq!(
+            inflight.iter().map(|(id, _)| id.get()).collect::<Vec<_>>(),
+            [1, 3]
+        );
+    }
+
+    /// [MQTT-4.3.3-4] [MQTT-4.4.0-1]
+    #[test]
+    fn qos2_is_repeated_as_publish_before_pubrec_and_as_pubrel_after() {
+        let mut inflight = Inflight::default();
+        inflight.push(delivery(QoS::ExactlyOnce));
+        inflight.push(delivery(QoS::ExactlyOnce));
+        assert_eq!(inflight.pubrec(id(1), false), Ok(true));
+        let states: Vec<_> = inflight
+            .iter()
+            .map(|(_, progress)| matches!(progress, Progress::Released))
+            .collect();
+        assert_eq!(states, [true, false]);
+        assert_eq!(inflight.pubcomp(id(1)), Ok(true));
+        assert_eq!(inflight.pubrec(id(2), true), Ok(true));
+        assert!(inflight.is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_the_wrong_kind_is_a_protocol_error() {
+        let mut inflight = Inflight::default();
+        inflight.push(delivery(QoS::ExactlyOnce));
+        inflight.push(delivery(QoS::AtLeastOnce));
+        assert_eq!(
+            inflight.puback(id(1)),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
+        assert_eq!(
+            inflight.pubcomp(id(1)),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
+        assert_eq!(
+            inflight.pubrec(id(2), false),
+            Err(ProtocolError::WrongAcknowledgement)
+        );
+        assert_eq!(inflight.puback(id(9)), Ok(false));
+    }
+}

@@ -1,0 +1,87 @@
+//! One Client's protocol state: what outlives its Network Connection.
+//!
+//! A [`Session`] owns the QoS 1 and 2 flows in both directions, the messages that wait behind the
+//! inflight window and the Will. **Knows nothing of** the Router, sockets or clocks: `shard` decides
+//! what a Session receives, and this module decides when and under which Packet Identifier.
+//!
+//! # Always true
+//! - Deliveries of one QoS leave in the order they came in: nothing overtakes the queue.
+//! - A Packet Identifier is in use from PUBLISH until PUBACK or PUBCOMP, across connections
+//!   [MQTT-4.3.2-1] [MQTT-4.3.3-1].
+//!
+//! Read next: `inflight.rs` (what we sent), `inbound.rs` (what was sent to us), `will.rs`.
+
+#![forbid(unsafe_code)]
+
+mod delivery;
+mod error;
+mod inbound;
+mod inflight;
+mod topic_alias;
+mod will;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::key::ConnectionKey;
+use crate::time::Instant;
+
+pub use delivery::{Delivery, ShareTag};
+pub use error::ProtocolError;
+pub use inbound::Inbound;
+pub use inflight::{Inflight, Progress};
+pub use topic_alias::{InboundAliases, OutboundAlias, OutboundAliases};
+pub use will::Will;
+
+/// Session Expiry Interval of a Session that never expires.
+pub const SESSION_NEVER_EXPIRES: u32 = u32::MAX;
+
+/// The state of one Client, connected or not.
+#[derive(Debug)]
+pub struct Session {
+    /// Who this is; unique in the broker.
+    pub client_identifier: Arc<str>,
+    /// Its Network Connection, if it has one.
+    pub connection: Option<ConnectionKey>,
+    /// QoS 1 and 2 messages we sent and that are not acknowledged to the end.
+    pub inflight: Inflight,
+    /// QoS 1 and 2 messages that wait for room in the inflight window or for a connection.
+    pub queue: VecDeque<Delivery>,
+    /// QoS 2 messages sent to us whose PUBREL has not come.
+    pub inbound: Inbound,
+    /// What to publish when the connection is lost.
+    pub will: Option<Box<Will>>,
+    /// When the Will of a lost connection is due.
+    pub will_at: Option<Instant>,
+    /// Seconds the Session outlives its connection; [`SESSION_NEVER_EXPIRES`] for ever.
+    pub expiry_interval_s: u32,
+    /// When a Session without a connection ends.
+    pub expires_at: Option<Instant>,
+}
+
+impl Session {
+    /// A new Session without any state.
+    #[must_use]
+    pub fn new(client_identifier: Arc<str>) -> Self {
+        Self {
+            client_identifier,
+            connection: None,
+            inflight: Inflight::default(),
+            queue: VecDeque::new(),
+            inbound: Inbound::default(),
+            will: None,
+            will_at: None,
+            expiry_interval_s: 0,
+            expires_at: None,
+        }
+    }
+
+    /// When the Session next needs attention without a packet: a Will that is due, or its own end.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match (self.will_at, self.expires_at) {
+            (Some(will), Some(end)) => Some(will.min(end)),
+            (one, other) => one.or(other),
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! Sessions and connections of one shard side by side, and the way of a message to one of them.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::connection::Connection;
+use super::effects::Effects;
+use super::pool::MessagePool;
+use super::slab::Slab;
+use crate::codec::{self, PublishHeader};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
+use crate::limits::Limits;
+use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
+use crate::metrics::Counters;
+use crate::router::FilterKey;
+use crate::session::{Delivery, OutboundAlias, Progress, Session, ShareTag};
+use crate::time::Instant;
+
+/// A Session and what this shard's Router holds for it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) session: Session,
+    pub(super) subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
+}
+
+/// Whether a subscription is the Client's alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SubscriptionKind {
+    Own,
+    Shared,
+}
+
+/// Everything about the Clients of one shard.
+#[derive(Debug)]
+pub(super) struct Clients {
+    pub(super) members: Slab<SessionKey, Member>,
+    pub(super) connections: Slab<ConnectionKey, Connection>,
+    /// Asked at CONNECT only.
+    pub(super) by_client_identifier: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    pub(super) pool: MessagePool,
+    /// Buffer of [`Fanout`], kept between messages.
+    scratch: Vec<u8>,
+}
+
+/// Who gets a message and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipient<'a> {
+    pub(super) session: SessionKey,
+    /// Highest QoS of the subscriptions that matched.
+    pub(super) qos: QoS,
+    /// The RETAIN flag this recipient sees.
+    pub(super) retain: bool,
+    pub(super) share: Option<ShareTag>,
+    pub(super) subscription_identifiers: &'a [NonZeroU32],
+}
+
+/// One encoding of a message, in the scratch buffer.
+#[derive(Clone, Copy)]
+struct Encoded {
+    start: usize,
+    end: usize,
+    identifier_at: Option<usize>,
+}
+
+/// Classes of recipients whose packets differ in the Packet Identifier only: version, QoS, retain.
+const CLASSES: usize = 2 * 3 * 2;
+
+/// One message on its way to many recipients: what they have in common is encoded once.
+pub(super) struct Fanout<'m> {
+    message: MessageRef<'m>,
+    owned: Option<Arc<Message>>,
+    encoded: [Option<Encoded>; CLASSES],
+    scratch: Vec<u8>,
+    /// Whether more than one recipient is expected, so that encoding aside and copying pays.
+    many: bool,
+    now: Instant,
+}
+
+impl Fanout<'_> {
+    fn header<'a>(
+        &'a self,
+        qos: QoS,
+        retain: bool,
+        packet_identifier: Option<PacketIdentifier>,
+        subscription_identifiers: &'a [NonZeroU32],
+    ) -> PublishHeader<'a> {
+        header(
+            &self.message,
+            qos,
+            retain,
+            packet_identifier,
+            subscription_identifiers,
+            self.now,
+        )
+    }
+}
+
+fn header<'a>(
+    message: &MessageRef<'a>,
+    qos: QoS,
+    retain: bool,
+    packet_identifier: Option<PacketIdentifier>,
+    subscription_identifiers: &'a [NonZeroU32],
+    now: Instant,
+) -> PublishHeader<'a> {
+    PublishHeader {
+        duplicate: false,
+        qos,
+        retain,
+        packet_identifier,
+        topic_name: message.topic_name,
+        topic_alias: None,
+        // What is left of the lifetime travels on [MQTT-3.3.2-6].
+        message_expiry_interval_s: message
+            .expires_at
+            .map(|at| u32::try_from(at.seconds_from(now)).unwrap_or(u32::MAX)),
+        forwarded: message.properties,
+        subscription_identifiers,
+        payload: message.payload,
+    }
+}
+
+/// Appends one PUBLISH to `connection`'s outbox. False if the Client does not take a packet of that
+/// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
+fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
+    if let Some(aliases) = &mut connection.outbound_aliases {
+        // Sized without the alias first: one must not be promised in a packet that is not sent.
+        let size = codec::publish_size(connection.version, &header) + TOPIC_ALIAS_SIZE;
+        if size > connection.maximum_packet_size as usize {
+            return false;
+        }
+        match aliases.alias(header.topic_name) {
+            OutboundAlias::None => {}
+            OutboundAlias::New(alias) => header.topic_alias = Some(alias),
+            OutboundAlias::Known(alias) => {
+                header.topic_alias = Some(alias);
+                header.topic_name = b"";
+            }
+        }
+    }
+    let start = connection.outbox.len();
+    codec::encode_publish(connection.version, &header, &mut connection.outbox);
+    if connection.outbox.len() - start > connection.maximum_packet_size as usize {
+        connection.outbox.truncate(start);
+        return false;
+    }
+    true
+}
+
+/// Bytes a Topic Alias property can add to a packet, a longer length field included.
+const TOPIC_ALIAS_SIZE: usize = 3 + 2;
+
+impl Clients {
+    pub(super) fn new(limits: Limits, seed: u64) -> Self {
+        let hasher = ahash::RandomState::with_seeds(seed, 5, 6, 7);
+        Self {
+            members: Slab::new(),
+            connections: Slab::new(),
+            by_client_identifier: HashMap::with_hasher(hasher),
+            limits,
+            counters: Counters::default(),
+            pool: MessagePool::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Starts the way of `message` to `recipients` recipients.
+    pub(super) fn fanout<'m>(
+        &mut self,
+        message: MessageRef<'m>,
+        owned: Option<Arc<Message>>,
+        recipients: usize,
+        now: Instant,
+    ) -> Fanout<'m> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        Fanout {
+            message,
+            owned,
+            encoded: [None; CLASSES],
+            scratch,
+            many: recipients > 1,
+            now,
+        }
+    }
+
+    /// Ends it, keeping the buffer unless one huge message grew it.
+    pub(super) fn end_fanout(&mut self, fanout: Fanout<'_>) {
+        const SCRATCH_KEPT_MAX: usize = 1 << 20;
+        if fanout.scratch.capacity() <= SCRATCH_KEPT_MAX {
+            self.scratch = fanout.scratch;
+        }
+    }
+
+    /// The message of `fanout`, owned.
+    pub(super) fn own(&mut self, fanout: &mut Fanout<'_>) -> Arc<Message> {
+        fanout
+            .owned
+            .get_or_insert_with(|| self.pool.share(fanout.message))
+            .clone()
+    }
+
+    // HOT: per PUBLISH per subscriber.
+    /// Gives the message of `fanout` to one recipient: into its outbox, its queue, or nowhere with a
+    /// counter that says why.
+    pub(super) fn deliver(
+        &mut self,
+        recipient: Recipient<'_>,
+        fanout: &mut Fanout<'_>,
+        effects: &mut Effects,
+    ) {
+        let Some(member) = self.members.get_mut(recipient.session) else {
+            return;
+        };
+        let session = &mut member.session;
+        let connection = session.connection.and_then(|key| {
+            self.connections
+                .get_mut(key)
+                .map(|connection| (key, connection))
+        });
+        let qos = fanout.message.qos.min(recipient.qos);
+        if qos == QoS::AtMostOnce {
+            // QoS 0 is not queued for a Client that is away.
+            let Some((key, connection)) = connection else {
+                return;
+            };
+            if connection.pending() >= self.limits.outbox_bytes_max {
+                self.counters.dropped_outbox_full += 1;
+                return;
+            }
+            if copy_or_write(connection, fanout, qos, &recipient, None) {
+                self.counters.publish_sent += 1;
+                mark_dirty(connection, key, effects);
+            } else {
+                self.counters.dropped_packet_too_large += 1;
+            }
+            return;
+        }
+        let message = fanout
+            .owned
+            .get_or_insert_with(|| self.pool.share(fanout.message))
+            .clone();
+        let delivery = Delivery {
+            message,
+            qos,
+            retain: recipient.retain,
+            share: recipient.share,
+            subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
+        };
+        if let Some((key, connection)) = connection
+            && session.queue.is_empty()
+            && connection.resend.is_none()
+            && session.inflight.has_room(connection.window)
+            && connection.pending() < self.limits.outbox_bytes_max
+        {
+            let packet_identifier = session.inflight.next_identifier();
+            if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
+                session.inflight.push(delivery);
+                self.counters.publish_sent += 1;
+                mark_dirty(connection, key, effects);
+            } else {
+                self.counters.dropped_packet_too_large += 1;
+            }
+        } else {
+            self.enqueue(recipient.session, delivery);
+        }
+    }
+
+    /// Puts a delivery behind what waits for `session`; beyond `max_queued_messages` it is dropped.
+    pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery) {
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
+        if member.session.queue.len() < self.limits.max_queued_messages {
+            member.session.queue.push_back(delivery);
+        } else {
+            self.counters.dropped_queue_full += 1;
+        }
+    }
+
+    /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
+    /// connection left in flight, then its queue.
+    pub(super) fn send_queued(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
+        let session = &mut member.session;
+        let Some(key) = session.connection else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let all_again = Self::send_inflight_again(
+            session,
+            connection,
+            &mut self.counters,
+            self.limits.outbox_bytes_max,
+            now,
+        );
+        if !connection.outbox.is_empty() {
+            mark_dirty(connection, key, effects);
+        }
+        if !all_again {
+            return;
+        }
+        while !session.queue.is_empty()
+            && session.inflight.has_room(connection.window)
+            && connection.pending() < self.limits.outbox_bytes_max
+        {
+            let Some(delivery) = session.queue.pop_front() else {
+                break;
+            };
+            // Too late to begin with its delivery [MQTT-3.3.2-5].
+            if delivery.message.is_expired(now) {
+                self.counters.dropped_expired += 1;
+                continue;
+            }
+            let packet_identifier = session.inflight.next_identifier();
+            let header = header(
+                &delivery.message.as_ref().as_ref(),
+                delivery.qos,
+                delivery.retain,
+                Some(packet_identifier),
+                &delivery.subscription_identifiers,
+                now,
+            );
+            if write(connection, header) {
+                session.inflight.push(delivery);
+                self.counters.publish_sent += 1;
+                mark_dirty(connection, key, effects);
+            } else {
+                self.counters.dropped_packet_too_large += 1;
+            }
+        }
+        if session.queue.is_empty() && session.queue.capacity() > QUEUE_KEPT_MAX {
+            session.queue = Default::default();
+        }
+    }
+
+    /// Sends again, on a new connection, what is in flight: PUBLISH with DUP set, in its first order,
+    /// and PUBREL [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1]. What exceeds the window of the new
+    /// connection follows as acknowledgements come [MQTT-3.3.4-9]. True once nothing is left.
+    fn send_inflight_again(
+        session: &mut Session,
+        connection: &mut Connection,
+        counters: &mut Counters,
+        outbox_bytes_max: usize,
+        now: Instant,
+    ) -> bool {
+        let Some(resend) = &mut connection.resend else {
+            return true;
+        };
+        let mut resend = std::mem::take(resend);
+        while let Some(&packet_identifier) = resend.front() {
+            let sent = usize::from(session.inflight.len()).saturating_sub(resend.len());
+            if sent >= usize::from(connection.window) || connection.pending() >= outbox_bytes_max {
+                connection.resend = Some(resend);
+                return false;
+            }
+            resend.pop_front();
+            match session.inflight.progress(packet_identifier) {
+                // Acknowledged before we came to repeat it.
+                None => {}
+                Some(Progress::Released) => codec::encode_pubrel(
+                    connection.version,
+                    packet_identifier,
+                    codec::ReasonCode::Success,
+                    &mut connection.outbox,
+                ),
+                Some(Progress::Published(delivery)) => {
+                    let mut header = header(
+                        &delivery.message.as_ref().as_ref(),
+                        delivery.qos,
+                        delivery.retain,
+                        Some(packet_identifier),
+                        &delivery.subscription_identifiers,
+                        now,
+                    );
+                    header.duplicate = true;
+                    if write(connection, header) {
+                        counters.publish_sent += 1;
+                    } else {
+                        // The Client takes smaller packets now than when this was first sent.
+                        counters.dropped_packet_too_large += 1;
+                        session.inflight.abandon(packet_identifier);
+                    }
+                }
+            }
+        }
+        connection.resend = None;
+        true
+    }
+
+    /// One retained message for a new subscription. False if it has to wait.
+    pub(super) fn send_retained(
+        &mut self,
+        key: ConnectionKey,
+        item: &super::connection::ReplayItem,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return true;
+        };
+        let Some(session) = connection.session() else {
+            return true;
+        };
+        let Some(member) = self.members.get_mut(session) else {
+            return true;
+        };
+        if connection.pending() >= self.limits.outbox_bytes_max {
+            return false;
+        }
+        let message = item.message.as_ref().as_ref();
+        if item.message.is_expired(now) {
+            self.counters.dropped_expired += 1;
+            return true;
+        }
+        let qos = message.qos.min(item.qos);
+        let identifiers: &[NonZeroU32] = item.subscription_identifier.as_slice();
+        let packet_identifier = if qos == QoS::AtMostOnce {
+            None
+        } else if member.session.queue.is_empty()
+            && connection.resend.is_none()
+            && member.session.inflight.has_room(connection.window)
+        {
+            Some(member.session.inflight.next_identifier())
+        } else {
+            return false;
+        };
+        // Sent because of a subscription, not as published: RETAIN is set [MQTT-3.3.1-8].
+        if write(
+            connection,
+            header(&message, qos, true, packet_identifier, identifiers, now),
+        ) {
+            if packet_identifier.is_some() {
+                member.session.inflight.push(Delivery {
+                    message: item.message.clone(),
+                    qos,
+                    retain: true,
+                    share: None,
+                    subscription_identifiers: SmallVec::from_slice(identifiers),
+                });
+            }
+            self.counters.publish_sent += 1;
+            mark_dirty(connection, key, effects);
+        } else {
+            self.counters.dropped_packet_too_large += 1;
+        }
+        true
+    }
+}
+
+/// Deliveries an empty queue keeps room for.
+const QUEUE_KEPT_MAX: usize = 64;
+
+/// Names `connection` among those with output, once.
+pub(super) fn mark_dirty(connection: &mut Connection, key: ConnectionKey, effects: &mut Effects) {
+    if !connection.dirty {
+        connection.dirty = true;
+        effects.dirty.push(key);
+    }
+}
+
+// HOT: per PUBLISH per subscriber.
+fn copy_or_write(
+    connection: &mut Connection,
+    fanout: &mut Fanout<'_>,
+    qos: QoS,
+    recipient: &Recipient<'_>,
+    packet_identifier: Option<PacketIdentifier>,
+) -> bool {
+    let particular =
+        connection.outbound_aliases.is_some() || !recipient.subscription_identifiers.is_empty();
+    if !fanout.many || particular {
+        let header = fanout.header(
+            qos,
+            recipient.retain,
+            packet_identifier,
+            recipient.subscription_identifiers,
+        );
+        return write(connection, header);
+    }
+    let version = if connection.version.is_v5() {
+        ProtocolVersion::V5
+    } else {
+        ProtocolVersion::V311
+    };
+    let class = usize::from(version.is_v5()) * 6 + qos as usize * 2 + usize::from(recipient.retain);
+    let encoded = match fanout.encoded[class] {
+        Some(encoded) => encoded,
+        None => {
+            let mut scratch = std::mem::take(&mut fanout.scratch);
+            let start = scratch.len();
+            let header = fanout.header(qos, recipient.retain, packet_identifier, &[]);
+            let identifier_at = codec::encode_publish(version, &header, &mut scratch);
+            let encoded = Encoded {
+                start,
+                end: scratch.len(),
+                identifier_at,
+            };
+            fanout.scratch = scratch;
+            fanout.encoded[class] = Some(encoded);
+            encoded
+        }
+    };
+    if encoded.end - encoded.start > connection.maximum_packet_size as usize {
+        return false;
+    }
+    let at = connection.outbox.len();
+    connection
+        .outbox
+        .extend_from_slice(&fanout.scratch[encoded.start..encoded.end]);
+    if let (Some(offset), Some(packet_identifier)) = (encoded.identifier_at, packet_identifier) {
+        connection.outbox[at + offset..at + offset + 2]
+            .copy_from_slice(&packet_identifier.get().to_be_bytes());
+    }
+    true
+}

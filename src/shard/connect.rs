@@ -1,0 +1,533 @@
+//! CONNECT: placement, takeover, resumption, CONNACK. And the other end of it: what remains of a
+//! Session when its connection is gone.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clients::{Member, SubscriptionKind, mark_dirty};
+use super::connection::Phase;
+use super::effects::{Effects, HandOver};
+use super::timers::Slot;
+use super::{Shard, Step};
+use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
+use crate::key::{ConnectionKey, SessionKey};
+use crate::message::{ProtocolVersion, QoS};
+use crate::session::{OutboundAliases, ProtocolError, SESSION_NEVER_EXPIRES, Session, Will};
+use crate::time::Instant;
+use crate::topic::TopicName;
+
+/// Why a CONNECT is answered with a refusal instead of a Session.
+struct Refusal {
+    version: ProtocolVersion,
+    reason_code: ReasonCode,
+}
+
+impl Shard {
+    pub(super) fn handle_connect(
+        &mut self,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Step {
+        let client_identifier: Arc<str> = match self.client_identifier(connect) {
+            Ok(client_identifier) => client_identifier,
+            Err(refusal) => {
+                self.refuse(key, &refusal, effects);
+                return Step::Stop;
+            }
+        };
+        let owner = self.placement.shard_of(&client_identifier);
+        if owner != self.id {
+            self.clients.counters.connections_handed_over += 1;
+            self.clients.connections.remove(key);
+            effects.hand_overs.push(HandOver {
+                connection: key,
+                to: owner,
+            });
+            return Step::HandedOver;
+        }
+        if let Err(refusal) = self.admissible(connect) {
+            self.refuse(key, &refusal, effects);
+            return Step::Stop;
+        }
+
+        let (session, session_present) =
+            self.open_session(client_identifier, connect, now, effects);
+        self.attach(session, key, connect, now);
+        self.send_connack(session, key, connect, session_present, effects);
+        self.set_members_online(session, true);
+        self.send_pending(session, now, effects);
+        Step::Continue
+    }
+
+    /// The Client Identifier to use, made up if the Client left that to us [MQTT-3.1.3-6].
+    fn client_identifier(&mut self, connect: &Connect<'_>) -> Result<Arc<str>, Refusal> {
+        if !connect.client_identifier.is_empty() {
+            return Ok(connect.client_identifier.into());
+        }
+        let allowed = match connect.version {
+            ProtocolVersion::V5 => true,
+            // [v3.1.1 MQTT-3.1.3-8]
+            ProtocolVersion::V311 => connect.clean_start,
+            ProtocolVersion::V3 => false,
+        };
+        if allowed {
+            Ok(self.assign_client_identifier())
+        } else {
+            Err(Refusal {
+                version: connect.version,
+                reason_code: ReasonCode::ClientIdentifierNotValid,
+            })
+        }
+    }
+
+    /// A new identifier that belongs to this shard, so that its connection need not move.
+    fn assign_client_identifier(&mut self) -> Arc<str> {
+        loop {
+            let (high, low) = (self.random.next(), self.random.next());
+            let candidate = format!(
+                "auto-{:08X}-{:04X}-{:04X}-{:04X}-{:012X}",
+                high >> 32,
+                (high >> 16) & 0xffff,
+                high & 0xffff,
+                low >> 48,
+                low & 0xffff_ffff_ffff,
+            );
+            let taken = self
+                .clients
+                .by_client_identifier
+                .contains_key(candidate.as_str());
+            if self.placement.shard_of(&candidate) == self.id && !taken {
+                return candidate.into();
+            }
+        }
+    }
+
+    fn admissible(&self, connect: &Connect<'_>) -> Result<(), Refusal> {
+        let refuse = |reason_code| {
+            Err(Refusal {
+                version: connect.version,
+                reason_code,
+            })
+        };
+        // No Authentication Method is configured, so none is supported [MQTT-4.12.0-1].
+        if connect.properties.authentication_method.is_some() {
+            return refuse(ReasonCode::BadAuthenticationMethod);
+        }
+        if let Some(will) = &connect.will
+            && TopicName::new(will.topic_name).is_err()
+        {
+            return refuse(ReasonCode::TopicNameInvalid);
+        }
+        let maximum = self.clients.limits.max_keepalive_s;
+        let too_patient = maximum != 0 && !(1..=maximum).contains(&connect.keep_alive_s);
+        // A v5 Client is told a smaller one; earlier versions have no way to be told.
+        if too_patient && !connect.version.is_v5() {
+            return refuse(ReasonCode::ClientIdentifierNotValid);
+        }
+        Ok(())
+    }
+
+    /// Answers CONNECT with a failure and ends the connection [MQTT-3.2.2-7].
+    fn refuse(&mut self, key: ConnectionKey, refusal: &Refusal, effects: &mut Effects) {
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            let connack = ConnAck {
+                session_present: false,
+                reason_code: refusal.reason_code,
+                properties: ConnAckProperties::default(),
+            };
+            codec::encode_connack(refusal.version, &connack, &mut connection.outbox);
+            mark_dirty(connection, key, effects);
+        }
+        self.close(key, effects);
+    }
+
+    /// Refuses a CONNECT that could not be decoded, where the Client would understand the answer.
+    pub(super) fn refuse_connect(
+        &mut self,
+        key: ConnectionKey,
+        body: &[u8],
+        error: ProtocolError,
+        effects: &mut Effects,
+    ) {
+        let reason_code = error.reason_code();
+        let version = match codec::connect_version(body) {
+            Some(ProtocolVersion::V5) => ProtocolVersion::V5,
+            // A level we do not know is told so in the form every Client knows [MQTT-3.1.2-2].
+            None if reason_code == ReasonCode::UnsupportedProtocolVersion => ProtocolVersion::V311,
+            // [v3.1.1 MQTT-3.1.4-1] has no return code for malformed packets.
+            _ => return self.close(key, effects),
+        };
+        self.refuse(
+            key,
+            &Refusal {
+                version,
+                reason_code,
+            },
+            effects,
+        );
+    }
+
+    /// The Session for this CONNECT, and whether it existed before.
+    fn open_session(
+        &mut self,
+        client_identifier: Arc<str>,
+        connect: &Connect<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> (SessionKey, bool) {
+        if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
+            self.take_over(existing, now, effects);
+        }
+        // Taking over may have ended it.
+        if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
+            if !connect.clean_start {
+                return (existing, true);
+            }
+            // [MQTT-3.1.2-4]
+            self.end_session(existing, now, effects);
+        }
+        let session = self.clients.members.insert_with(|_| Member {
+            session: Session::new(client_identifier.clone()),
+            subscriptions: BTreeMap::new(),
+        });
+        self.clients
+            .by_client_identifier
+            .insert(client_identifier, session);
+        (session, false)
+    }
+
+    /// Ends the connection a Session already has: there is one at a time [MQTT-3.1.4-3].
+    fn take_over(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+        let old = self
+            .clients
+            .members
+            .get(session)
+            .and_then(|member| member.session.connection);
+        let Some(old) = old else { return };
+        self.disconnect(old, ReasonCode::SessionTakenOver, now, effects);
+    }
+
+    /// Joins `session` and the connection `key`, as this CONNECT asks.
+    fn attach(
+        &mut self,
+        session: SessionKey,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        now: Instant,
+    ) {
+        let limits = &self.clients.limits;
+        let never = SESSION_NEVER_EXPIRES;
+        let expiry_interval_s = match connect.version {
+            ProtocolVersion::V5 => connect.properties.session_expiry_interval.unwrap_or(0),
+            // CleanSession 1 is Clean Start 1 and an expiry of zero [MQTT-3.1.2-6].
+            ProtocolVersion::V311 | ProtocolVersion::V3 if connect.clean_start => 0,
+            ProtocolVersion::V311 | ProtocolVersion::V3 => never,
+        };
+        if let Some(member) = self.clients.members.get_mut(session) {
+            let session = &mut member.session;
+            session.connection = Some(key);
+            session.expiry_interval_s = expiry_interval_s;
+            session.expires_at = None;
+            // The Client is back before its Will was due [MQTT-3.1.3-9].
+            session.will_at = None;
+            session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
+        }
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        connection.phase = Phase::Connected(session);
+        connection.version = connect.version;
+        let properties = &connect.properties;
+        let receive_maximum = properties
+            .receive_maximum
+            .map_or(u16::MAX, |maximum| maximum.get());
+        connection.window = match limits.max_inflight_messages {
+            0 => receive_maximum,
+            ours => receive_maximum.min(ours),
+        };
+        connection.maximum_packet_size = properties
+            .maximum_packet_size
+            .map_or(u32::MAX, |maximum| maximum.get());
+        let aliases = properties
+            .topic_alias_maximum
+            .min(limits.max_topic_alias_outbound);
+        if aliases > 0 {
+            let seed = self.random.next();
+            connection.outbound_aliases = Some(Box::new(OutboundAliases::new(aliases, seed)));
+        }
+        let keep_alive_s =
+            server_keep_alive(connect, limits.max_keepalive_s).unwrap_or(connect.keep_alive_s);
+        // One and a half times the Keep Alive [MQTT-3.1.2-22]; zero turns it off.
+        connection.patience =
+            (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500));
+        connection.last_packet_at = now;
+        let deadline = connection.deadline();
+        let inflight = self.clients.members.get(session).map(|member| {
+            member
+                .session
+                .inflight
+                .iter()
+                .map(|(identifier, _)| identifier)
+                .collect()
+        });
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.resend = inflight
+                .filter(|identifiers: &std::collections::VecDeque<_>| !identifiers.is_empty());
+        }
+        if let Some(deadline) = deadline {
+            self.timers.arm(Slot::Connection(key.index), deadline);
+        }
+    }
+
+    fn send_connack(
+        &mut self,
+        session: SessionKey,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        session_present: bool,
+        effects: &mut Effects,
+    ) {
+        self.clients.counters.connects += 1;
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let limits = &self.clients.limits;
+        let properties = ConnAckProperties {
+            topic_alias_maximum: some_unless_zero(limits.max_topic_alias),
+            // [MQTT-3.2.2-16]
+            assigned_client_identifier: connect
+                .client_identifier
+                .is_empty()
+                .then_some(&*member.session.client_identifier),
+            // [MQTT-3.2.2-21]
+            server_keep_alive_s: server_keep_alive(connect, limits.max_keepalive_s),
+            maximum_packet_size: std::num::NonZeroU32::new(limits.max_packet_size),
+            receive_maximum: std::num::NonZeroU16::new(limits.max_inflight_messages),
+            ..ConnAckProperties::default()
+        };
+        let connack = ConnAck {
+            session_present,
+            reason_code: ReasonCode::Success,
+            properties,
+        };
+        codec::encode_connack(connect.version, &connack, &mut connection.outbox);
+        mark_dirty(connection, key, effects);
+    }
+
+    /// DISCONNECT from the Client: the connection ends, and with 0x00 its Will is forgotten.
+    pub(super) fn handle_disconnect(
+        &mut self,
+        key: ConnectionKey,
+        disconnect: &Disconnect<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let session = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| connection.session());
+        let Some(session) = session else {
+            return Ok(());
+        };
+        if let Some(member) = self.clients.members.get_mut(session) {
+            let session = &mut member.session;
+            match disconnect.session_expiry_interval {
+                // [MQTT-3.14.2-2]
+                Some(raised) if raised > 0 && session.expiry_interval_s == 0 => {
+                    return Err(ProtocolError::SessionExpiryRaised);
+                }
+                Some(interval) => session.expiry_interval_s = interval,
+                None => {}
+            }
+            if disconnect.reason_code != ReasonCode::DisconnectWithWillMessage {
+                // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+                session.will = None;
+            }
+        }
+        self.close(key, effects);
+        self.detach(session, now, effects);
+        Ok(())
+    }
+
+    /// Ends a connection from our side, telling a v5 Client why [MQTT-3.14.4-1].
+    pub(super) fn disconnect(
+        &mut self,
+        key: ConnectionKey,
+        reason_code: ReasonCode,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let session = connection.session();
+        if session.is_some() && connection.version.is_v5() {
+            let disconnect = Disconnect::new(reason_code);
+            codec::encode_disconnect(connection.version, &disconnect, &mut connection.outbox);
+            mark_dirty(connection, key, effects);
+        }
+        self.close(key, effects);
+        if let Some(session) = session {
+            self.detach(session, now, effects);
+        }
+    }
+
+    /// Asks for the end of a connection once its output is sent.
+    pub(super) fn close(&mut self, key: ConnectionKey, effects: &mut Effects) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        if connection.phase != Phase::Closing {
+            connection.phase = Phase::Closing;
+            effects.closes.push(key);
+        }
+    }
+
+    /// What is left to do when a Session has lost its connection: schedule its Will and its end.
+    pub(super) fn detach(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let connection = member.session.connection.take();
+        let state = &mut member.session;
+        let limit = self.clients.limits.persistent_client_expiration;
+        let lifetime = match state.expiry_interval_s {
+            SESSION_NEVER_EXPIRES => limit,
+            seconds => {
+                let asked = Duration::from_secs(seconds.into());
+                Some(limit.map_or(asked, |limit| limit.min(asked)))
+            }
+        };
+        state.expires_at = lifetime.map(|lifetime| now + lifetime);
+        if let Some(will) = &state.will {
+            // Not later than the end of the Session [MQTT-3.1.2-8].
+            let due = now.add_seconds(will.delay_interval_s.into());
+            state.will_at = Some(state.expires_at.map_or(due, |end| end.min(due)));
+        }
+        if let Some(deadline) = state.deadline() {
+            self.timers.arm(Slot::Session(session.index), deadline);
+        }
+        self.keep_replay(session, connection);
+        self.set_members_online(session, false);
+        self.handle_session_deadline(session, now, effects);
+    }
+
+    /// QoS 1 and 2 messages a new subscription was still owed join the queue of a Session that stays.
+    fn keep_replay(&mut self, session: SessionKey, connection: Option<ConnectionKey>) {
+        let replay = connection
+            .and_then(|key| self.clients.connections.get_mut(key))
+            .and_then(|connection| connection.replay.take());
+        for item in replay.into_iter().flat_map(|replay| replay.items) {
+            let qos = item.qos.min(item.message.qos());
+            if qos > QoS::AtMostOnce {
+                self.clients.enqueue(
+                    session,
+                    crate::session::Delivery {
+                        message: item.message,
+                        qos,
+                        retain: true,
+                        share: None,
+                        subscription_identifiers: item
+                            .subscription_identifier
+                            .into_iter()
+                            .collect(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Publishes a Will that is due and ends a Session whose time is over.
+    pub(super) fn handle_session_deadline(
+        &mut self,
+        session: SessionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let state = &mut member.session;
+        if state.will_at.is_some_and(|at| at <= now) {
+            state.will_at = None;
+            self.publish_will(session, now, effects);
+        }
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        if member.session.expires_at.is_some_and(|at| at <= now) {
+            self.end_session(session, now, effects);
+        } else if let Some(deadline) = member.session.deadline() {
+            self.timers.arm(Slot::Session(session.index), deadline);
+        }
+    }
+
+    fn publish_will(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let Some(will) = member.session.will.take() else {
+            return;
+        };
+        self.route(will.message(now), Some(session), now, effects);
+    }
+
+    /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
+    /// it had not delivered of shared subscriptions goes to other members.
+    pub(super) fn end_session(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        if member.session.will_at.take().is_some() {
+            self.publish_will(session, now, effects);
+        }
+        let Some(mut member) = self.clients.members.remove(session) else {
+            return;
+        };
+        self.clients
+            .by_client_identifier
+            .remove(&member.session.client_identifier);
+        self.hand_on_all(session, &mut member, now, effects);
+        for &filter in member.subscriptions.keys() {
+            self.unsubscribe_from(filter, session);
+        }
+    }
+
+    /// Tells the Router, and through it other shards, whether members of shared subscriptions can be
+    /// reached.
+    fn set_members_online(&mut self, session: SessionKey, online: bool) {
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        let shared: smallvec::SmallVec<[_; 4]> = member
+            .subscriptions
+            .iter()
+            .filter(|&(_, &kind)| kind == SubscriptionKind::Shared)
+            .map(|(&filter, _)| filter)
+            .collect();
+        for filter in shared {
+            if self.router.set_online(filter, session, online) {
+                self.announce(filter);
+            }
+        }
+    }
+}
+
+/// The Keep Alive a v5 Client must use instead of its own [MQTT-3.2.2-21].
+fn server_keep_alive(connect: &Connect<'_>, maximum_s: u16) -> Option<u16> {
+    let too_patient = maximum_s != 0 && !(1..=maximum_s).contains(&connect.keep_alive_s);
+    (connect.version.is_v5() && too_patient).then_some(maximum_s)
+}
+
+fn some_unless_zero(value: u16) -> Option<u16> {
+    (value != 0).then_some(value)
+}

@@ -1,0 +1,136 @@
+//! One Network Connection as the core sees it: what it may send, what it is owed, why it is not read.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::key::{PacketIdentifier, SessionKey};
+use crate::message::{Message, ProtocolVersion, QoS};
+use crate::router::FilterKey;
+use crate::session::{InboundAliases, OutboundAliases};
+use crate::time::Instant;
+
+/// Why a connection is not read. It is read again when nothing of this is left.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Pause(u8);
+
+impl Pause {
+    /// A SUBACK waits until every shard knows the interest.
+    pub(super) const BARRIER: Self = Self(1);
+    /// A ring to another shard is full.
+    pub(super) const RING: Self = Self(2);
+    /// The Client does not read what we send.
+    pub(super) const OUTBOX: Self = Self(4);
+
+    pub(super) fn any(self) -> bool {
+        self.0 != 0
+    }
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+    pub(super) fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+    pub(super) fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// Accepted; CONNECT has not been read.
+    AwaitingConnect,
+    /// CONNECT was accepted for this Session.
+    Connected(SessionKey),
+    /// Ended by us: only its last output is still wanted.
+    Closing,
+}
+
+/// A retained message that a new subscription still has to get.
+#[derive(Debug)]
+pub(super) struct ReplayItem {
+    pub(super) message: Arc<Message>,
+    pub(super) filter: FilterKey,
+    pub(super) qos: QoS,
+    pub(super) subscription_identifier: Option<NonZeroU32>,
+}
+
+/// Retained messages on their way, sent as fast as the Client reads, so that a subscription to a
+/// million topics needs a pointer each and no outbox of that size.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    pub(super) items: VecDeque<ReplayItem>,
+    /// Changes of the retained store when the items were looked up: as long as it is the same, no
+    /// item can be out of date.
+    pub(super) store_changes: u64,
+}
+
+/// State of one Network Connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) phase: Phase,
+    pub(super) version: ProtocolVersion,
+    pub(super) pause: Pause,
+    /// Named in [`super::Effects::dirty`] since its output was last taken.
+    pub(super) dirty: bool,
+    /// Encoded packets for the Client.
+    pub(super) outbox: Vec<u8>,
+    /// Bytes taken from the outbox that the socket has not accepted.
+    pub(super) unsent: usize,
+    /// QoS 1 and 2 messages the Client lets us have in flight.
+    pub(super) window: u16,
+    /// Largest packet the Client takes [MQTT-3.1.2-24].
+    pub(super) maximum_packet_size: u32,
+    /// Silence after which the connection ends; `None` for ever.
+    pub(super) patience: Option<Duration>,
+    /// When the last packet came, or the connection was accepted.
+    pub(super) last_packet_at: Instant,
+    pub(super) inbound_aliases: Option<Box<InboundAliases>>,
+    pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
+    pub(super) replay: Option<Box<Replay>>,
+    /// What an earlier connection of the Session left in flight and this one has not been sent.
+    pub(super) resend: Option<VecDeque<PacketIdentifier>>,
+}
+
+impl Connection {
+    pub(super) fn new(connect_timeout: Duration, now: Instant) -> Self {
+        Self {
+            phase: Phase::AwaitingConnect,
+            version: ProtocolVersion::V311,
+            pause: Pause::default(),
+            dirty: false,
+            outbox: Vec::new(),
+            unsent: 0,
+            window: 0,
+            maximum_packet_size: u32::MAX,
+            patience: Some(connect_timeout),
+            last_packet_at: now,
+            inbound_aliases: None,
+            outbound_aliases: None,
+            replay: None,
+            resend: None,
+        }
+    }
+
+    /// The Session of a connection whose CONNECT was accepted.
+    pub(super) fn session(&self) -> Option<SessionKey> {
+        match self.phase {
+            Phase::Connected(session) => Some(session),
+            Phase::AwaitingConnect | Phase::Closing => None,
+        }
+    }
+
+    /// Bytes the Client has not been sent.
+    pub(super) fn pending(&self) -> usize {
+        self.outbox.len() + self.unsent
+    }
+
+    /// When silence becomes a time-out.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.patience.map(|patience| self.last_packet_at + patience)
+    }
+}

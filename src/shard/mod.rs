@@ -1,0 +1,572 @@
+//! One shard: the Sessions, subscriptions and deadlines that belong to one core.
+//!
+//! The only place where Session and Router meet. **Lives on** exactly one core; other shards are
+//! reached by [`Envelope`]. **Knows nothing of** sockets, files or clocks: `runtime` feeds it bytes,
+//! envelopes and the time, and carries out its [`Effects`]; `sim` does the same with all three under
+//! its control.
+//!
+//! # Always true
+//! - One Client Identifier maps to one shard for the life of the process.
+//! - Envelopes from shard A to shard B arrive in the order A sent them, which is what carries
+//!   [MQTT-4.6.0-5] (Ordered Topics) across cores.
+//! - What is published anywhere after a SUBACK is delivered.
+//! - A QoS 0 PUBLISH to connected local subscribers allocates nothing in the steady state.
+//!
+//! Read next: `connect.rs`, `publish.rs`, `subscribe.rs` (what packets do), `clients.rs` (the way of
+//! a message to one Client), `envelope.rs` (what crosses cores), `placement.rs`.
+
+#![forbid(unsafe_code)]
+
+mod clients;
+mod connect;
+mod connection;
+mod effects;
+mod envelope;
+mod peer;
+mod placement;
+mod pool;
+mod publish;
+mod slab;
+mod subscribe;
+mod timers;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub use effects::{Effects, HandOver};
+pub use envelope::Envelope;
+pub use placement::Placement;
+
+use clients::{Clients, mark_dirty};
+use connection::{Connection, Pause, Phase};
+use peer::Peer;
+use subscribe::Barrier;
+use timers::{Slot, Timers};
+
+use crate::codec::{self, DecodeError, Packet, ReasonCode};
+use crate::key::{ConnectionKey, SessionKey, ShardId};
+use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
+use crate::metrics::Counters;
+use crate::router::Router;
+use crate::session::ProtocolError;
+use crate::time::Instant;
+
+/// How long a tombstone waits before the other shards are asked whether it is still needed.
+const TOMBSTONE_AGE: Duration = Duration::from_secs(1);
+
+/// How far one packet brought its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// The next packet can follow, if the connection is not paused.
+    Continue,
+    /// This packet could not be taken; it will be presented again.
+    Blocked,
+    /// The connection is ending; what follows is ignored.
+    Stop,
+    /// The connection moves to another shard with all its bytes.
+    HandedOver,
+}
+
+/// Numbers nobody outside can guess, and a simulation can repeat: SplitMix64.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// One shard of the broker, as a state machine.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    placement: Placement,
+    random: Random,
+    clients: Clients,
+    router: Router,
+    timers: Timers,
+    /// One for each shard of the broker, this one's unused.
+    peers: Vec<Peer>,
+    /// Set when an envelope found a full backlog, until every backlog has room again.
+    ring_is_full: bool,
+    /// Connections not read because of that.
+    waiting_for_ring: Vec<ConnectionKey>,
+    /// Counts this shard's interest announcements.
+    announced: u64,
+    /// SUBACKs that wait for other shards, oldest first.
+    barriers: VecDeque<Barrier>,
+    /// Lamport clock of retained versions.
+    clock: u64,
+    /// Counts changes of the retained replica.
+    retained_changes: u64,
+}
+
+impl Shard {
+    /// Shard `id` of `shard_count`. `seed` is the same on all shards of a broker and secret.
+    ///
+    /// # Panics
+    /// If there are no shards, more than [`SHARDS_MAX`], or `id` is none of them.
+    #[must_use]
+    pub fn new(id: ShardId, shard_count: usize, limits: Limits, seed: u64) -> Self {
+        assert!(
+            (1..=SHARDS_MAX).contains(&shard_count),
+            "1 to {SHARDS_MAX} shards"
+        );
+        assert!(id.index() < shard_count, "shard {id} of {shard_count}");
+        let mut random = Random(seed ^ (u64::from(id.0) + 1).wrapping_mul(0xa076_1d64_78bd_642f));
+        let secret = random.next();
+        Self {
+            id,
+            placement: Placement::new(shard_count, seed),
+            random,
+            clients: Clients::new(limits, secret),
+            router: Router::with_seed(id, shard_count, secret),
+            timers: Timers::new(),
+            peers: (0..shard_count).map(|_| Peer::default()).collect(),
+            ring_is_full: false,
+            waiting_for_ring: Vec::new(),
+            announced: 0,
+            barriers: VecDeque::new(),
+            clock: 0,
+            retained_changes: 0,
+        }
+    }
+
+    /// A connection was accepted here, or handed over by the shard that accepted it. `None` when
+    /// there are `max_connections`: it is to be closed.
+    pub fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey> {
+        self.clients.counters.connections_accepted += 1;
+        if self.clients.connections.len() >= self.clients.limits.max_connections {
+            self.clients.counters.connections_refused += 1;
+            return None;
+        }
+        let connection = Connection::new(self.clients.limits.connect_timeout, now);
+        let deadline = connection.deadline();
+        let key = self.clients.connections.insert_with(|_| connection);
+        if let Some(deadline) = deadline {
+            self.timers.arm(Slot::Connection(key.index), deadline);
+        }
+        Some(key)
+    }
+
+    /// Takes received bytes and returns how many were consumed, in whole packets.
+    ///
+    /// The caller keeps the rest and presents it again, followed by what came since. If the
+    /// connection [is paused](Shard::is_paused) afterwards, the caller stops reading its socket and
+    /// calls again when [`Effects::resumed`] names it.
+    pub fn handle_bytes(
+        &mut self,
+        key: ConnectionKey,
+        bytes: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let mut consumed = 0;
+        loop {
+            let Some(connection) = self.clients.connections.get(key) else {
+                return bytes.len();
+            };
+            if connection.phase == Phase::Closing {
+                return bytes.len();
+            }
+            if connection.pause.any() {
+                break;
+            }
+            let (phase, version) = (connection.phase, connection.version);
+            let rest = &bytes[consumed..];
+            let size_max = match phase {
+                Phase::Connected(_) => self.clients.limits.max_packet_size,
+                _ => CONNECT_SIZE_MAX as u32,
+            };
+            let (header, body) = match split_packet(rest, size_max) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail(key, error.into(), now, effects);
+                    return bytes.len();
+                }
+            };
+            let size = header.total_size();
+            let step = match phase {
+                Phase::Connected(session) => {
+                    self.handle_packet(key, session, version, header.first_byte, body, now, effects)
+                }
+                _ => Ok(self.handle_first_packet(key, header.first_byte, body, now, effects)),
+            };
+            match step {
+                Ok(Step::Continue) => consumed += size,
+                Ok(Step::Blocked) => break,
+                Ok(Step::Stop) => return bytes.len(),
+                Ok(Step::HandedOver) => return 0,
+                Err(error) => {
+                    self.fail(key, error, now, effects);
+                    return bytes.len();
+                }
+            }
+            // Answers to a Client that does not read them may not pile up without end.
+            self.pause_if_outbox_is_full(key);
+        }
+        if consumed > 0
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.last_packet_at = now;
+        }
+        consumed
+    }
+
+    /// Size of the packet that `bytes` begins with, if that much of it is there: what a caller with
+    /// a part of it may reserve. Zero if it cannot be told.
+    #[must_use]
+    pub fn packet_size(&self, key: ConnectionKey, bytes: &[u8]) -> usize {
+        let size_max = match self
+            .clients
+            .connections
+            .get(key)
+            .map(|connection| connection.phase)
+        {
+            Some(Phase::Connected(_)) => self.clients.limits.max_packet_size,
+            _ => CONNECT_SIZE_MAX as u32,
+        };
+        match codec::decode_fixed_header(bytes, size_max) {
+            Ok(Some(header)) => header.total_size(),
+            _ => 0,
+        }
+    }
+
+    fn handle_first_packet(
+        &mut self,
+        key: ConnectionKey,
+        first_byte: u8,
+        body: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Step {
+        // The first packet is a CONNECT [MQTT-3.1.0-1]. Anything else is not worth an answer.
+        if first_byte >> 4 != 1 {
+            self.clients.counters.protocol_errors += 1;
+            self.close(key, effects);
+            return Step::Stop;
+        }
+        match codec::decode(crate::message::ProtocolVersion::V5, first_byte, body) {
+            Ok(Packet::Connect(connect)) => self.handle_connect(key, &connect, now, effects),
+            Ok(_) => Step::Stop,
+            Err(error) => {
+                self.clients.counters.protocol_errors += 1;
+                self.refuse_connect(key, body, error.into(), effects);
+                Step::Stop
+            }
+        }
+    }
+
+    // HOT: per packet.
+    #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
+    fn handle_packet(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        version: crate::message::ProtocolVersion,
+        first_byte: u8,
+        body: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        const PUBLISH: u8 = 3;
+        if first_byte >> 4 == PUBLISH {
+            let publish = codec::decode_publish(version, first_byte, body)?;
+            return self.handle_publish(key, session, &publish, now, effects);
+        }
+        match codec::decode(version, first_byte, body)? {
+            Packet::Publish(publish) => {
+                return self.handle_publish(key, session, &publish, now, effects);
+            }
+            Packet::PubAck(puback) => self.handle_puback(session, &puback, now, effects)?,
+            Packet::PubRec(pubrec) => self.handle_pubrec(key, session, &pubrec, now, effects)?,
+            Packet::PubRel(pubrel) => self.handle_pubrel(key, session, &pubrel, effects),
+            Packet::PubComp(pubcomp) => self.handle_pubcomp(session, &pubcomp, now, effects)?,
+            Packet::Subscribe(subscribe) => {
+                return self.handle_subscribe(key, session, &subscribe, now, effects);
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                return self.handle_unsubscribe(key, session, &unsubscribe, now, effects);
+            }
+            Packet::PingReq => {
+                if let Some(connection) = self.clients.connections.get_mut(key) {
+                    // [MQTT-3.12.4-1]
+                    connection.outbox.extend_from_slice(&codec::PINGRESP);
+                    mark_dirty(connection, key, effects);
+                }
+            }
+            Packet::Disconnect(disconnect) => {
+                self.handle_disconnect(key, &disconnect, now, effects)?;
+                return Ok(Step::Stop);
+            }
+            Packet::Connect(_) => return Err(ProtocolError::SecondConnect),
+            Packet::Auth(_) => return Err(ProtocolError::UnexpectedAuth),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                return Err(ProtocolError::ServerPacket);
+            }
+        }
+        Ok(Step::Continue)
+    }
+
+    /// Ends a connection whose Client broke the protocol.
+    fn fail(
+        &mut self,
+        key: ConnectionKey,
+        error: ProtocolError,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.clients.counters.protocol_errors += 1;
+        self.disconnect(key, error.reason_code(), now, effects);
+    }
+
+    /// The peer closed, or the socket failed. Not for connections that [`Effects::closes`] named.
+    pub fn handle_closed(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) {
+        let session = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| connection.session());
+        if let Some(session) = session {
+            self.detach(session, now, effects);
+        }
+        self.clients.connections.remove(key);
+    }
+
+    /// Frees the key of a connection that [`Effects::closes`] named.
+    pub fn forget(&mut self, key: ConnectionKey) {
+        self.clients.connections.remove(key);
+    }
+
+    /// An envelope from shard `from`, in the order it sent them.
+    pub fn handle_envelope(
+        &mut self,
+        from: ShardId,
+        envelope: Envelope,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        match envelope {
+            Envelope::Publish {
+                message,
+                retained,
+                deliver,
+            } => {
+                self.handle_forwarded(message, retained, deliver, now, effects);
+            }
+            Envelope::PublishShared { message, filter } => {
+                self.handle_forwarded_shared(&message, &filter, now, effects);
+            }
+            Envelope::Interest {
+                sequence,
+                filter,
+                interest,
+            } => {
+                self.handle_interest(from, sequence, &filter, interest);
+            }
+            Envelope::InterestAck { sequence } => {
+                self.handle_interest_ack(from, sequence, now, effects);
+            }
+            Envelope::ClockRequest { clock } => {
+                self.observe_clock(from, clock);
+                let clock = self.clock;
+                self.post(from, Envelope::Clock { clock });
+            }
+            Envelope::Clock { clock } => self.handle_clock(from, clock),
+        }
+    }
+
+    /// Time has passed: ends silent connections, publishes Wills, ends Sessions.
+    pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some(slot) = self.timers.pop_due(now) {
+            match slot {
+                Slot::Connection(index) => {
+                    if let Some(key) = self.clients.connections.key_at(index) {
+                        self.handle_silence(key, now, effects);
+                    }
+                }
+                Slot::Session(index) => {
+                    if let Some(session) = self.clients.members.key_at(index) {
+                        self.handle_session_deadline(session, now, effects);
+                    }
+                }
+                Slot::Tombstones => self.request_clocks(now),
+            }
+        }
+    }
+
+    fn handle_silence(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        // A Client that we do not read cannot show that it is alive.
+        if connection.pause.contains(Pause::BARRIER) || connection.pause.contains(Pause::RING) {
+            connection.last_packet_at = now;
+        }
+        let Some(deadline) = connection.deadline() else {
+            return;
+        };
+        if deadline > now {
+            self.timers.arm(Slot::Connection(key.index), deadline);
+            return;
+        }
+        let error = match connection.phase {
+            Phase::AwaitingConnect => ProtocolError::ConnectTimeout,
+            _ => ProtocolError::KeepAliveTimeout,
+        };
+        self.fail(key, error, now, effects);
+    }
+
+    /// When [`Shard::handle_timeout`] is next worth a call.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// Swaps the pending output of a connection with `buffer`, which is empty and whose capacity is
+    /// used again.
+    pub fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
+        debug_assert!(buffer.is_empty(), "output would be lost");
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.dirty = false;
+            std::mem::swap(&mut connection.outbox, buffer);
+            connection.unsent += buffer.len();
+        }
+    }
+
+    /// The socket of a connection still has `unsent` of the bytes taken. Told at the end of a turn
+    /// in which that changed or output was taken.
+    pub fn handle_unsent(
+        &mut self,
+        key: ConnectionKey,
+        unsent: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let outbox_bytes_max = self.clients.limits.outbox_bytes_max;
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        connection.unsent = unsent;
+        if connection.pending() > outbox_bytes_max / 2 {
+            return;
+        }
+        if let Some(session) = connection.session()
+            && (connection.replay.is_some()
+                || connection.resend.is_some()
+                || self
+                    .clients
+                    .members
+                    .get(session)
+                    .is_some_and(|m| !m.session.queue.is_empty()))
+        {
+            self.send_pending(session, now, effects);
+        }
+        self.resume(key, Pause::OUTBOX, effects);
+    }
+
+    /// Envelopes for shard `to`, oldest first. The runtime moves as many as the ring has room for,
+    /// then calls [`Shard::handle_ring_room`].
+    pub fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Envelope> {
+        &mut self.peers[to.index()].outbound
+    }
+
+    /// Envelopes were moved into rings: publishers that waited for room are read again.
+    pub fn handle_ring_room(&mut self, effects: &mut Effects) {
+        if self.ring_is_full && self.peers.iter().all(Peer::has_room) {
+            self.ring_is_full = false;
+            for key in std::mem::take(&mut self.waiting_for_ring) {
+                self.resume(key, Pause::RING, effects);
+            }
+        }
+    }
+
+    /// The broker stops: every v5 Client is told so, every connection is closed.
+    pub fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
+        let keys: Vec<_> = self.clients.connections.keys().collect();
+        for key in keys {
+            self.disconnect(key, ReasonCode::ServerShuttingDown, now, effects);
+        }
+    }
+
+    /// Whether `key` is not to be read for now.
+    #[must_use]
+    pub fn is_paused(&self, key: ConnectionKey) -> bool {
+        self.clients
+            .connections
+            .get(key)
+            .is_some_and(|connection| connection.pause.any())
+    }
+
+    /// Whether the CONNECT of `key` was accepted here.
+    #[must_use]
+    pub fn is_connected(&self, key: ConnectionKey) -> bool {
+        self.clients
+            .connections
+            .get(key)
+            .is_some_and(|connection| connection.session().is_some())
+    }
+
+    /// What this shard has done and refused.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.clients.counters
+    }
+
+    fn peer_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let own = self.id;
+        (0..self.peers.len() as u16)
+            .map(ShardId)
+            .filter(move |&peer| peer != own)
+    }
+
+    fn post(&mut self, to: ShardId, envelope: Envelope) {
+        let peer = &mut self.peers[to.index()];
+        peer.outbound.push_back(envelope);
+        self.ring_is_full |= peer.is_full();
+    }
+
+    fn resume(&mut self, key: ConnectionKey, reason: Pause, effects: &mut Effects) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        if connection.pause.contains(reason) {
+            connection.pause.clear(reason);
+            if !connection.pause.any() {
+                effects.resumed.push(key);
+            }
+        }
+    }
+
+    fn pause_if_outbox_is_full(&mut self, key: ConnectionKey) {
+        let limit = self.clients.limits.outbox_bytes_max * 2;
+        if let Some(connection) = self.clients.connections.get_mut(key)
+            && connection.pending() > limit
+        {
+            connection.pause.set(Pause::OUTBOX);
+            self.clients.counters.paused_outbox_full += 1;
+        }
+    }
+}
+
+/// The packet that `bytes` begins with, if all of it is there.
+fn split_packet(
+    bytes: &[u8],
+    size_max: u32,
+) -> Result<Option<(codec::FixedHeader, &[u8])>, DecodeError> {
+    let Some(header) = codec::decode_fixed_header(bytes, size_max)? else {
+        return Ok(None);
+    };
+    Ok(bytes
+        .get(header.header_size..header.total_size())
+        .map(|body| (header, body)))
+}

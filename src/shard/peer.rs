@@ -1,0 +1,41 @@
+//! Another shard, as this one sees it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::envelope::Envelope;
+use crate::limits::PEER_BACKLOG_MAX;
+
+/// What is on its way to a peer and what it has told us. The entry of a shard for itself is unused.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Envelopes that wait for room in the ring, oldest first.
+    pub(super) outbound: VecDeque<Envelope>,
+    /// The last of our announcements that is in force there.
+    pub(super) acknowledged: u64,
+    /// It makes no retained version at or below this any more.
+    pub(super) clock: u64,
+}
+
+impl Peer {
+    /// Whether QoS 0 is dropped and publishers of QoS 1 and 2 are stopped.
+    pub(super) fn is_full(&self) -> bool {
+        self.outbound.len() >= PEER_BACKLOG_MAX
+    }
+
+    /// Whether stopped publishers may go on: well below full, so that they do not stop at once again.
+    pub(super) fn has_room(&self) -> bool {
+        self.outbound.len() <= PEER_BACKLOG_MAX / 2
+    }
+
+    /// Acknowledges announcements of the peer up to `sequence`, in one envelope with an
+    /// acknowledgement that nothing has followed yet.
+    pub(super) fn acknowledge(&mut self, sequence: u64) {
+        if let Some(Envelope::InterestAck { sequence: last }) = self.outbound.back_mut() {
+            *last = sequence;
+        } else {
+            self.outbound.push_back(Envelope::InterestAck { sequence });
+        }
+    }
+}

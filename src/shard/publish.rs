@@ -1,0 +1,573 @@
+//! PUBLISH and its acknowledgements, in both directions, and the way of a message through the Router.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::clients::{Fanout, Member, Recipient, mark_dirty};
+use super::connection::Pause;
+use super::effects::Effects;
+use super::envelope::Envelope;
+use super::timers::Slot;
+use super::{Shard, Step};
+use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::message::{Message, MessageRef, QoS};
+use crate::router::{FilterKey, Pick, RetainedVersion, SharedTarget, Target};
+use crate::session::{Delivery, ProtocolError, ShareTag};
+use crate::time::Instant;
+use crate::topic::TopicName;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Routed {
+    Matched,
+    NoSubscribers,
+    /// The retained store is full.
+    QuotaExceeded,
+}
+
+impl Shard {
+    // HOT: per PUBLISH.
+    /// A PUBLISH from a Client.
+    ///
+    /// [`Step::Blocked`] if a ring has no room for it: the packet stays unread.
+    pub(super) fn handle_publish(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        if !publish.properties.subscription_identifiers.is_empty() {
+            return Err(ProtocolError::SubscriptionIdentifierFromClient);
+        }
+        // Nothing of the packet is taken while it cannot be forwarded: the Client waits in TCP.
+        if publish.qos != QoS::AtMostOnce && self.ring_is_full {
+            self.pause_for_ring(key);
+            return Ok(Step::Blocked);
+        }
+        let mut contiguous = Vec::new();
+        let properties = match publish.properties.forwarded.as_contiguous() {
+            Some(properties) => properties,
+            None => {
+                publish.properties.forwarded.copy_to(&mut contiguous);
+                &contiguous
+            }
+        };
+        let expires_at = publish
+            .properties
+            .message_expiry_interval_s
+            .map(|seconds| now.add_seconds(seconds.into()));
+        let mut message = MessageRef {
+            topic_name: publish.topic_name.as_bytes(),
+            properties,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expires_at,
+        };
+        // Taken out for the time of the call, because the name an alias stands for is borrowed.
+        let mut aliases = None;
+        if let Some(alias) = publish.properties.topic_alias {
+            let maximum = self.clients.limits.max_topic_alias;
+            let Some(connection) = self.clients.connections.get_mut(key) else {
+                return Ok(Step::Stop);
+            };
+            let aliases = aliases.insert(connection.inbound_aliases.take().unwrap_or_default());
+            if publish.topic_name.is_empty() {
+                message.topic_name = aliases.resolve(alias)?.as_bytes();
+            } else {
+                TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
+                aliases.set(alias, publish.topic_name, maximum)?;
+            }
+        } else {
+            TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
+        }
+        self.clients.counters.publish_received += 1;
+
+        match publish.packet_identifier {
+            None => {
+                self.route(message, Some(session), now, effects);
+            }
+            Some(packet_identifier) if publish.qos == QoS::AtLeastOnce => {
+                let routed = self.route(message, Some(session), now, effects);
+                self.acknowledge(key, effects, |version, out| {
+                    codec::encode_puback(version, packet_identifier, routed.reason_code(), out);
+                });
+            }
+            Some(packet_identifier) => {
+                let reason_code =
+                    self.receive_qos2(key, session, packet_identifier, message, now, effects)?;
+                self.acknowledge(key, effects, |version, out| {
+                    codec::encode_pubrec(version, packet_identifier, reason_code, out);
+                });
+            }
+        }
+        if aliases.is_some()
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.inbound_aliases = aliases;
+        }
+        Ok(Step::Continue)
+    }
+
+    /// A QoS 2 message is routed at its first PUBLISH and remembered until PUBREL.
+    fn receive_qos2(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        packet_identifier: PacketIdentifier,
+        message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<ReasonCode, ProtocolError> {
+        let receive_maximum = self.clients.limits.max_inflight_messages;
+        let is_v5 = self
+            .clients
+            .connections
+            .get(key)
+            .is_some_and(|c| c.version.is_v5());
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(ReasonCode::UnspecifiedError);
+        };
+        let inbound = &mut member.session.inbound;
+        if inbound.contains(packet_identifier) {
+            // A duplicate is acknowledged again but not routed again [MQTT-4.3.3-10].
+            return Ok(ReasonCode::Success);
+        }
+        // [MQTT-3.3.4-7]. A v3.1.1 Client has not been told a maximum; its identifiers are one.
+        if is_v5 && receive_maximum != 0 && inbound.len() >= usize::from(receive_maximum) {
+            return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
+        }
+        inbound.publish(packet_identifier);
+        let reason_code = self
+            .route(message, Some(session), now, effects)
+            .reason_code();
+        // A PUBREC of 0x80 or more ends the exchange: there will be no PUBREL [MQTT-4.3.3-4].
+        if reason_code.is_error()
+            && let Some(member) = self.clients.members.get_mut(session)
+        {
+            member.session.inbound.release(packet_identifier);
+        }
+        Ok(reason_code)
+    }
+
+    fn acknowledge(
+        &mut self,
+        key: ConnectionKey,
+        effects: &mut Effects,
+        encode: impl FnOnce(crate::message::ProtocolVersion, &mut Vec<u8>),
+    ) {
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            encode(connection.version, &mut connection.outbox);
+            mark_dirty(connection, key, effects);
+        }
+    }
+
+    /// PUBREL from a Client: the identifier is free again [MQTT-4.3.3-11].
+    pub(super) fn handle_pubrel(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        acknowledgement: &Acknowledgement<'_>,
+        effects: &mut Effects,
+    ) {
+        let packet_identifier = acknowledgement.packet_identifier;
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let known = member.session.inbound.release(packet_identifier);
+        let reason_code = if known {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
+        self.acknowledge(key, effects, |version, out| {
+            codec::encode_pubcomp(version, packet_identifier, reason_code, out);
+        });
+    }
+
+    /// PUBACK from a Client.
+    pub(super) fn handle_puback(
+        &mut self,
+        session: SessionKey,
+        acknowledgement: &Acknowledgement<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
+        if member
+            .session
+            .inflight
+            .puback(acknowledgement.packet_identifier)?
+        {
+            self.send_pending(session, now, effects);
+        }
+        Ok(())
+    }
+
+    /// PUBREC from a Client: PUBREL follows, unless the Client refused the message.
+    pub(super) fn handle_pubrec(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        acknowledgement: &Acknowledgement<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let packet_identifier = acknowledgement.packet_identifier;
+        let failed = acknowledgement.reason_code.is_error();
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
+        let known = member.session.inflight.pubrec(packet_identifier, failed)?;
+        if failed {
+            self.send_pending(session, now, effects);
+            return Ok(());
+        }
+        let reason_code = if known {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
+        self.acknowledge(key, effects, |version, out| {
+            codec::encode_pubrel(version, packet_identifier, reason_code, out);
+        });
+        Ok(())
+    }
+
+    /// PUBCOMP from a Client.
+    pub(super) fn handle_pubcomp(
+        &mut self,
+        session: SessionKey,
+        acknowledgement: &Acknowledgement<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return Ok(());
+        };
+        if member
+            .session
+            .inflight
+            .pubcomp(acknowledgement.packet_identifier)?
+        {
+            self.send_pending(session, now, effects);
+        }
+        Ok(())
+    }
+
+    // HOT: per PUBLISH.
+    /// Brings a message to everybody who wants it: local Sessions, other shards, one member of each
+    /// shared subscription, the retained store.
+    pub(super) fn route(
+        &mut self,
+        message: MessageRef<'_>,
+        publisher: Option<SessionKey>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Routed {
+        let topic_name = TopicName::from_validated(message.topic_name);
+        let mut owned = None;
+        let mut retained = None;
+        if message.retain {
+            if !self.retained_has_room(message) {
+                self.clients.counters.retained_refused += 1;
+                return Routed::QuotaExceeded;
+            }
+            self.clock += 1;
+            let version = RetainedVersion {
+                clock: self.clock,
+                shard: self.id,
+            };
+            let shared = Arc::new(Message::new(message));
+            self.apply_retained(&shared, version, now);
+            owned = Some(shared);
+            retained = Some(version);
+        }
+        let matches = self.router.matches(topic_name);
+        let mut fanout = self
+            .clients
+            .fanout(message, owned, matches.targets.len(), now);
+        for target in &matches.targets {
+            // [MQTT-3.8.3-3]
+            if target.no_local && publisher == Some(target.session) {
+                continue;
+            }
+            self.clients
+                .deliver(recipient(target, message.retain), &mut fanout, effects);
+        }
+        if retained.is_some() {
+            // Every replica needs it, whether or not the shard has subscribers.
+            for to in self.peer_ids() {
+                let deliver = matches.shards.contains(to);
+                let message = self.clients.own(&mut fanout);
+                self.post(
+                    to,
+                    Envelope::Publish {
+                        message,
+                        retained,
+                        deliver,
+                    },
+                );
+            }
+        } else if !matches.shards.is_empty() {
+            for to in matches.shards.iter() {
+                self.forward(to, message.qos, &mut fanout, |message| Envelope::Publish {
+                    message,
+                    retained: None,
+                    deliver: true,
+                });
+            }
+        }
+        for &group in &matches.groups {
+            match self.router.pick(group) {
+                Some(Pick::Local(target)) => {
+                    self.clients.deliver(
+                        shared_recipient(&target, message.retain),
+                        &mut fanout,
+                        effects,
+                    );
+                }
+                Some(Pick::Remote(to, filter)) => {
+                    self.forward(to, message.qos, &mut fanout, |message| {
+                        Envelope::PublishShared { message, filter }
+                    });
+                }
+                None => {}
+            }
+        }
+        self.clients.end_fanout(fanout);
+        if matches.is_empty() {
+            Routed::NoSubscribers
+        } else {
+            Routed::Matched
+        }
+    }
+
+    /// Sends to one shard. A full ring drops QoS 0; publishers of QoS 1 and 2 were stopped before it
+    /// came to that.
+    fn forward(
+        &mut self,
+        to: ShardId,
+        qos: QoS,
+        fanout: &mut Fanout<'_>,
+        envelope: impl FnOnce(Arc<Message>) -> Envelope,
+    ) {
+        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full() {
+            self.clients.counters.dropped_ring_full += 1;
+            return;
+        }
+        let message = self.clients.own(fanout);
+        self.post(to, envelope(message));
+    }
+
+    /// A message from another shard, for its replica and its local subscribers.
+    pub(super) fn handle_forwarded(
+        &mut self,
+        message: Arc<Message>,
+        retained: Option<RetainedVersion>,
+        deliver: bool,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if let Some(version) = retained {
+            self.observe_clock(version.shard, version.clock);
+            self.apply_retained(&message, version, now);
+        }
+        if !deliver {
+            return;
+        }
+        let matches = self
+            .router
+            .matches(TopicName::from_validated(message.topic_name()));
+        let view = message.as_ref().as_ref();
+        let mut fanout =
+            self.clients
+                .fanout(view, Some(message.clone()), matches.targets.len(), now);
+        for target in &matches.targets {
+            self.clients
+                .deliver(recipient(target, view.retain), &mut fanout, effects);
+        }
+        self.clients.end_fanout(fanout);
+    }
+
+    /// A message from another shard for one member of a shared subscription.
+    pub(super) fn handle_forwarded_shared(
+        &mut self,
+        message: &Arc<Message>,
+        filter: &Arc<[u8]>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        match self.router.pick_local(filter) {
+            Some(target) => self.deliver_shared(message, &target, now, effects),
+            // The last member here left while the message was on its way; another shard may have one.
+            None => {
+                if let Some(Pick::Remote(to, filter)) = self.router.pick_by_text(filter) {
+                    let message = message.clone();
+                    self.post(to, Envelope::PublishShared { message, filter });
+                }
+            }
+        }
+    }
+
+    fn deliver_shared(
+        &mut self,
+        message: &Arc<Message>,
+        target: &SharedTarget,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let view = message.as_ref().as_ref();
+        let mut fanout = self.clients.fanout(view, Some(message.clone()), 1, now);
+        self.clients
+            .deliver(shared_recipient(target, view.retain), &mut fanout, effects);
+        self.clients.end_fanout(fanout);
+    }
+
+    /// Gives what a leaving Session had not delivered of its shared subscriptions to other members.
+    /// A QoS 2 message whose PUBLISH was sent stays with it [MQTT-4.8.2-5].
+    pub(super) fn hand_on_all(
+        &mut self,
+        session: SessionKey,
+        member: &mut Member,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let inflight = member.session.inflight.take_published();
+        let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
+        let queued = std::mem::take(&mut member.session.queue);
+        for delivery in unacknowledged.chain(queued) {
+            self.hand_on(session, &delivery, now, effects);
+        }
+    }
+
+    /// Gives what waits in the queue of `session` for the shared subscription `filter` to others.
+    pub(super) fn hand_on_queued(
+        &mut self,
+        session: SessionKey,
+        filter: FilterKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let share = Some(ShareTag(filter.0));
+        if !member
+            .session
+            .queue
+            .iter()
+            .any(|delivery| delivery.share == share)
+        {
+            return;
+        }
+        let queue = std::mem::take(&mut member.session.queue);
+        let (leaving, staying): (Vec<_>, Vec<_>) = queue
+            .into_iter()
+            .partition(|delivery| delivery.share == share);
+        member.session.queue = staying.into();
+        for delivery in &leaving {
+            self.hand_on(session, delivery, now, effects);
+        }
+    }
+
+    fn hand_on(
+        &mut self,
+        session: SessionKey,
+        delivery: &Delivery,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(ShareTag(filter)) = delivery.share else {
+            return;
+        };
+        let filter = FilterKey(filter);
+        match self.router.pick_other(filter, session) {
+            Some(Pick::Local(target)) => {
+                self.deliver_shared(&delivery.message, &target, now, effects);
+            }
+            Some(Pick::Remote(to, filter)) => {
+                let envelope = Envelope::PublishShared {
+                    message: delivery.message.clone(),
+                    filter,
+                };
+                self.post(to, envelope);
+            }
+            None => return,
+        }
+        self.clients.counters.shared_handed_on += 1;
+    }
+
+    /// Whether the store takes this retained message: one that replaces or clears always fits.
+    fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
+        message.payload.is_empty()
+            || self.router.retained_count() < self.clients.limits.max_retained_messages
+            || self
+                .router
+                .retained(TopicName::from_validated(message.topic_name))
+                .is_some()
+    }
+
+    /// Takes a retained message into this shard's replica.
+    fn apply_retained(&mut self, message: &Arc<Message>, version: RetainedVersion, now: Instant) {
+        if self.router.retain(message, version) {
+            self.retained_changes += 1;
+        }
+        if self.router.tombstone_count() > 0 {
+            if self.peers.len() == 1 {
+                self.router.forget_tombstones_below(u64::MAX);
+            } else {
+                self.timers
+                    .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
+            }
+        }
+    }
+
+    pub(super) fn pause_for_ring(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.clients.connections.get_mut(key)
+            && !connection.pause.contains(Pause::RING)
+        {
+            connection.pause.set(Pause::RING);
+            self.clients.counters.paused_ring_full += 1;
+            self.waiting_for_ring.push(key);
+        }
+    }
+}
+
+impl Routed {
+    fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::Matched => ReasonCode::Success,
+            Self::NoSubscribers => ReasonCode::NoMatchingSubscribers,
+            Self::QuotaExceeded => ReasonCode::QuotaExceeded,
+        }
+    }
+}
+
+fn recipient(target: &Target, retain: bool) -> Recipient<'_> {
+    Recipient {
+        session: target.session,
+        qos: target.qos,
+        // Cleared for an established subscription unless it asks for it [MQTT-3.3.1-12]
+        // [MQTT-3.3.1-13].
+        retain: retain && target.retain_as_published,
+        share: None,
+        subscription_identifiers: &target.subscription_identifiers,
+    }
+}
+
+fn shared_recipient(target: &SharedTarget, retain: bool) -> Recipient<'_> {
+    Recipient {
+        session: target.session,
+        qos: target.qos,
+        retain: retain && target.retain_as_published,
+        share: Some(ShareTag(target.filter.0)),
+        subscription_identifiers: target.subscription_identifier.as_slice(),
+    }
+}

@@ -1,0 +1,389 @@
+//! SUBSCRIBE and UNSUBSCRIBE, the interest barrier between them and SUBACK, and retained replay.
+//!
+//! The first local subscription to a filter is announced to all shards, and SUBACK waits until each
+//! of them has acknowledged it. While it waits the Client is not read, so its packets keep their
+//! order; deliveries to it go on.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::clients::{SubscriptionKind, mark_dirty};
+use super::connection::{Pause, Replay, ReplayItem};
+use super::effects::Effects;
+use super::envelope::Envelope;
+use super::timers::Slot;
+use super::{Shard, Step};
+use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, Unsubscribe};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::message::QoS;
+use crate::router::{FilterKey, Interest};
+use crate::session::ProtocolError;
+use crate::time::Instant;
+use crate::topic::{TopicFilter, TopicName};
+
+/// A SUBACK that waits for other shards.
+#[derive(Debug)]
+pub(super) struct Barrier {
+    /// The announcement that all shards must have acknowledged.
+    sequence: u64,
+    connection: ConnectionKey,
+    answer: Answer,
+}
+
+/// What follows the barrier.
+#[derive(Debug)]
+struct Answer {
+    packet_identifier: PacketIdentifier,
+    codes: SmallVec<[ReasonCode; 4]>,
+    replays: SmallVec<[ReplayRequest; 1]>,
+}
+
+/// Retained messages a subscription asked for.
+#[derive(Debug)]
+struct ReplayRequest {
+    filter: FilterKey,
+    qos: QoS,
+    subscription_identifier: Option<NonZeroU32>,
+}
+
+impl Shard {
+    pub(super) fn handle_subscribe(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        subscribe: &Subscribe<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        if self.ring_is_full {
+            self.pause_for_ring(key);
+            return Ok(Step::Blocked);
+        }
+        // All or nothing: a malformed filter ends the connection before any of them is in force.
+        for (filter, _) in subscribe.filters() {
+            TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
+        }
+        let mut answer = Answer {
+            packet_identifier: subscribe.packet_identifier,
+            codes: SmallVec::new(),
+            replays: SmallVec::new(),
+        };
+        for (filter, options) in subscribe.filters() {
+            let Ok(filter) = TopicFilter::new(filter) else {
+                continue;
+            };
+            let Some(member) = self.clients.members.get_mut(session) else {
+                break;
+            };
+            let known = self
+                .router
+                .find(&filter)
+                .is_some_and(|filter| member.subscriptions.contains_key(&filter));
+            if !known && member.subscriptions.len() >= self.clients.limits.max_subscriptions {
+                self.clients.counters.subscriptions_refused += 1;
+                answer.codes.push(ReasonCode::QuotaExceeded);
+                continue;
+            }
+            let is_shared = filter.share_group().is_some();
+            let subscribed = self.router.subscribe(
+                &filter,
+                session,
+                options,
+                subscribe.subscription_identifier,
+                true,
+            );
+            let kind = if is_shared {
+                SubscriptionKind::Shared
+            } else {
+                SubscriptionKind::Own
+            };
+            member.subscriptions.insert(subscribed.filter, kind);
+            let wants_retained = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => !subscribed.existed,
+                RetainHandling::DoNotSend => false,
+            };
+            // A new shared subscription is sent no retained messages [MQTT-4.8.2].
+            if wants_retained && !is_shared {
+                answer.replays.push(ReplayRequest {
+                    filter: subscribed.filter,
+                    qos: options.qos,
+                    subscription_identifier: subscribe.subscription_identifier,
+                });
+            }
+            answer.codes.push(ReasonCode::granted(options.qos));
+            if subscribed.announce {
+                self.announce(subscribed.filter);
+            }
+        }
+        if self.announcements_are_in_force(self.announced) {
+            self.answer(key, answer, now, effects);
+            return Ok(Step::Continue);
+        }
+        // Waits for every announcement so far: another Client's to the same filter may be under way.
+        self.barriers.push_back(Barrier {
+            sequence: self.announced,
+            connection: key,
+            answer,
+        });
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.pause.set(Pause::BARRIER);
+        }
+        Ok(Step::Continue)
+    }
+
+    /// SUBACK, then the retained messages: read from this shard's replica after the barrier, so that
+    /// no value falls between "retained" and "live" [MQTT-3.8.4-1].
+    fn answer(&mut self, key: ConnectionKey, answer: Answer, now: Instant, effects: &mut Effects) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let Some(session) = connection.session() else {
+            return;
+        };
+        codec::encode_suback(
+            connection.version,
+            answer.packet_identifier,
+            &answer.codes,
+            &mut connection.outbox,
+        );
+        mark_dirty(connection, key, effects);
+        if self.router.retained_count() == 0 || answer.replays.is_empty() {
+            return;
+        }
+        let changes = self.retained_changes;
+        // Items of an earlier subscription stay checked against changes since they were looked up.
+        let mut replay = connection.replay.take().unwrap_or_else(|| {
+            Box::new(Replay {
+                items: VecDeque::new(),
+                store_changes: changes,
+            })
+        });
+        for request in &answer.replays {
+            let text = self.router.filter_arc(request.filter);
+            self.router
+                .for_each_retained(&TopicFilter::from_validated(&text), now, |message| {
+                    replay.items.push_back(ReplayItem {
+                        message: message.clone(),
+                        filter: request.filter,
+                        qos: request.qos,
+                        subscription_identifier: request.subscription_identifier,
+                    });
+                });
+        }
+        if replay.items.is_empty() {
+            return;
+        }
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.replay = Some(replay);
+        }
+        self.send_pending(session, now, effects);
+    }
+
+    /// Sends what waits for `session`: its queue, then retained messages of new subscriptions.
+    pub(super) fn send_pending(
+        &mut self,
+        session: SessionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.clients.send_queued(session, now, effects);
+        let key = self
+            .clients
+            .members
+            .get(session)
+            .and_then(|member| member.session.connection);
+        let Some(key) = key else { return };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let Some(mut replay) = connection.replay.take() else {
+            return;
+        };
+        while let Some(item) = replay.items.front() {
+            // A value that changed since it was looked up was delivered as it changed; sending the
+            // old one now would turn their order round.
+            let is_current = replay.store_changes == self.retained_changes
+                || self
+                    .router
+                    .retained(TopicName::from_validated(item.message.topic_name()))
+                    .is_some_and(|(current, _)| Arc::ptr_eq(current, &item.message));
+            if is_current && !self.clients.send_retained(key, item, now, effects) {
+                break;
+            }
+            replay.items.pop_front();
+        }
+        if !replay.items.is_empty()
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.replay = Some(replay);
+        }
+    }
+
+    pub(super) fn handle_unsubscribe(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        unsubscribe: &Unsubscribe<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        if self.ring_is_full {
+            self.pause_for_ring(key);
+            return Ok(Step::Blocked);
+        }
+        for filter in unsubscribe.filters() {
+            TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
+        }
+        let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
+        for filter in unsubscribe.filters() {
+            let Ok(filter) = TopicFilter::new(filter) else {
+                continue;
+            };
+            let Some(member) = self.clients.members.get_mut(session) else {
+                break;
+            };
+            let removed = self
+                .router
+                .find(&filter)
+                .and_then(|filter| Some((filter, member.subscriptions.remove(&filter)?)));
+            let Some((filter, kind)) = removed else {
+                codes.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            };
+            codes.push(ReasonCode::Success);
+            if kind == SubscriptionKind::Shared {
+                self.hand_on_queued(session, filter, now, effects);
+            }
+            if let Some(connection) = self.clients.connections.get_mut(key)
+                && let Some(replay) = &mut connection.replay
+            {
+                replay.items.retain(|item| item.filter != filter);
+            }
+            self.unsubscribe_from(filter, session);
+        }
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            let identifier = unsubscribe.packet_identifier;
+            codec::encode_unsuback(
+                connection.version,
+                identifier,
+                &codes,
+                &mut connection.outbox,
+            );
+            mark_dirty(connection, key, effects);
+        }
+        Ok(Step::Continue)
+    }
+
+    /// Takes one subscription out of the Router; other shards are told and not waited for.
+    pub(super) fn unsubscribe_from(&mut self, filter: FilterKey, session: SessionKey) {
+        if let Some(unsubscribed) = self.router.unsubscribe(filter, session)
+            && unsubscribed.announce
+        {
+            self.broadcast_interest(&unsubscribed.text, unsubscribed.interest);
+        }
+    }
+
+    /// Tells every shard what this one wants of `filter` from now on.
+    pub(super) fn announce(&mut self, filter: FilterKey) {
+        let text = self.router.filter_arc(filter);
+        let interest = self.router.interest(filter);
+        self.broadcast_interest(&text, interest);
+    }
+
+    fn broadcast_interest(&mut self, filter: &Arc<[u8]>, interest: Interest) {
+        if self.peers.len() == 1 {
+            return;
+        }
+        self.announced += 1;
+        let sequence = self.announced;
+        for to in self.peer_ids() {
+            self.post(
+                to,
+                Envelope::Interest {
+                    sequence,
+                    filter: filter.clone(),
+                    interest,
+                },
+            );
+        }
+    }
+
+    fn announcements_are_in_force(&self, sequence: u64) -> bool {
+        self.peer_ids()
+            .all(|peer| self.peers[peer.index()].acknowledged >= sequence)
+    }
+
+    /// Another shard's interest changed.
+    pub(super) fn handle_interest(
+        &mut self,
+        from: ShardId,
+        sequence: u64,
+        filter: &[u8],
+        interest: Interest,
+    ) {
+        // Our own shards send only what they parsed themselves.
+        let text = std::str::from_utf8(filter).expect("an announced filter is UTF-8");
+        let filter = TopicFilter::new(text).expect("an announced filter is valid");
+        self.router.set_interest(from, &filter, interest);
+        self.peers[from.index()].acknowledge(sequence);
+    }
+
+    /// Another shard has our announcements up to `sequence` in force: SUBACKs may leave.
+    pub(super) fn handle_interest_ack(
+        &mut self,
+        from: ShardId,
+        sequence: u64,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.peers[from.index()].acknowledged = sequence;
+        while let Some(barrier) = self.barriers.front() {
+            if !self.announcements_are_in_force(barrier.sequence) {
+                break;
+            }
+            let Some(barrier) = self.barriers.pop_front() else {
+                break;
+            };
+            self.answer(barrier.connection, barrier.answer, now, effects);
+            self.resume(barrier.connection, Pause::BARRIER, effects);
+        }
+    }
+
+    /// Asks all shards for their clocks, to learn which tombstones nobody can need any more.
+    pub(super) fn request_clocks(&mut self, now: Instant) {
+        if self.router.tombstone_count() == 0 {
+            return;
+        }
+        let clock = self.clock;
+        for to in self.peer_ids() {
+            self.post(to, Envelope::ClockRequest { clock });
+        }
+        self.timers
+            .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
+    }
+
+    /// A peer will make no retained version at or below `clock`.
+    pub(super) fn handle_clock(&mut self, from: ShardId, clock: u64) {
+        self.observe_clock(from, clock);
+        let seen = self
+            .peer_ids()
+            .map(|peer| self.peers[peer.index()].clock)
+            .min();
+        if let Some(seen) = seen {
+            self.router.forget_tombstones_below(seen.saturating_add(1));
+        }
+    }
+
+    /// Lamport's rule: our clock is never behind one we have heard of.
+    pub(super) fn observe_clock(&mut self, from: ShardId, clock: u64) {
+        self.clock = self.clock.max(clock);
+        let peer = &mut self.peers[from.index()];
+        peer.clock = peer.clock.max(clock);
+    }
+}

@@ -1,0 +1,109 @@
+//! Deadlines of connections and Sessions.
+//!
+//! A slot has one armed time, which only moves closer. When it fires the owner looks at its real
+//! deadline and arms again, so a packet that puts a Keep Alive off costs nothing here, and slots
+//! that are used again do not pile up entries.
+
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::time::Instant;
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Slot {
+    Connection(u32),
+    Session(u32),
+    /// Tombstones of retained messages that all shards may have seen by now.
+    Tombstones,
+}
+
+const UNARMED: Instant = Instant::from_nanos(u64::MAX);
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, Slot)>>,
+    connections: Vec<Instant>,
+    sessions: Vec<Instant>,
+    tombstones: Instant,
+}
+
+impl Timers {
+    pub(super) fn new() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            connections: Vec::new(),
+            sessions: Vec::new(),
+            tombstones: UNARMED,
+        }
+    }
+
+    fn armed(&mut self, slot: Slot) -> &mut Instant {
+        let (table, index) = match slot {
+            Slot::Connection(index) => (&mut self.connections, index as usize),
+            Slot::Session(index) => (&mut self.sessions, index as usize),
+            Slot::Tombstones => return &mut self.tombstones,
+        };
+        if table.len() <= index {
+            table.resize(index + 1, UNARMED);
+        }
+        &mut table[index]
+    }
+
+    /// Sees to it that `slot` fires at `at` or before.
+    pub(super) fn arm(&mut self, slot: Slot, at: Instant) {
+        let armed = self.armed(slot);
+        if at < *armed {
+            *armed = at;
+            self.heap.push(Reverse((at, slot)));
+        }
+    }
+
+    /// The next slot whose time has come.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Slot> {
+        while let Some(&Reverse((at, slot))) = self.heap.peek() {
+            if at > now {
+                return None;
+            }
+            self.heap.pop();
+            let armed = self.armed(slot);
+            // An entry that an earlier one has overtaken is not the armed one.
+            if *armed == at {
+                *armed = UNARMED;
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// When [`Timers::pop_due`] is next worth a call.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.heap.peek().map(|&Reverse((at, _))| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> Instant {
+        Instant::from_nanos(nanos)
+    }
+
+    #[test]
+    fn arming_later_than_armed_adds_nothing_and_earlier_overtakes() {
+        let mut timers = Timers::new();
+        timers.arm(Slot::Connection(3), at(50));
+        timers.arm(Slot::Connection(3), at(90));
+        timers.arm(Slot::Connection(3), at(20));
+        timers.arm(Slot::Session(3), at(30));
+        assert_eq!(timers.next_deadline(), Some(at(20)));
+        assert_eq!(timers.pop_due(at(19)), None);
+        assert_eq!(timers.pop_due(at(60)), Some(Slot::Connection(3)));
+        assert_eq!(timers.pop_due(at(60)), Some(Slot::Session(3)));
+        assert_eq!(timers.pop_due(at(60)), None);
+        assert_eq!(timers.next_deadline(), None);
+    }
+}
