@@ -31,6 +31,8 @@ pub struct Counters {
     pub dropped_packet_too_large: u64,
     /// Retained messages refused: the store was full.
     pub retained_refused: u64,
+    /// Retained messages removed because their lifetime was over.
+    pub retained_expired: u64,
     /// Subscriptions refused: the Session had `max_subscriptions`.
     pub subscriptions_refused: u64,
     /// Times a publisher was not read because a ring was full.

@@ -269,17 +269,28 @@ impl Clients {
                 self.counters.dropped_packet_too_large += 1;
             }
         } else {
-            self.enqueue(recipient.session, delivery);
+            let now = fanout.now;
+            self.enqueue(recipient.session, delivery, now);
         }
     }
 
-    /// Puts a delivery behind what waits for `session`; beyond `max_queued_messages` it is dropped.
-    pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery) {
+    /// Puts a delivery behind what waits for `session`; beyond `max_queued_messages` it is dropped,
+    /// unless what is first in the queue has expired and makes room.
+    pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery, now: Instant) {
         let Some(member) = self.members.get_mut(session) else {
             return;
         };
-        if member.session.queue.len() < self.limits.max_queued_messages {
-            member.session.queue.push_back(delivery);
+        let queue = &mut member.session.queue;
+        let queued_max = self.limits.max_queued_messages;
+        while queue.len() >= queued_max
+            && let Some(first) = queue.front()
+            && first.message.is_expired(now)
+        {
+            queue.pop_front();
+            self.counters.dropped_expired += 1;
+        }
+        if queue.len() < queued_max {
+            queue.push_back(delivery);
         } else {
             self.counters.dropped_queue_full += 1;
         }

@@ -416,13 +416,18 @@ impl Shard {
         if let Some(deadline) = state.deadline() {
             self.timers.arm(Slot::Session(session.index), deadline);
         }
-        self.keep_replay(session, connection);
+        self.keep_replay(session, connection, now);
         self.set_members_online(session, false);
         self.handle_session_deadline(session, now, effects);
     }
 
     /// QoS 1 and 2 messages a new subscription was still owed join the queue of a Session that stays.
-    fn keep_replay(&mut self, session: SessionKey, connection: Option<ConnectionKey>) {
+    fn keep_replay(
+        &mut self,
+        session: SessionKey,
+        connection: Option<ConnectionKey>,
+        now: Instant,
+    ) {
         let replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
             .and_then(|connection| connection.replay.take());
@@ -441,6 +446,7 @@ impl Shard {
                             .into_iter()
                             .collect(),
                     },
+                    now,
                 );
             }
         }

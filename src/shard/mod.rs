@@ -54,6 +54,9 @@ use crate::time::Instant;
 /// How long a tombstone waits before the other shards are asked whether it is still needed.
 const TOMBSTONE_AGE: Duration = Duration::from_secs(1);
 
+/// Time between two rounds of removing expired retained messages.
+const RETAINED_EXPIRY_PAUSE: Duration = Duration::from_millis(1);
+
 /// How far one packet brought its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
@@ -397,6 +400,7 @@ impl Shard {
                     }
                 }
                 Slot::Tombstones => self.request_clocks(now),
+                Slot::RetainedExpiry => self.expire_retained(now),
             }
         }
     }

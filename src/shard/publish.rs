@@ -43,8 +43,9 @@ impl Shard {
         if !publish.properties.subscription_identifiers.is_empty() {
             return Err(ProtocolError::SubscriptionIdentifierFromClient);
         }
-        // Nothing of the packet is taken while it cannot be forwarded: the Client waits in TCP.
-        if publish.qos != QoS::AtMostOnce && self.ring_is_full {
+        // Nothing of the packet is taken while it cannot be forwarded: the Client waits in TCP. A
+        // retained message of any QoS must reach every replica, so it waits too.
+        if (publish.qos != QoS::AtMostOnce || publish.retain) && self.ring_is_full {
             self.pause_for_ring(key);
             return Ok(Step::Blocked);
         }
@@ -519,6 +520,9 @@ impl Shard {
         if self.router.retain(message, version) {
             self.retained_changes += 1;
         }
+        if let Some(at) = self.router.next_retained_expiry() {
+            self.timers.arm(Slot::RetainedExpiry, at);
+        }
         if self.router.tombstone_count() > 0 {
             if self.peers.len() == 1 {
                 self.router.forget_tombstones_below(u64::MAX);
@@ -526,6 +530,22 @@ impl Shard {
                 self.timers
                     .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
             }
+        }
+    }
+
+    /// Drops retained messages whose lifetime is over, some at a time so that the shard stays quick.
+    pub(super) fn expire_retained(&mut self, now: Instant) {
+        const EXPIRED_A_TURN: usize = 256;
+        let expired = self.router.expire_retained(now, EXPIRED_A_TURN);
+        if expired > 0 {
+            self.retained_changes += 1;
+            self.clients.counters.retained_expired += expired as u64;
+        }
+        if let Some(at) = self.router.next_retained_expiry() {
+            self.timers.arm(
+                Slot::RetainedExpiry,
+                at.max(now + super::RETAINED_EXPIRY_PAUSE),
+            );
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) enum Slot {
     Session(u32),
     /// Tombstones of retained messages that all shards may have seen by now.
     Tombstones,
+    /// The retained message that expires next.
+    RetainedExpiry,
 }
 
 const UNARMED: Instant = Instant::from_nanos(u64::MAX);
@@ -28,6 +30,7 @@ pub(super) struct Timers {
     connections: Vec<Instant>,
     sessions: Vec<Instant>,
     tombstones: Instant,
+    retained_expiry: Instant,
 }
 
 impl Timers {
@@ -37,6 +40,7 @@ impl Timers {
             connections: Vec::new(),
             sessions: Vec::new(),
             tombstones: UNARMED,
+            retained_expiry: UNARMED,
         }
     }
 
@@ -45,6 +49,7 @@ impl Timers {
             Slot::Connection(index) => (&mut self.connections, index as usize),
             Slot::Session(index) => (&mut self.sessions, index as usize),
             Slot::Tombstones => return &mut self.tombstones,
+            Slot::RetainedExpiry => return &mut self.retained_expiry,
         };
         if table.len() <= index {
             table.resize(index + 1, UNARMED);
