@@ -4,12 +4,16 @@
 //! out-queues, out-queues become bytes. Each hop is a module that can be read alone; imports point
 //! down only. `src/ARCHITECTURE.md` is the map.
 
+pub mod cli;
 pub mod codec;
 pub mod key;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod net;
+pub mod ring;
 pub mod router;
+pub mod runtime;
 pub mod session;
 pub mod shard;
 pub mod time;

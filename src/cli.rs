@@ -1,0 +1,77 @@
+//! The command line.
+
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use std::net::IpAddr;
+
+/// Exit status for arguments that make no sense, as Mosquitto's.
+pub const EXIT_BAD_ARGUMENTS: u8 = 3;
+
+/// An MQTT 3.1, 3.1.1 and 5.0 broker: one shard per core, io_uring, nothing shared on the way.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fastmq", version)]
+pub struct Arguments {
+    /// Number of shards, each on a core of its own [default: one for each CPU the process may use]
+    #[arg(long, value_name = "N")]
+    pub cores: Option<usize>,
+
+    /// Port to listen on; 0 lets the system choose
+    #[arg(short, long, default_value_t = 1883)]
+    pub port: u16,
+
+    /// Address to listen on; may be given more than once [default: 127.0.0.1 and ::1]
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Vec<IpAddr>,
+
+    /// Allow more shards than CPUs, which are then not pinned
+    #[arg(long)]
+    pub oversubscribe: bool,
+
+    /// Log more
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl Arguments {
+    /// Parses the process's arguments. On bad ones, and for help and version, says what is to be
+    /// said and gives the exit status.
+    ///
+    /// # Errors
+    /// The exit status.
+    pub fn parse_process() -> Result<Self, u8> {
+        Self::try_parse().map_err(|error| {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => EXIT_BAD_ARGUMENTS,
+            }
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_standard_port_and_loopback() {
+        let arguments = Arguments::try_parse_from(["fastmq"]).unwrap();
+        assert_eq!(arguments.port, 1883);
+        assert!(arguments.bind.is_empty());
+        assert_eq!(arguments.cores, None);
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused() {
+        assert!(Arguments::try_parse_from(["fastmq", "--frobnicate"]).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! Buffers that wander between connections, so that only the busy ones hold any.
+//!
+//! Two sizes, so that a connection that sends a little does not end up with the buffer of one that
+//! sends a lot.
+
+#![forbid(unsafe_code)]
+
+/// Below it a buffer counts as small.
+pub(super) const SMALL_MAX: usize = 4 * 1024;
+/// A larger buffer goes back to the allocator.
+const LARGE_MAX: usize = 256 * 1024;
+/// What is kept of either kind, bytes.
+const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+struct Shelf {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Shelf {
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn put(&mut self, buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= KEPT_BYTES_MAX {
+            self.bytes += buffer.capacity();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+/// The spare buffers of one shard.
+#[derive(Debug, Default)]
+pub(super) struct BufferPool {
+    small: Shelf,
+    large: Shelf,
+}
+
+impl BufferPool {
+    /// An empty buffer for about `size_hint` bytes; without capacity if there is none to spare.
+    pub(super) fn take(&mut self, size_hint: usize) -> Vec<u8> {
+        if size_hint < SMALL_MAX {
+            self.small.take()
+        } else {
+            self.large.take()
+        }
+    }
+
+    /// Takes a buffer back, whatever it holds.
+    pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        match buffer.capacity() {
+            0 => {}
+            capacity if capacity < SMALL_MAX => self.small.put(buffer),
+            capacity if capacity <= LARGE_MAX => self.large.put(buffer),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_empty_and_by_size() {
+        let mut pool = BufferPool::default();
+        assert_eq!(pool.take(0).capacity(), 0);
+        pool.put(vec![1; 100]);
+        pool.put(vec![1; 10_000]);
+        pool.put(vec![1; LARGE_MAX + 1]);
+        let large = pool.take(10_000);
+        assert!(large.is_empty() && large.capacity() >= 10_000);
+        assert_eq!(pool.take(10_000).capacity(), 0);
+        let small = pool.take(10);
+        assert!(small.is_empty() && (100..SMALL_MAX).contains(&small.capacity()));
+    }
+
+    #[test]
+    fn kept_bytes_are_bounded() {
+        let mut pool = BufferPool::default();
+        for _ in 0..100 {
+            pool.put(Vec::with_capacity(LARGE_MAX));
+        }
+        assert_eq!(pool.large.buffers.len(), KEPT_BYTES_MAX / LARGE_MAX);
+    }
+}

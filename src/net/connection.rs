@@ -1,0 +1,244 @@
+//! The table of sockets: what is under way on each, and what it could not take yet.
+
+#![forbid(unsafe_code)]
+
+use super::uring::{Operation, Token};
+use crate::key::ConnectionKey;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// A connection on its way from the shard that accepted it to the shard that owns it.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The socket; nothing is under way on it.
+    pub socket: OwnedFd,
+    /// What was received, from the first byte of CONNECT on.
+    pub bytes: Vec<u8>,
+}
+
+/// What is true of a connection, one bit each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct State(u16);
+
+impl State {
+    /// A receive is under way: its last completion has not been seen.
+    pub(super) const RECEIVING: Self = Self(1 << 0);
+    /// That receive has been cancelled.
+    pub(super) const CANCELLED: Self = Self(1 << 1);
+    /// A poll for room in the socket is under way.
+    pub(super) const POLLING: Self = Self(1 << 2);
+    /// `unsent` is not empty.
+    pub(super) const BLOCKED: Self = Self(1 << 3);
+    /// More output came while blocked.
+    pub(super) const DIRTY: Self = Self(1 << 4);
+    /// Consumed a packet here, so it will not be handed over any more: receives until told otherwise.
+    pub(super) const SETTLED: Self = Self(1 << 5);
+    /// The core does not want more of it for now.
+    pub(super) const PAUSED: Self = Self(1 << 6);
+    /// The core has done with it. What is unsent is sent, what arrives is discarded.
+    pub(super) const CLOSING: Self = Self(1 << 7);
+    /// Everything was sent and the peer has been told that nothing will follow.
+    pub(super) const SHUT: Self = Self(1 << 8);
+    /// The peer will send nothing more.
+    pub(super) const ENDED: Self = Self(1 << 9);
+    /// The socket is useless: it is closed once nothing is under way on it.
+    pub(super) const BROKEN: Self = Self(1 << 10);
+    /// The core holds a buffer with capacity for its output.
+    pub(super) const WARM: Self = Self(1 << 11);
+    /// That buffer was used since somebody last looked.
+    pub(super) const USED: Self = Self(1 << 12);
+    /// Its last output was large.
+    pub(super) const LARGE: Self = Self(1 << 13);
+    /// A send of `unsent` is under way, until the end of this turn.
+    pub(super) const SENDING: Self = Self(1 << 14);
+    /// The socket has failed: nothing can be sent either.
+    pub(super) const FAILED: Self = Self(1 << 15);
+
+    #[inline]
+    pub(super) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    #[inline]
+    pub(super) const fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    #[inline]
+    pub(super) const fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    pub(super) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One socket.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    socket: Option<OwnedFd>,
+    generation: u32,
+    pub(super) state: State,
+    /// What the core calls it, until it is handed over or dead there.
+    pub(super) key: Option<ConnectionKey>,
+    /// Received and not consumed: the start of a packet, or anything while paused.
+    pub(super) held: Vec<u8>,
+    /// Taken from the core and not accepted by the socket, from `unsent_offset` on.
+    pub(super) unsent: Vec<u8>,
+    pub(super) unsent_offset: usize,
+}
+
+// A million idle connections should cost less than the kernel needs for ten thousand of them.
+const _: () = assert!(size_of::<Connection>() <= 96);
+
+impl Connection {
+    /// The socket's descriptor.
+    ///
+    /// # Panics
+    /// If the slot is free.
+    #[inline]
+    pub(super) fn fd(&self) -> RawFd {
+        match &self.socket {
+            Some(socket) => socket.as_raw_fd(),
+            None => panic!("a free slot of the connection table has no socket"),
+        }
+    }
+
+    /// The socket.
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
+    }
+
+    /// Bytes taken from the core that the socket has not accepted.
+    pub(super) fn unsent_size(&self) -> usize {
+        self.unsent.len() - self.unsent_offset
+    }
+}
+
+/// All sockets of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    slots: Vec<Connection>,
+    free: Vec<u32>,
+    /// Slot of the connection that the core calls by this index.
+    slots_by_key: Vec<u32>,
+}
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+impl Connections {
+    pub(super) fn insert(&mut self, socket: OwnedFd, key: ConnectionKey) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Connection::default());
+            (self.slots.len() - 1) as u32
+        });
+        let connection = &mut self.slots[slot as usize];
+        connection.socket = Some(socket);
+        connection.key = Some(key);
+        let index = key.index as usize;
+        if index >= self.slots_by_key.len() {
+            self.slots_by_key.resize(index + 1, NONE);
+        }
+        self.slots_by_key[index] = slot;
+        slot
+    }
+
+    /// Takes the socket out and frees the slot.
+    ///
+    /// Nothing may be under way on it. Does nothing to a slot that is free.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<OwnedFd> {
+        let connection = &mut self.slots[slot as usize];
+        let socket = connection.socket.take()?;
+        debug_assert!(!connection.state.has(State::RECEIVING.or(State::POLLING)));
+        *connection = Connection {
+            generation: connection.generation.wrapping_add(1),
+            ..Connection::default()
+        };
+        self.free.push(slot);
+        Some(socket)
+    }
+
+    #[inline]
+    pub(super) fn get(&mut self, slot: u32) -> &mut Connection {
+        &mut self.slots[slot as usize]
+    }
+
+    /// The slot of the connection that the core calls `key`.
+    #[inline]
+    pub(super) fn find(&self, key: ConnectionKey) -> Option<u32> {
+        let slot = *self.slots_by_key.get(key.index as usize)?;
+        let connection = self.slots.get(slot as usize)?;
+        (connection.key == Some(key)).then_some(slot)
+    }
+
+    /// The slot that `token` was made for, if that connection is still there.
+    #[inline]
+    pub(super) fn find_token(&self, token: Token) -> Option<u32> {
+        let connection = self.slots.get(token.index as usize)?;
+        (connection.socket.is_some()
+            && connection.generation & Token::GENERATION_MASK == token.generation)
+            .then_some(token.index)
+    }
+
+    /// What to mark `operation` on `slot` with.
+    #[inline]
+    pub(super) fn token(&self, operation: Operation, slot: u32) -> Token {
+        Token::new(operation, slot, self.slots[slot as usize].generation)
+    }
+
+    /// The generation of `slot`, for a list that outlives connections.
+    pub(super) fn generation(&self, slot: u32) -> u32 {
+        self.slots[slot as usize].generation
+    }
+
+    /// Slots in use.
+    pub(super) fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn socket() -> OwnedFd {
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into()
+    }
+
+    fn key(index: u32, generation: u32) -> ConnectionKey {
+        ConnectionKey { index, generation }
+    }
+
+    #[test]
+    fn keys_and_tokens_of_a_freed_slot_find_nothing() {
+        let mut connections = Connections::default();
+        let slot = connections.insert(socket(), key(5, 0));
+        let token = connections.token(Operation::Receive, slot);
+        assert_eq!(connections.find(key(5, 0)), Some(slot));
+        assert_eq!(connections.find_token(token), Some(slot));
+        assert!(connections.remove(slot).is_some());
+        assert!(connections.remove(slot).is_none());
+        assert_eq!(connections.find(key(5, 0)), None);
+        assert_eq!(connections.find_token(token), None);
+
+        // The core uses its index again, the table its slot.
+        assert_eq!(connections.insert(socket(), key(5, 1)), slot);
+        assert_eq!(connections.find(key(5, 0)), None);
+        assert_eq!(connections.find(key(5, 1)), Some(slot));
+        assert_eq!(connections.find_token(token), None);
+        assert_eq!(connections.find(key(900, 0)), None);
+        assert_eq!(connections.count(), 1);
+    }
+
+    #[test]
+    fn a_core_index_may_move_to_another_slot_while_the_old_one_lingers() {
+        let mut connections = Connections::default();
+        let old = connections.insert(socket(), key(0, 0));
+        connections.get(old).key = None;
+        let new = connections.insert(socket(), key(0, 1));
+        assert_ne!(old, new);
+        assert_eq!(connections.find(key(0, 1)), Some(new));
+        assert_eq!(connections.find(key(0, 0)), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! What the socket data path asks of the shard core.
+
+#![forbid(unsafe_code)]
+
+use crate::key::{ConnectionKey, ShardId};
+use crate::shard::{Effects, Envelope, Shard};
+use crate::time::Instant;
+use std::collections::VecDeque;
+
+/// One shard as the data path and the runtime drive it.
+///
+/// `now` never runs backwards between calls; `effects` is carried out by the end of the turn.
+pub trait Core {
+    /// What one shard sends to another.
+    type Envelope: Send + 'static;
+
+    /// A connection was accepted here. `None` when there are too many: the socket is closed.
+    fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey>;
+
+    /// Takes received bytes and returns how many were consumed, whole packets only. The caller
+    /// presents the rest again, followed by what has arrived since.
+    fn handle_bytes(
+        &mut self,
+        connection: ConnectionKey,
+        bytes: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize;
+
+    /// Size of the whole packet that `bytes` starts, if those tell.
+    fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize>;
+
+    /// Whether the connection is not to be read for now; [`Effects::resumed`] ends it.
+    fn is_paused(&self, connection: ConnectionKey) -> bool;
+
+    /// The peer closed, or the socket failed. The key is dead afterwards.
+    fn handle_closed(&mut self, connection: ConnectionKey, now: Instant, effects: &mut Effects);
+
+    /// Something from another shard.
+    fn handle_envelope(
+        &mut self,
+        from: ShardId,
+        envelope: Self::Envelope,
+        now: Instant,
+        effects: &mut Effects,
+    );
+
+    /// The time of [`Core::next_deadline`] has come.
+    fn handle_timeout(&mut self, now: Instant, effects: &mut Effects);
+
+    /// When [`Core::handle_timeout`] wants to be called.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// Swaps the pending output with `buffer`, which is empty and whose capacity is used again.
+    fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>);
+
+    /// How many taken bytes the socket has not accepted yet, after each attempt to send them.
+    fn handle_unsent(
+        &mut self,
+        connection: ConnectionKey,
+        unsent: usize,
+        now: Instant,
+        effects: &mut Effects,
+    );
+
+    /// A connection named in [`Effects::closes`] has been taken care of: its key is dead.
+    fn forget(&mut self, connection: ConnectionKey);
+
+    /// What waits for the shard `to`, oldest first.
+    fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Self::Envelope>;
+
+    /// Envelopes were moved from [`Core::outbound`] into rings.
+    fn handle_ring_room(&mut self, effects: &mut Effects);
+
+    /// The broker ends: every connection is told and closed.
+    fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects);
+}
+
+impl Core for Shard {
+    type Envelope = Envelope;
+
+    fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey> {
+        self.handle_accept(now)
+    }
+
+    fn handle_bytes(
+        &mut self,
+        connection: ConnectionKey,
+        bytes: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.handle_bytes(connection, bytes, now, effects)
+    }
+
+    fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+        match self.packet_size(connection, bytes) {
+            0 => None,
+            size => Some(size),
+        }
+    }
+
+    fn is_paused(&self, connection: ConnectionKey) -> bool {
+        self.is_paused(connection)
+    }
+
+    fn handle_closed(&mut self, connection: ConnectionKey, now: Instant, effects: &mut Effects) {
+        self.handle_closed(connection, now, effects);
+    }
+
+    fn handle_envelope(
+        &mut self,
+        from: ShardId,
+        envelope: Envelope,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.handle_envelope(from, envelope, now, effects);
+    }
+
+    fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        self.handle_timeout(now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.next_deadline()
+    }
+
+    fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.take_output(connection, buffer);
+    }
+
+    fn handle_unsent(
+        &mut self,
+        connection: ConnectionKey,
+        unsent: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.handle_unsent(connection, unsent, now, effects);
+    }
+
+    fn forget(&mut self, connection: ConnectionKey) {
+        self.forget(connection);
+    }
+
+    fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Envelope> {
+        self.outbound(to)
+    }
+
+    fn handle_ring_room(&mut self, effects: &mut Effects) {
+        self.handle_ring_room(effects);
+    }
+
+    fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
+        self.handle_shutdown(now, effects);
+    }
+}

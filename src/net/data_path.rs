@@ -1,0 +1,826 @@
+//! One shard's sockets, from completions to the core and from its output to sends.
+//!
+//! The runtime drives it in turns: [`DataPath::flush`] queues one send for each connection that has
+//! output, [`DataPath::enter`] hands everything that was queued to the kernel in one system call and
+//! waits, [`DataPath::handle_completions`] passes what arrived to the core. Draining first and sending
+//! once is worth more than any interface: what ten packets caused leaves in one send.
+
+use super::buffer_pool::{BufferPool, SMALL_MAX};
+use super::connection::{Adopted, Connections, State};
+use super::core::Core;
+use super::uring::{Operation, RingHandle, Token, Uring};
+use super::waker::Waker;
+use crate::key::{ConnectionKey, ShardId};
+use crate::shard::Effects;
+use crate::time::Instant;
+use io_uring::cqueue;
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// From the core's wish to close until the socket is closed whatever the peer does: for what is
+/// unsent to leave, and for the peer to read it. Closing while the peer still sends would answer with
+/// a reset, which takes the last packet away from a peer that has not read it yet.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
+/// How long accepting rests when the process or the system has no file descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(250);
+/// At most one log line in this time about accepting.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
+/// How often output buffers are taken from connections that no longer use them.
+const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
+
+/// A send whose bytes the kernel may still read: it ends within the next `enter`.
+#[derive(Debug)]
+struct Send {
+    slot: u32,
+    /// What the core calls the connection, if nothing but telling it has to be done after a success.
+    plain: Option<ConnectionKey>,
+    /// What the completion said; `None` is "all of it".
+    result: Option<i32>,
+    bytes: Vec<u8>,
+    offset: usize,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: Option<TcpListener>,
+    /// Accepting rests until then.
+    rests_until: Option<Instant>,
+}
+
+/// The sockets of one shard and the core that they feed.
+pub struct DataPath<C: Core> {
+    core: C,
+    uring: Uring,
+    connections: Connections,
+    pool: BufferPool,
+    effects: Effects,
+    /// The time of this turn.
+    now: Instant,
+    listeners: Vec<Listener>,
+    accept_logged_at: Option<Instant>,
+    completions: Vec<cqueue::Entry>,
+    sends: Vec<Send>,
+    /// Have new output.
+    dirty: Vec<ConnectionKey>,
+    /// Can send what they hold unsent, or finish closing.
+    writable: Vec<u32>,
+    /// Are to be read again.
+    resumed: Vec<ConnectionKey>,
+    handed_over: Vec<(ShardId, Adopted)>,
+    /// When to stop waiting for a closing connection; oldest first. Slot and generation.
+    closing: VecDeque<(Instant, u32, u32)>,
+    /// Hold a buffer in the core. Slot and generation.
+    warm: Vec<(u32, u32)>,
+    cool_down_at: Instant,
+}
+
+impl<C: Core> DataPath<C> {
+    /// Sets up the ring and starts to accept. Must be called on the thread that will drive it.
+    ///
+    /// # Errors
+    /// What the kernel said to setting up the ring.
+    pub fn new(core: C, listeners: Vec<TcpListener>, now: Instant) -> io::Result<Self> {
+        let mut path = Self {
+            core,
+            uring: Uring::new()?,
+            connections: Connections::default(),
+            pool: BufferPool::default(),
+            effects: Effects::default(),
+            now,
+            listeners: listeners
+                .into_iter()
+                .map(|socket| Listener {
+                    socket: Some(socket),
+                    rests_until: None,
+                })
+                .collect(),
+            accept_logged_at: None,
+            completions: Vec::new(),
+            sends: Vec::new(),
+            dirty: Vec::new(),
+            writable: Vec::new(),
+            resumed: Vec::new(),
+            handed_over: Vec::new(),
+            closing: VecDeque::new(),
+            warm: Vec::new(),
+            cool_down_at: now,
+        };
+        for index in 0..path.listeners.len() {
+            path.accept(index as u32);
+        }
+        Ok(path)
+    }
+
+    /// The core, for what the runtime itself asks of it.
+    pub fn core_mut(&mut self) -> &mut C {
+        &mut self.core
+    }
+
+    /// By which peers wake this shard while it waits in [`DataPath::enter`] or sleeps.
+    pub fn ring_handle(&self) -> RingHandle {
+        self.uring.handle().clone()
+    }
+
+    /// Wakes a peer with the next [`DataPath::enter`].
+    pub fn wake(&mut self, peer: &RingHandle) {
+        self.uring.wake(peer);
+    }
+
+    /// Connections that wait to be carried to another shard.
+    pub fn handed_over(&mut self) -> impl Iterator<Item = (ShardId, Adopted)> + '_ {
+        self.handed_over.drain(..)
+    }
+
+    /// Whether there is something to do before waiting for completions makes sense.
+    pub fn has_work(&self) -> bool {
+        !(self.dirty.is_empty() && self.writable.is_empty() && self.resumed.is_empty())
+    }
+
+    /// When [`DataPath::handle_timeouts`] wants to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let rests = self.listeners.iter().filter_map(|l| l.rests_until);
+        let closing = self.closing.front().map(|&(at, ..)| at);
+        let cool_down = (!self.warm.is_empty()).then_some(self.cool_down_at);
+        rests
+            .chain(closing)
+            .chain(cool_down)
+            .chain(self.core.next_deadline())
+            .min()
+    }
+
+    // --- one turn ---
+
+    /// Queues one send for every connection that has output and whose socket has room.
+    // HOT: per connection and turn.
+    pub fn flush(&mut self) {
+        if !self.writable.is_empty() {
+            let mut writable = std::mem::take(&mut self.writable);
+            for slot in writable.drain(..) {
+                self.continue_sending(slot);
+            }
+            self.writable = writable;
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            if let Some(slot) = self.connections.find(key) {
+                self.send_output(slot, key);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// Submits all that was queued. With `wait`, waits that long for something to arrive.
+    pub fn enter(&mut self, wait: Option<Duration>) {
+        self.uring.enter(u32::from(wait.is_some()), wait);
+    }
+
+    /// Carries out what the kernel has completed, and returns how much that was.
+    pub fn handle_completions(&mut self, now: Instant) -> usize {
+        self.now = now;
+        let mut completions = std::mem::take(&mut self.completions);
+        self.uring.reap(&mut completions);
+        if !self.sends.is_empty() {
+            self.finish_sends(&completions);
+        }
+        for completion in &completions {
+            self.handle_completion(completion);
+        }
+        self.uring.buffers_mut().publish();
+        let count = completions.len();
+        completions.clear();
+        self.completions = completions;
+        count
+    }
+
+    /// Reads on where the core had paused, and has room again.
+    pub fn handle_resumed(&mut self) {
+        // What this resumes waits for the next turn: one pass, so that it ends.
+        let mut resumed = std::mem::take(&mut self.resumed);
+        for key in resumed.drain(..) {
+            self.resume(key);
+        }
+        if self.resumed.is_empty() {
+            self.resumed = resumed;
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeouts(&mut self, now: Instant) {
+        self.now = now;
+        if self.core.next_deadline().is_some_and(|at| at <= now) {
+            self.core.handle_timeout(now, &mut self.effects);
+            self.carry_out_effects();
+        }
+        while let Some(&(at, slot, generation)) = self.closing.front() {
+            if at > now {
+                break;
+            }
+            self.closing.pop_front();
+            if self.connections.generation(slot) == generation {
+                self.abandon(slot);
+            }
+        }
+        for index in 0..self.listeners.len() {
+            if self.listeners[index]
+                .rests_until
+                .is_some_and(|at| at <= now)
+            {
+                self.listeners[index].rests_until = None;
+                self.accept(index as u32);
+            }
+        }
+        if !self.warm.is_empty() && self.cool_down_at <= now {
+            self.cool_down();
+        }
+    }
+
+    /// Passes on what another shard sent.
+    pub fn handle_envelope(&mut self, from: ShardId, envelope: C::Envelope) {
+        self.core
+            .handle_envelope(from, envelope, self.now, &mut self.effects);
+        self.carry_out_effects();
+    }
+
+    /// Tells the core that envelopes have left for other shards.
+    pub fn handle_ring_room(&mut self) {
+        self.core.handle_ring_room(&mut self.effects);
+        self.carry_out_effects();
+    }
+
+    /// Takes over a connection that another shard has accepted.
+    pub fn adopt(&mut self, adopted: Adopted) {
+        if let Some(slot) = self.admit(adopted.socket) {
+            let connection = self.connections.get(slot);
+            connection.held = adopted.bytes;
+            connection.state.set(State::PAUSED);
+            if let Some(key) = connection.key {
+                self.resume(key);
+            }
+        }
+    }
+
+    /// Stops accepting and closes every connection as the core says.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        self.now = now;
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            listener.rests_until = None;
+            if listener.socket.take().is_some() {
+                self.uring
+                    .cancel(Token::new(Operation::Accept, index as u32, 0));
+            }
+        }
+        self.core.handle_shutdown(now, &mut self.effects);
+        self.carry_out_effects();
+    }
+
+    /// Whether every socket is closed.
+    pub fn is_empty(&self) -> bool {
+        self.connections.count() == 0
+    }
+
+    // --- sleep ---
+
+    /// Makes completions write to `waker`, so that the shard can sleep on it in glommio. Tells
+    /// whether it may: `false` if something has arrived meanwhile.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn prepare_sleep(&mut self, waker: &Waker, timer: Option<Duration>) -> io::Result<bool> {
+        self.uring.set_eventfd(Some(waker.raw_fd()))?;
+        if let Some(delay) = timer {
+            self.uring.start_timer(delay);
+        }
+        // What completed before the eventfd was registered has not written to it: let the kernel
+        // post that now.
+        self.uring.enter(0, None);
+        Ok(self.uring.is_empty())
+    }
+
+    /// Ends what [`DataPath::prepare_sleep`] began.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn end_sleep(&mut self) -> io::Result<()> {
+        self.uring.set_eventfd(None)
+    }
+
+    // --- completions ---
+
+    fn handle_completion(&mut self, completion: &cqueue::Entry) {
+        let token = Token::decode(completion.user_data());
+        match token.operation {
+            Operation::Receive => self.handle_received(token, completion),
+            Operation::Writable => {
+                if let Some(slot) = self.connections.find_token(token) {
+                    let state = &mut self.connections.get(slot).state;
+                    state.clear(State::POLLING);
+                    if state.has(State::BROKEN) {
+                        self.release(slot);
+                    } else {
+                        // A socket that failed says so to the send.
+                        self.writable.push(slot);
+                    }
+                }
+            }
+            Operation::Accept => self.handle_accepted(token, completion),
+            Operation::Send | Operation::Ignored => {}
+        }
+    }
+
+    fn accept(&mut self, index: u32) {
+        if let Some(socket) = &self.listeners[index as usize].socket {
+            let token = Token::new(Operation::Accept, index, 0);
+            self.uring.accept(socket.as_raw_fd(), token);
+        }
+    }
+
+    fn handle_accepted(&mut self, token: Token, completion: &cqueue::Entry) {
+        let result = completion.result();
+        if result >= 0 {
+            // SAFETY: the kernel has just made this descriptor for us.
+            let socket = unsafe { OwnedFd::from_raw_fd(result) };
+            if let Some(slot) = self.admit(socket) {
+                self.settle(slot);
+            }
+        }
+        if cqueue::more(completion.flags()) {
+            return;
+        }
+        let out_of_room = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        if out_of_room.contains(&-result) {
+            if self
+                .accept_logged_at
+                .is_none_or(|at| self.now - at >= ACCEPT_LOG_EVERY)
+            {
+                self.accept_logged_at = Some(self.now);
+                tracing::warn!(
+                    "cannot accept connections: {}; {} are open on this shard. \
+                     More files may be opened after raising `ulimit -n` (systemd: LimitNOFILE)",
+                    io::Error::from_raw_os_error(-result),
+                    self.connections.count()
+                );
+            }
+            self.listeners[token.index as usize].rests_until = Some(self.now + ACCEPT_REST);
+        } else if result != -libc::ECANCELED {
+            self.accept(token.index);
+        }
+    }
+
+    /// Makes a connection of a socket, if the core takes it.
+    fn admit(&mut self, socket: OwnedFd) -> Option<u32> {
+        let key = self.core.handle_accept(self.now)?;
+        Some(self.connections.insert(socket, key))
+    }
+
+    // HOT: per receive.
+    fn handle_received(&mut self, token: Token, completion: &cqueue::Entry) {
+        let (result, flags) = (completion.result(), completion.flags());
+        let buffer = cqueue::buffer_select(flags);
+        if let Some(slot) = self.connections.find_token(token) {
+            let state = &mut self.connections.get(slot).state;
+            if !cqueue::more(flags) {
+                state.clear(State::RECEIVING.or(State::CANCELLED));
+            }
+            match (buffer, -result) {
+                (Some(buffer), ..0) => {
+                    self.feed(slot, buffer, result as usize);
+                    self.carry_out_effects();
+                }
+                (_, 0) => state.set(State::ENDED),
+                // Nothing is wrong with the socket: armed again below if it is still to be read.
+                (_, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                _ => state.set(State::ENDED.or(State::FAILED)),
+            }
+            // The effects may have handed the connection over.
+            if let Some(slot) = self.connections.find_token(token) {
+                self.settle(slot);
+            }
+        }
+        if let Some(buffer) = buffer {
+            self.uring.buffers_mut().put(buffer);
+        }
+    }
+
+    /// Gives the core what is in `buffer`, from where it is unless a packet before it was cut off.
+    /// The caller carries out the effects.
+    fn feed(&mut self, slot: u32, buffer: u16, size: usize) {
+        let mut bytes = self.uring.buffers().bytes(buffer, size);
+        let connection = self.connections.get(slot);
+        let Some(key) = connection.key else {
+            return; // Closing: discarded.
+        };
+        if connection.state.has(State::PAUSED) {
+            connection.held.extend_from_slice(bytes);
+            return;
+        }
+        if !connection.held.is_empty() {
+            // Copy no more than completes the packet; what follows it is read in place again.
+            let size = loop {
+                let held = connection.held.len();
+                let size = self.core.packet_size(key, &connection.held);
+                let missing = size.map_or(1, |size| size.saturating_sub(held));
+                let (start, rest) = bytes.split_at(missing.min(bytes.len()));
+                if start.is_empty() {
+                    break size;
+                }
+                connection.held.extend_from_slice(start);
+                bytes = rest;
+            };
+            let mut consumed = 0;
+            // Only a few bytes do not tell their packet's size, or do not deserve one.
+            if size.is_none_or(|size| size <= connection.held.len()) {
+                consumed =
+                    self.core
+                        .handle_bytes(key, &connection.held, self.now, &mut self.effects);
+            }
+            if consumed > 0 {
+                connection.state.set(State::SETTLED);
+                connection.held.drain(..consumed);
+            }
+            let stopped = !self.effects.closes.is_empty()
+                || !self.effects.hand_overs.is_empty()
+                || self.core.is_paused(key);
+            if stopped || !connection.held.is_empty() {
+                connection.held.extend_from_slice(bytes);
+                bytes = &[];
+            } else {
+                self.pool.put(std::mem::take(&mut connection.held));
+            }
+        }
+        if !bytes.is_empty() {
+            let consumed = self
+                .core
+                .handle_bytes(key, bytes, self.now, &mut self.effects);
+            if consumed > 0 {
+                connection.state.set(State::SETTLED);
+            }
+            let rest = bytes.get(consumed..).unwrap_or_default();
+            if !rest.is_empty() {
+                connection.held = self.pool.take(rest.len());
+                connection.held.extend_from_slice(rest);
+            }
+        }
+        if self.core.is_paused(key) {
+            connection.state.set(State::PAUSED);
+        }
+    }
+
+    /// Feeds what is held of a connection that was paused, and reads on.
+    fn resume(&mut self, key: ConnectionKey) {
+        let Some(slot) = self.connections.find(key) else {
+            return;
+        };
+        let connection = self.connections.get(slot);
+        connection.state.clear(State::PAUSED);
+        if !connection.held.is_empty() {
+            let consumed =
+                self.core
+                    .handle_bytes(key, &connection.held, self.now, &mut self.effects);
+            if consumed > 0 {
+                connection.state.set(State::SETTLED);
+                connection.held.drain(..consumed);
+            }
+            if connection.held.is_empty() {
+                self.pool.put(std::mem::take(&mut connection.held));
+            }
+        }
+        if self.core.is_paused(key) {
+            connection.state.set(State::PAUSED);
+        }
+        let token = self.connections.token(Operation::Receive, slot);
+        self.carry_out_effects();
+        if let Some(slot) = self.connections.find_token(token) {
+            self.settle(slot);
+        }
+    }
+
+    /// Reads the socket, or stops reading it, as its state demands.
+    fn settle(&mut self, slot: u32) {
+        let token = self.connections.token(Operation::Receive, slot);
+        let connection = self.connections.get(slot);
+        let state = connection.state;
+        let receiving = state.has(State::RECEIVING);
+        let paused = state.has(State::PAUSED) && connection.key.is_some();
+        if state.has(State::BROKEN) {
+            self.release(slot);
+        } else if state.has(State::ENDED) {
+            // What was received before the end is consumed before the end.
+            if !paused || connection.held.is_empty() || state.has(State::FAILED) {
+                self.end(slot);
+            }
+        } else if paused {
+            if receiving && !state.has(State::CANCELLED) {
+                connection.state.set(State::CANCELLED);
+                self.uring.cancel(token);
+            }
+        } else if !receiving {
+            // Before CONNECT one receive at a time: then nothing is under way when the connection
+            // turns out to belong to another shard.
+            let many = state.has(State::SETTLED.or(State::CLOSING));
+            connection.state.set(State::RECEIVING);
+            self.uring.receive(connection.fd(), many, token);
+        }
+    }
+
+    /// The peer will send nothing more, or the socket has failed.
+    fn end(&mut self, slot: u32) {
+        let connection = self.connections.get(slot);
+        let failed = connection.state.has(State::FAILED);
+        if connection.state.has(State::CLOSING) {
+            if failed || connection.state.has(State::SHUT) {
+                self.abandon(slot);
+            }
+            return;
+        }
+        if let Some(key) = connection.key.take() {
+            if !failed {
+                // A peer that ended its half may still wait for the answers.
+                let mut output = self.pool.take(0);
+                self.core.take_output(key, &mut output);
+                connection.unsent.extend_from_slice(&output);
+                self.pool.put(output);
+            }
+            self.core.handle_closed(key, self.now, &mut self.effects);
+        }
+        if failed || connection.unsent_size() == 0 {
+            self.abandon(slot);
+        } else {
+            self.begin_closing(slot);
+        }
+        self.carry_out_effects();
+    }
+
+    // --- effects ---
+
+    fn carry_out_effects(&mut self) {
+        self.dirty.append(&mut self.effects.dirty);
+        self.resumed.append(&mut self.effects.resumed);
+        while let Some(hand_over) = self.effects.hand_overs.pop() {
+            self.hand_over(hand_over.connection, hand_over.to);
+        }
+        while let Some(key) = self.effects.closes.pop() {
+            self.close(key);
+        }
+    }
+
+    fn hand_over(&mut self, key: ConnectionKey, to: ShardId) {
+        let Some(slot) = self.connections.find(key) else {
+            return;
+        };
+        let connection = self.connections.get(slot);
+        connection.key = None;
+        let under_way = State::RECEIVING.or(State::POLLING).or(State::SENDING);
+        assert!(
+            !connection.state.has(under_way),
+            "hand-over of a connection with operations under way: {:?}",
+            connection.state
+        );
+        let bytes = std::mem::take(&mut connection.held);
+        if let Some(socket) = self.connections.remove(slot) {
+            self.handed_over.push((to, Adopted { socket, bytes }));
+        }
+    }
+
+    fn close(&mut self, key: ConnectionKey) {
+        let mut output = self.pool.take(0);
+        self.core.take_output(key, &mut output);
+        self.core.forget(key);
+        if let Some(slot) = self.connections.find(key) {
+            let connection = self.connections.get(slot);
+            connection.key = None;
+            connection.unsent.extend_from_slice(&output);
+            self.pool.put(std::mem::take(&mut connection.held));
+            self.begin_closing(slot);
+            self.settle(slot);
+        }
+        self.pool.put(output);
+    }
+
+    /// Sends what is unsent, and closes after that or when it takes too long.
+    fn begin_closing(&mut self, slot: u32) {
+        let generation = self.connections.generation(slot);
+        let deadline = self.now + CLOSE_LINGER;
+        self.closing.push_back((deadline, slot, generation));
+        let connection = self.connections.get(slot);
+        connection.state.set(State::CLOSING);
+        if !connection.state.has(State::POLLING) {
+            self.writable.push(slot);
+        }
+    }
+
+    /// Everything was sent: tells the peer, and waits for it to close as well.
+    fn shut(&mut self, slot: u32) {
+        let connection = self.connections.get(slot);
+        if connection.state.has(State::SHUT) {
+            return;
+        }
+        connection.state.set(State::SHUT);
+        if let Some(socket) = connection.socket() {
+            // A socket that is not connected any more needs no telling.
+            let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+        }
+        self.settle(slot);
+    }
+
+    /// Closes the socket as soon as nothing is under way on it.
+    fn abandon(&mut self, slot: u32) {
+        let receive = self.connections.token(Operation::Receive, slot);
+        let writable = self.connections.token(Operation::Writable, slot);
+        let connection = self.connections.get(slot);
+        let state = connection.state;
+        connection.state.set(State::BROKEN);
+        if state.has(State::RECEIVING) && !state.has(State::CANCELLED) {
+            connection.state.set(State::CANCELLED);
+            self.uring.cancel(receive);
+        }
+        if state.has(State::POLLING) && !state.has(State::BROKEN) {
+            self.uring.cancel(writable);
+        }
+        self.pool.put(std::mem::take(&mut connection.held));
+        self.pool.put(std::mem::take(&mut connection.unsent));
+        connection.unsent_offset = 0;
+        self.release(slot);
+    }
+
+    /// Closes a broken socket if nothing is under way on it.
+    fn release(&mut self, slot: u32) {
+        let under_way = State::RECEIVING.or(State::POLLING).or(State::SENDING);
+        if !self.connections.get(slot).state.has(under_way) {
+            drop(self.connections.remove(slot));
+        }
+    }
+
+    // --- output ---
+
+    /// Takes what the core has for a connection and queues a send of it.
+    // HOT: per connection and turn.
+    fn send_output(&mut self, slot: u32, key: ConnectionKey) {
+        let connection = self.connections.get(slot);
+        if connection.state.has(State::BLOCKED) {
+            connection.state.set(State::DIRTY);
+            return;
+        }
+        // The core gets an empty buffer of about the size it used last; an idle connection loses it
+        // again in `cool_down`.
+        let size_hint = if connection.state.has(State::LARGE) {
+            SMALL_MAX
+        } else {
+            0
+        };
+        let mut bytes = self.pool.take(size_hint);
+        let leaves_capacity = bytes.capacity() > 0;
+        self.core.take_output(key, &mut bytes);
+        if leaves_capacity {
+            connection.state.set(State::USED);
+            if !connection.state.has(State::WARM) {
+                connection.state.set(State::WARM);
+                if self.warm.is_empty() {
+                    self.cool_down_at = self.now + COOL_DOWN_EVERY;
+                }
+                let generation = self.connections.generation(slot);
+                self.warm.push((slot, generation));
+            }
+        }
+        if bytes.is_empty() {
+            self.pool.put(bytes);
+            return;
+        }
+        let state = &mut self.connections.get(slot).state;
+        if bytes.len() >= SMALL_MAX / 2 {
+            state.set(State::LARGE);
+        } else {
+            state.clear(State::LARGE);
+        }
+        self.send(slot, bytes, 0, Some(key));
+    }
+
+    fn continue_sending(&mut self, slot: u32) {
+        let connection = self.connections.get(slot);
+        let busy = State::BROKEN.or(State::POLLING).or(State::SENDING);
+        if connection.state.has(busy) {
+            return;
+        }
+        if connection.unsent_size() > 0 {
+            connection.state.set(State::SENDING);
+            let bytes = std::mem::take(&mut connection.unsent);
+            let offset = std::mem::take(&mut connection.unsent_offset);
+            self.send(slot, bytes, offset, None);
+        } else if connection.state.has(State::CLOSING) {
+            self.shut(slot);
+        }
+    }
+
+    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, plain: Option<ConnectionKey>) {
+        let token = Token::new(Operation::Send, self.sends.len() as u32, 0);
+        let socket = self.connections.get(slot).fd();
+        // SAFETY: the bytes go into `sends` now and leave it in `finish_sends`, which comes after
+        // `enter` has returned; moving the `Vec` does not move them.
+        unsafe { self.uring.send(socket, &bytes[offset..], token) };
+        self.sends.push(Send {
+            slot,
+            plain,
+            result: None,
+            bytes,
+            offset,
+        });
+    }
+
+    fn finish_sends(&mut self, completions: &[cqueue::Entry]) {
+        let mut sends = std::mem::take(&mut self.sends);
+        for completion in completions {
+            let token = Token::decode(completion.user_data());
+            if token.operation == Operation::Send {
+                sends[token.index as usize].result = Some(completion.result());
+            }
+        }
+        for send in sends.drain(..) {
+            match (send.plain, send.result) {
+                (Some(key), None) => {
+                    self.pool.put(send.bytes);
+                    self.core.handle_unsent(key, 0, self.now, &mut self.effects);
+                }
+                _ => self.finish_send(send),
+            }
+        }
+        self.carry_out_effects();
+        self.sends = sends;
+    }
+
+    /// A send that was cut short, or of a connection that was blocked or is closing.
+    fn finish_send(&mut self, send: Send) {
+        let writable = self.connections.token(Operation::Writable, send.slot);
+        let connection = self.connections.get(send.slot);
+        connection.state.clear(State::SENDING);
+        let sent = match send.result {
+            None => send.bytes.len() - send.offset,
+            Some(sent @ 0..) => sent as usize,
+            Some(error) => match -error {
+                // No room in the socket, or no memory for it: again when it says so.
+                libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM => 0,
+                _ => {
+                    connection.state.set(State::ENDED.or(State::FAILED));
+                    self.pool.put(send.bytes);
+                    self.settle(send.slot);
+                    return;
+                }
+            },
+        };
+        let offset = send.offset + sent;
+        let unsent = send.bytes.len() - offset;
+        let closing = connection.state.has(State::CLOSING);
+        let key = connection.key;
+        if unsent > 0 {
+            connection.state.set(State::BLOCKED.or(State::POLLING));
+            connection.unsent = send.bytes;
+            connection.unsent_offset = offset;
+            self.uring.poll_writable(connection.fd(), writable);
+        } else {
+            self.pool.put(send.bytes);
+            if connection.state.has(State::DIRTY) {
+                self.dirty.extend(key);
+            }
+            connection.state.clear(State::BLOCKED.or(State::DIRTY));
+            if closing {
+                self.shut(send.slot);
+            }
+        }
+        if let Some(key) = key {
+            self.core
+                .handle_unsent(key, unsent, self.now, &mut self.effects);
+        }
+    }
+
+    /// Takes output buffers from connections that have not used them lately.
+    fn cool_down(&mut self) {
+        self.cool_down_at = self.now + COOL_DOWN_EVERY;
+        let mut warm = std::mem::take(&mut self.warm);
+        warm.retain(|&(slot, generation)| {
+            if self.connections.generation(slot) != generation {
+                return false;
+            }
+            let connection = self.connections.get(slot);
+            if connection.state.has(State::USED) {
+                connection.state.clear(State::USED);
+                return true;
+            }
+            connection.state.clear(State::WARM);
+            if let Some(key) = connection.key
+                && !connection.state.has(State::BLOCKED)
+            {
+                let mut bytes = Vec::new();
+                self.core.take_output(key, &mut bytes);
+                if bytes.is_empty() {
+                    self.pool.put(bytes);
+                } else {
+                    self.send(slot, bytes, 0, Some(key));
+                }
+            }
+            false
+        });
+        self.warm = warm;
+    }
+}

@@ -1,0 +1,35 @@
+//! Sockets: from the listening port to plain bytes for the shard core, and back.
+//!
+//! **Lives on** one shard: its own `io_uring`, its own receive buffers, its own connections.
+//! **Knows nothing of** MQTT. The core says what a packet is, when to close, where a connection
+//! belongs; it is reached through the trait [`Core`], so that tests run this path with an echo.
+//!
+//! # Always true
+//! - Bytes reach the core in the order they arrived. A packet that lies whole in a receive buffer is
+//!   read in place; only one that was cut off is copied.
+//! - A connection with nothing to say holds no buffer: neither for receiving nor for sending.
+//! - A slot of the connection table is used again only when the kernel has finished with everything
+//!   that was asked of it; a completion that comes late finds another generation and is ignored.
+//! - Nobody waits for a slow peer: what a socket does not take at once is kept, and counted by the
+//!   core, until the socket has room.
+//!
+//! Between a socket and the core only plain bytes pass: `DataPath::handle_received` inwards,
+//! `DataPath::flush` outwards. A transport that wraps them (TLS, WebSocket) belongs at these two places.
+//!
+//! Read next: `data_path.rs`, then `uring.rs`.
+
+mod buffer_pool;
+mod buffer_ring;
+mod connection;
+mod core;
+mod data_path;
+mod listener;
+mod uring;
+mod waker;
+
+pub use self::core::Core;
+pub use connection::Adopted;
+pub use data_path::DataPath;
+pub use listener::{ListenError, listen};
+pub use uring::{RingHandle, probe};
+pub use waker::Waker;

@@ -1,0 +1,181 @@
+//! The rings between one shard and all others.
+
+#![forbid(unsafe_code)]
+
+use crate::key::ShardId;
+use crate::limits::RING_SLOTS;
+use crate::net::{Adopted, Core, DataPath, RingHandle, Waker};
+use crate::ring::{Consumer, Producer, Sleep, channel};
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+/// What a ring carries.
+enum Item<E> {
+    /// From core to core.
+    Core(E),
+    /// A connection that belongs to the receiving shard. Boxed: it is rare, and would make every
+    /// slot as large as itself.
+    Adopt(Box<Adopted>),
+}
+
+/// What shards know of each other besides the rings.
+struct Peer {
+    sleep: Sleep,
+    /// Wakes it out of a wait in its ring. Set once that ring is there, before it first sleeps.
+    ring: OnceLock<RingHandle>,
+    waker: Waker,
+}
+
+/// The way to one other shard.
+struct Outlet<E> {
+    ring: Producer<Item<E>>,
+    /// Connections for which the ring had no room. As many as were accepted meanwhile.
+    adopted: VecDeque<Box<Adopted>>,
+}
+
+/// One shard's ends of all its rings.
+pub(super) struct Mesh<E> {
+    shard: ShardId,
+    peers: Arc<[Peer]>,
+    /// One for each shard; `None` for this one.
+    outlets: Vec<Option<Outlet<E>>>,
+    inlets: Vec<Option<Consumer<Item<E>>>>,
+}
+
+impl<E: Send> Mesh<E> {
+    /// Makes the rings for as many shards as there are wakers: one for each ordered pair.
+    pub(super) fn all(wakers: &[Waker]) -> Vec<Self> {
+        let count = wakers.len();
+        let peers: Arc<[Peer]> = wakers
+            .iter()
+            .map(|waker| Peer {
+                sleep: Sleep::default(),
+                ring: OnceLock::new(),
+                waker: waker.clone(),
+            })
+            .collect();
+        let mut meshes: Vec<Self> = (0..count)
+            .map(|index| Self {
+                shard: ShardId(index as u16),
+                peers: peers.clone(),
+                outlets: Vec::with_capacity(count),
+                inlets: Vec::with_capacity(count),
+            })
+            .collect();
+        for from in 0..count {
+            for to in 0..count {
+                let (outlet, inlet) = if from == to {
+                    (None, None)
+                } else {
+                    let (producer, consumer) = channel(RING_SLOTS);
+                    let outlet = Outlet {
+                        ring: producer,
+                        adopted: VecDeque::new(),
+                    };
+                    (Some(outlet), Some(consumer))
+                };
+                meshes[from].outlets.push(outlet);
+                meshes[to].inlets.push(inlet);
+            }
+        }
+        meshes
+    }
+
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Lets peers wake this shard by its ring.
+    pub(super) fn set_ring(&self, ring: RingHandle) {
+        // A second one would be a second data path on this shard; the first stays.
+        let _ = self.peers[self.shard.index()].ring.set(ring);
+    }
+
+    /// Whether there are other shards at all.
+    pub(super) fn has_peers(&self) -> bool {
+        self.peers.len() > 1
+    }
+
+    /// Announces that this shard is about to wait, and tells whether it may: whether no peer has
+    /// published anything. If not, nothing is announced.
+    pub(super) fn announce_sleep(&mut self) -> bool {
+        let sleep = &self.peers[self.shard.index()].sleep;
+        sleep.announce();
+        if self.inlets.iter_mut().flatten().all(|ring| ring.is_empty()) {
+            return true;
+        }
+        sleep.retract();
+        false
+    }
+
+    /// This shard is awake.
+    pub(super) fn retract_sleep(&self) {
+        self.peers[self.shard.index()].sleep.retract();
+    }
+
+    /// Takes what peers have sent, at most one full ring of each. Returns how much that was.
+    pub(super) fn receive<C: Core<Envelope = E>>(&mut self, path: &mut DataPath<C>) -> usize {
+        let mut count = 0;
+        for (index, ring) in self.inlets.iter_mut().enumerate() {
+            let Some(ring) = ring else { continue };
+            for _ in 0..RING_SLOTS {
+                match ring.pop() {
+                    Some(Item::Core(envelope)) => {
+                        path.handle_envelope(ShardId(index as u16), envelope);
+                    }
+                    Some(Item::Adopt(adopted)) => path.adopt(*adopted),
+                    None => break,
+                }
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Sends what the core and the data path have for peers, as far as the rings have room, and
+    /// wakes those that sleep. Tells whether something is left.
+    pub(super) fn send<C: Core<Envelope = E>>(&mut self, path: &mut DataPath<C>) -> bool {
+        for (to, adopted) in path.handed_over() {
+            match &mut self.outlets[to.index()] {
+                Some(outlet) => outlet.adopted.push_back(Box::new(adopted)),
+                None => unreachable!("shard {to} hands a connection over to itself"),
+            }
+        }
+        let (mut is_left, mut is_moved) = (false, false);
+        for (index, outlet) in self.outlets.iter_mut().enumerate() {
+            let Some(outlet) = outlet else { continue };
+            let to = ShardId(index as u16);
+            while let Some(adopted) = outlet.adopted.pop_front() {
+                if let Err(Item::Adopt(adopted)) = outlet.ring.push(Item::Adopt(adopted)) {
+                    outlet.adopted.push_front(adopted);
+                    break;
+                }
+            }
+            let waiting = path.core_mut().outbound(to);
+            let mut moved = 0;
+            if !waiting.is_empty() {
+                moved = waiting.len().min(outlet.ring.free_slots());
+                for envelope in waiting.drain(..moved) {
+                    // There is room: nobody else pushes.
+                    let pushed = outlet.ring.push(Item::Core(envelope));
+                    debug_assert!(pushed.is_ok());
+                }
+            }
+            is_left |= !waiting.is_empty() || !outlet.adopted.is_empty();
+            if outlet.ring.publish() {
+                let peer = &self.peers[index];
+                if peer.sleep.take_wake() {
+                    match peer.ring.get() {
+                        Some(ring) => path.wake(ring),
+                        None => peer.waker.wake(),
+                    }
+                }
+            }
+            is_moved |= moved > 0;
+        }
+        if is_moved {
+            path.handle_ring_room();
+        }
+        is_left
+    }
+}

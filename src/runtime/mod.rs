@@ -1,0 +1,215 @@
+//! Shards on their cores: executors, the rings between them, clocks, signals, and the way out.
+//!
+//! **Lives on** one thread a shard, pinned, and on the main thread, which only waits.
+//! **Knows nothing of** MQTT: it starts any [`Core`] and drives it through `net`.
+//!
+//! # Always true
+//! - The clock is read once a turn, and all shards count from the same start.
+//! - A shard drains its inbound rings without waiting for an outbound one.
+//! - Only a shard that has announced its sleep is woken, by one of its peers, once.
+//! - A shard that panics ends the process: a broker without one of its shards would look alive and
+//!   lose what belongs there.
+//!
+//! Read next: `shard_loop.rs` (one turn), `mesh.rs` (what crosses cores), `preflight.rs`.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod cpus;
+mod mesh;
+mod preflight;
+mod shard_loop;
+mod signals;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use cpus::{CoresError, Placed, place};
+pub use preflight::{PreflightError, check as preflight, raise_open_files};
+pub use signals::{exit_on_panic, stop_on_signals};
+
+use crate::key::ShardId;
+use crate::net::{Core, DataPath, Waker};
+use clock::Clock;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use mesh::Mesh;
+use shard_loop::ShardLoop;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Memory that glommio sets aside for its own files and sockets, of which there are few.
+const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
+/// How long the socket task may keep the executor's other tasks waiting. At glommio's default of
+/// 100 ms, files and timers starve beside a busy task.
+const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+
+/// The shards could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// glommio could not make an executor.
+    #[error("shard {shard}: the executor did not start: {reason}")]
+    Executor {
+        /// Which one.
+        shard: ShardId,
+        /// What glommio said.
+        reason: String,
+    },
+    /// The kernel refused the shard's ring, or a file descriptor.
+    #[error("shard {shard}: {source}")]
+    Shard {
+        /// Which one.
+        shard: ShardId,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Tells all shards to end. Clones tell the same shards.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    stop: Arc<AtomicBool>,
+    wakers: Arc<[Waker]>,
+}
+
+impl Stopper {
+    /// Closes all connections as the core says, then ends the shards.
+    pub fn stop(&self) {
+        // Pairs with the load in each turn; the wake makes a sleeping shard take one.
+        self.stop.store(true, Ordering::Release);
+        for waker in &*self.wakers {
+            waker.wake();
+        }
+    }
+}
+
+/// Shards at work.
+#[derive(Debug)]
+pub struct Running {
+    stopper: Stopper,
+    executors: Vec<(ShardId, ExecutorJoinHandle<()>)>,
+}
+
+impl Running {
+    /// By which to end them.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Waits until all shards have ended.
+    ///
+    /// # Errors
+    /// The first shard that ended by a panic.
+    pub fn join(self) -> Result<(), StartError> {
+        let mut result = Ok(());
+        for (shard, executor) in self.executors {
+            if let Err(error) = executor.join() {
+                // The others would wait for it for ever.
+                self.stopper.stop();
+                result = result.and(Err(StartError::Executor {
+                    shard,
+                    reason: error.to_string(),
+                }));
+            }
+        }
+        result
+    }
+}
+
+/// Starts one shard for each of `placed`.
+///
+/// `listeners` holds the listening sockets of each shard; `make_core` is called on its thread.
+///
+/// # Errors
+/// [`StartError`]; the shards that did start are ended.
+pub fn start<C, F>(
+    placed: &[Placed],
+    listeners: Vec<Vec<TcpListener>>,
+    make_core: F,
+) -> Result<Running, StartError>
+where
+    C: Core + 'static,
+    F: Fn(ShardId, usize) -> C + Clone + Send + 'static,
+{
+    assert_eq!(placed.len(), listeners.len(), "listeners for every shard");
+    let clock = Clock::start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let wakers = placed
+        .iter()
+        .map(|_| Waker::new())
+        .collect::<io::Result<Arc<[Waker]>>>()
+        .map_err(|source| StartError::Shard {
+            shard: ShardId(0),
+            source,
+        })?;
+    let stopper = Stopper {
+        stop,
+        wakers: wakers.clone(),
+    };
+    let (started, starts) = mpsc::channel();
+    let mut running = Running {
+        stopper,
+        executors: Vec::new(),
+    };
+    let meshes = Mesh::<C::Envelope>::all(&wakers);
+    let shard_count = placed.len();
+    for ((mesh, listeners), placed) in meshes.into_iter().zip(listeners).zip(placed) {
+        let shard = mesh.shard();
+        let placement = match placed {
+            Placed::Pinned(cpu) => Placement::Fixed(*cpu),
+            Placed::Anywhere => Placement::Unbound,
+        };
+        let (make_core, started) = (make_core.clone(), started.clone());
+        let (stop, waker) = (running.stopper.stop.clone(), wakers[shard.index()].clone());
+        let executor = LocalExecutorBuilder::new(placement)
+            .name(&format!("fastmq-{shard}"))
+            .io_memory(EXECUTOR_IO_MEMORY)
+            .preempt_timer(PREEMPT_AFTER)
+            .spawn(move || async move {
+                let core = make_core(shard, shard_count);
+                let shard_loop = DataPath::new(core, listeners, clock.now())
+                    .and_then(|path| ShardLoop::new(path, mesh, clock, stop, waker));
+                match shard_loop {
+                    Ok(shard_loop) => {
+                        let _ = started.send(Ok(()));
+                        drop(started);
+                        shard_loop.run().await;
+                    }
+                    Err(source) => {
+                        let _ = started.send(Err(StartError::Shard { shard, source }));
+                    }
+                }
+            });
+        match executor {
+            Ok(executor) => running.executors.push((shard, executor)),
+            Err(error) => {
+                running.stopper.stop();
+                let _ = running.join();
+                return Err(StartError::Executor {
+                    shard,
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+    drop(started);
+    let mut result = Ok(());
+    for _ in 0..shard_count {
+        // A shard that panicked before it reported has dropped its end.
+        match starts.recv() {
+            Ok(report) => result = result.and(report),
+            Err(_) => break,
+        }
+    }
+    match result {
+        Ok(()) => Ok(running),
+        Err(error) => {
+            running.stopper.stop();
+            let _ = running.join();
+            Err(error)
+        }
+    }
+}
