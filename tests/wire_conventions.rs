@@ -253,3 +253,14 @@ fn a_taken_over_v5_client_is_told_0x8e_and_a_v311_client_nothing() {
     assert_eq!(broker.receive(second), "");
     assert!(broker.is_closed(second));
 }
+
+/// [MQTT-3.1.0-1]
+#[test]
+fn anything_but_connect_is_closed_at_its_first_byte() {
+    let mut broker = Broker::new();
+    for first in ["47", "68", "30", "c0"] {
+        let client = broker.accept();
+        assert_eq!(broker.send(client, first), "");
+        assert!(broker.is_closed(client));
+    }
+}

@@ -182,6 +182,14 @@ impl Shard {
             }
             let (phase, version) = (connection.phase, connection.version);
             let rest = &bytes[consumed..];
+            // What does not begin as a CONNECT is not waited for: its length means nothing
+            // [MQTT-3.1.0-1].
+            if phase == Phase::AwaitingConnect && rest.first().is_some_and(|&first| first >> 4 != 1)
+            {
+                self.clients.counters.protocol_errors += 1;
+                self.close(key, effects);
+                return bytes.len();
+            }
             let size_max = match phase {
                 Phase::Connected(_) => self.clients.limits.max_packet_size,
                 _ => CONNECT_SIZE_MAX as u32,
@@ -249,12 +257,6 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        // The first packet is a CONNECT [MQTT-3.1.0-1]. Anything else is not worth an answer.
-        if first_byte >> 4 != 1 {
-            self.clients.counters.protocol_errors += 1;
-            self.close(key, effects);
-            return Step::Stop;
-        }
         match codec::decode(crate::message::ProtocolVersion::V5, first_byte, body) {
             Ok(Packet::Connect(connect)) => self.handle_connect(key, &connect, now, effects),
             Ok(_) => Step::Stop,
