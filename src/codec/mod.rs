@@ -181,3 +181,6 @@ pub fn encode(packet: &Packet<'_>, version: ProtocolVersion, out: &mut Vec<u8>) 
         Packet::Auth(auth) => auth.encode(out),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ pub(super) enum Property<'a> {
     TopicAlias(NonZeroU16),
     MaximumQoS(QoS),
     RetainAvailable(bool),
-    UserProperty(&'a str, &'a str),
+    User(&'a str, &'a str),
     MaximumPacketSize(NonZeroU32),
     WildcardSubscriptionAvailable(bool),
     SubscriptionIdentifiersAvailable(bool),
@@ -303,7 +303,7 @@ impl<'a> PropertyReader<'a> {
                 QoS::AtMostOnce
             }),
             id::RETAIN_AVAILABLE => Property::RetainAvailable(flag(reader)?),
-            id::USER_PROPERTY => Property::UserProperty(reader.string()?, reader.string()?),
+            id::USER_PROPERTY => Property::User(reader.string()?, reader.string()?),
             id::MAXIMUM_PACKET_SIZE => {
                 Property::MaximumPacketSize(NonZeroU32::new(reader.u32()?).ok_or(out_of_range)?)
             }
@@ -355,7 +355,7 @@ impl Property<'_> {
             Self::TopicAlias(_) => id::TOPIC_ALIAS,
             Self::MaximumQoS(_) => id::MAXIMUM_QOS,
             Self::RetainAvailable(_) => id::RETAIN_AVAILABLE,
-            Self::UserProperty(..) => id::USER_PROPERTY,
+            Self::User(..) => id::USER_PROPERTY,
             Self::MaximumPacketSize(_) => id::MAXIMUM_PACKET_SIZE,
             Self::WildcardSubscriptionAvailable(_) => id::WILDCARD_SUBSCRIPTION_AVAILABLE,
             Self::SubscriptionIdentifiersAvailable(_) => id::SUBSCRIPTION_IDENTIFIERS_AVAILABLE,
@@ -402,7 +402,7 @@ impl Property<'_> {
             | Self::ServerReference(text)
             | Self::ReasonString(text) => put_string(text, out),
             Self::CorrelationData(data) | Self::AuthenticationData(data) => put_binary(data, out),
-            Self::UserProperty(name, value) => {
+            Self::User(name, value) => {
                 put_string(name, out);
                 put_string(value, out);
             }

@@ -51,7 +51,7 @@ impl<'a> UserProperties<'a> {
 
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         for (name, value) in self.iter() {
-            Property::UserProperty(name, value).put(out);
+            Property::User(name, value).put(out);
         }
     }
 }
@@ -97,7 +97,7 @@ impl<'a> Iterator for UserPropertiesIter<'a> {
             return Some(pair);
         }
         while let Ok(Some(property)) = self.reader.next() {
-            if let Property::UserProperty(name, value) = property {
+            if let Property::User(name, value) = property {
                 return Some((name, value));
             }
         }
