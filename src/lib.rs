@@ -8,4 +8,6 @@ pub mod codec;
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod router;
 pub mod time;
+pub mod topic;

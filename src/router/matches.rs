@@ -1,0 +1,97 @@
+//! Who gets a message: what a publish asks the router for.
+
+#![forbid(unsafe_code)]
+
+use super::{FilterKey, ShardSet};
+use crate::key::SessionKey;
+use crate::message::QoS;
+use smallvec::SmallVec;
+use std::num::NonZeroU32;
+
+/// Everybody who wants messages of one topic.
+///
+/// Built once and kept for as long as the filters that match the topic stay as they are.
+#[derive(Debug, Default)]
+pub struct Matches {
+    /// Sessions of this shard, each once.
+    pub targets: Vec<Target>,
+    /// Other shards with subscribers of their own; Shared Subscriptions do not count.
+    pub shards: ShardSet,
+    /// Shared Subscriptions, each of which gets one copy: see [`super::Router::pick`].
+    pub groups: SmallVec<[GroupKey; 2]>,
+    pub(super) topic: Vec<u8>,
+    /// Counters of [`super::generations::Generations`] that say whether this is still right.
+    pub(super) buckets: super::generations::Buckets,
+    pub(super) generation: u64,
+}
+
+impl Matches {
+    /// Whether nobody wants the message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.groups.is_empty() && self.shards.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.targets.clear();
+        self.shards = ShardSet::EMPTY;
+        self.groups.clear();
+        self.topic.clear();
+    }
+}
+
+/// One Session and how it wants the message: what its overlapping subscriptions come to
+/// [MQTT-3.3.4-2].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// The Session.
+    pub session: SessionKey,
+    /// Subscription Identifiers of all its matching subscriptions that have one [MQTT-3.3.4-3], each
+    /// as often as it was given.
+    pub subscription_identifiers: SmallVec<[NonZeroU32; 1]>,
+    /// Highest QoS of its matching subscriptions [MQTT-3.3.4-2].
+    pub qos: QoS,
+    /// Whether any of them asks to keep the RETAIN flag as published.
+    pub retain_as_published: bool,
+    /// Whether none of them wants what this Session published itself [MQTT-3.8.3-3].
+    pub no_local: bool,
+}
+
+const _: () = assert!(size_of::<Target>() <= 40);
+
+/// A Shared Subscription that matched.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GroupKey(pub(super) FilterKey);
+
+impl GroupKey {
+    /// Its Topic Filter.
+    #[must_use]
+    pub const fn filter(self) -> FilterKey {
+        self.0
+    }
+}
+
+/// The member of a Shared Subscription that gets a message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Pick {
+    /// One of this shard.
+    Local(SharedTarget),
+    /// One that this other shard chooses, by [`super::Router::pick_local`] with the whole text of the
+    /// Topic Filter.
+    Remote(crate::key::ShardId, std::sync::Arc<[u8]>),
+}
+
+/// A member of a Shared Subscription and how it wants the message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SharedTarget {
+    /// The Session.
+    pub session: SessionKey,
+    /// The Shared Subscription.
+    pub filter: FilterKey,
+    /// Its Maximum QoS.
+    pub qos: QoS,
+    /// Whether it asks to keep the RETAIN flag as published.
+    pub retain_as_published: bool,
+    /// Its Subscription Identifier.
+    pub subscription_identifier: Option<NonZeroU32>,
+}

@@ -1,0 +1,539 @@
+//! Who wants a message: Topic Filters, interest of other shards, Shared Subscriptions, retained
+//! messages.
+//!
+//! **Lives on** one shard and holds *all* filters: those of its own Sessions, and for every other
+//! shard that it wants a filter, not who there does. A publish is one lookup here: Sessions of this
+//! shard, other shards that get one envelope each, and groups that get one copy between them.
+//! **Knows nothing of** Sessions but their keys, of packets, of rings: the shard announces what
+//! [`Subscribed::announce`] asks for and feeds what others announce to [`Router::set_interest`].
+//!
+//! # Always true
+//! - The same calls give the same answers, in the same order.
+//! - What is remembered of a topic is never used after a filter that matches it changed.
+//! - A filter nobody wants, and every node only it needed, is gone.
+//! - A topic seen before costs one hash, one comparison and no allocation.
+//!
+//! Read next: `trie.rs` (filters by level), `cache.rs` and `generations.rs` (topics seen before),
+//! `shared.rs` (whose turn it is), `retained.rs` (its own store).
+
+#![forbid(unsafe_code)]
+
+mod cache;
+mod filter;
+mod generations;
+mod hash;
+mod id_table;
+mod level;
+mod matches;
+mod merge;
+mod retained;
+mod shard_set;
+mod shared;
+mod slab;
+mod subscribers;
+mod subscription_options;
+#[cfg(test)]
+mod tests;
+mod trie;
+
+pub use filter::FilterKey;
+pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
+pub use retained::{RetainedVersion, TOMBSTONES_MAX};
+pub use shard_set::ShardSet;
+pub use shared::Interest;
+pub use subscription_options::{RetainHandling, SubscriptionOptions};
+
+use crate::key::{SessionKey, ShardId};
+use crate::limits::SHARDS_MAX;
+use crate::message::Message;
+use crate::time::Instant;
+use crate::topic::{TopicFilter, TopicName};
+use cache::Cache;
+use filter::{Filter, Wanted};
+use generations::{Generations, bucket_of_filter, buckets_of_topic};
+use hash::TopicHasher;
+use id_table::IdTable;
+use merge::Merger;
+use retained::Retained;
+use slab::{NONE, Slab};
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::sync::Arc;
+use subscribers::Subscriber;
+use trie::Trie;
+
+/// The seed of [`Router::new`].
+const SEED: u64 = 0x6661_7374_6D71_0001;
+
+/// What [`Router::subscribe`] did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Subscribed {
+    /// The filter, to unsubscribe with.
+    pub filter: FilterKey,
+    /// The Session had a subscription to this filter, which was replaced [MQTT-3.8.4-3].
+    pub existed: bool,
+    /// Other shards must hear of [`Router::interest`] in this filter.
+    pub announce: bool,
+}
+
+/// What [`Router::unsubscribe`] did.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unsubscribed {
+    /// Other shards must hear of the interest in this filter.
+    pub announce: bool,
+    /// The filter's whole text: its key may be gone with the subscription.
+    pub text: Arc<[u8]>,
+    /// What this shard still wants of it.
+    pub interest: Interest,
+}
+
+/// The filters, interest and retained messages that one shard knows.
+#[derive(Debug)]
+pub struct Router {
+    shard: ShardId,
+    hasher: TopicHasher,
+    filters: Slab<Filter>,
+    /// Filters by level; a place holds the first of the list of filters that end there.
+    trie: Trie,
+    /// Shared filters by whole text.
+    shared: IdTable,
+    /// Subscriptions of this shard's Sessions.
+    subscription_count: usize,
+    generations: Generations,
+    cache: Cache,
+    merger: Merger,
+    /// Plain filters with subscribers that match the topic at hand, kept for its memory.
+    matched: Vec<u32>,
+    retained: Retained,
+}
+
+impl Router {
+    /// A router without subscriptions for one shard of `shard_count`.
+    #[must_use]
+    pub fn new(shard: ShardId, shard_count: usize) -> Self {
+        Self::with_seed(shard, shard_count, SEED)
+    }
+
+    /// As [`Self::new`], with a seed for hashing that Clients do not know, so that they cannot choose
+    /// topics that collide.
+    #[must_use]
+    pub fn with_seed(shard: ShardId, shard_count: usize, seed: u64) -> Self {
+        assert!(shard_count <= SHARDS_MAX, "{shard_count} shards");
+        assert!(
+            shard.index() < shard_count,
+            "shard {shard} of {shard_count}"
+        );
+        let hasher = TopicHasher::new(seed);
+        Self {
+            shard,
+            filters: Slab::new(),
+            trie: Trie::new(hasher.clone()),
+            shared: IdTable::default(),
+            subscription_count: 0,
+            generations: Generations::new(),
+            cache: Cache::default(),
+            merger: Merger::default(),
+            matched: Vec::new(),
+            retained: Retained::new(hasher.clone()),
+            hasher,
+        }
+    }
+
+    // --- Subscriptions of this shard's Sessions.
+
+    /// Subscribes a Session, or replaces its subscription to the same filter [MQTT-3.8.4-3].
+    ///
+    /// `online` says whether the Session has a Network Connection, which matters to Shared
+    /// Subscriptions only.
+    pub fn subscribe(
+        &mut self,
+        filter: &TopicFilter<'_>,
+        session: SessionKey,
+        options: SubscriptionOptions,
+        subscription_identifier: Option<NonZeroU32>,
+        online: bool,
+    ) -> Subscribed {
+        let subscriber = Subscriber {
+            session,
+            identifier: subscription_identifier,
+            options,
+        };
+        let key = self.intern(filter);
+        let row = self.filters.get_mut(key.0);
+        let (existed, announce, changed) = match &mut row.wanted {
+            Wanted::Plain { subscribers, .. } => match subscribers.position(session) {
+                Some(position) => (true, false, subscribers.replace(position, subscriber)),
+                None => {
+                    subscribers.push(subscriber, self.hasher.state());
+                    (false, subscribers.len() == 1, true)
+                }
+            },
+            Wanted::Shared(shared) => {
+                let is_new = shared.is_empty();
+                let state = self.hasher.state();
+                let change = shared.subscribe(self.shard, subscriber, online, state);
+                (change.existed, change.announce, is_new)
+            }
+        };
+        if changed {
+            self.generations.bump(row.bucket);
+        }
+        self.subscription_count += usize::from(!existed);
+        Subscribed {
+            filter: key,
+            existed,
+            announce,
+        }
+    }
+
+    /// Ends a Session's subscription; `None` if it has none to this filter.
+    pub fn unsubscribe(&mut self, filter: FilterKey, session: SessionKey) -> Option<Unsubscribed> {
+        let row = self.filters.try_get(filter.0)?;
+        let text = Arc::clone(&row.text);
+        let bucket = row.bucket;
+        let wanted = &mut self.filters.get_mut(filter.0).wanted;
+        let (announce, changed) = match wanted {
+            Wanted::Plain { subscribers, .. } => {
+                let position = subscribers.position(session)?;
+                subscribers.swap_remove(position);
+                (subscribers.is_empty(), true)
+            }
+            Wanted::Shared(shared) => {
+                let announce = shared.unsubscribe(self.shard, session)?;
+                (announce, shared.is_empty())
+            }
+        };
+        self.subscription_count -= 1;
+        if changed {
+            self.generations.bump(bucket);
+        }
+        let interest = self.interest(filter);
+        self.release_if_unwanted(filter);
+        Some(Unsubscribed {
+            announce,
+            text,
+            interest,
+        })
+    }
+
+    /// Says that a Session gained or lost its Network Connection; whether other shards must hear of
+    /// it, which is only so for Shared Subscriptions.
+    pub fn set_online(&mut self, filter: FilterKey, session: SessionKey, online: bool) -> bool {
+        if self.filters.try_get(filter.0).is_none() {
+            return false;
+        }
+        match &mut self.filters.get_mut(filter.0).wanted {
+            Wanted::Plain { .. } => false,
+            Wanted::Shared(shared) => shared.set_online(self.shard, session, online),
+        }
+    }
+
+    /// The key of a filter somebody wants.
+    #[must_use]
+    pub fn find(&self, filter: &TopicFilter<'_>) -> Option<FilterKey> {
+        if filter.share_group().is_some() {
+            return self.find_shared(filter.text());
+        }
+        let mut id = self.trie.head(self.trie.find(filter.levels())?);
+        while id != NONE {
+            let row = self.filters.get(id);
+            if matches!(row.wanted, Wanted::Plain { .. }) {
+                return Some(FilterKey(id));
+            }
+            id = row.next;
+        }
+        None
+    }
+
+    /// The whole text of a filter.
+    #[must_use]
+    pub fn filter_text(&self, filter: FilterKey) -> &[u8] {
+        &self.filters.get(filter.0).text
+    }
+
+    /// The whole text of a filter, shared.
+    #[must_use]
+    pub fn filter_arc(&self, filter: FilterKey) -> Arc<[u8]> {
+        Arc::clone(&self.filters.get(filter.0).text)
+    }
+
+    /// What this shard itself wants of a filter: what other shards are told.
+    #[must_use]
+    pub fn interest(&self, filter: FilterKey) -> Interest {
+        match self.filters.try_get(filter.0).map(|row| &row.wanted) {
+            Some(Wanted::Plain { subscribers, .. }) if !subscribers.is_empty() => Interest::PLAIN,
+            Some(Wanted::Shared(shared)) => shared.interest(),
+            _ => Interest::NONE,
+        }
+    }
+
+    // --- What other shards want.
+
+    /// Takes over what another shard says it wants of a filter; without members it wants nothing.
+    pub fn set_interest(&mut self, from: ShardId, filter: &TopicFilter<'_>, interest: Interest) {
+        assert!(from != self.shard, "shard {from} told itself what it wants");
+        let wants = interest.members > 0;
+        let key = match self.find(filter) {
+            Some(key) => key,
+            None if wants => self.intern(filter),
+            None => return,
+        };
+        let row = self.filters.get_mut(key.0);
+        let changed = match &mut row.wanted {
+            Wanted::Plain { shards, .. } => shards.set(from, wants),
+            Wanted::Shared(shared) => {
+                let was_empty = shared.is_empty();
+                shared.set_interest(self.shard, from, interest);
+                was_empty != shared.is_empty()
+            }
+        };
+        if changed {
+            self.generations.bump(row.bucket);
+        }
+        self.release_if_unwanted(key);
+    }
+
+    // --- Publishing.
+
+    /// Who wants messages published to `topic`.
+    // HOT: per PUBLISH.
+    pub fn matches(&mut self, topic: TopicName<'_>) -> Rc<Matches> {
+        let hash = self.hasher.bytes(topic.as_bytes());
+        match self.cache.get(hash, topic.as_bytes(), &self.generations) {
+            Some(matches) => matches,
+            None => self.find_matches(topic, hash),
+        }
+    }
+
+    fn find_matches(&mut self, topic: TopicName<'_>, hash: u64) -> Rc<Matches> {
+        let mut claim = self.cache.claim(hash);
+        let matches = Rc::get_mut(&mut claim.matches).expect("claimed matches are not shared");
+        matches.topic.extend_from_slice(topic.as_bytes());
+        matches.buckets = buckets_of_topic(&self.hasher, topic.levels());
+        matches.generation = self.generations.sum(&matches.buckets);
+        self.matched.clear();
+        let filters = &self.filters;
+        self.trie.walk(topic, |head| {
+            let mut id = head;
+            while id != NONE {
+                let row = filters.get(id);
+                match &row.wanted {
+                    Wanted::Plain {
+                        subscribers,
+                        shards,
+                    } => {
+                        shards.add_to(&mut matches.shards);
+                        if !subscribers.is_empty() {
+                            self.matched.push(id);
+                        }
+                    }
+                    Wanted::Shared(_) => matches.groups.push(GroupKey(FilterKey(id))),
+                }
+                id = row.next;
+            }
+        });
+        let lists = self
+            .matched
+            .iter()
+            .map(|&id| match &filters.get(id).wanted {
+                Wanted::Plain { subscribers, .. } => subscribers.as_slice(),
+                Wanted::Shared(_) => &[],
+            });
+        self.merger.merge(lists, &mut matches.targets);
+        self.cache.put(claim, &self.generations)
+    }
+
+    // --- Shared Subscriptions.
+
+    /// The member, or the other shard, whose turn it is; members with a Network Connection go first.
+    pub fn pick(&mut self, group: GroupKey) -> Option<Pick> {
+        self.pick_from(group.0, None)
+    }
+
+    /// As [`Self::pick`], passing over `not`: for a message that it received and did not acknowledge.
+    pub fn pick_other(&mut self, filter: FilterKey, not: SessionKey) -> Option<Pick> {
+        self.pick_from(filter, Some(not))
+    }
+
+    /// The member of this shard whose turn it is, when another shard chose this one. `filter` is the
+    /// whole text.
+    pub fn pick_local(&mut self, filter: &[u8]) -> Option<SharedTarget> {
+        let key = self.find_shared(filter)?;
+        let shared = self.filters.get_mut(key.0).wanted.shared_mut()?;
+        shared
+            .pick_member(None)
+            .map(|member| shared_target(key, member))
+    }
+
+    fn pick_from(&mut self, filter: FilterKey, not: Option<SessionKey>) -> Option<Pick> {
+        self.filters.try_get(filter.0)?;
+        let row = self.filters.get_mut(filter.0);
+        let shared = row.wanted.shared_mut()?;
+        let shard = shared.pick_shard(self.shard, not)?;
+        if shard != self.shard {
+            return Some(Pick::Remote(shard, Arc::clone(&row.text)));
+        }
+        shared
+            .pick_member(not)
+            .map(|member| Pick::Local(shared_target(filter, member)))
+    }
+
+    // --- Retained messages.
+
+    /// Keeps `message` as the retained message of its topic [MQTT-3.3.1-5], or, without a payload,
+    /// removes the one there is [MQTT-3.3.1-6]; whether it did. Not if a later write is known.
+    pub fn retain(&mut self, message: &Arc<Message>, version: RetainedVersion) -> bool {
+        self.retained.write(message, version)
+    }
+
+    /// Calls `found` with every retained message that `filter` matches and that has not expired, in
+    /// an order that depends on the writes alone.
+    pub fn for_each_retained(
+        &self,
+        filter: &TopicFilter<'_>,
+        now: Instant,
+        found: impl FnMut(&Arc<Message>),
+    ) {
+        self.retained.for_each(filter, now, found);
+    }
+
+    /// The retained message of one topic, expired or not, and its version.
+    #[must_use]
+    pub fn retained(&self, topic: TopicName<'_>) -> Option<(&Arc<Message>, RetainedVersion)> {
+        self.retained.get(topic)
+    }
+
+    /// Retained messages.
+    #[must_use]
+    pub fn retained_count(&self) -> usize {
+        self.retained.count()
+    }
+
+    /// Bytes of topics, properties and payloads of the retained messages.
+    #[must_use]
+    pub fn retained_bytes(&self) -> usize {
+        self.retained.bytes()
+    }
+
+    /// Versions kept of messages that were removed.
+    #[must_use]
+    pub fn tombstone_count(&self) -> usize {
+        self.retained.tombstone_count()
+    }
+
+    /// Forgets versions of removed messages with a clock below `clock`, once no older write can arrive.
+    pub fn forget_tombstones_below(&mut self, clock: u64) {
+        self.retained.forget_tombstones_below(clock);
+    }
+
+    /// Removes up to `count_max` retained messages that expired; how many.
+    pub fn expire_retained(&mut self, now: Instant, count_max: usize) -> usize {
+        self.retained.expire(now, count_max)
+    }
+
+    /// When the next retained message expires.
+    #[must_use]
+    pub fn next_retained_expiry(&self) -> Option<Instant> {
+        self.retained.next_expiry()
+    }
+
+    // --- Sizes.
+
+    /// Filters that somebody wants, here or elsewhere.
+    #[must_use]
+    pub fn filter_count(&self) -> usize {
+        self.filters.count()
+    }
+
+    /// Subscriptions of this shard's Sessions.
+    #[must_use]
+    pub fn subscription_count(&self) -> usize {
+        self.subscription_count
+    }
+
+    /// Levels held for filters and for retained messages.
+    #[must_use]
+    pub fn node_counts(&self) -> (usize, usize) {
+        (self.trie.nodes_count(), self.retained.nodes_count())
+    }
+
+    /// Bytes of the tables for filters and for retained messages, without what their rows point to.
+    #[must_use]
+    pub fn table_sizes(&self) -> (usize, usize) {
+        let filters = self.filters.size() + self.trie.size() + self.shared.size();
+        (filters, self.retained.size())
+    }
+
+    /// Topics whose matches are remembered, and the targets of all of them.
+    #[must_use]
+    pub fn cached_counts(&self) -> (usize, usize) {
+        self.cache.count()
+    }
+
+    // --- The table of filters.
+
+    fn find_shared(&self, text: &[u8]) -> Option<FilterKey> {
+        let hash = self.hasher.bytes(text) as u32;
+        self.shared
+            .find(hash, |id| *self.filters.get(id).text == *text)
+            .map(FilterKey)
+    }
+
+    /// The key of `filter`, made if nobody wanted it. The caller adds somebody.
+    fn intern(&mut self, filter: &TopicFilter<'_>) -> FilterKey {
+        if let Some(key) = self.find(filter) {
+            return key;
+        }
+        let place = self.trie.insert(filter.levels());
+        let mut row = Filter {
+            text: filter.text().into(),
+            place,
+            next: self.trie.head(place),
+            bucket: bucket_of_filter(&self.hasher, filter.levels()),
+            ..Filter::default()
+        };
+        if filter.share_group().is_some() {
+            row.wanted = Wanted::Shared(Box::default());
+        }
+        let next = row.next;
+        let id = self.filters.insert(row);
+        if next != NONE {
+            self.filters.get_mut(next).previous = id;
+        }
+        self.trie.set_head(place, id);
+        if filter.share_group().is_some() {
+            self.shared
+                .insert(self.hasher.bytes(filter.text()) as u32, id);
+        }
+        FilterKey(id)
+    }
+
+    fn release_if_unwanted(&mut self, filter: FilterKey) {
+        if !self.filters.get(filter.0).wanted.is_empty() {
+            return;
+        }
+        let row = self.filters.remove(filter.0);
+        if row.next != NONE {
+            self.filters.get_mut(row.next).previous = row.previous;
+        }
+        if row.previous != NONE {
+            self.filters.get_mut(row.previous).next = row.next;
+        } else {
+            self.trie.set_head(row.place, row.next);
+        }
+        if matches!(row.wanted, Wanted::Shared(_)) {
+            self.shared
+                .remove(self.hasher.bytes(&row.text) as u32, filter.0);
+        }
+    }
+}
+
+fn shared_target(filter: FilterKey, member: Subscriber) -> SharedTarget {
+    SharedTarget {
+        session: member.session,
+        filter,
+        qos: member.options.qos,
+        retain_as_published: member.options.retain_as_published,
+        subscription_identifier: member.identifier,
+    }
+}
