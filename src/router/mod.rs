@@ -31,7 +31,6 @@ mod shard_set;
 mod shared;
 mod slab;
 mod subscribers;
-mod subscription_options;
 #[cfg(test)]
 mod tests;
 mod trie;
@@ -41,8 +40,8 @@ pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
 pub use retained::{RetainedVersion, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
 pub use shared::Interest;
-pub use subscription_options::{RetainHandling, SubscriptionOptions};
 
+use crate::codec::SubscriptionOptions;
 use crate::key::{SessionKey, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::message::Message;

@@ -263,8 +263,8 @@ fn next_of(
 #[cfg(test)]
 mod tests {
     use super::{Interest, Shared};
+    use crate::codec::SubscriptionOptions;
     use crate::key::{SessionKey, ShardId};
-    use crate::router::SubscriptionOptions;
     use crate::router::subscribers::Subscriber;
     use std::collections::BTreeMap;
 

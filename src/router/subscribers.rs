@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::SubscriptionOptions;
+use crate::codec::SubscriptionOptions;
 use crate::key::SessionKey;
 use smallvec::SmallVec;
 use std::collections::HashMap;
