@@ -161,7 +161,9 @@ fn matches(criterion: &mut Criterion) {
 fn fan_out(criterion: &mut Criterion) {
     let mut router = router();
     let count = 100_000;
-    (0..count).for_each(|number| drop(subscribe(&mut router, "news/sport", number)));
+    for number in 0..count {
+        subscribe(&mut router, "news/sport", number);
+    }
     let topic = TopicName::new("news/sport").expect("legal name");
     let mut group = criterion.benchmark_group("fan_out/100000");
     group.bench_function("hit", |bencher| {
@@ -228,9 +230,9 @@ fn retained(criterion: &mut Criterion) {
             },
         )
     };
-    messages
-        .iter()
-        .for_each(|message| drop(retain(&mut router, message)));
+    for message in &messages {
+        retain(&mut router, message);
+    }
     eprintln!(
         "{count} retained: {} bytes each beside the message ({} in tables), {} nodes",
         resident().saturating_sub(before) / count,

@@ -350,7 +350,9 @@ mod tests {
     #[test]
     fn members_take_turns_and_one_can_be_passed_over() {
         let mut shared = Shared::default();
-        (0..3).for_each(|index| drop(join(&mut shared, index, true)));
+        for index in 0..3 {
+            join(&mut shared, index, true);
+        }
         join(&mut shared, 3, false);
         let mut pick = |not| shared.pick_member(not).map(|member| member.session.index);
         assert_eq!(
@@ -385,7 +387,9 @@ mod tests {
         let mut shared = Shared::default();
         join(&mut shared, 0, true);
         shared.set_interest(OWN, ShardId(2), remote(1000, 1000));
-        (0..999).for_each(|_| drop(shared.pick_shard(OWN, None)));
+        for _ in 0..999 {
+            shared.pick_shard(OWN, None);
+        }
         shared.set_interest(OWN, ShardId(2), remote(1, 1));
         let own = (0..20)
             .filter(|_| shared.pick_shard(OWN, None) == Some(OWN))

@@ -112,7 +112,9 @@ mod tests {
         assert_eq!(slab.insert(1), ids[CHUNK_ROWS]);
         assert_eq!(slab.insert(2), ids[7]);
         assert_eq!(slab.count(), ids.len());
-        ids.iter().for_each(|&id| drop(slab.remove(id)));
+        for id in ids {
+            slab.remove(id);
+        }
         assert_eq!((slab.count(), slab.size()), (0, 0));
     }
 }

@@ -26,6 +26,10 @@ const _: () = assert!(size_of::<Subscriber>() == 16);
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
     list: SmallVec<[Subscriber; 1]>,
+    #[expect(
+        clippy::box_collection,
+        reason = "a million filters have no index: 8 bytes instead of 64"
+    )]
     index: Option<Box<HashMap<SessionKey, u32, ahash::RandomState>>>,
 }
 

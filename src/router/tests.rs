@@ -133,7 +133,9 @@ fn overlapping_subscriptions_are_one_target_with_all_identifiers() {
             let identifier = identifier.and_then(NonZeroU32::new);
             router.subscribe(&filter(text), session(1), options, identifier, true);
         }
-        (2..2 + others).for_each(|index| drop(subscribe(&mut router, "a/b", index)));
+        for index in 2..2 + others {
+            subscribe(&mut router, "a/b", index);
+        }
         let matches = router.matches(topic("a/b"));
         assert_eq!(matches.targets.len(), 1 + others as usize);
         let target = matches
@@ -196,7 +198,9 @@ fn an_old_session_in_the_same_slot_is_not_the_new_one() {
             generation: 2,
         },
     );
-    (10..50).for_each(|index| drop(subscribe(&mut router, "a", index)));
+    for index in 10..50 {
+        subscribe(&mut router, "a", index);
+    }
     for (text, session) in [("a", old), ("+", new), ("#", old), ("#", new), ("a/#", old)] {
         router.subscribe(&filter(text), session, options(QoS::AtMostOnce), None, true);
     }
@@ -286,7 +290,9 @@ fn what_is_remembered_is_bounded() {
     );
     assert_eq!(topics, targets);
     let crowd = CACHED_TARGETS_MAX as u32 / 8;
-    (2..2 + crowd).for_each(|index| drop(subscribe(&mut router, "crowd/+", index)));
+    for index in 2..2 + crowd {
+        subscribe(&mut router, "crowd/+", index);
+    }
     for number in 0..20 {
         let name = format!("crowd/{number}");
         assert_eq!(
@@ -335,7 +341,9 @@ fn depth_needs_no_stack() {
     let endless = "/".repeat(65_535);
     let endless = TopicName::from_validated(endless.as_bytes());
     assert_eq!(sessions(&router.matches(endless)), BTreeSet::from([2, 3]));
-    keys.map(|(key, index)| router.unsubscribe(key, session(index)));
+    for (key, index) in keys {
+        router.unsubscribe(key, session(index));
+    }
     assert_eq!(router.node_counts().0, 0);
     let message = message(
         std::str::from_utf8(endless.as_bytes()).unwrap_or_default(),
@@ -484,10 +492,9 @@ fn check_topic(router: &mut Router, model: &BTreeMap<String, ModelFilter>, name:
             groups.insert(text.as_bytes().to_vec());
             continue;
         }
-        wanted
-            .shards
-            .keys()
-            .for_each(|&shard| drop(shards.insert(ShardId(shard))));
+        for &shard in wanted.shards.keys() {
+            shards.insert(ShardId(shard));
+        }
         for (&index, (options, identifier, _)) in &wanted.subscribers {
             let target = targets
                 .entry(index)
