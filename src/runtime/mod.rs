@@ -38,13 +38,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 /// Memory that glommio sets aside for its own files and sockets, of which there are few.
 const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
-/// How long the socket task may keep the executor's other tasks waiting. At glommio's default of
-/// 100 ms, files and timers starve beside a busy task.
-const PREEMPT_AFTER: Duration = Duration::from_millis(1);
 
 /// The shards could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -167,16 +163,13 @@ where
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
-            .preempt_timer(PREEMPT_AFTER)
             .spawn(move || async move {
                 let core = make_core(shard, shard_count);
-                let shard_loop = DataPath::new(core, listeners, clock.now())
-                    .and_then(|path| ShardLoop::new(path, mesh, clock, stop, waker));
-                match shard_loop {
-                    Ok(shard_loop) => {
+                match DataPath::new(core, listeners, waker, clock.now()) {
+                    Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        shard_loop.run().await;
+                        ShardLoop::new(path, mesh, clock, stop).run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));
