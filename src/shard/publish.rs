@@ -442,7 +442,8 @@ impl Shard {
     ) {
         let inflight = member.session.inflight.take_published();
         let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
-        let queued = std::mem::take(&mut member.session.queue);
+        self.clients.queued_bytes -= member.session.queue.bytes();
+        let queued = member.session.queue.take_if(|_| true);
         for delivery in unacknowledged.chain(queued) {
             self.hand_on(session, &delivery, now, effects);
         }
@@ -460,19 +461,10 @@ impl Shard {
             return;
         };
         let share = Some(ShareTag(filter.0));
-        if !member
-            .session
-            .queue
-            .iter()
-            .any(|delivery| delivery.share == share)
-        {
-            return;
-        }
-        let queue = std::mem::take(&mut member.session.queue);
-        let (leaving, staying): (Vec<_>, Vec<_>) = queue
-            .into_iter()
-            .partition(|delivery| delivery.share == share);
-        member.session.queue = staying.into();
+        let queue = &mut member.session.queue;
+        let before = queue.bytes();
+        let leaving = queue.take_if(|delivery| delivery.share == share);
+        self.clients.queued_bytes -= before - queue.bytes();
         for delivery in &leaving {
             self.hand_on(session, delivery, now, effects);
         }
@@ -505,14 +497,21 @@ impl Shard {
         self.clients.counters.shared_handed_on += 1;
     }
 
-    /// Whether the store takes this retained message: one that replaces or clears always fits.
+    /// Whether the store takes this retained message. One that clears, or replaces one that is as
+    /// large, always fits.
     fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
-        message.payload.is_empty()
-            || self.router.retained_count() < self.clients.limits.max_retained_messages
-            || self
-                .router
-                .retained(TopicName::from_validated(message.topic_name))
-                .is_some()
+        let limits = &self.clients.limits;
+        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
+        let bytes = self.router.retained_bytes() + size;
+        let topic_name = TopicName::from_validated(message.topic_name);
+        match self.router.retained(topic_name) {
+            _ if message.payload.is_empty() => true,
+            Some((old, _)) => size <= old.size() || bytes <= limits.max_retained_bytes + old.size(),
+            None => {
+                self.router.retained_count() < limits.max_retained_messages
+                    && bytes <= limits.max_retained_bytes
+            }
+        }
     }
 
     /// Takes a retained message into this shard's replica.
