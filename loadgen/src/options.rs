@@ -44,8 +44,8 @@ pub struct Common {
     #[arg(long = "version", id = "protocol", global = true, default_value = "4", value_parser = version)]
     pub protocol: Version,
     /// Messages one publisher may have under way: published and not yet with every subscriber, nor
-    /// (QoS 1 and 2) acknowledged. Default: 1000 at QoS 0 (fan-out: 100; fan-in: 1000 shared by all),
-    /// 16 otherwise.
+    /// (QoS 1 and 2) acknowledged. Default: 1000 at QoS 0 (fan-out: 100), 16 otherwise; fan-in: 1000
+    /// shared by all publishers at most.
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=crate::accounting::WINDOW_MAX))]
     pub window: Option<u64>,
     /// Pin the generator to this CPU.

@@ -1,6 +1,6 @@
 //! Who connects, who subscribes to whom, and how fast publishers may go.
 
-use crate::options::{Common, Options, Workload};
+use crate::options::{Options, Workload};
 
 /// One connection and what it does.
 #[derive(Debug, Default)]
@@ -48,6 +48,8 @@ impl Plan {
             window: 0,
             pace: Pace::Saturate,
         };
+        // At QoS 1 and 2 Mosquitto's and fastmq's own inflight limit is 20.
+        let mut acknowledged_window = 16;
         let window_at_qos0 = match options.workload {
             Workload::Pairs { pairs } => {
                 plan.name = "pairs";
@@ -73,8 +75,10 @@ impl Plan {
                 for _ in 0..publishers {
                     plan.publish(0, 1);
                 }
-                // One subscriber's queue must hold what all have under way.
-                (1000 / u64::from(publishers)).max(1)
+                // One subscriber's queue must hold what all have under way: usually 1000 messages.
+                let share = (1000 / u64::from(publishers)).max(1);
+                acknowledged_window = share.min(acknowledged_window);
+                share
             }
             Workload::Trickle { connections, rate } => {
                 plan.name = "trickle";
@@ -95,7 +99,13 @@ impl Plan {
             }
             Workload::Idle { .. } | Workload::Connect { .. } => return None,
         };
-        plan.window = window(&options.common, window_at_qos0);
+        let acknowledged = options.common.qos > 0;
+        let usual = if acknowledged {
+            acknowledged_window
+        } else {
+            window_at_qos0
+        };
+        plan.window = options.common.window.unwrap_or(usual);
         Some(plan)
     }
 
@@ -123,12 +133,6 @@ impl Plan {
             subscriber_count,
         });
     }
-}
-
-fn window(common: &Common, window_at_qos0: u64) -> u64 {
-    common
-        .window
-        .unwrap_or(if common.qos == 0 { window_at_qos0 } else { 16 })
 }
 
 /// Topics carry the process id, so that several generators can share a broker.

@@ -250,10 +250,11 @@ impl Client {
 
     /// Subscribes and waits for a SUBACK that grants it.
     pub fn subscribe(&mut self, topic_filter: &str, qos: u8) {
-        match &self.requests {
-            Requests::V311(client) => client.subscribe(topic_filter, qos_v311(qos)).unwrap(),
-            Requests::V5(client) => client.subscribe(topic_filter, qos_v5(qos)).unwrap(),
-        }
+        let requested = match &self.requests {
+            Requests::V311(client) => client.subscribe(topic_filter, qos_v311(qos)).is_ok(),
+            Requests::V5(client) => client.subscribe(topic_filter, qos_v5(qos)).is_ok(),
+        };
+        self.assert_requested(requested, "subscribe");
         let granted = self.wait_for("SUBACK", |event| match event {
             Event::Subscribed { granted } => Some(granted.clone()),
             _ => None,
@@ -267,10 +268,11 @@ impl Client {
 
     /// Unsubscribes and waits for UNSUBACK.
     pub fn unsubscribe(&mut self, topic_filter: &str) {
-        match &self.requests {
-            Requests::V311(client) => client.unsubscribe(topic_filter).unwrap(),
-            Requests::V5(client) => client.unsubscribe(topic_filter).unwrap(),
-        }
+        let requested = match &self.requests {
+            Requests::V311(client) => client.unsubscribe(topic_filter).is_ok(),
+            Requests::V5(client) => client.unsubscribe(topic_filter).is_ok(),
+        };
+        self.assert_requested(requested, "unsubscribe");
         self.wait_for("UNSUBACK", |event| {
             matches!(event, Event::Unsubscribed).then_some(())
         });
@@ -283,18 +285,15 @@ impl Client {
 
     pub fn publish_with_retain(&mut self, topic_name: &str, payload: &str, qos: u8, retain: bool) {
         let payload = payload.to_owned();
-        match &self.requests {
-            Requests::V311(client) => {
-                client
-                    .publish(topic_name, qos_v311(qos), retain, payload)
-                    .unwrap();
-            }
-            Requests::V5(client) => {
-                client
-                    .publish(topic_name, qos_v5(qos), retain, payload)
-                    .unwrap();
-            }
-        }
+        let requested = match &self.requests {
+            Requests::V311(client) => client
+                .publish(topic_name, qos_v311(qos), retain, payload)
+                .is_ok(),
+            Requests::V5(client) => client
+                .publish(topic_name, qos_v5(qos), retain, payload)
+                .is_ok(),
+        };
+        self.assert_requested(requested, "publish");
         if qos > 0 {
             self.wait_for("the acknowledgement of a PUBLISH", |event| {
                 matches!(event, Event::Acknowledged).then_some(())
@@ -344,16 +343,28 @@ impl Client {
 
     /// Sends DISCONNECT and closes.
     pub fn disconnect(mut self) {
-        match &self.requests {
-            Requests::V311(client) => client.disconnect().unwrap(),
-            Requests::V5(client) => client.disconnect().unwrap(),
-        }
+        let requested = match &self.requests {
+            Requests::V311(client) => client.disconnect().is_ok(),
+            Requests::V5(client) => client.disconnect().is_ok(),
+        };
+        self.assert_requested(requested, "disconnect");
         self.thread.take().unwrap().join().unwrap();
     }
 
     /// Closes the socket without DISCONNECT.
     pub fn abort(mut self) {
         self.end();
+    }
+
+    /// A request fails only when the connection's thread has ended.
+    fn assert_requested(&mut self, requested: bool, what: &str) {
+        if !requested {
+            let why = self.wait_for_close();
+            panic!(
+                "{} could not {what}, its connection was lost: {why}",
+                self.name
+            );
+        }
     }
 
     fn end(&mut self) {
