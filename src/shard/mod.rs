@@ -43,9 +43,10 @@ use peer::Peer;
 use subscribe::Barrier;
 use timers::{Slot, Timers};
 
-use crate::codec::{self, DecodeError, Packet, ReasonCode};
+use crate::codec::{self, DecodeError, Packet, ReasonCode, packet_type};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
+use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
 use crate::router::Router;
 use crate::session::ProtocolError;
@@ -257,7 +258,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        match codec::decode(crate::message::ProtocolVersion::V5, first_byte, body) {
+        match codec::decode(ProtocolVersion::V5, first_byte, body) {
             Ok(Packet::Connect(connect)) => self.handle_connect(key, &connect, now, effects),
             Ok(_) => Step::Stop,
             Err(error) => {
@@ -274,25 +275,51 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
-        version: crate::message::ProtocolVersion,
+        version: ProtocolVersion,
         first_byte: u8,
         body: &[u8],
         now: Instant,
         effects: &mut Effects,
     ) -> Result<Step, ProtocolError> {
-        const PUBLISH: u8 = 3;
-        if first_byte >> 4 == PUBLISH {
-            let publish = codec::decode_publish(version, first_byte, body)?;
-            return self.handle_publish(key, session, &publish, now, effects);
-        }
-        match codec::decode(version, first_byte, body)? {
-            Packet::Publish(publish) => {
+        // The packets of a message's way are decoded by themselves: `Packet` is large.
+        let acknowledgement = || codec::decode_acknowledgement(version, first_byte, body);
+        match first_byte >> 4 {
+            packet_type::PUBLISH => {
+                let publish = codec::decode_publish(version, first_byte, body)?;
                 return self.handle_publish(key, session, &publish, now, effects);
             }
-            Packet::PubAck(puback) => self.handle_puback(session, &puback, now, effects)?,
-            Packet::PubRec(pubrec) => self.handle_pubrec(key, session, &pubrec, now, effects)?,
-            Packet::PubRel(pubrel) => self.handle_pubrel(key, session, &pubrel, effects),
-            Packet::PubComp(pubcomp) => self.handle_pubcomp(session, &pubcomp, now, effects)?,
+            packet_type::PUBACK => {
+                self.handle_puback(session, &acknowledgement()?, now, effects)?
+            }
+            packet_type::PUBREC => {
+                self.handle_pubrec(key, session, &acknowledgement()?, now, effects)?;
+            }
+            packet_type::PUBREL => {
+                self.handle_pubrel(key, session, &acknowledgement()?, effects);
+            }
+            packet_type::PUBCOMP => {
+                self.handle_pubcomp(session, &acknowledgement()?, now, effects)?;
+            }
+            _ => {
+                return self
+                    .handle_rare_packet(key, session, version, first_byte, body, now, effects);
+            }
+        }
+        Ok(Step::Continue)
+    }
+
+    #[allow(clippy::too_many_arguments)] // As `handle_packet`, whose second half it is.
+    fn handle_rare_packet(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        version: ProtocolVersion,
+        first_byte: u8,
+        body: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        match codec::decode(version, first_byte, body)? {
             Packet::Subscribe(subscribe) => {
                 return self.handle_subscribe(key, session, &subscribe, now, effects);
             }
@@ -315,6 +342,11 @@ impl Shard {
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 return Err(ProtocolError::ServerPacket);
             }
+            Packet::Publish(_)
+            | Packet::PubAck(_)
+            | Packet::PubRec(_)
+            | Packet::PubRel(_)
+            | Packet::PubComp(_) => unreachable!("decoded by `handle_packet`"),
         }
         Ok(Step::Continue)
     }
