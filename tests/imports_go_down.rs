@@ -125,8 +125,8 @@ fn only_the_rooms_for_it_touch_the_outside_world() {
                 path.strip_prefix(*prefix)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
             };
-            if OUTSIDE_WORLD.iter().any(|name| begins(&name))
-                && !ONLY_VALUES.iter().any(|name| begins(&name))
+            if OUTSIDE_WORLD.iter().any(|name| begins(name))
+                && !ONLY_VALUES.iter().any(|name| begins(name))
             {
                 wrong.push(format!("{} names {path}", source.name()));
             }
@@ -316,6 +316,7 @@ impl Source {
     ) -> Self {
         let blank = blank_comments_and_strings(&text);
         let tests = if is_test_file {
+            #[allow(clippy::single_range_in_vec_init)] // One range is meant.
             vec![0..text.len()]
         } else {
             test_items(&blank)
