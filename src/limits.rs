@@ -11,8 +11,7 @@ use std::time::Duration;
 pub const SHARDS_MAX: usize = 256;
 /// Slots of the ring from one shard to another.
 pub const RING_SLOTS: usize = 4096;
-/// Envelopes waiting for one peer (in the ring and before it) from which QoS 0 is dropped and
-/// publishers of QoS 1 and 2 are no longer read.
+/// Default of [`Limits::peer_backlog_max`].
 pub const PEER_BACKLOG_MAX: usize = 4096;
 /// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
 pub const TOPIC_LEVELS_MAX: usize = 200;
@@ -61,6 +60,9 @@ pub struct Limits {
     /// Bytes of topics, properties and payloads of the retained messages of the broker. Beyond it
     /// as beyond `max_retained_messages`.
     pub max_retained_bytes: usize,
+    /// Envelopes waiting for room in the ring to one shard from which QoS 0 is dropped and publishers
+    /// of QoS 1 and 2 are no longer read.
+    pub peer_backlog_max: usize,
     /// Connections of one shard.
     pub max_connections: usize,
     /// Time from accept to a whole CONNECT.
@@ -84,6 +86,7 @@ impl Default for Limits {
             max_subscriptions: 100_000,
             max_retained_messages: 10_000_000,
             max_retained_bytes: 2 << 30,
+            peer_backlog_max: PEER_BACKLOG_MAX,
             max_connections: 1_000_000,
             connect_timeout: Duration::from_secs(30),
             persistent_client_expiration: None,

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod census;
 mod clients;
 mod connect;
 mod connection;
@@ -33,6 +34,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use census::Census;
 pub use effects::{Effects, HandOver};
 pub use envelope::Envelope;
 pub use placement::Placement;
@@ -520,7 +522,8 @@ impl Shard {
 
     /// Envelopes were moved into rings: publishers that waited for room are read again.
     pub fn handle_ring_room(&mut self, effects: &mut Effects) {
-        if self.ring_is_full && self.peers.iter().all(Peer::has_room) {
+        let backlog_max = self.clients.limits.peer_backlog_max;
+        if self.ring_is_full && self.peers.iter().all(|peer| peer.has_room(backlog_max)) {
             self.ring_is_full = false;
             for key in std::mem::take(&mut self.waiting_for_ring) {
                 self.resume(key, Pause::RING, effects);
@@ -570,7 +573,7 @@ impl Shard {
     fn post(&mut self, to: ShardId, envelope: Envelope) {
         let peer = &mut self.peers[to.index()];
         peer.outbound.push_back(envelope);
-        self.ring_is_full |= peer.is_full();
+        self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
     }
 
     fn resume(&mut self, key: ConnectionKey, reason: Pause, effects: &mut Effects) {

@@ -359,7 +359,8 @@ impl Shard {
         fanout: &mut Fanout<'_>,
         envelope: impl FnOnce(Arc<Message>) -> Envelope,
     ) {
-        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full() {
+        let backlog_max = self.clients.limits.peer_backlog_max;
+        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max) {
             self.clients.counters.dropped_ring_full += 1;
             return;
         }
