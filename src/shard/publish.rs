@@ -381,7 +381,7 @@ impl Shard {
             self.observe_clock(version.shard, version.clock);
             self.apply_retained(&message, version, now);
         }
-        if !deliver {
+        if !deliver || self.expired_on_the_way(&message, now) {
             return;
         }
         let matches = self
@@ -398,6 +398,14 @@ impl Shard {
         self.clients.end_fanout(fanout);
     }
 
+    /// Whether a message is too old to begin with its delivery [MQTT-3.3.2-5]: it may have waited for
+    /// room in a ring, or in the queue of a Session that is gone.
+    fn expired_on_the_way(&mut self, message: &Message, now: Instant) -> bool {
+        let expired = message.is_expired(now);
+        self.clients.counters.dropped_expired += u64::from(expired);
+        expired
+    }
+
     /// A message from another shard for one member of a shared subscription.
     pub(super) fn handle_forwarded_shared(
         &mut self,
@@ -406,6 +414,9 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        if self.expired_on_the_way(message, now) {
+            return;
+        }
         match self.router.pick_local(filter) {
             Some(target) => self.deliver_shared(message, &target, now, effects),
             // The last member here left while the message was on its way; another shard may have one.
@@ -481,6 +492,9 @@ impl Shard {
         let Some(ShareTag(filter)) = delivery.share else {
             return;
         };
+        if self.expired_on_the_way(&delivery.message, now) {
+            return;
+        }
         let filter = FilterKey(filter);
         match self.router.pick_other(filter, session) {
             Some(Pick::Local(target)) => {
