@@ -133,17 +133,17 @@ fn header<'a>(
 /// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
 fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
     if let Some(aliases) = &mut connection.outbound_aliases {
-        // Sized without the alias first: one must not be promised in a packet that is not sent.
+        // Sized first: an alias must not be promised in a packet that is not sent, and a packet that
+        // only an alias would make too large goes without.
         let size = codec::publish_size(connection.version, &header) + TOPIC_ALIAS_SIZE;
-        if size > connection.maximum_packet_size as usize {
-            return false;
-        }
-        match aliases.alias(header.topic_name) {
-            OutboundAlias::None => {}
-            OutboundAlias::New(alias) => header.topic_alias = Some(alias),
-            OutboundAlias::Known(alias) => {
-                header.topic_alias = Some(alias);
-                header.topic_name = b"";
+        if size <= connection.maximum_packet_size as usize {
+            match aliases.alias(header.topic_name) {
+                OutboundAlias::None => {}
+                OutboundAlias::New(alias) => header.topic_alias = Some(alias),
+                OutboundAlias::Known(alias) => {
+                    header.topic_alias = Some(alias);
+                    header.topic_name = b"";
+                }
             }
         }
     }
