@@ -700,6 +700,10 @@ impl Oracle {
                         !owed.filters.is_empty()
                     });
                     session.owed_retained.retain(|_, (_, _, by)| by != filter);
+                    // What it has not acknowledged stays with it.
+                    for exchange in session.outbound.values_mut() {
+                        exchange.group = exchange.group.take().filter(|group| group != filter);
+                    }
                 }
                 session.weaken_owed(&self.messages);
                 session.changed_at = events;
