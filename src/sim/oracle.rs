@@ -988,10 +988,10 @@ impl Oracle {
                 || state.epoch != session.epoch
                 || session.wire.is_some_and(|it| it != wire)
             {
-                // The last words of a connection whose Session has ended. A QoS 2 message among them
-                // goes to no other member of a shared subscription [MQTT-4.8.2-5].
+                // The last words of a connection whose Session has ended. A message among them may go to
+                // no other member of a shared subscription: not if its QoS is 2 [MQTT-4.8.2-5], and
+                // not if the Client had unsubscribed.
                 if let Packet::Publish(publish) = &packet
-                    && publish.qos == QoS::ExactlyOnce
                     && let Some(message) = message_of(publish.payload)
                 {
                     for group in self.groups.values_mut() {
