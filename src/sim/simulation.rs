@@ -15,6 +15,8 @@ use crate::shard::Census;
 
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
 const STILL_ROUNDS: usize = 50;
+/// Rounds within which everything must have come to rest, drop by drop.
+const REST_ROUNDS: usize = 1_000_000;
 /// Rounds within which everybody must have left.
 const LEAVE_ROUNDS: usize = 20_000;
 
@@ -179,7 +181,10 @@ impl Simulation<'_> {
             self.world.set_socket_capacity(1 << 16);
         }
         let mut still = 0;
-        while still < STILL_ROUNDS {
+        for _ in 0..REST_ROUNDS {
+            if still == STILL_ROUNDS {
+                break;
+            }
             let before = self.world.moved();
             for client in &mut self.clients[..self.plan.clients] {
                 client.come_to_rest(
@@ -207,7 +212,7 @@ impl Simulation<'_> {
             .filter(|it| !it.is_at_rest())
             .collect();
         Err(Violation(format!(
-            "stuck: {restless:?}, rings hold {}, shards {:?}",
+            "stuck, or never still: {restless:?}, rings hold {}, shards {:?}",
             self.world.ring_used(),
             self.world.censuses()
         )))
@@ -284,7 +289,10 @@ impl Simulation<'_> {
         for wait in [2, 2, 2, 100 * 86_400] {
             self.world.pass(Duration::from_secs(wait));
             let mut before = 0;
-            while self.world.moved() != before {
+            for _ in 0..LEAVE_ROUNDS {
+                if self.world.moved() == before {
+                    break;
+                }
                 before = self.world.moved();
                 self.turn_all()?;
             }
