@@ -16,6 +16,7 @@
 
 mod clock;
 mod cpus;
+mod guard;
 mod mesh;
 mod preflight;
 mod shard_loop;
@@ -30,7 +31,7 @@ pub use signals::{exit_on_panic, stop_on_signals};
 use crate::key::ShardId;
 use crate::net::{Core, DataPath, Waker};
 use clock::Clock;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
 use mesh::Mesh;
 use shard_loop::ShardLoop;
 use std::io;
@@ -42,9 +43,12 @@ use std::time::Duration;
 
 /// Memory that glommio sets aside for its own files and sockets, of which there are few.
 const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
-/// How long the socket task may keep the executor's other tasks waiting. At glommio's default of
+/// How long the shard's task may keep the executor's other tasks waiting. At glommio's default of
 /// 100 ms, files and timers starve beside a busy task.
 const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+/// The same while the shard starts and ends, when nobody guards against glommio falling asleep (see
+/// `guard.rs`): long enough that no scheduler takes the core away for that time.
+const PREEMPT_AFTER_AT_START: Duration = Duration::from_secs(3600);
 
 /// The shards could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +171,7 @@ where
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
-            .preempt_timer(PREEMPT_AFTER)
+            .preempt_timer(PREEMPT_AFTER_AT_START)
             .spawn(move || async move {
                 let core = make_core(shard, shard_count);
                 let shard_loop = DataPath::new(core, listeners, clock.now())
@@ -176,7 +180,7 @@ where
                     Ok(shard_loop) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        shard_loop.run().await;
+                        run_preemptible(shard, shard_loop).await;
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));
@@ -211,5 +215,17 @@ where
             let _ = running.join();
             Err(error)
         }
+    }
+}
+
+/// Runs the shard's task where other tasks get their turn soon enough.
+async fn run_preemptible<C: Core + 'static>(shard: ShardId, shard_loop: ShardLoop<C>) {
+    let executor = glommio::executor();
+    let name = format!("shard-{shard}");
+    let latency = Latency::Matters(PREEMPT_AFTER);
+    let queue = executor.create_task_queue(Shares::default(), latency, &name);
+    match executor.spawn_local_into(shard_loop.run(), queue) {
+        Ok(task) => task.await,
+        Err(error) => unreachable!("the queue was just made: {error}"),
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::clock::Clock;
+use super::guard::guarded;
 use super::mesh::Mesh;
 use crate::net::{Core, DataPath, Waker};
 use crate::time::Instant;
@@ -18,6 +19,9 @@ const WAIT_MAX: Duration = Duration::from_millis(1);
 const WAIT_FOR_ROOM: Duration = Duration::from_micros(50);
 /// Waits that brought nothing before the shard sleeps in the executor.
 const EMPTY_WAITS_MAX: u32 = 5;
+/// How long a sleeping shard may be left asleep though it was woken; see `guard.rs`. It is the price
+/// of a rare accident against that of waking an idle shard for nothing.
+const SLEEP_GUARD: Duration = Duration::from_millis(100);
 /// As many completions at once mean that more are on their way: look again before sending.
 const COMPLETIONS_MANY: usize = 64;
 /// How often to look again.
@@ -99,7 +103,9 @@ impl<C: Core> ShardLoop<C> {
             }
             if completed + received > 0 {
                 empty_waits = 0;
-                glommio::executor().yield_if_needed().await;
+                if glommio::executor().need_preempt() {
+                    guarded(glommio::executor().yield_if_needed(), WAIT_MAX).await;
+                }
                 continue;
             }
             empty_waits += u32::from(waited);
@@ -108,7 +114,7 @@ impl<C: Core> ShardLoop<C> {
                 empty_waits = 0;
                 self.sleep().await;
             } else {
-                glommio::executor().yield_now().await;
+                guarded(glommio::executor().yield_now(), WAIT_MAX).await;
             }
         }
     }
@@ -165,7 +171,8 @@ impl<C: Core> ShardLoop<C> {
             Ok(true) => {
                 // The read ends with what the ring, a peer or the stopper writes to the eventfd. If
                 // it fails, the turn after it waits in the ring instead.
-                if let Err(error) = self.sleep_file.read_at(0, size_of::<u64>()).await {
+                let read = self.sleep_file.read_at(0, size_of::<u64>());
+                if let Err(error) = guarded(read, SLEEP_GUARD).await {
                     tracing::error!("cannot sleep on the eventfd: {error}");
                 }
             }
