@@ -462,6 +462,7 @@ impl Shard {
     }
 
     /// Gives what waits in the queue of `session` for the shared subscription `filter` to others.
+    /// What it has not acknowledged stays with it.
     pub(super) fn hand_on_queued(
         &mut self,
         session: SessionKey,
@@ -473,6 +474,7 @@ impl Shard {
             return;
         };
         let share = Some(ShareTag(filter.0));
+        member.session.inflight.forget_share(ShareTag(filter.0));
         let queue = &mut member.session.queue;
         let before = queue.bytes();
         let leaving = queue.take_if(|delivery| delivery.share == share);

@@ -234,6 +234,11 @@ impl World {
         self.socket_capacity = capacity;
     }
 
+    /// Gives every ring that many slots.
+    pub const fn set_ring_capacity(&mut self, capacity: usize) {
+        self.ring_capacity = capacity;
+    }
+
     /// Shards there are.
     #[must_use]
     pub fn shard_count(&self) -> usize {
