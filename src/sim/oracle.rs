@@ -521,7 +521,7 @@ impl Oracle {
                 continue;
             };
             let is_member = old.subscriptions.contains_key(group);
-            if exchange.qos == QoS::AtLeastOnce && is_member {
+            if exchange.qos == QoS::AtLeastOnce && is_member && !exchange.is_doubtful {
                 self.owe_group(group, message);
             }
         }
@@ -984,7 +984,16 @@ impl Oracle {
                 || state.epoch != session.epoch
                 || session.wire.is_some_and(|it| it != wire)
             {
-                // The last words of a connection whose Session has ended.
+                // The last words of a connection whose Session has ended. A QoS 2 message among them
+                // goes to no other member of a shared subscription [MQTT-4.8.2-5].
+                if let Packet::Publish(publish) = &packet
+                    && publish.qos == QoS::ExactlyOnce
+                    && let Some(message) = message_of(publish.payload)
+                {
+                    for group in self.groups.values_mut() {
+                        group.ambiguous.insert(message);
+                    }
+                }
                 if let Some(state) = self.wires.get_mut(&wire) {
                     state.connacked = true;
                 }
