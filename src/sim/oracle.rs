@@ -700,6 +700,10 @@ impl Oracle {
                         !owed.filters.is_empty()
                     });
                     session.owed_retained.retain(|_, (_, _, by)| by != filter);
+                    // What it has not acknowledged stays with it.
+                    for exchange in session.outbound.values_mut() {
+                        exchange.group = exchange.group.take().filter(|group| group != filter);
+                    }
                 }
                 session.weaken_owed(&self.messages);
                 session.changed_at = events;
@@ -984,10 +988,10 @@ impl Oracle {
                 || state.epoch != session.epoch
                 || session.wire.is_some_and(|it| it != wire)
             {
-                // The last words of a connection whose Session has ended. A QoS 2 message among them
-                // goes to no other member of a shared subscription [MQTT-4.8.2-5].
+                // The last words of a connection whose Session has ended. A message among them may go to
+                // no other member of a shared subscription: not if its QoS is 2 [MQTT-4.8.2-5], and
+                // not if the Client had unsubscribed.
                 if let Packet::Publish(publish) = &packet
-                    && publish.qos == QoS::ExactlyOnce
                     && let Some(message) = message_of(publish.payload)
                 {
                     for group in self.groups.values_mut() {
