@@ -16,5 +16,6 @@ pub mod router;
 pub mod runtime;
 pub mod session;
 pub mod shard;
+pub mod sim;
 pub mod time;
 pub mod topic;

@@ -11,8 +11,7 @@ use std::time::Duration;
 pub const SHARDS_MAX: usize = 256;
 /// Slots of the ring from one shard to another.
 pub const RING_SLOTS: usize = 4096;
-/// Envelopes waiting for one peer (in the ring and before it) from which QoS 0 is dropped and
-/// publishers of QoS 1 and 2 are no longer read.
+/// Default of [`Limits::peer_backlog_max`].
 pub const PEER_BACKLOG_MAX: usize = 4096;
 /// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
 pub const TOPIC_LEVELS_MAX: usize = 200;
@@ -37,6 +36,12 @@ pub struct Limits {
     /// QoS 1 and 2 messages waiting behind the inflight window of one Session. Beyond it the newest
     /// is dropped.
     pub max_queued_messages: usize,
+    /// Bytes of the messages waiting for one Session, each counted in full though Sessions share
+    /// them. Beyond it the newest is dropped.
+    pub max_queued_bytes: usize,
+    /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way. Beyond
+    /// it the newest is dropped.
+    pub memory_bytes_max: usize,
     /// Topic Aliases a Client may set.
     pub max_topic_alias: u16,
     /// Topic Aliases we set towards a Client that allows them.
@@ -52,6 +57,12 @@ pub struct Limits {
     /// Retained messages of the broker. Beyond it new topics are refused: 0x97 for QoS 1 and 2,
     /// dropped for QoS 0.
     pub max_retained_messages: usize,
+    /// Bytes of topics, properties and payloads of the retained messages of the broker. Beyond it
+    /// as beyond `max_retained_messages`.
+    pub max_retained_bytes: usize,
+    /// Envelopes waiting for room in the ring to one shard from which QoS 0 is dropped and publishers
+    /// of QoS 1 and 2 are no longer read.
+    pub peer_backlog_max: usize,
     /// Connections of one shard.
     pub max_connections: usize,
     /// Time from accept to a whole CONNECT.
@@ -66,12 +77,16 @@ impl Default for Limits {
             max_packet_size: 2_000_000,
             max_inflight_messages: 20,
             max_queued_messages: 1000,
+            max_queued_bytes: 64 << 20,
+            memory_bytes_max: 2 << 30,
             max_topic_alias: 10,
             max_topic_alias_outbound: 10,
             max_keepalive_s: 0,
             outbox_bytes_max: 1 << 20,
             max_subscriptions: 100_000,
             max_retained_messages: 10_000_000,
+            max_retained_bytes: 2 << 30,
+            peer_backlog_max: PEER_BACKLOG_MAX,
             max_connections: 1_000_000,
             connect_timeout: Duration::from_secs(30),
             persistent_client_expiration: None,

@@ -1,85 +1,11 @@
 //! Bytes on the wire where the specification leaves a choice: Mosquitto 2.1's, because Clients and
 //! their tests have come to depend on them.
 
-use fastmq::key::{ConnectionKey, ShardId};
+#[path = "support/hex.rs"]
+mod hex;
+
 use fastmq::limits::Limits;
-use fastmq::shard::{Effects, Shard};
-use fastmq::time::Instant;
-
-/// One shard, and Clients that speak hex.
-struct Broker {
-    shard: Shard,
-    effects: Effects,
-    now: Instant,
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: String = hex.split_whitespace().collect();
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex"))
-        .collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Broker {
-    fn new() -> Self {
-        Self::with(Limits::default())
-    }
-
-    fn with(limits: Limits) -> Self {
-        Self {
-            shard: Shard::new(ShardId(0), 1, limits, 1),
-            effects: Effects::default(),
-            now: Instant::ZERO,
-        }
-    }
-
-    fn accept(&mut self) -> ConnectionKey {
-        self.shard.handle_accept(self.now).expect("there is room")
-    }
-
-    /// Sends `packets` and returns, in hex, what this Client is sent in answer.
-    fn send(&mut self, client: ConnectionKey, packets: &str) -> String {
-        let packets = bytes(packets);
-        let consumed = self
-            .shard
-            .handle_bytes(client, &packets, self.now, &mut self.effects);
-        assert_eq!(consumed, packets.len(), "all of it is taken");
-        self.receive(client)
-    }
-
-    fn receive(&mut self, client: ConnectionKey) -> String {
-        let mut output = Vec::new();
-        self.shard.take_output(client, &mut output);
-        self.shard
-            .handle_unsent(client, 0, self.now, &mut self.effects);
-        hex(&output)
-    }
-
-    fn is_closed(&self, client: ConnectionKey) -> bool {
-        self.effects.closes.contains(&client)
-    }
-
-    /// A Client named `a`, `b`, ... that speaks 5.0.
-    fn v5(&mut self, name: char) -> ConnectionKey {
-        let client = self.accept();
-        let connect = format!("10 0e 0004 4d515454 05 02 003c 00 0001 {:02x}", name as u32);
-        assert!(self.send(client, &connect).starts_with("20"));
-        client
-    }
-
-    /// The same in 3.1.1.
-    fn v311(&mut self, name: char) -> ConnectionKey {
-        let client = self.accept();
-        let connect = format!("10 0d 0004 4d515454 04 02 003c 0001 {:02x}", name as u32);
-        assert_eq!(self.send(client, &connect), "20020000");
-        client
-    }
-}
+use hex::{Broker, hex};
 
 #[test]
 fn a_v5_connack_lists_alias_maximum_first_and_receive_maximum_last() {
@@ -252,4 +178,15 @@ fn a_taken_over_v5_client_is_told_0x8e_and_a_v311_client_nothing() {
     let _third = broker.v5('a');
     assert_eq!(broker.receive(second), "");
     assert!(broker.is_closed(second));
+}
+
+/// [MQTT-3.1.0-1]
+#[test]
+fn anything_but_connect_is_closed_at_its_first_byte() {
+    let mut broker = Broker::new();
+    for first in ["47", "68", "30", "c0"] {
+        let client = broker.accept();
+        assert_eq!(broker.send(client, first), "");
+        assert!(broker.is_closed(client));
+    }
 }

@@ -132,6 +132,26 @@ pub fn decode(
     })
 }
 
+/// Reads a PUBACK, PUBREC, PUBREL or PUBCOMP, as [`decode`] does, which has to move a [`Packet`] as
+/// large as the largest one.
+///
+/// # Errors
+/// [`DecodeError`] for everything that no state is needed to know, and for any other packet.
+// HOT: per QoS 1 and 2 delivery.
+#[inline]
+pub fn decode_acknowledgement(
+    version: ProtocolVersion,
+    first_byte: u8,
+    body: &[u8],
+) -> Result<Acknowledgement<'_>, DecodeError> {
+    let packet_type = first_byte >> 4;
+    if !(packet_type::PUBACK..=packet_type::PUBCOMP).contains(&packet_type) {
+        return Err(DecodeError::PacketType { packet_type });
+    }
+    check_flags(version, first_byte)?;
+    Acknowledgement::decode(version, packet_type, body)
+}
+
 /// Flags of every packet but PUBLISH are fixed [MQTT-2.1.3-1].
 #[inline]
 fn check_flags(version: ProtocolVersion, first_byte: u8) -> Result<(), DecodeError> {

@@ -136,23 +136,19 @@ impl<'a> Reader<'a> {
 /// overlong forms.
 #[inline]
 pub(super) fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
-    if bytes.contains(&0) {
+    let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Utf8)?;
+    if contains_any(bytes, [0]) {
         return Err(DecodeError::Utf8);
     }
-    std::str::from_utf8(bytes).map_err(|_| DecodeError::Utf8)
+    Ok(text)
 }
 
 /// A Topic Name without wildcards [MQTT-3.3.2-2]; empty is for the caller to judge.
 // HOT: per PUBLISH.
 #[inline]
 pub(super) fn topic_name_or_empty(bytes: &[u8]) -> Result<&str, DecodeError> {
-    // One branch-free pass, which the compiler makes a vector loop; UTF-8 continuation bytes are
-    // never below 0x80, so that looking at bytes is enough.
-    let forbidden = bytes.iter().fold(false, |found, &byte| {
-        found | (byte == 0) | (byte == b'+') | (byte == b'#')
-    });
     let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Utf8)?;
-    if forbidden {
+    if contains_any(bytes, [0, b'+', b'#']) {
         return Err(if bytes.contains(&0) {
             DecodeError::Utf8
         } else {
@@ -160,6 +156,41 @@ pub(super) fn topic_name_or_empty(bytes: &[u8]) -> Result<&str, DecodeError> {
         });
     }
     Ok(text)
+}
+
+/// Whether any of `wanted`, all of them ASCII, is among `bytes`. In UTF-8 no other character holds
+/// such a byte.
+///
+/// Eight bytes at a time without a branch: names are too short for a search that first has to set
+/// itself up.
+#[inline]
+fn contains_any<const N: usize>(bytes: &[u8], wanted: [u8; N]) -> bool {
+    let Some(last) = bytes.last_chunk() else {
+        return bytes.iter().any(|byte| wanted.contains(byte));
+    };
+    let (chunks, _) = bytes.as_chunks();
+    // The last eight cover what is left over by whole chunks; some are looked at twice.
+    let mut found = word_matches(last, wanted);
+    for chunk in chunks {
+        found |= word_matches(chunk, wanted);
+    }
+    found != 0
+}
+
+/// Not zero exactly if one of `wanted` is among the eight bytes.
+#[inline]
+fn word_matches<const N: usize>(bytes: &[u8; 8], wanted: [u8; N]) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_ne_bytes(*bytes);
+    let mut found = 0;
+    for byte in wanted {
+        // Zero where the byte is; subtracting one there, and only there or above, borrows into the
+        // highest bit of a byte that did not have it.
+        let difference = word ^ (LOW * u64::from(byte));
+        found |= difference.wrapping_sub(LOW) & !difference & HIGH;
+    }
+    found
 }
 
 /// Bytes that `value` takes as a Variable Byte Integer.
@@ -239,4 +270,41 @@ pub(super) fn put_sized(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
 pub(super) fn put_packet(first_byte: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(first_byte);
     put_sized(out, body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forbidden_bytes_are_found_at_every_place_of_every_length() {
+        for size in 0..40 {
+            let mut bytes = vec![b'a'; size];
+            assert!(topic_name_or_empty(&bytes).is_ok());
+            for at in 0..size {
+                for (byte, error) in [
+                    (0, DecodeError::Utf8),
+                    (0xFF, DecodeError::Utf8),
+                    (b'+', DecodeError::TopicName),
+                    (b'#', DecodeError::TopicName),
+                ] {
+                    bytes[at] = byte;
+                    assert_eq!(
+                        topic_name_or_empty(&bytes),
+                        Err(error),
+                        "{byte} at {at}/{size}"
+                    );
+                    assert_eq!(utf8(&bytes).is_err(), error == DecodeError::Utf8);
+                }
+                // Their neighbours, with the sign bit flipped and one apart, are legal.
+                for byte in [1, b'*', b',', b'"', b'$', 0x7F] {
+                    bytes[at] = byte;
+                    assert!(topic_name_or_empty(&bytes).is_ok(), "{byte} at {at}/{size}");
+                }
+                bytes[at] = b'a';
+            }
+        }
+        // Bytes of longer characters: U+00AB, U+00A3, U+0080 end in 0xAB, 0xA3, 0x80.
+        assert!(topic_name_or_empty("aaaaa\u{ab}\u{a3}\u{80}\u{100}".as_bytes()).is_ok());
+    }
 }

@@ -23,6 +23,8 @@ pub struct Counters {
     pub dropped_outbox_full: u64,
     /// QoS 1 and 2 deliveries dropped: the Session's queue was full.
     pub dropped_queue_full: u64,
+    /// QoS 1 and 2 deliveries dropped: the queues of the shard's Sessions hold `memory_bytes_max`.
+    pub dropped_memory_full: u64,
     /// QoS 0 messages dropped: the ring to another shard was full.
     pub dropped_ring_full: u64,
     /// Messages whose Message Expiry Interval passed before they were sent.

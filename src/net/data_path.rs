@@ -55,6 +55,8 @@ struct Listener {
 pub struct DataPath<C: Core> {
     core: C,
     uring: Uring,
+    /// By which threads without a ring end a wait.
+    waker: Waker,
     connections: Connections,
     pool: BufferPool,
     effects: Effects,
@@ -83,10 +85,16 @@ impl<C: Core> DataPath<C> {
     ///
     /// # Errors
     /// What the kernel said to setting up the ring.
-    pub fn new(core: C, listeners: Vec<TcpListener>, now: Instant) -> io::Result<Self> {
+    pub fn new(
+        core: C,
+        listeners: Vec<TcpListener>,
+        waker: Waker,
+        now: Instant,
+    ) -> io::Result<Self> {
         let mut path = Self {
             core,
             uring: Uring::new()?,
+            waker,
             connections: Connections::default(),
             pool: BufferPool::default(),
             effects: Effects::default(),
@@ -109,6 +117,7 @@ impl<C: Core> DataPath<C> {
             warm: Vec::new(),
             cool_down_at: now,
         };
+        path.uring.poll_wakes(path.waker.raw_fd());
         for index in 0..path.listeners.len() {
             path.accept(index as u32);
         }
@@ -120,7 +129,7 @@ impl<C: Core> DataPath<C> {
         &mut self.core
     }
 
-    /// By which peers wake this shard while it waits in [`DataPath::enter`] or sleeps.
+    /// By which peers wake this shard while it waits in [`DataPath::enter`].
     pub fn ring_handle(&self) -> RingHandle {
         self.uring.handle().clone()
     }
@@ -282,32 +291,6 @@ impl<C: Core> DataPath<C> {
         self.connections.count() == 0
     }
 
-    // --- sleep ---
-
-    /// Makes completions write to `waker`, so that the shard can sleep on it in glommio. Tells
-    /// whether it may: `false` if something has arrived meanwhile.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn prepare_sleep(&mut self, waker: &Waker, timer: Option<Duration>) -> io::Result<bool> {
-        self.uring.set_eventfd(Some(waker.raw_fd()))?;
-        if let Some(delay) = timer {
-            self.uring.start_timer(delay);
-        }
-        // What completed before the eventfd was registered has not written to it: let the kernel
-        // post that now.
-        self.uring.enter(0, None);
-        Ok(self.uring.is_empty())
-    }
-
-    /// Ends what [`DataPath::prepare_sleep`] began.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn end_sleep(&mut self) -> io::Result<()> {
-        self.uring.set_eventfd(None)
-    }
-
     // --- completions ---
 
     fn handle_completion(&mut self, completion: &cqueue::Entry) {
@@ -327,6 +310,12 @@ impl<C: Core> DataPath<C> {
                 }
             }
             Operation::Accept => self.handle_accepted(token, completion),
+            // To be awake is all there is to it.
+            Operation::Wake => {
+                if !cqueue::more(completion.flags()) {
+                    self.uring.poll_wakes(self.waker.raw_fd());
+                }
+            }
             Operation::Send | Operation::Ignored => {}
         }
     }

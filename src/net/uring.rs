@@ -58,6 +58,8 @@ pub(super) enum Operation {
     Send = 3,
     /// `index` is a listener.
     Accept = 4,
+    /// The shard's waker was written to.
+    Wake = 5,
 }
 
 /// What a submission is marked with, so that its completion finds its way back.
@@ -92,6 +94,7 @@ impl Token {
                 2 => Operation::Writable,
                 3 => Operation::Send,
                 4 => Operation::Accept,
+                5 => Operation::Wake,
                 _ => Operation::Ignored,
             },
             index: user_data as u32,
@@ -114,8 +117,6 @@ pub(super) struct Uring {
     /// Index under which the kernel knows the ring without a descriptor lookup.
     registered: Option<u32>,
     handle: RingHandle,
-    /// What the sleep timer is submitted from.
-    timespec: Box<types::Timespec>,
 }
 
 fn build() -> io::Result<IoUring> {
@@ -159,7 +160,6 @@ impl Uring {
             buffers: ManuallyDrop::new(buffers),
             registered,
             handle: RingHandle { fd: Arc::new(fd) },
-            timespec: Box::default(),
         })
     }
 
@@ -272,15 +272,14 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
-    /// Submits a timer that posts a completion after `delay`. For a shard that goes to sleep.
-    pub(super) fn start_timer(&mut self, delay: Duration) {
-        *self.timespec = delay.into();
-        let entry = opcode::Timeout::new(&raw const *self.timespec)
+    /// A completion for each write to an eventfd, until one says that no more will follow.
+    pub(super) fn poll_wakes(&mut self, eventfd: RawFd) {
+        let entry = opcode::PollAdd::new(types::Fd(eventfd), libc::POLLIN as u32)
+            .multi(true)
             .build()
-            .user_data(Token::new(Operation::Ignored, 0, 0).encode());
-        // SAFETY: the timespec is read within `enter`, which comes before the next change of it.
+            .user_data(Token::new(Operation::Wake, 0, 0).encode());
+        // SAFETY: refers to no memory.
         unsafe { self.push(&entry) }
-        self.enter(0, None);
     }
 
     /// Submits what was pushed, and waits for `want` completions, at most `timeout`.
@@ -359,19 +358,6 @@ impl Uring {
             self.enter(0, None);
         }
     }
-
-    /// Whether no completion is in the ring.
-    pub(super) fn is_empty(&mut self) -> bool {
-        self.ring.completion().is_empty()
-    }
-
-    /// Lets completions write to `eventfd`, or no longer.
-    pub(super) fn set_eventfd(&mut self, eventfd: Option<RawFd>) -> io::Result<()> {
-        match eventfd {
-            Some(eventfd) => self.ring.submitter().register_eventfd(eventfd),
-            None => self.ring.submitter().unregister_eventfd(),
-        }
-    }
 }
 
 impl Drop for Uring {
@@ -424,6 +410,7 @@ mod tests {
             Operation::Writable,
             Operation::Send,
             Operation::Accept,
+            Operation::Wake,
         ] {
             let token = Token::new(operation, u32::MAX, 0xABCD_EF01);
             assert_eq!(Token::decode(token.encode()), token);

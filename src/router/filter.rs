@@ -39,6 +39,8 @@ pub(super) enum Wanted {
     Shared(Box<Shared>),
 }
 
+const _: () = assert!(size_of::<Filter>() <= 88);
+
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
         match self {

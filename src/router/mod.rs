@@ -59,7 +59,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use subscribers::Subscriber;
-use trie::Trie;
+use trie::{Place, Trie};
 
 /// The seed of [`Router::new`].
 const SEED: u64 = 0x6661_7374_6D71_0001;
@@ -233,15 +233,7 @@ impl Router {
         if filter.share_group().is_some() {
             return self.find_shared(filter.text());
         }
-        let mut id = self.trie.head(self.trie.find(filter.levels())?);
-        while id != NONE {
-            let row = self.filters.get(id);
-            if matches!(row.wanted, Wanted::Plain { .. }) {
-                return Some(FilterKey(id));
-            }
-            id = row.next;
-        }
-        None
+        self.plain_at(self.trie.find(filter.levels())?)
     }
 
     /// The whole text of a filter.
@@ -484,31 +476,54 @@ impl Router {
             .map(FilterKey)
     }
 
+    /// The filter at `place` that is not shared: always the first one of the list, so that many groups
+    /// do not stand in its way.
+    fn plain_at(&self, place: Place) -> Option<FilterKey> {
+        let id = self.trie.head(place);
+        let is_plain = id != NONE && matches!(self.filters.get(id).wanted, Wanted::Plain { .. });
+        is_plain.then_some(FilterKey(id))
+    }
+
     /// The key of `filter`, made if nobody wanted it. The caller adds somebody.
     fn intern(&mut self, filter: &TopicFilter<'_>) -> FilterKey {
-        if let Some(key) = self.find(filter) {
+        let is_shared = filter.share_group().is_some();
+        if is_shared && let Some(key) = self.find_shared(filter.text()) {
             return key;
         }
         let place = self.trie.insert(filter.levels());
+        let plain = self.plain_at(place);
+        if !is_shared && let Some(key) = plain {
+            return key;
+        }
+        // Groups go behind the filter that is not shared.
+        let previous = plain.map_or(NONE, |key| key.0);
+        let next = match plain {
+            Some(key) => self.filters.get(key.0).next,
+            None => self.trie.head(place),
+        };
         let mut row = Filter {
             text: filter.text().into(),
             place,
-            next: self.trie.head(place),
+            next,
+            previous,
             bucket: bucket_of_filter(&self.hasher, filter.levels()),
             ..Filter::default()
         };
-        if filter.share_group().is_some() {
+        if is_shared {
             row.wanted = Wanted::Shared(Box::default());
         }
-        let next = row.next;
         let id = self.filters.insert(row);
         if next != NONE {
             self.filters.get_mut(next).previous = id;
         }
-        self.trie.set_head(place, id);
-        if filter.share_group().is_some() {
-            self.shared
-                .insert(self.hasher.bytes(filter.text()) as u32, id);
+        if previous != NONE {
+            self.filters.get_mut(previous).next = id;
+        } else {
+            self.trie.set_head(place, id);
+        }
+        if is_shared {
+            let hash = self.hasher.bytes(filter.text()) as u32;
+            self.shared.insert(hash, id);
         }
         FilterKey(id)
     }

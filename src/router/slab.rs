@@ -12,8 +12,8 @@ pub(super) const NONE: u32 = u32::MAX;
 const CHUNK_BITS: u32 = 12;
 /// Rows in a chunk.
 const CHUNK_ROWS: usize = 1 << CHUNK_BITS;
-/// Most rows of one slab: [`NONE`] must stay free.
-const ROWS_MAX: usize = NONE as usize;
+/// Most rows of one slab: [`NONE`] must stay free, and a bit for who keeps ids with a flag.
+const ROWS_MAX: usize = NONE as usize / 2;
 
 /// Rows of `T`. Reading a freed row gives `T::default()`.
 #[derive(Debug)]

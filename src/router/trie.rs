@@ -48,20 +48,32 @@ impl Default for Node {
 
 const _: () = assert!(size_of::<Node>() <= 48);
 
-/// Where a filter ends.
+/// Where a filter ends: a node, or a `#` below it. A million filters keep one, so it is packed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Place {
-    node: u32,
-    /// With a `#` below the node.
-    multi: bool,
+pub(super) struct Place(u32);
+
+impl Place {
+    const fn here(node: u32) -> Self {
+        Self(node << 1)
+    }
+
+    const fn multi(node: u32) -> Self {
+        Self(node << 1 | 1)
+    }
+
+    const fn node(self) -> u32 {
+        self.0 >> 1
+    }
+
+    const fn is_multi(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 impl Default for Place {
+    /// No place at all.
     fn default() -> Self {
-        Self {
-            node: NONE,
-            multi: false,
-        }
+        Self(NONE)
     }
 }
 
@@ -102,20 +114,24 @@ impl Trie {
 
     /// The id that `place` holds, or [`NONE`].
     pub(super) fn head(&self, place: Place) -> u32 {
-        let node = self.nodes.get(place.node);
-        if place.multi { node.multi } else { node.here }
+        let node = self.nodes.get(place.node());
+        if place.is_multi() {
+            node.multi
+        } else {
+            node.here
+        }
     }
 
     /// Puts `head` at `place`. With [`NONE`], nodes that nothing needs any more go away.
     pub(super) fn set_head(&mut self, place: Place, head: u32) {
-        let node = self.nodes.get_mut(place.node);
-        *(if place.multi {
+        let node = self.nodes.get_mut(place.node());
+        *(if place.is_multi() {
             &mut node.multi
         } else {
             &mut node.here
         }) = head;
         if head == NONE {
-            self.prune(place.node);
+            self.prune(place.node());
         }
     }
 
@@ -123,7 +139,7 @@ impl Trie {
         let mut node = ROOT;
         for level in levels {
             match level {
-                b"#" => return Some(Place { node, multi: true }),
+                b"#" => return Some(Place::multi(node)),
                 b"+" => node = self.nodes.get(node).plus,
                 _ => node = self.child(node, level, self.hasher.bytes(level)),
             }
@@ -131,7 +147,7 @@ impl Trie {
                 return None;
             }
         }
-        Some(Place { node, multi: false })
+        Some(Place::here(node))
     }
 
     /// The place for a filter, with nodes made as needed. The caller puts a head there.
@@ -139,7 +155,7 @@ impl Trie {
         let mut node = ROOT;
         for level in levels {
             node = match level {
-                b"#" => return Place { node, multi: true },
+                b"#" => return Place::multi(node),
                 b"+" => match self.nodes.get(node).plus {
                     NONE => {
                         let plus = self.nodes.insert(new_node(node, level));
@@ -162,7 +178,7 @@ impl Trie {
                 }
             };
         }
-        Place { node, multi: false }
+        Place::here(node)
     }
 
     /// Calls `found` with the head of every place whose filters match `topic`.

@@ -16,7 +16,6 @@
 
 mod clock;
 mod cpus;
-mod guard;
 mod mesh;
 mod preflight;
 mod shard_loop;
@@ -31,7 +30,7 @@ pub use signals::{exit_on_panic, stop_on_signals};
 use crate::key::ShardId;
 use crate::net::{Core, DataPath, Waker};
 use clock::Clock;
-use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use mesh::Mesh;
 use shard_loop::ShardLoop;
 use std::io;
@@ -39,16 +38,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 /// Memory that glommio sets aside for its own files and sockets, of which there are few.
 const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
-/// How long the shard's task may keep the executor's other tasks waiting. At glommio's default of
-/// 100 ms, files and timers starve beside a busy task.
-const PREEMPT_AFTER: Duration = Duration::from_millis(1);
-/// The same while the shard starts and ends, when nobody guards against glommio falling asleep (see
-/// `guard.rs`): long enough that no scheduler takes the core away for that time.
-const PREEMPT_AFTER_AT_START: Duration = Duration::from_secs(3600);
 
 /// The shards could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -171,16 +163,13 @@ where
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
-            .preempt_timer(PREEMPT_AFTER_AT_START)
             .spawn(move || async move {
                 let core = make_core(shard, shard_count);
-                let shard_loop = DataPath::new(core, listeners, clock.now())
-                    .and_then(|path| ShardLoop::new(path, mesh, clock, stop, waker));
-                match shard_loop {
-                    Ok(shard_loop) => {
+                match DataPath::new(core, listeners, waker, clock.now()) {
+                    Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        run_preemptible(shard, shard_loop).await;
+                        ShardLoop::new(path, mesh, clock, stop).run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));
@@ -215,17 +204,5 @@ where
             let _ = running.join();
             Err(error)
         }
-    }
-}
-
-/// Runs the shard's task where other tasks get their turn soon enough.
-async fn run_preemptible<C: Core + 'static>(shard: ShardId, shard_loop: ShardLoop<C>) {
-    let executor = glommio::executor();
-    let name = format!("shard-{shard}");
-    let latency = Latency::Matters(PREEMPT_AFTER);
-    let queue = executor.create_task_queue(Shares::default(), latency, &name);
-    match executor.spawn_local_into(shard_loop.run(), queue) {
-        Ok(task) => task.await,
-        Err(error) => unreachable!("the queue was just made: {error}"),
     }
 }

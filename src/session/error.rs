@@ -12,9 +12,6 @@ pub enum ProtocolError {
     /// Bytes that are no Control Packet, or an illegal one.
     #[error("{0}")]
     Decode(#[from] DecodeError),
-    /// The first packet was not CONNECT [MQTT-3.1.0-1].
-    #[error("the first packet is not CONNECT")]
-    ConnectExpected,
     /// A second CONNECT on the same Network Connection [MQTT-3.1.0-2].
     #[error("second CONNECT packet")]
     SecondConnect,
@@ -66,8 +63,7 @@ impl ProtocolError {
         match self {
             Self::Decode(error) => error.reason_code(),
             Self::TopicFilterInvalid => ReasonCode::MalformedPacket,
-            Self::ConnectExpected
-            | Self::SecondConnect
+            Self::SecondConnect
             | Self::ServerPacket
             | Self::SubscriptionIdentifierFromClient
             | Self::UnexpectedAuth

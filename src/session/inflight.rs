@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, ShareTag};
 use super::error::ProtocolError;
 use crate::key::PacketIdentifier;
 use crate::message::QoS;
@@ -194,6 +194,18 @@ impl Inflight {
                     progress.as_ref()?,
                 ))
             })
+    }
+
+    /// Forgets that messages came through a shared subscription the Session has left: its name may
+    /// soon be another's.
+    pub fn forget_share(&mut self, share: ShareTag) {
+        for exchange in &mut self.exchanges {
+            if let Some(Progress::Published(delivery)) = exchange
+                && delivery.share == Some(share)
+            {
+                delivery.share = None;
+            }
+        }
     }
 
     /// Takes out every message whose PUBLISH was sent and not acknowledged.

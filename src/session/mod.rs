@@ -17,10 +17,10 @@ mod delivery;
 mod error;
 mod inbound;
 mod inflight;
+mod queue;
 mod topic_alias;
 mod will;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::key::ConnectionKey;
@@ -30,6 +30,7 @@ pub use delivery::{Delivery, ShareTag};
 pub use error::ProtocolError;
 pub use inbound::Inbound;
 pub use inflight::{Inflight, Progress};
+pub use queue::Queue;
 pub use topic_alias::{InboundAliases, OutboundAlias, OutboundAliases};
 pub use will::Will;
 
@@ -46,7 +47,7 @@ pub struct Session {
     /// QoS 1 and 2 messages we sent and that are not acknowledged to the end.
     pub inflight: Inflight,
     /// QoS 1 and 2 messages that wait for room in the inflight window or for a connection.
-    pub queue: VecDeque<Delivery>,
+    pub queue: Queue,
     /// QoS 2 messages sent to us whose PUBREL has not come.
     pub inbound: Inbound,
     /// What to publish when the connection is lost.
@@ -67,7 +68,7 @@ impl Session {
             client_identifier,
             connection: None,
             inflight: Inflight::default(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             inbound: Inbound::default(),
             will: None,
             will_at: None,

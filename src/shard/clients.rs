@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
 use crate::router::FilterKey;
-use crate::session::{Delivery, OutboundAlias, Progress, Session, ShareTag};
+use crate::session::{Delivery, OutboundAlias, Progress, Queue, Session, ShareTag};
 use crate::time::Instant;
 
 /// A Session and what this shard's Router holds for it.
@@ -45,6 +45,8 @@ pub(super) struct Clients {
     pub(super) limits: Limits,
     pub(super) counters: Counters,
     pub(super) pool: MessagePool,
+    /// Bytes in the queues of all Sessions here.
+    pub(super) queued_bytes: usize,
     /// Buffer of [`Fanout`], kept between messages.
     scratch: Vec<u8>,
 }
@@ -131,17 +133,17 @@ fn header<'a>(
 /// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
 fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
     if let Some(aliases) = &mut connection.outbound_aliases {
-        // Sized without the alias first: one must not be promised in a packet that is not sent.
+        // Sized first: an alias must not be promised in a packet that is not sent, and a packet that
+        // only an alias would make too large goes without.
         let size = codec::publish_size(connection.version, &header) + TOPIC_ALIAS_SIZE;
-        if size > connection.maximum_packet_size as usize {
-            return false;
-        }
-        match aliases.alias(header.topic_name) {
-            OutboundAlias::None => {}
-            OutboundAlias::New(alias) => header.topic_alias = Some(alias),
-            OutboundAlias::Known(alias) => {
-                header.topic_alias = Some(alias);
-                header.topic_name = b"";
+        if size <= connection.maximum_packet_size as usize {
+            match aliases.alias(header.topic_name) {
+                OutboundAlias::None => {}
+                OutboundAlias::New(alias) => header.topic_alias = Some(alias),
+                OutboundAlias::Known(alias) => {
+                    header.topic_alias = Some(alias);
+                    header.topic_name = b"";
+                }
             }
         }
     }
@@ -167,6 +169,7 @@ impl Clients {
             limits,
             counters: Counters::default(),
             pool: MessagePool::default(),
+            queued_bytes: 0,
             scratch: Vec::new(),
         }
     }
@@ -274,26 +277,36 @@ impl Clients {
         }
     }
 
-    /// Puts a delivery behind what waits for `session`; beyond `max_queued_messages` it is dropped,
-    /// unless what is first in the queue has expired and makes room.
+    /// Puts a delivery behind what waits for `session`. Beyond `max_queued_messages`, or where it
+    /// would exceed `max_queued_bytes` or `memory_bytes_max`, it is dropped, unless what is first in
+    /// the queue has expired and makes room.
     pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery, now: Instant) {
         let Some(member) = self.members.get_mut(session) else {
             return;
         };
         let queue = &mut member.session.queue;
-        let queued_max = self.limits.max_queued_messages;
-        while queue.len() >= queued_max
-            && let Some(first) = queue.front()
+        let before = queue.bytes();
+        let size = delivery.message.size();
+        let limits = &self.limits;
+        let is_full = |queue: &Queue| {
+            queue.len() >= limits.max_queued_messages
+                || queue.bytes() + size > limits.max_queued_bytes
+        };
+        while is_full(queue)
+            && let Some(first) = queue.first()
             && first.message.is_expired(now)
         {
-            queue.pop_front();
+            queue.pop();
             self.counters.dropped_expired += 1;
         }
-        if queue.len() < queued_max {
-            queue.push_back(delivery);
-        } else {
+        if is_full(queue) {
             self.counters.dropped_queue_full += 1;
+        } else if self.queued_bytes + size > limits.memory_bytes_max {
+            self.counters.dropped_memory_full += 1;
+        } else {
+            queue.push(delivery);
         }
+        self.queued_bytes = self.queued_bytes + queue.bytes() - before;
     }
 
     /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
@@ -322,11 +335,12 @@ impl Clients {
         if !all_again {
             return;
         }
+        let before = session.queue.bytes();
         while !session.queue.is_empty()
             && session.inflight.has_room(connection.window)
             && connection.pending() < self.limits.outbox_bytes_max
         {
-            let Some(delivery) = session.queue.pop_front() else {
+            let Some(delivery) = session.queue.pop() else {
                 break;
             };
             // Too late to begin with its delivery [MQTT-3.3.2-5].
@@ -351,9 +365,7 @@ impl Clients {
                 self.counters.dropped_packet_too_large += 1;
             }
         }
-        if session.queue.is_empty() && session.queue.capacity() > QUEUE_KEPT_MAX {
-            session.queue = Default::default();
-        }
+        self.queued_bytes = self.queued_bytes + session.queue.bytes() - before;
     }
 
     /// Sends again, on a new connection, what is in flight: PUBLISH with DUP set, in its first order,
@@ -469,9 +481,6 @@ impl Clients {
         true
     }
 }
-
-/// Deliveries an empty queue keeps room for.
-const QUEUE_KEPT_MAX: usize = 64;
 
 /// Names `connection` among those with output, once.
 pub(super) fn mark_dirty(connection: &mut Connection, key: ConnectionKey, effects: &mut Effects) {

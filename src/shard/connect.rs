@@ -431,9 +431,10 @@ impl Shard {
         let replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
             .and_then(|connection| connection.replay.take());
-        for item in replay.into_iter().flat_map(|replay| replay.items) {
+        let Some(replay) = replay else { return };
+        for item in replay.items {
             let qos = item.qos.min(item.message.qos());
-            if qos > QoS::AtMostOnce {
+            if qos > QoS::AtMostOnce && self.is_current(&item, replay.store_changes) {
                 self.clients.enqueue(
                     session,
                     crate::session::Delivery {

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod census;
 mod clients;
 mod connect;
 mod connection;
@@ -33,6 +34,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use census::Census;
 pub use effects::{Effects, HandOver};
 pub use envelope::Envelope;
 pub use placement::Placement;
@@ -43,9 +45,10 @@ use peer::Peer;
 use subscribe::Barrier;
 use timers::{Slot, Timers};
 
-use crate::codec::{self, DecodeError, Packet, ReasonCode};
+use crate::codec::{self, DecodeError, Packet, ReasonCode, packet_type};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
+use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
 use crate::router::Router;
 use crate::session::ProtocolError;
@@ -182,6 +185,14 @@ impl Shard {
             }
             let (phase, version) = (connection.phase, connection.version);
             let rest = &bytes[consumed..];
+            // What does not begin as a CONNECT is not waited for: its length means nothing
+            // [MQTT-3.1.0-1].
+            if phase == Phase::AwaitingConnect && rest.first().is_some_and(|&first| first >> 4 != 1)
+            {
+                self.clients.counters.protocol_errors += 1;
+                self.close(key, effects);
+                return bytes.len();
+            }
             let size_max = match phase {
                 Phase::Connected(_) => self.clients.limits.max_packet_size,
                 _ => CONNECT_SIZE_MAX as u32,
@@ -249,13 +260,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        // The first packet is a CONNECT [MQTT-3.1.0-1]. Anything else is not worth an answer.
-        if first_byte >> 4 != 1 {
-            self.clients.counters.protocol_errors += 1;
-            self.close(key, effects);
-            return Step::Stop;
-        }
-        match codec::decode(crate::message::ProtocolVersion::V5, first_byte, body) {
+        match codec::decode(ProtocolVersion::V5, first_byte, body) {
             Ok(Packet::Connect(connect)) => self.handle_connect(key, &connect, now, effects),
             Ok(_) => Step::Stop,
             Err(error) => {
@@ -272,25 +277,51 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
-        version: crate::message::ProtocolVersion,
+        version: ProtocolVersion,
         first_byte: u8,
         body: &[u8],
         now: Instant,
         effects: &mut Effects,
     ) -> Result<Step, ProtocolError> {
-        const PUBLISH: u8 = 3;
-        if first_byte >> 4 == PUBLISH {
-            let publish = codec::decode_publish(version, first_byte, body)?;
-            return self.handle_publish(key, session, &publish, now, effects);
-        }
-        match codec::decode(version, first_byte, body)? {
-            Packet::Publish(publish) => {
+        // The packets of a message's way are decoded by themselves: `Packet` is large.
+        let acknowledgement = || codec::decode_acknowledgement(version, first_byte, body);
+        match first_byte >> 4 {
+            packet_type::PUBLISH => {
+                let publish = codec::decode_publish(version, first_byte, body)?;
                 return self.handle_publish(key, session, &publish, now, effects);
             }
-            Packet::PubAck(puback) => self.handle_puback(session, &puback, now, effects)?,
-            Packet::PubRec(pubrec) => self.handle_pubrec(key, session, &pubrec, now, effects)?,
-            Packet::PubRel(pubrel) => self.handle_pubrel(key, session, &pubrel, effects),
-            Packet::PubComp(pubcomp) => self.handle_pubcomp(session, &pubcomp, now, effects)?,
+            packet_type::PUBACK => {
+                self.handle_puback(session, &acknowledgement()?, now, effects)?
+            }
+            packet_type::PUBREC => {
+                self.handle_pubrec(key, session, &acknowledgement()?, now, effects)?;
+            }
+            packet_type::PUBREL => {
+                self.handle_pubrel(key, session, &acknowledgement()?, effects);
+            }
+            packet_type::PUBCOMP => {
+                self.handle_pubcomp(session, &acknowledgement()?, now, effects)?;
+            }
+            _ => {
+                return self
+                    .handle_rare_packet(key, session, version, first_byte, body, now, effects);
+            }
+        }
+        Ok(Step::Continue)
+    }
+
+    #[allow(clippy::too_many_arguments)] // As `handle_packet`, whose second half it is.
+    fn handle_rare_packet(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        version: ProtocolVersion,
+        first_byte: u8,
+        body: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<Step, ProtocolError> {
+        match codec::decode(version, first_byte, body)? {
             Packet::Subscribe(subscribe) => {
                 return self.handle_subscribe(key, session, &subscribe, now, effects);
             }
@@ -313,6 +344,11 @@ impl Shard {
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 return Err(ProtocolError::ServerPacket);
             }
+            Packet::Publish(_)
+            | Packet::PubAck(_)
+            | Packet::PubRec(_)
+            | Packet::PubRel(_)
+            | Packet::PubComp(_) => unreachable!("decoded by `handle_packet`"),
         }
         Ok(Step::Continue)
     }
@@ -486,7 +522,8 @@ impl Shard {
 
     /// Envelopes were moved into rings: publishers that waited for room are read again.
     pub fn handle_ring_room(&mut self, effects: &mut Effects) {
-        if self.ring_is_full && self.peers.iter().all(Peer::has_room) {
+        let backlog_max = self.clients.limits.peer_backlog_max;
+        if self.ring_is_full && self.peers.iter().all(|peer| peer.has_room(backlog_max)) {
             self.ring_is_full = false;
             for key in std::mem::take(&mut self.waiting_for_ring) {
                 self.resume(key, Pause::RING, effects);
@@ -536,7 +573,7 @@ impl Shard {
     fn post(&mut self, to: ShardId, envelope: Envelope) {
         let peer = &mut self.peers[to.index()];
         peer.outbound.push_back(envelope);
-        self.ring_is_full |= peer.is_full();
+        self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
     }
 
     fn resume(&mut self, key: ConnectionKey, reason: Pause, effects: &mut Effects) {

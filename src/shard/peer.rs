@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 
 use super::envelope::Envelope;
-use crate::limits::PEER_BACKLOG_MAX;
 
 /// What is on its way to a peer and what it has told us. The entry of a shard for itself is unused.
 #[derive(Debug, Default)]
@@ -20,13 +19,13 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Whether QoS 0 is dropped and publishers of QoS 1 and 2 are stopped.
-    pub(super) fn is_full(&self) -> bool {
-        self.outbound.len() >= PEER_BACKLOG_MAX
+    pub(super) fn is_full(&self, backlog_max: usize) -> bool {
+        self.outbound.len() >= backlog_max
     }
 
     /// Whether stopped publishers may go on: well below full, so that they do not stop at once again.
-    pub(super) fn has_room(&self) -> bool {
-        self.outbound.len() <= PEER_BACKLOG_MAX / 2
+    pub(super) fn has_room(&self, backlog_max: usize) -> bool {
+        self.outbound.len() <= backlog_max / 2
     }
 
     /// Acknowledges announcements of the peer up to `sequence`, in one envelope with an

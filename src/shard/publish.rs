@@ -359,7 +359,8 @@ impl Shard {
         fanout: &mut Fanout<'_>,
         envelope: impl FnOnce(Arc<Message>) -> Envelope,
     ) {
-        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full() {
+        let backlog_max = self.clients.limits.peer_backlog_max;
+        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max) {
             self.clients.counters.dropped_ring_full += 1;
             return;
         }
@@ -380,7 +381,7 @@ impl Shard {
             self.observe_clock(version.shard, version.clock);
             self.apply_retained(&message, version, now);
         }
-        if !deliver {
+        if !deliver || self.expired_on_the_way(&message, now) {
             return;
         }
         let matches = self
@@ -397,6 +398,14 @@ impl Shard {
         self.clients.end_fanout(fanout);
     }
 
+    /// Whether a message is too old to begin with its delivery [MQTT-3.3.2-5]: it may have waited for
+    /// room in a ring, or in the queue of a Session that is gone.
+    fn expired_on_the_way(&mut self, message: &Message, now: Instant) -> bool {
+        let expired = message.is_expired(now);
+        self.clients.counters.dropped_expired += u64::from(expired);
+        expired
+    }
+
     /// A message from another shard for one member of a shared subscription.
     pub(super) fn handle_forwarded_shared(
         &mut self,
@@ -405,6 +414,9 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        if self.expired_on_the_way(message, now) {
+            return;
+        }
         match self.router.pick_local(filter) {
             Some(target) => self.deliver_shared(message, &target, now, effects),
             // The last member here left while the message was on its way; another shard may have one.
@@ -442,13 +454,15 @@ impl Shard {
     ) {
         let inflight = member.session.inflight.take_published();
         let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
-        let queued = std::mem::take(&mut member.session.queue);
+        self.clients.queued_bytes -= member.session.queue.bytes();
+        let queued = member.session.queue.take_if(|_| true);
         for delivery in unacknowledged.chain(queued) {
             self.hand_on(session, &delivery, now, effects);
         }
     }
 
     /// Gives what waits in the queue of `session` for the shared subscription `filter` to others.
+    /// What it has not acknowledged stays with it.
     pub(super) fn hand_on_queued(
         &mut self,
         session: SessionKey,
@@ -460,19 +474,11 @@ impl Shard {
             return;
         };
         let share = Some(ShareTag(filter.0));
-        if !member
-            .session
-            .queue
-            .iter()
-            .any(|delivery| delivery.share == share)
-        {
-            return;
-        }
-        let queue = std::mem::take(&mut member.session.queue);
-        let (leaving, staying): (Vec<_>, Vec<_>) = queue
-            .into_iter()
-            .partition(|delivery| delivery.share == share);
-        member.session.queue = staying.into();
+        member.session.inflight.forget_share(ShareTag(filter.0));
+        let queue = &mut member.session.queue;
+        let before = queue.bytes();
+        let leaving = queue.take_if(|delivery| delivery.share == share);
+        self.clients.queued_bytes -= before - queue.bytes();
         for delivery in &leaving {
             self.hand_on(session, delivery, now, effects);
         }
@@ -488,6 +494,9 @@ impl Shard {
         let Some(ShareTag(filter)) = delivery.share else {
             return;
         };
+        if self.expired_on_the_way(&delivery.message, now) {
+            return;
+        }
         let filter = FilterKey(filter);
         match self.router.pick_other(filter, session) {
             Some(Pick::Local(target)) => {
@@ -505,14 +514,21 @@ impl Shard {
         self.clients.counters.shared_handed_on += 1;
     }
 
-    /// Whether the store takes this retained message: one that replaces or clears always fits.
+    /// Whether the store takes this retained message. One that clears, or replaces one that is as
+    /// large, always fits.
     fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
-        message.payload.is_empty()
-            || self.router.retained_count() < self.clients.limits.max_retained_messages
-            || self
-                .router
-                .retained(TopicName::from_validated(message.topic_name))
-                .is_some()
+        let limits = &self.clients.limits;
+        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
+        let bytes = self.router.retained_bytes() + size;
+        let topic_name = TopicName::from_validated(message.topic_name);
+        match self.router.retained(topic_name) {
+            _ if message.payload.is_empty() => true,
+            Some((old, _)) => size <= old.size() || bytes <= limits.max_retained_bytes + old.size(),
+            None => {
+                self.router.retained_count() < limits.max_retained_messages
+                    && bytes <= limits.max_retained_bytes
+            }
+        }
     }
 
     /// Takes a retained message into this shard's replica.

@@ -206,13 +206,7 @@ impl Shard {
             return;
         };
         while let Some(item) = replay.items.front() {
-            // A value that changed since it was looked up was delivered as it changed; sending the
-            // old one now would turn their order round.
-            let is_current = replay.store_changes == self.retained_changes
-                || self
-                    .router
-                    .retained(TopicName::from_validated(item.message.topic_name()))
-                    .is_some_and(|(current, _)| Arc::ptr_eq(current, &item.message));
+            let is_current = self.is_current(item, replay.store_changes);
             if is_current && !self.clients.send_retained(key, item, now, effects) {
                 break;
             }
@@ -223,6 +217,17 @@ impl Shard {
         {
             connection.replay = Some(replay);
         }
+    }
+
+    /// Whether a retained message is still what it was when the store had changed `store_changes`
+    /// times. A value that changed since was delivered as it changed; sending the old one behind it
+    /// would turn their order round [MQTT-4.6.0-5].
+    pub(super) fn is_current(&self, item: &ReplayItem, store_changes: u64) -> bool {
+        store_changes == self.retained_changes
+            || self
+                .router
+                .retained(TopicName::from_validated(item.message.topic_name()))
+                .is_some_and(|(current, _)| Arc::ptr_eq(current, &item.message))
     }
 
     pub(super) fn handle_unsubscribe(

@@ -25,7 +25,10 @@ fn hex(text: &str) -> Vec<u8> {
             continue;
         }
         let digits: Vec<u8> = part.bytes().filter(|byte| *byte != b' ').collect();
-        assert!(digits.len() % 2 == 0, "odd count of digits in {text}");
+        assert!(
+            digits.len().is_multiple_of(2),
+            "odd count of digits in {text}"
+        );
         for pair in digits.chunks(2) {
             let pair = std::str::from_utf8(pair).unwrap();
             bytes.push(u8::from_str_radix(pair, 16).unwrap());

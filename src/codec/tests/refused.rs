@@ -373,6 +373,14 @@ fn acknowledgements() {
         refused(V5, &format!("{first} 05 0001 00 00 'x'"), E::TrailingBytes);
         refused(V5, &format!("{first} 04 0001 00 01"), E::Truncated);
     }
+    for first_byte in [0x00, 0x3A, 0x82, 0xF0] {
+        let error = E::PacketType {
+            packet_type: first_byte >> 4,
+        };
+        assert_eq!(decode_acknowledgement(V5, first_byte, &[0, 1]), Err(error));
+    }
+    let error = E::FixedHeaderFlags { first_byte: 0x60 };
+    assert_eq!(decode_acknowledgement(V5, 0x60, &[0, 1]), Err(error));
 }
 
 #[test]

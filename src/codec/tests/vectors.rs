@@ -472,6 +472,7 @@ fn acknowledgements() {
         let code = reason_code.as_u8();
         for version in [V3, V311, V5] {
             both_ways(version, &format!("{first:02x} 02 0102"), kind(success));
+            assert_eq!(decode_acknowledgement(version, first, &[1, 2]), Ok(success));
             let mut out = Vec::new();
             encode_short(version, pid(0x0102), ReasonCode::Success, &mut out);
             assert_eq!(out, hex(&format!("{first:02x} 02 0102")));

@@ -1,0 +1,309 @@
+//! What happened to every message: lost, duplicated, out of order, or delivered once in order.
+//!
+//! A [`Flow`] is one publisher seen by one subscriber. A [`Window`] is what one publisher has sent
+//! and not yet seen through. Neither knows of sockets or clocks.
+
+use std::collections::BTreeMap;
+
+/// What one arrival was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arrival {
+    /// The first time, whether in its place or late.
+    Fresh,
+    /// Seen before.
+    Duplicate,
+}
+
+/// One publisher's sequence as one subscriber saw it.
+#[derive(Debug, Default)]
+pub struct Flow {
+    next: u64,
+    /// Sequences passed over and not seen yet: first to one past last. Empty with a good broker.
+    missing: BTreeMap<u64, u64>,
+    duplicated: u64,
+    reordered: u64,
+}
+
+impl Flow {
+    // HOT: per message received.
+    #[inline]
+    pub fn observe(&mut self, sequence: u64) -> Arrival {
+        if sequence == self.next {
+            self.next += 1;
+            return Arrival::Fresh;
+        }
+        self.observe_out_of_place(sequence)
+    }
+
+    #[cold]
+    fn observe_out_of_place(&mut self, sequence: u64) -> Arrival {
+        if sequence > self.next {
+            self.missing.insert(self.next, sequence);
+            self.next = sequence + 1;
+            return Arrival::Fresh;
+        }
+        let gap = self
+            .missing
+            .range(..=sequence)
+            .next_back()
+            .map(|(&start, &end)| (start, end));
+        let Some((start, end)) = gap.filter(|&(_, end)| sequence < end) else {
+            self.duplicated += 1;
+            return Arrival::Duplicate;
+        };
+        self.missing.remove(&start);
+        if start < sequence {
+            self.missing.insert(start, sequence);
+        }
+        if sequence + 1 < end {
+            self.missing.insert(sequence + 1, end);
+        }
+        self.reordered += 1;
+        Arrival::Fresh
+    }
+
+    /// How many of the `published` first sequences were not seen.
+    pub fn lost(&self, published: u64) -> u64 {
+        let passed_over: u64 = self.missing.iter().map(|(start, end)| end - start).sum();
+        passed_over + published.saturating_sub(self.next)
+    }
+
+    pub fn duplicated(&self) -> u64 {
+        self.duplicated
+    }
+
+    pub fn reordered(&self) -> u64 {
+        self.reordered
+    }
+}
+
+/// How far the acknowledgement of one QoS 1 or 2 PUBLISH has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Handshake {
+    None,
+    Published,
+    Released,
+}
+
+/// The messages of one publisher that are not through: a message is through when every subscriber
+/// has it and, at QoS 1 and 2, its acknowledgement is complete.
+///
+/// Limiting both keeps a saturating load within what the broker promises to hold: neither side can
+/// run ahead until something must be dropped.
+#[derive(Debug)]
+pub struct Window {
+    limit: u64,
+    mask: u64,
+    /// Completions each message needs.
+    needed: u32,
+    completions: Vec<u32>,
+    handshakes: Vec<Handshake>,
+    head: u64,
+    next: u64,
+}
+
+/// Packet Identifiers are slots, so the window must leave room for its power of two.
+pub const WINDOW_MAX: u64 = 32_768;
+
+impl Window {
+    pub fn new(limit: u64, subscriber_count: u32, qos: u8) -> Self {
+        let limit = limit.clamp(1, WINDOW_MAX);
+        let slots = limit.next_power_of_two();
+        Self {
+            limit,
+            mask: slots - 1,
+            needed: subscriber_count + u32::from(qos > 0),
+            completions: vec![0; slots as usize],
+            handshakes: vec![Handshake::None; slots as usize],
+            head: 0,
+            next: 0,
+        }
+    }
+
+    /// Never grows the window: a broker's Receive Maximum may be smaller than what was asked for.
+    pub fn restrict(&mut self, limit: u64) {
+        self.limit = self.limit.min(limit.max(1));
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Messages published so far.
+    pub fn published(&self) -> u64 {
+        self.next
+    }
+
+    /// Messages that may be published now.
+    #[inline]
+    pub fn free(&self) -> u64 {
+        self.limit - (self.next - self.head)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.head == self.next
+    }
+
+    /// Takes the next sequence and its Packet Identifier.
+    // HOT: per PUBLISH sent.
+    #[inline]
+    pub fn open(&mut self) -> (u64, u16) {
+        debug_assert!(self.free() > 0);
+        let sequence = self.next;
+        self.next += 1;
+        let slot = sequence & self.mask;
+        self.handshakes[slot as usize] = Handshake::Published;
+        (sequence, slot as u16 + 1)
+    }
+
+    /// One subscriber has it. True when the window moved.
+    // HOT: per message received.
+    #[inline]
+    pub fn complete(&mut self, sequence: u64) -> bool {
+        // What was given up after a stall may still arrive late.
+        if sequence < self.head || sequence >= self.next {
+            return false;
+        }
+        self.completions[(sequence & self.mask) as usize] += 1;
+        self.advance()
+    }
+
+    #[inline]
+    fn advance(&mut self) -> bool {
+        let before = self.head;
+        while self.head < self.next {
+            let completions = &mut self.completions[(self.head & self.mask) as usize];
+            if *completions < self.needed {
+                break;
+            }
+            *completions = 0;
+            self.head += 1;
+        }
+        self.head != before
+    }
+
+    fn slot(&self, packet_identifier: u16) -> Option<u64> {
+        let slot = u64::from(packet_identifier).checked_sub(1)?;
+        let sequence = self.head + (slot.wrapping_sub(self.head) & self.mask);
+        (slot <= self.mask && sequence < self.next).then_some(sequence)
+    }
+
+    /// PUBACK or PUBCOMP arrived. `None` when nothing waits for it; otherwise whether the window moved.
+    pub fn acknowledge(&mut self, packet_identifier: u16, qos: u8) -> Option<bool> {
+        let sequence = self.slot(packet_identifier)?;
+        let handshake = &mut self.handshakes[(sequence & self.mask) as usize];
+        let expected = if qos == 2 {
+            Handshake::Released
+        } else {
+            Handshake::Published
+        };
+        if *handshake != expected {
+            return None;
+        }
+        *handshake = Handshake::None;
+        self.completions[(sequence & self.mask) as usize] += 1;
+        Some(self.advance())
+    }
+
+    /// PUBREC arrived. False when nothing waits for it.
+    pub fn release(&mut self, packet_identifier: u16) -> bool {
+        let Some(sequence) = self.slot(packet_identifier) else {
+            return false;
+        };
+        let handshake = &mut self.handshakes[(sequence & self.mask) as usize];
+        let expected = *handshake == Handshake::Published;
+        *handshake = Handshake::Released;
+        expected
+    }
+
+    /// Stops waiting for everything outstanding. Only for QoS 0, where loss is allowed.
+    pub fn give_up(&mut self) {
+        self.head = self.next;
+        self.completions.fill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observe(flow: &mut Flow, sequences: &[u64]) {
+        for &sequence in sequences {
+            flow.observe(sequence);
+        }
+    }
+
+    #[test]
+    fn flow_in_order_has_nothing_to_report() {
+        let mut flow = Flow::default();
+        observe(&mut flow, &[0, 1, 2, 3]);
+        assert_eq!(
+            (flow.lost(4), flow.duplicated(), flow.reordered()),
+            (0, 0, 0)
+        );
+        assert_eq!(flow.lost(6), 2, "the tail counts");
+    }
+
+    #[test]
+    fn late_arrival_is_reordered_not_lost_and_a_second_one_is_a_duplicate() {
+        let mut flow = Flow::default();
+        observe(&mut flow, &[0, 5, 2, 2, 0, 4, 6]);
+        assert_eq!(
+            (flow.lost(7), flow.duplicated(), flow.reordered()),
+            (2, 2, 2)
+        );
+        observe(&mut flow, &[1, 3]);
+        assert_eq!(
+            (flow.lost(7), flow.duplicated(), flow.reordered()),
+            (0, 2, 4)
+        );
+    }
+
+    #[test]
+    fn window_needs_every_subscriber_and_the_acknowledgement() {
+        let mut window = Window::new(2, 2, 1);
+        let (first, first_identifier) = window.open();
+        let (second, _) = window.open();
+        assert_eq!(window.free(), 0);
+        assert!(!window.complete(first));
+        assert_eq!(window.acknowledge(first_identifier, 1), Some(false));
+        assert_eq!(
+            window.acknowledge(first_identifier, 1),
+            None,
+            "acknowledged twice"
+        );
+        assert!(!window.complete(second));
+        assert!(window.complete(first));
+        assert_eq!(window.free(), 1);
+    }
+
+    #[test]
+    fn qos2_handshake_has_two_steps_and_identifiers_are_used_again() {
+        let mut window = Window::new(3, 1, 2);
+        for _ in 0..100 {
+            let (sequence, identifier) = window.open();
+            assert_eq!(
+                window.acknowledge(identifier, 2),
+                None,
+                "PUBCOMP before PUBREC"
+            );
+            assert!(window.release(identifier));
+            assert!(!window.complete(sequence));
+            assert_eq!(window.acknowledge(identifier, 2), Some(true));
+        }
+        assert!(window.is_empty());
+        assert!(!window.release(1));
+        assert_eq!(window.acknowledge(0, 1), None);
+    }
+
+    #[test]
+    fn given_up_messages_do_not_complete_later_ones() {
+        let mut window = Window::new(4, 1, 0);
+        let (old, _) = window.open();
+        window.give_up();
+        assert_eq!(window.free(), 4);
+        assert!(!window.complete(old));
+        let (new, _) = window.open();
+        assert!(window.complete(new));
+    }
+}

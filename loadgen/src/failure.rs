@@ -1,0 +1,65 @@
+//! Why a run could not be made or finished. Broken promises are not failures: they are in the report.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::wire::WireError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("no address for {host}:{port}: {source}")]
+    Address {
+        host: String,
+        port: u16,
+        source: io::Error,
+    },
+    #[error("connection refused by {0}: is the broker running and is this its port?")]
+    Refused(SocketAddr),
+    #[error("connecting to {address} failed: {source}")]
+    Connect {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "{needed} connections need {needed_files} open files and the hard limit is {limit}: \
+         raise it (ulimit -Hn) or ask for fewer"
+    )]
+    TooFewFiles {
+        needed: u64,
+        needed_files: u64,
+        limit: u64,
+    },
+    #[error("the broker refused CONNECT of {client} with code {code:#04x}")]
+    ConnectRefused { client: String, code: u8 },
+    #[error("the broker refused SUBSCRIBE of {client} with code {code:#04x}")]
+    SubscribeRefused { client: String, code: u8 },
+    #[error("the broker refused a message with code {code:#04x}")]
+    PublishRefused { code: u8 },
+    #[error("the broker supports QoS {supported} at most")]
+    QosTooHigh { supported: u8 },
+    #[error("the broker sent DISCONNECT with code {code:#04x} to {client}")]
+    Disconnected { client: String, code: u8 },
+    #[error("the broker closed the connection of {client} {when}")]
+    Closed { client: String, when: &'static str },
+    #[error("the broker died: process {0} is gone")]
+    BrokerDied(u32),
+    #[error("the broker sent packet type {0:#04x}, which nobody asked for")]
+    Unexpected(u8),
+    #[error("the broker acknowledged Packet Identifier {0}, which is not under way in that step")]
+    UnexpectedAcknowledgement(u16),
+    #[error("{done} of {wanted} {what} within {seconds:.0} s: giving up")]
+    Deadline {
+        what: &'static str,
+        done: u64,
+        wanted: u64,
+        seconds: f64,
+    },
+    #[error("cannot pin to CPU {cpu}: {source}")]
+    Pin { cpu: usize, source: io::Error },
+    #[error("cannot read /proc of the broker, process {process_id}: {source}")]
+    Process { process_id: u32, source: io::Error },
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,397 @@
+//! The few Control Packets a load generator needs, written and read as fast as possible.
+//!
+//! Not the broker's codec on purpose: a tool that shares its codec with what it measures repeats
+//! the same mistakes. A PUBLISH is a template copied whole, then patched in three places.
+
+use std::ops::Range;
+
+/// Publisher (4 bytes), sequence (8) and send time in nanoseconds (8), at the start of a payload.
+pub const STAMP_SIZE: usize = 20;
+
+pub const CONNACK: u8 = 0x20;
+pub const PUBLISH: u8 = 0x30;
+pub const PUBACK: u8 = 0x40;
+pub const PUBREC: u8 = 0x50;
+pub const PUBREL: u8 = 0x62;
+pub const PUBCOMP: u8 = 0x70;
+pub const SUBACK: u8 = 0x90;
+pub const PINGRESP: u8 = 0xd0;
+pub const SERVER_DISCONNECT: u8 = 0xe0;
+
+pub const PINGREQ_PACKET: [u8; 2] = [0xc0, 0];
+pub const DISCONNECT_PACKET: [u8; 2] = [0xe0, 0];
+
+/// What the broker sent is not what MQTT allows it to send here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the broker sent a packet that cannot be read: {0}")]
+pub struct WireError(pub &'static str);
+
+/// Which MQTT the connections speak.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    V311,
+    V5,
+}
+
+impl Version {
+    pub fn is_v5(self) -> bool {
+        self == Self::V5
+    }
+}
+
+/// Where the next whole packet of a buffer is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Frame {
+    pub first_byte: u8,
+    pub body: Range<usize>,
+}
+
+/// The packet that starts at `at`, or `None` when it has not arrived whole.
+// HOT: per packet received.
+#[inline]
+pub fn frame(bytes: &[u8], at: usize) -> Result<Option<Frame>, WireError> {
+    let Some(&first_byte) = bytes.get(at) else {
+        return Ok(None);
+    };
+    let Some((size, size_size)) = read_varint(&bytes[at + 1..])? else {
+        return Ok(None);
+    };
+    let start = at + 1 + size_size;
+    let body = start..start + size;
+    Ok((body.end <= bytes.len()).then_some(Frame { first_byte, body }))
+}
+
+/// A variable byte integer and how many bytes it takes.
+#[inline]
+fn read_varint(bytes: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
+    let mut value = 0;
+    for index in 0..4 {
+        let Some(&byte) = bytes.get(index) else {
+            return Ok(None);
+        };
+        value |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some((value, index + 1)));
+        }
+    }
+    Err(WireError("a length of more than four bytes"))
+}
+
+fn write_varint(mut value: usize, out: &mut Vec<u8>) {
+    loop {
+        let low = (value % 128) as u8;
+        value /= 128;
+        if value == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
+    }
+}
+
+fn write_binary(bytes: &[u8], out: &mut Vec<u8>) {
+    // Every string here is made by this tool and short.
+    out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn write_packet(first_byte: u8, body: &[u8], out: &mut Vec<u8>) {
+    out.push(first_byte);
+    write_varint(body.len(), out);
+    out.extend_from_slice(body);
+}
+
+/// A CONNECT with Clean Start, no Keep Alive and no expiry: nothing is left behind.
+pub fn write_connect(version: Version, client_identifier: &str, out: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(64);
+    write_binary(b"MQTT", &mut body);
+    body.push(if version.is_v5() { 5 } else { 4 });
+    body.push(0x02);
+    body.extend_from_slice(&[0, 0]);
+    if version.is_v5() {
+        body.push(0);
+    }
+    write_binary(client_identifier.as_bytes(), &mut body);
+    write_packet(0x10, &body, out);
+}
+
+/// A SUBSCRIBE to one Topic Filter, with Packet Identifier 1.
+pub fn write_subscribe(version: Version, topic_filter: &str, qos: u8, out: &mut Vec<u8>) {
+    let mut body = vec![0, 1];
+    if version.is_v5() {
+        body.push(0);
+    }
+    write_binary(topic_filter.as_bytes(), &mut body);
+    body.push(qos);
+    write_packet(0x82, &body, out);
+}
+
+/// PUBACK, PUBREC, PUBREL or PUBCOMP in its shortest form, which is the same in both versions.
+#[inline]
+pub fn write_acknowledgement(first_byte: u8, packet_identifier: u16, out: &mut Vec<u8>) {
+    let [high, low] = packet_identifier.to_be_bytes();
+    out.extend_from_slice(&[first_byte, 2, high, low]);
+}
+
+/// What a CONNACK says that matters to a load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ConnAck {
+    pub reason_code: u8,
+    pub receive_maximum: u16,
+    pub maximum_qos: u8,
+}
+
+pub fn read_connack(version: Version, body: &[u8]) -> Result<ConnAck, WireError> {
+    let truncated = WireError("a CONNACK that is too short");
+    let &[_, reason_code, ref rest @ ..] = body else {
+        return Err(truncated);
+    };
+    let mut connack = ConnAck {
+        reason_code,
+        receive_maximum: u16::MAX,
+        maximum_qos: 2,
+    };
+    if !version.is_v5() || rest.is_empty() {
+        return Ok(connack);
+    }
+    let (size, size_size) = read_varint(rest)?.ok_or(truncated)?;
+    let mut properties = rest.get(size_size..size_size + size).ok_or(truncated)?;
+    while let Some((&identifier, value)) = properties.split_first() {
+        let value_size = match identifier {
+            0x24 | 0x25 | 0x28 | 0x29 | 0x2a => 1,
+            0x13 | 0x21 | 0x22 => 2,
+            0x11 | 0x27 => 4,
+            0x12 | 0x15 | 0x16 | 0x1a | 0x1c | 0x1f => binary_size(value).ok_or(truncated)?,
+            0x26 => {
+                let name = binary_size(value).ok_or(truncated)?;
+                name + value.get(name..).and_then(binary_size).ok_or(truncated)?
+            }
+            _ => return Err(WireError("a CONNACK with an unknown property")),
+        };
+        let (value, rest) = value.split_at_checked(value_size).ok_or(truncated)?;
+        match (identifier, value) {
+            (0x21, &[high, low]) => connack.receive_maximum = u16::from_be_bytes([high, low]),
+            (0x24, &[qos]) => connack.maximum_qos = qos,
+            _ => {}
+        }
+        properties = rest;
+    }
+    Ok(connack)
+}
+
+fn binary_size(bytes: &[u8]) -> Option<usize> {
+    let &[high, low, ..] = bytes else { return None };
+    Some(2 + usize::from(u16::from_be_bytes([high, low])))
+}
+
+/// The Reason Code of a SUBACK to one Topic Filter: its last byte, in both versions.
+pub fn read_suback(body: &[u8]) -> Result<u8, WireError> {
+    body.last().copied().ok_or(WireError("an empty SUBACK"))
+}
+
+/// Packet Identifier and Reason Code of PUBACK, PUBREC, PUBREL and PUBCOMP.
+#[inline]
+pub fn read_acknowledgement(body: &[u8]) -> Result<(u16, u8), WireError> {
+    match *body {
+        [high, low] => Ok((u16::from_be_bytes([high, low]), 0)),
+        [high, low, reason_code, ..] => Ok((u16::from_be_bytes([high, low]), reason_code)),
+        _ => Err(WireError("an acknowledgement without Packet Identifier")),
+    }
+}
+
+/// What a received PUBLISH carries.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Received<'a> {
+    pub qos: u8,
+    pub packet_identifier: u16,
+    pub payload: &'a [u8],
+}
+
+// HOT: per PUBLISH received.
+#[inline]
+pub fn read_publish(
+    version: Version,
+    first_byte: u8,
+    body: &[u8],
+) -> Result<Received<'_>, WireError> {
+    let truncated = WireError("a PUBLISH that is too short");
+    let qos = (first_byte >> 1) & 3;
+    let mut at = binary_size(body).ok_or(truncated)?;
+    let mut packet_identifier = 0;
+    if qos > 0 {
+        let Some(&[high, low]) = body.get(at..at + 2) else {
+            return Err(truncated);
+        };
+        packet_identifier = u16::from_be_bytes([high, low]);
+        at += 2;
+    }
+    if version.is_v5() {
+        let (size, size_size) = read_varint(body.get(at..).ok_or(truncated)?)?.ok_or(truncated)?;
+        at += size_size + size;
+    }
+    let payload = body.get(at..).ok_or(truncated)?;
+    Ok(Received {
+        qos,
+        packet_identifier,
+        payload,
+    })
+}
+
+/// Who sent a message, its place in what that publisher sent, and when.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stamp {
+    pub publisher: u32,
+    pub sequence: u64,
+    pub sent_ns: u64,
+}
+
+impl Stamp {
+    #[inline]
+    pub fn read(payload: &[u8]) -> Option<Self> {
+        let (publisher, rest) = payload.split_first_chunk::<4>()?;
+        let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (sent_ns, _) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            publisher: u32::from_le_bytes(*publisher),
+            sequence: u64::from_le_bytes(*sequence),
+            sent_ns: u64::from_le_bytes(*sent_ns),
+        })
+    }
+}
+
+/// The bytes after the stamp: the same in every message, so that a changed one is seen.
+pub fn filler(payload_size: usize) -> Vec<u8> {
+    (0..payload_size.saturating_sub(STAMP_SIZE))
+        .map(|index| (index * 31 + 7) as u8)
+        .collect()
+}
+
+/// One publisher's PUBLISH, encoded once.
+#[derive(Debug)]
+pub struct PublishTemplate {
+    bytes: Vec<u8>,
+    packet_identifier_at: Option<usize>,
+    sequence_at: usize,
+}
+
+impl PublishTemplate {
+    pub fn new(
+        version: Version,
+        topic_name: &str,
+        qos: u8,
+        publisher: u32,
+        payload_size: usize,
+    ) -> Self {
+        let mut body = Vec::with_capacity(topic_name.len() + payload_size + 8);
+        write_binary(topic_name.as_bytes(), &mut body);
+        let mut packet_identifier_at = None;
+        if qos > 0 {
+            packet_identifier_at = Some(body.len());
+            body.extend_from_slice(&[0, 0]);
+        }
+        if version.is_v5() {
+            body.push(0);
+        }
+        body.extend_from_slice(&publisher.to_le_bytes());
+        let mut sequence_at = body.len();
+        body.extend_from_slice(&[0; 16]);
+        body.extend_from_slice(&filler(payload_size));
+        let mut bytes = Vec::with_capacity(body.len() + 5);
+        write_packet(PUBLISH | (qos << 1), &body, &mut bytes);
+        let header_size = bytes.len() - body.len();
+        sequence_at += header_size;
+        packet_identifier_at = packet_identifier_at.map(|at| at + header_size);
+        Self {
+            bytes,
+            packet_identifier_at,
+            sequence_at,
+        }
+    }
+
+    /// Whole packet, in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    // HOT: per PUBLISH sent.
+    #[inline]
+    pub fn append(&self, packet_identifier: u16, sequence: u64, sent_ns: u64, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let packet = &mut out[start..];
+        if let Some(at) = self.packet_identifier_at {
+            packet[at..at + 2].copy_from_slice(&packet_identifier.to_be_bytes());
+        }
+        let stamp = &mut packet[self.sequence_at..self.sequence_at + 16];
+        stamp[..8].copy_from_slice(&sequence.to_le_bytes());
+        stamp[8..].copy_from_slice(&sent_ns.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn template_reads_back_at_every_qos_and_version() {
+        for version in [Version::V311, Version::V5] {
+            for qos in 0..=2 {
+                let template = PublishTemplate::new(version, "a/b", qos, 7, 300);
+                let mut bytes = Vec::new();
+                template.append(513, 1 << 40, 99, &mut bytes);
+                assert_eq!(bytes.len(), template.size());
+                let frame = frame(&bytes, 0).unwrap().unwrap();
+                assert_eq!(frame.body.end, bytes.len());
+                let received = read_publish(version, frame.first_byte, &bytes[frame.body]).unwrap();
+                assert_eq!(received.qos, qos);
+                assert_eq!(received.packet_identifier, if qos > 0 { 513 } else { 0 });
+                assert_eq!(received.payload.len(), 300);
+                assert_eq!(received.payload[STAMP_SIZE..], filler(300));
+                let stamp = Stamp::read(received.payload).unwrap();
+                assert_eq!(
+                    stamp,
+                    Stamp {
+                        publisher: 7,
+                        sequence: 1 << 40,
+                        sent_ns: 99
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn frame_waits_for_the_last_byte() {
+        let bytes = [0x40, 2, 0, 9];
+        for size in 0..bytes.len() {
+            assert_eq!(frame(&bytes[..size], 0), Ok(None));
+        }
+        assert_eq!(
+            frame(&bytes, 0),
+            Ok(Some(Frame {
+                first_byte: 0x40,
+                body: 2..4
+            }))
+        );
+        assert!(frame(&[0x40, 0xff, 0xff, 0xff, 0xff, 1], 0).is_err());
+    }
+
+    #[test]
+    fn connack_properties_are_read_in_any_order() {
+        let body = [0, 0, 12, 0x12, 0, 1, b'x', 0x21, 0, 20, 0x24, 1, 0x22, 0, 9];
+        let body = [&body[..2], &[13][..], &body[3..], &[][..]].concat();
+        assert!(
+            read_connack(Version::V5, &body).is_err(),
+            "length beyond the packet"
+        );
+        let body = [0, 0, 12, 0x12, 0, 1, b'x', 0x21, 0, 20, 0x24, 1, 0x22, 0, 9];
+        let connack = read_connack(Version::V5, &body).unwrap();
+        assert_eq!(
+            connack,
+            ConnAck {
+                reason_code: 0,
+                receive_maximum: 20,
+                maximum_qos: 1
+            }
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! What waits for a Session: in order, with its size known.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::delivery::Delivery;
+
+/// Capacity an empty queue keeps.
+const KEPT_MAX: usize = 64;
+
+/// QoS 1 and 2 deliveries that wait for room in the inflight window or for a connection.
+#[derive(Debug, Default)]
+pub struct Queue {
+    deliveries: VecDeque<Delivery>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Puts a delivery behind all others.
+    pub fn push(&mut self, delivery: Delivery) {
+        self.bytes += delivery.message.size();
+        self.deliveries.push_back(delivery);
+    }
+
+    /// Takes the oldest delivery.
+    pub fn pop(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_front()?;
+        self.bytes -= delivery.message.size();
+        if self.deliveries.is_empty() && self.deliveries.capacity() > KEPT_MAX {
+            self.deliveries = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    /// The oldest delivery.
+    #[must_use]
+    pub fn first(&self) -> Option<&Delivery> {
+        self.deliveries.front()
+    }
+
+    /// Takes out the deliveries that `is_wanted` picks; all others keep their order.
+    pub fn take_if(&mut self, is_wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.deliveries.iter().any(&is_wanted) {
+            return Vec::new();
+        }
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deliveries)
+            .into_iter()
+            .partition(is_wanted);
+        self.bytes -= taken
+            .iter()
+            .map(|delivery| delivery.message.size())
+            .sum::<usize>();
+        self.deliveries = kept.into();
+        taken
+    }
+
+    /// Deliveries that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// Bytes of the messages that wait, each counted in full though others may share it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::{Message, MessageRef, QoS};
+    use crate::session::ShareTag;
+
+    fn delivery(payload: &[u8], share: Option<ShareTag>) -> Delivery {
+        let message = MessageRef {
+            topic_name: b"t",
+            properties: b"",
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+        };
+        Delivery {
+            message: Arc::new(Message::new(message)),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            share,
+            subscription_identifiers: Default::default(),
+        }
+    }
+
+    #[test]
+    fn bytes_follow_everything_that_comes_and_goes() {
+        let mut queue = Queue::default();
+        queue.push(delivery(b"123", None));
+        queue.push(delivery(b"4567", Some(ShareTag(1))));
+        queue.push(delivery(b"8", None));
+        assert_eq!((queue.len(), queue.bytes()), (3, 11));
+        assert_eq!(queue.take_if(|delivery| delivery.share.is_some()).len(), 1);
+        assert_eq!((queue.len(), queue.bytes()), (2, 6));
+        assert_eq!(queue.pop().map(|delivery| delivery.message.size()), Some(4));
+        assert_eq!(
+            queue.first().map(|delivery| delivery.message.size()),
+            Some(2)
+        );
+        queue.pop();
+        assert_eq!(
+            (queue.pop().is_none(), queue.bytes(), queue.is_empty()),
+            (true, 0, true)
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What a shard holds at one moment: for gauges, and for tests that look for what was left behind.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::Shard;
+use crate::message::Message;
+use crate::router::RetainedVersion;
+use crate::time::Instant;
+use crate::topic::{TopicFilter, TopicName};
+
+/// Counts of everything a shard holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Census {
+    /// Network Connections, those that are closing included.
+    pub connections: usize,
+    /// Sessions, with and without a connection.
+    pub sessions: usize,
+    /// Subscriptions of these Sessions.
+    pub subscriptions: usize,
+    /// Filters that this shard or another wants.
+    pub filters: usize,
+    /// Levels held for those filters.
+    pub filter_levels: usize,
+    /// Retained messages of the replica.
+    pub retained: usize,
+    /// Levels held for those messages.
+    pub retained_levels: usize,
+    /// Versions kept of retained messages that were removed.
+    pub tombstones: usize,
+    /// QoS 1 and 2 messages that wait in Sessions.
+    pub queued: usize,
+    /// Most that wait in one Session.
+    pub queued_max: usize,
+    /// Exchanges we began and the Client has not ended.
+    pub inflight: usize,
+    /// Exchanges a Client began and has not released.
+    pub inbound: usize,
+    /// SUBACKs that wait for other shards.
+    pub barriers: usize,
+    /// Connections not read because a ring is full.
+    pub waiting_for_ring: usize,
+    /// Envelopes that wait for room in a ring.
+    pub outbound: usize,
+}
+
+impl Shard {
+    /// Counts what this shard holds. Visits every Session.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let (filter_levels, retained_levels) = self.router.node_counts();
+        let mut census = Census {
+            connections: self.clients.connections.len(),
+            sessions: self.clients.members.len(),
+            subscriptions: self.router.subscription_count(),
+            filters: self.router.filter_count(),
+            filter_levels,
+            retained: self.router.retained_count(),
+            retained_levels,
+            tombstones: self.router.tombstone_count(),
+            barriers: self.barriers.len(),
+            waiting_for_ring: self.waiting_for_ring.len(),
+            outbound: self.peers.iter().map(|peer| peer.outbound.len()).sum(),
+            ..Census::default()
+        };
+        for key in self.clients.members.keys() {
+            let Some(member) = self.clients.members.get(key) else {
+                continue;
+            };
+            let queued = member.session.queue.len();
+            census.queued += queued;
+            census.queued_max = census.queued_max.max(queued);
+            census.inflight += usize::from(member.session.inflight.len());
+            census.inbound += member.session.inbound.len();
+        }
+        census
+    }
+
+    /// The retained messages of this shard's replica whose topics do not begin with `$`, and their
+    /// versions.
+    #[must_use]
+    pub fn retained_messages(&self) -> Vec<(RetainedVersion, Arc<Message>)> {
+        let mut messages = Vec::new();
+        let every_topic = TopicFilter::from_validated(b"#");
+        self.router
+            .for_each_retained(&every_topic, Instant::ZERO, |message| {
+                let topic_name = TopicName::from_validated(message.topic_name());
+                if let Some((_, version)) = self.router.retained(topic_name) {
+                    messages.push((version, message.clone()));
+                }
+            });
+        messages
+    }
+}

@@ -1,0 +1,150 @@
+//! Wills and DISCONNECT.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+
+fn with_will<'a>(connect: Connect<'a>, delay_interval_s: u32) -> Connect<'a> {
+    Connect {
+        will: will("w", delay_interval_s),
+        ..connect
+    }
+}
+
+/// [MQTT-3.1.2-8]
+#[test]
+fn lost_connection_publishes_the_will() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q1));
+        let link = bench.connect(with_will(v311("a"), 0));
+        bench.lose(link);
+        assert_eq!(bench.hear(watcher), ["publish q1 #1 w=gone"]);
+        bench.pass(1e6);
+        assert!(bench.hear(watcher).is_empty(), "once");
+    });
+}
+
+/// [MQTT-3.14.4-3]
+#[test]
+fn normal_disconnect_forgets_the_will() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q1));
+        for delay in [0, 10] {
+            let link = bench.connect(with_will(lasting("a"), delay));
+            bench.disconnect(link, ReasonCode::Success);
+            bench.pass(4000.0);
+        }
+        assert!(bench.hear(watcher).is_empty());
+    });
+}
+
+/// [MQTT-3.1.2-8]
+#[test]
+fn disconnect_with_will_message_publishes_it() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q0));
+        let link = bench.connect(with_will(v5("a"), 0));
+        bench.disconnect(link, ReasonCode::DisconnectWithWillMessage);
+        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+    });
+}
+
+/// [MQTT-3.1.3-9]
+#[test]
+fn will_waits_for_its_delay_and_is_forgotten_if_the_client_is_back_before() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q1));
+        let link = bench.connect(with_will(lasting("a"), 30));
+        bench.lose(link);
+        bench.pass(29.9);
+        assert!(bench.hear(watcher).is_empty());
+        let link = bench.connect(with_will(lasting("a"), 30));
+        bench.pass(100.0);
+        assert!(bench.hear(watcher).is_empty());
+        bench.lose(link);
+        bench.pass(29.9);
+        assert!(bench.hear(watcher).is_empty());
+        bench.pass(0.1);
+        assert_eq!(bench.hear(watcher), ["publish q1 #1 w=gone"]);
+    });
+}
+
+#[test]
+fn will_is_not_delayed_beyond_the_end_of_the_session() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q0));
+        let link = bench.connect(with_will(v5("a"), 30));
+        bench.lose(link);
+        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+        let link = bench.connect(with_will(lasting("b"), 3_000_000));
+        bench.lose(link);
+        bench.pass(3599.0);
+        assert!(bench.hear(watcher).is_empty());
+        bench.pass(1.0);
+        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+    });
+}
+
+/// The delay counts for a takeover as well, and the Client is back at once.
+#[test]
+fn takeover_publishes_a_will_without_delay_and_forgets_one_with() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q0));
+        bench.connect(with_will(lasting("a"), 30));
+        bench.connect(with_will(lasting("a"), 0));
+        bench.pass(100.0);
+        assert!(bench.hear(watcher).is_empty());
+        bench.connect(lasting("a"));
+        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+    });
+}
+
+#[test]
+fn keep_alive_time_out_publishes_the_will() {
+    on_shards(|bench| {
+        let watcher = bench.connect(v5("watcher"));
+        bench.subscribe(watcher, "w", options(Q0));
+        bench.connect(Connect {
+            keep_alive_s: 10,
+            ..with_will(v5("a"), 0)
+        });
+        bench.pass(15.0);
+        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+    });
+}
+
+/// [MQTT-3.14.2-2]
+#[test]
+fn session_expiry_raised_from_zero_at_disconnect_is_a_protocol_error() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("a"));
+        let mut disconnect = Disconnect::new(ReasonCode::Success);
+        disconnect.session_expiry_interval = Some(5);
+        bench.send(link, &Packet::Disconnect(disconnect));
+        assert_eq!(bench.hear(link), ["disconnect ProtocolError", "closed"]);
+    });
+}
+
+#[test]
+fn session_expiry_set_to_zero_at_disconnect_ends_the_session() {
+    on_shards(|bench| {
+        let link = bench.connect(lasting("a"));
+        bench.subscribe(link, "t", options(Q1));
+        let mut disconnect = Disconnect::new(ReasonCode::Success);
+        disconnect.session_expiry_interval = Some(0);
+        bench.send(link, &Packet::Disconnect(disconnect));
+        let held: usize = bench
+            .world
+            .censuses()
+            .iter()
+            .map(|it| it.sessions + it.filters)
+            .sum();
+        assert_eq!(held, 0);
+    });
+}

@@ -1,0 +1,284 @@
+//! Subscription Options, retained messages, overlapping and Shared Subscriptions.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::codec::RetainHandling;
+
+/// [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
+#[test]
+fn retain_handling_decides_which_subscriptions_get_retained_messages() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("publisher"));
+        bench.retain(link, "t", "old");
+        let link = bench.connect(v5("a"));
+        let with = |retain_handling| SubscriptionOptions {
+            retain_handling,
+            ..options(Q0)
+        };
+        let suback = "suback [Success]";
+        let old = "publish q0 t=old retain";
+        let mut subscribe = |handling| bench.subscribe(link, "t", with(handling));
+        assert_eq!(subscribe(RetainHandling::DoNotSend), [suback]);
+        assert_eq!(
+            subscribe(RetainHandling::SendIfNew),
+            [suback],
+            "not new any more"
+        );
+        assert_eq!(subscribe(RetainHandling::Send), [suback, old]);
+        assert_eq!(subscribe(RetainHandling::Send), [suback, old], "each time");
+        assert_eq!(bench.unsubscribe(link, "t"), ["unsuback [Success]"]);
+        let heard = bench.subscribe(link, "t", with(RetainHandling::SendIfNew));
+        assert_eq!(heard, [suback, old]);
+    });
+}
+
+/// [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+#[test]
+fn empty_retained_message_removes_the_value_on_all_shards() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("publisher"));
+        bench.retain(link, "t", "old");
+        bench.retain(link, "t", "");
+        for name in ["a", "b", "c", "d"] {
+            let link = bench.connect(v5(name));
+            assert_eq!(
+                bench.subscribe(link, "t", options(Q0)),
+                ["suback [Success]"]
+            );
+        }
+        for _ in 0..3 {
+            bench.pass(2.0);
+        }
+        let left: usize = bench
+            .world
+            .censuses()
+            .iter()
+            .map(|it| it.retained + it.tombstones)
+            .sum();
+        assert_eq!(left, 0);
+    });
+}
+
+/// [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+#[test]
+fn retain_as_published_keeps_the_flag_and_its_absence_clears_it() {
+    on_shards(|bench| {
+        let plain = bench.connect(v5("plain"));
+        bench.subscribe(plain, "t", options(Q0));
+        let keeping = bench.connect(v5("keeping"));
+        let keep = SubscriptionOptions {
+            retain_as_published: true,
+            ..options(Q0)
+        };
+        bench.subscribe(keeping, "t", keep);
+        let publisher = bench.connect(v5("publisher"));
+        bench.retain(publisher, "t", "x");
+        bench.publish(publisher, "t", "y", Q0, 0);
+        assert_eq!(bench.hear(plain), ["publish q0 t=x", "publish q0 t=y"]);
+        assert_eq!(
+            bench.hear(keeping),
+            ["publish q0 t=x retain", "publish q0 t=y"]
+        );
+    });
+}
+
+/// [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
+#[test]
+fn overlapping_subscriptions_give_one_copy_with_highest_qos_and_all_identifiers() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("a"));
+        bench.subscribe_with_identifier(link, "a/#", options(Q0), Some(1));
+        bench.subscribe_with_identifier(link, "a/+", options(Q1), Some(300));
+        bench.subscribe(link, "+/b", options(Q0));
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "a/b", "x", Q2, 1);
+        assert_eq!(bench.hear(link), ["publish q1 #1 a/b=x ids [1, 300]"]);
+    });
+}
+
+/// [MQTT-3.8.3-3]
+#[test]
+fn no_local_keeps_own_messages_away_and_lets_others_through() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("a"));
+        let no_local = SubscriptionOptions {
+            no_local: true,
+            ..options(Q1)
+        };
+        bench.subscribe(link, "t", no_local);
+        bench.publish(link, "t", "own", Q1, 1);
+        assert_eq!(bench.hear(link).len(), 1, "PUBACK alone");
+        let other = bench.connect(v5("b"));
+        bench.publish(other, "t", "other", Q1, 1);
+        assert_eq!(bench.hear(link), ["publish q1 #1 t=other"]);
+    });
+}
+
+/// [MQTT-3.8.4-8]
+#[test]
+fn delivery_has_the_lower_qos_of_publisher_and_subscription() {
+    on_shards(|bench| {
+        let publisher = bench.connect(v5("publisher"));
+        for (granted, name) in [(Q0, "zero"), (Q1, "one"), (Q2, "two")] {
+            let link = bench.connect(v5(name));
+            bench.subscribe(link, "t", options(granted));
+            for published in [Q0, Q1, Q2] {
+                bench.publish(publisher, "t", "x", published, 1);
+                bench.send(publisher, &pubrel(1));
+                let heard = bench.hear(link);
+                let expected = format!("publish q{}", granted.min(published) as u8);
+                assert!(heard[0].starts_with(&expected), "{expected}: {heard:?}");
+            }
+            bench.disconnect(link, ReasonCode::Success);
+        }
+    });
+}
+
+/// [MQTT-4.8.2-4]
+#[test]
+fn members_of_a_shared_subscription_take_turns() {
+    on_shards(|bench| {
+        let names = ["a", "b", "c", "d", "e"];
+        let members: Vec<Link> = names.iter().map(|name| bench.connect(v5(name))).collect();
+        for &link in &members {
+            bench.subscribe(link, "$share/g/t", options(Q1));
+        }
+        let publisher = bench.connect(v5("publisher"));
+        for id in 1..=100 {
+            bench.publish(publisher, "t", &id.to_string(), Q1, id);
+        }
+        let mut copies = BTreeMap::<String, u32>::new();
+        for &link in &members {
+            // Their windows hold 20 each.
+            let heard = bench.hear_payloads(link);
+            assert_eq!(heard.len(), 20);
+            for payload in heard {
+                *copies.entry(payload).or_default() += 1;
+            }
+        }
+        assert_eq!(copies.len(), 100);
+        assert!(copies.values().all(|&count| count == 1));
+    });
+}
+
+/// [MQTT-4.8.2-5]
+#[test]
+fn unacknowledged_qos1_of_a_leaving_member_goes_to_another_and_qos2_does_not() {
+    on_shards(|bench| {
+        let leaving = bench.connect(v5("leaving"));
+        bench.subscribe(leaving, "$share/g/t", options(Q2));
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "one", Q1, 1);
+        bench.publish(publisher, "t", "two", Q2, 2);
+        assert_eq!(
+            bench.hear(leaving),
+            ["publish q1 #1 t=one", "publish q2 #2 t=two"]
+        );
+        let staying = bench.connect(v5("staying"));
+        bench.subscribe(staying, "$share/g/t", options(Q2));
+        bench.lose(leaving);
+        assert_eq!(bench.hear(staying), ["publish q1 #1 t=one"]);
+        assert_eq!(bench.world.sum(|it| it.shared_handed_on), 1);
+    });
+}
+
+#[test]
+fn shared_subscription_prefers_members_that_are_connected() {
+    on_shards(|bench| {
+        for name in ["away", "gone", "far"] {
+            let link = bench.connect(lasting(name));
+            bench.subscribe(link, "$share/g/t", options(Q1));
+            bench.lose(link);
+        }
+        let here = bench.connect(v5("here"));
+        bench.subscribe(here, "$share/g/t", options(Q1));
+        let publisher = bench.connect(v5("publisher"));
+        for id in 1..=12 {
+            bench.publish(publisher, "t", "x", Q1, id);
+        }
+        assert_eq!(bench.hear(here).len(), 12);
+    });
+}
+
+/// What an unsubscribed member had not acknowledged must not reach whoever subscribes next to
+/// something else.
+#[test]
+fn message_of_a_group_that_is_gone_reaches_no_other_group() {
+    on_shards(|bench| {
+        let member = bench.connect(v5("member"));
+        bench.subscribe(member, "$share/g/t", options(Q1));
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "x", Q1, 1);
+        assert_eq!(bench.hear(member), ["publish q1 #1 t=x"]);
+        bench.unsubscribe(member, "$share/g/t");
+        let others: Vec<Link> = ["a", "b", "c", "d"]
+            .map(|name| bench.connect(v5(name)))
+            .to_vec();
+        for &other in &others {
+            bench.subscribe(other, "$share/other/u", options(Q1));
+        }
+        bench.lose(member);
+        for &other in &others {
+            assert!(bench.hear(other).is_empty());
+        }
+    });
+}
+
+#[test]
+fn last_unsubscribe_leaves_no_filter_on_any_shard() {
+    on_shards(|bench| {
+        let link = bench.connect(v5("a"));
+        for filter in ["a/+/c", "#", "$share/g/a/#"] {
+            bench.subscribe(link, filter, options(Q1));
+        }
+        for filter in ["a/+/c", "#", "$share/g/a/#"] {
+            assert_eq!(bench.unsubscribe(link, filter), ["unsuback [Success]"]);
+        }
+        for census in bench.world.censuses() {
+            assert_eq!(
+                (census.filters, census.filter_levels, census.subscriptions),
+                (0, 0, 0)
+            );
+        }
+    });
+}
+
+/// [MQTT-4.6.0-5]
+#[test]
+fn retained_message_owed_to_a_client_that_left_does_not_come_behind_its_successor() {
+    on_shards(|bench| {
+        let publisher = bench.connect(v5("publisher"));
+        for (topic, id) in [("t/1", 1), ("t/2", 2)] {
+            let publish = Publish {
+                retain: true,
+                ..message(topic, "old", Q1, id)
+            };
+            bench.send(publisher, &Packet::Publish(publish));
+        }
+        let mut connect = lasting("a");
+        connect.properties.receive_maximum = window(1);
+        let link = bench.connect(connect);
+        // One retained message fills the window, the other one waits.
+        let heard = bench.subscribe(link, "t/+", options(Q1));
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        let waiting = if heard[1].contains("t/1") {
+            "t/2"
+        } else {
+            "t/1"
+        };
+        let publish = Publish {
+            retain: true,
+            ..message(waiting, "new", Q1, 3)
+        };
+        bench.send(publisher, &Packet::Publish(publish));
+        bench.lose(link);
+        let (link, _) = bench.connect_and_hear(connect);
+        bench.send(link, &puback(1));
+        assert_eq!(bench.hear(link), [format!("publish q1 #2 {waiting}=new")]);
+        bench.send(link, &puback(2));
+        assert!(bench.hear(link).is_empty());
+    });
+}

@@ -1,0 +1,106 @@
+//! What an operator sees: refusals that name the mistake, and an end that is an end.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use support::raw::Raw;
+use support::{Broker, command, run_to_end};
+
+/// Exit code of a command line that cannot be meant.
+const USAGE: Option<i32> = Some(3);
+
+#[test]
+fn bad_arguments_are_refused_by_name() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["--no-such-option"], "--no-such-option"),
+        (&["--cores", "0"], "--cores"),
+        (&["--cores", "many"], "--cores"),
+        (&["--port", "65536"], "--port"),
+        (&["--port"], "--port"),
+        (&["--bind", "nowhere at all"], "--bind"),
+    ];
+    for (arguments, named) in cases {
+        let (code, stderr) = run_to_end(command().args(arguments));
+        assert_eq!(code, USAGE, "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains(named),
+            "{arguments:?} should name {named}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn more_cores_than_cpus_needs_to_be_meant() {
+    let cpus = thread::available_parallelism().unwrap().get();
+    let cores = (cpus + 1).to_string();
+    let (code, stderr) = run_to_end(command().args(["--port", "0", "--cores", &cores]));
+    assert_eq!(code, USAGE, "{stderr}");
+    assert!(
+        stderr.contains("--oversubscribe"),
+        "the way out is named: {stderr}"
+    );
+    let mut broker = Broker::start(&["--cores", &cores, "--oversubscribe"]);
+    Raw::connect(broker.port(), 4, "somebody");
+    assert!(broker.is_running());
+}
+
+#[test]
+fn port_in_use_is_said() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let (code, stderr) = run_to_end(command().args(["--cores", "1", "--port", &port]));
+    assert!(code.is_some_and(|code| code != 0), "{code:?}: {stderr}");
+    assert!(
+        stderr.contains("in use") && stderr.contains(&port),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn help_and_version_exit_with_success() {
+    for option in ["--help", "--version"] {
+        assert_eq!(run_to_end(command().arg(option)).0, Some(0));
+    }
+}
+
+#[test]
+fn sigterm_says_goodbye_and_exits_with_success_on_one_core() {
+    sigterm_says_goodbye(1);
+}
+
+#[test]
+fn sigterm_says_goodbye_and_exits_with_success_on_two_cores() {
+    sigterm_says_goodbye(2);
+}
+
+/// DISCONNECT with 0x8B, Server shutting down, for those who can read it; the end for the others.
+fn sigterm_says_goodbye(cores: usize) {
+    let mut broker = Broker::on_cores(cores);
+    // Eight Client Identifiers are on every shard but for one chance in 128.
+    let connect = |level, index| Raw::connect(broker.port(), level, &format!("{level}-{index}"));
+    let mut v5: Vec<_> = (0..8).map(|index| connect(5, index)).collect();
+    let mut v311: Vec<_> = (0..8).map(|index| connect(4, index)).collect();
+    broker.terminate();
+    for client in &mut v5 {
+        let (first_byte, body) = client.receive().expect("DISCONNECT before the end");
+        assert_eq!((first_byte, body.first()), (0xe0, Some(&0x8b)));
+        assert_eq!(client.receive(), None);
+    }
+    for client in &mut v311 {
+        assert_eq!(
+            client.receive(),
+            None,
+            "MQTT 3.1.1 has no DISCONNECT from the Server"
+        );
+    }
+    let status = broker
+        .wait(Duration::from_secs(5))
+        .expect("it ends within 5 s");
+    assert_eq!(status.code(), Some(0), "{}", broker.stderr());
+}

@@ -1,0 +1,100 @@
+//! Control Packets as bytes over a blocking socket, for what no client library does.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::PATIENCE;
+
+/// A connection that has sent nothing yet.
+#[derive(Debug)]
+pub struct Raw(TcpStream);
+
+impl Raw {
+    pub fn open(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// Opens, connects with Clean Start and reads CONNACK.
+    pub fn connect(port: u16, protocol_level: u8, client_identifier: &str) -> Self {
+        let mut raw = Self::open(port);
+        raw.send(&connect(protocol_level, client_identifier));
+        let (first_byte, body) = raw.receive().expect("CONNACK");
+        assert_eq!(
+            (first_byte, body[1]),
+            (0x20, 0),
+            "CONNACK with success: {body:02x?}"
+        );
+        raw
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the broker reads");
+    }
+
+    /// The next packet, or `None` when the broker closed the connection.
+    pub fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
+        let first_byte = self.byte()?;
+        let (mut size, mut shift) = (0, 0);
+        loop {
+            let byte = self.byte().expect("a whole packet");
+            size |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; size];
+        self.0.read_exact(&mut body).expect("a whole packet");
+        Some((first_byte, body))
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let mut byte = [0];
+        match self.0.read(&mut byte) {
+            Ok(0) => None,
+            Ok(_) => Some(byte[0]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("nothing came from the broker: {error}"),
+        }
+    }
+}
+
+fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() < 16_384, "two bytes of length are enough here");
+    let mut bytes = vec![first_byte];
+    if body.len() < 128 {
+        bytes.push(body.len() as u8);
+    } else {
+        bytes.extend([(body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8]);
+    }
+    bytes.extend(body);
+    bytes
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// CONNECT with Clean Start and no Keep Alive.
+pub fn connect(protocol_level: u8, client_identifier: &str) -> Vec<u8> {
+    let mut body = string("MQTT");
+    body.extend([protocol_level, 0x02, 0, 0]);
+    if protocol_level == 5 {
+        body.push(0);
+    }
+    body.extend(string(client_identifier));
+    packet(0x10, &body)
+}
+
+/// SUBSCRIBE of MQTT 3.1.1 with Packet Identifier 1.
+pub fn subscribe(topic_filter: &str, qos: u8) -> Vec<u8> {
+    packet(0x82, &[&[0, 1], &string(topic_filter)[..], &[qos]].concat())
+}
+
+/// PUBLISH of MQTT 3.1.1 at QoS 0.
+pub fn publish(topic_name: &str, payload: &[u8]) -> Vec<u8> {
+    packet(0x30, &[&string(topic_name), payload].concat())
+}
