@@ -56,13 +56,8 @@ fn fastmq(count: u64) -> Duration {
             let mut patience = Patience(0);
             while sent < count {
                 let batch = BATCH.min((count - sent) as usize);
-                let mut pushed = 0;
-                while pushed < batch && producer.push(item(sent)).is_ok() {
-                    pushed += 1;
-                    sent += 1;
-                }
-                producer.publish();
-                if pushed == 0 {
+                sent += producer.extend((sent..).take(batch).map(item)) as u64;
+                if !producer.publish() {
                     patience.wait();
                 }
             }
@@ -72,7 +67,7 @@ fn fastmq(count: u64) -> Duration {
             let mut patience = Patience(0);
             while received < count {
                 let before = received;
-                while let Some(item) = consumer.pop() {
+                for item in consumer.drain() {
                     black_box(item);
                     received += 1;
                 }
@@ -163,11 +158,9 @@ fn bench_one_thread(criterion: &mut Criterion) {
     let (mut producer, mut consumer) = fastmq::ring::channel::<Item>(SLOTS);
     group.bench_function("fastmq", |bencher| {
         bencher.iter(|| {
-            for number in 0..BATCH as u64 {
-                let _ = producer.push(item(number));
-            }
+            producer.extend((0..BATCH as u64).map(item));
             producer.publish();
-            while let Some(item) = consumer.pop() {
+            for item in consumer.drain() {
                 black_box(item);
             }
         });

@@ -50,7 +50,8 @@ fn main() -> ExitCode {
 fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>> {
     let shard_count = placed.len();
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!("fastmq {version}, {shard_count} shards");
+    let plural = if shard_count == 1 { "" } else { "s" };
+    tracing::info!("fastmq {version}, {shard_count} shard{plural}");
     runtime::preflight(shard_count)?;
     if let Some(files) = runtime::raise_open_files() {
         tracing::debug!("{files} files may be open");

@@ -18,4 +18,4 @@ mod spsc;
 mod sync;
 
 pub use sleep::Sleep;
-pub use spsc::{Consumer, Producer, channel};
+pub use spsc::{Consumer, Drain, Producer, channel};

@@ -9,11 +9,10 @@ use crossbeam::utils::CachePadded;
 use std::fmt;
 use std::mem::MaybeUninit;
 
-/// The consumer gives slots back at least this often within one long batch, so that a producer that
-/// fills the ring is not held up until the batch ends.
-const RELEASE_EVERY: usize = 64;
-
-const _: () = assert!(RELEASE_EVERY.is_power_of_two());
+/// Within one long batch the consumer gives slots back once for each such part of the ring. Much more
+/// often, and a producer that waits for room would follow it slot by slot, both fighting for the same
+/// lines; only at the end of the batch, and that producer would wait for all of it.
+const RELEASES_PER_LAP: usize = 4;
 
 struct Shared<T> {
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
@@ -31,13 +30,22 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 // SAFETY: as above; nothing in it is bound to the thread that made it.
 unsafe impl<T: Send> Send for Shared<T> {}
 
+impl<T> Shared<T> {
+    /// The slot for the item with this number.
+    #[inline(always)]
+    fn slot(&self, index: usize) -> &UnsafeCell<MaybeUninit<T>> {
+        // SAFETY: the mask is one less than the number of slots, a power of two.
+        unsafe { self.slots.get_unchecked(index & self.mask) }
+    }
+}
+
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // Both ends are gone and have stored their indices in their own `drop`.
         let mut head = self.head.load(Ordering::Relaxed);
         let tail = self.tail.load(Ordering::Relaxed);
         while head != tail {
-            self.slots[head & self.mask].with_mut(|slot| {
+            self.slot(head).with_mut(|slot| {
                 // SAFETY: slots from `head` to `tail` hold items, and `&mut self` means that nobody
                 // else is left to take this one.
                 unsafe { (*slot).assume_init_drop() }
@@ -75,6 +83,7 @@ pub fn channel<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
         shared,
         head: 0,
         tail_seen: 0,
+        release_mask: (capacity / RELEASES_PER_LAP).max(1) - 1,
     };
     (producer, consumer)
 }
@@ -105,13 +114,48 @@ impl<T> Producer<T> {
                 return Err(item);
             }
         }
-        self.shared.slots[self.tail & self.shared.mask].with_mut(|slot| {
+        self.shared.slot(self.tail).with_mut(|slot| {
             // SAFETY: `tail - head <= mask`, so this slot is outside of head..tail and belongs to
             // the only producer; it holds no item that would have to be dropped.
             unsafe { (*slot).write(item) };
         });
         self.tail = self.tail.wrapping_add(1);
         Ok(())
+    }
+
+    /// Stores items until the ring is full or there are no more, and returns how many. Cheaper than
+    /// as many [`Producer::push`]. Takes no item that it has no room for.
+    #[inline]
+    pub fn extend(&mut self, items: impl IntoIterator<Item = T>) -> usize {
+        let capacity = self.capacity();
+        let first = self.tail;
+        let mut tail = first;
+        let mut items = items.into_iter();
+        loop {
+            let mut end = self.head_seen.wrapping_add(capacity);
+            if tail == end {
+                // Pairs with the release store in `Consumer::release`.
+                self.head_seen = self.shared.head.load(Ordering::Acquire);
+                end = self.head_seen.wrapping_add(capacity);
+            }
+            if tail == end {
+                break;
+            }
+            while tail != end {
+                let Some(item) = items.next() else {
+                    self.tail = tail;
+                    return tail.wrapping_sub(first);
+                };
+                self.shared.slot(tail).with_mut(|slot| {
+                    // SAFETY: `tail` is before `head_seen + capacity`, so this slot is outside of
+                    // head..tail and belongs to the only producer; it holds no item.
+                    unsafe { (*slot).write(item) };
+                });
+                tail = tail.wrapping_add(1);
+            }
+            self.tail = tail;
+        }
+        tail.wrapping_sub(first)
     }
 
     /// Makes everything pushed so far visible. Tells whether there was anything new.
@@ -164,6 +208,8 @@ pub struct Consumer<T> {
     head: usize,
     /// The producer's tail when last looked at; the real one is at most further on.
     tail_seen: usize,
+    /// Slots are given back when `head` has none of these bits.
+    release_mask: usize,
 }
 
 impl<T> Consumer<T> {
@@ -173,16 +219,31 @@ impl<T> Consumer<T> {
         if self.head == self.tail_seen && !self.refresh() {
             return None;
         }
-        let item = self.shared.slots[self.head & self.shared.mask].with(|slot| {
+        let item = self.shared.slot(self.head).with(|slot| {
             // SAFETY: `head != tail`, so the slot holds an item, published before the tail that was
             // read with acquire; it is taken once because `head` moves past it now.
             unsafe { (*slot).assume_init_read() }
         });
         self.head = self.head.wrapping_add(1);
-        if self.head & (RELEASE_EVERY - 1) == 0 {
+        if self.head & self.release_mask == 0 {
             self.release();
         }
         Some(item)
+    }
+
+    /// Takes all that is visible now, oldest first. Cheaper than as many [`Consumer::pop`]. What is
+    /// not taken from the iterator stays in the ring.
+    #[inline]
+    pub fn drain(&mut self) -> Drain<'_, T> {
+        self.refresh();
+        let (next, end) = (self.head, self.tail_seen);
+        // As if all were taken, so that no item is taken twice even if the iterator is never dropped.
+        self.head = end;
+        Drain {
+            ring: self,
+            next,
+            end,
+        }
     }
 
     /// Whether no item is visible.
@@ -210,6 +271,56 @@ impl<T> Consumer<T> {
         // Pairs with the release store in `Producer::publish`.
         self.tail_seen = self.shared.tail.load(Ordering::Acquire);
         self.head != self.tail_seen
+    }
+}
+
+/// The items of [`Consumer::drain`].
+pub struct Drain<'a, T> {
+    ring: &'a mut Consumer<T>,
+    next: usize,
+    end: usize,
+}
+
+impl<T> Iterator for Drain<'_, T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        if self.next == self.end {
+            return None;
+        }
+        let item = self.ring.shared.slot(self.next).with(|slot| {
+            // SAFETY: between the ring's head and its tail when `drain` was called, so it holds an
+            // item, published before the tail that was read with acquire; `next` moves past it now.
+            unsafe { (*slot).assume_init_read() }
+        });
+        self.next = self.next.wrapping_add(1);
+        if self.next & self.ring.release_mask == 0 {
+            // Pairs with the acquire loads in `Producer`, as in `Consumer::release`.
+            self.ring.shared.head.store(self.next, Ordering::Release);
+        }
+        Some(item)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.end.wrapping_sub(self.next);
+        (left, Some(left))
+    }
+}
+
+impl<T> ExactSizeIterator for Drain<'_, T> {}
+
+impl<T> Drop for Drain<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.ring.head = self.next;
+        self.ring.release();
+    }
+}
+
+impl<T> fmt::Debug for Drain<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").finish_non_exhaustive()
     }
 }
 
@@ -279,6 +390,66 @@ mod tests {
     }
 
     #[test]
+    fn batches_are_bounded_by_the_room_and_leave_what_is_not_taken() {
+        let (mut producer, mut consumer) = channel(4);
+        let mut items = 0..7;
+        assert_eq!(producer.extend(items.by_ref()), 4);
+        assert_eq!(producer.extend(items.by_ref()), 0);
+        assert_eq!(consumer.drain().next(), None);
+        producer.publish();
+        assert_eq!(consumer.drain().len(), 4);
+        assert_eq!(consumer.drain().take(2).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(producer.extend(items.by_ref()), 2);
+        producer.publish();
+        assert_eq!(consumer.pop(), Some(2));
+        assert_eq!(consumer.drain().collect::<Vec<_>>(), [3, 4, 5]);
+        assert!(consumer.is_empty());
+        assert_eq!(producer.free_slots(), 4);
+        assert_eq!(items.next(), Some(6));
+    }
+
+    #[test]
+    fn a_drain_that_is_forgotten_takes_nothing_twice() {
+        let (mut producer, mut consumer) = channel(4);
+        producer.extend(["a", "b"].map(String::from));
+        producer.publish();
+        std::mem::forget(consumer.drain());
+        assert_eq!(consumer.pop(), None);
+        producer.extend(["c"].map(String::from));
+        producer.publish();
+        assert_eq!(consumer.pop().as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn two_threads_see_every_item_in_order_in_batches() {
+        const ITEMS: u64 = 200_000;
+        let (mut producer, mut consumer) = channel(64);
+        let thread = std::thread::spawn(move || {
+            let mut next = 0;
+            while next < ITEMS {
+                let end = ITEMS.min(next + 1 + next % 97);
+                next += producer.extend((next..end).map(Box::new)) as u64;
+                if !producer.publish() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut expected = 0;
+        while expected < ITEMS {
+            let before = expected;
+            for item in consumer.drain() {
+                assert_eq!(*item, expected);
+                expected += 1;
+            }
+            if expected == before {
+                std::thread::yield_now();
+            }
+        }
+        thread.join().unwrap();
+        assert!(consumer.is_empty());
+    }
+
+    #[test]
     fn two_threads_see_every_item_in_order() {
         const ITEMS: u64 = 200_000;
         let (mut producer, mut consumer) = channel(64);
@@ -345,6 +516,31 @@ mod loom_tests {
             }
             thread.join().unwrap();
             assert!(consumer.is_empty());
+        });
+    }
+
+    #[test]
+    fn batches_cross_in_order_through_a_full_ring() {
+        loom::model(|| {
+            let (mut producer, mut consumer) = channel(2);
+            let thread = loom::thread::spawn(move || {
+                let mut items = (0..3).map(Box::new).peekable();
+                while items.peek().is_some() {
+                    producer.extend(items.by_ref());
+                    if !producer.publish() {
+                        loom::thread::yield_now();
+                    }
+                }
+            });
+            let mut expected = 0;
+            while expected < 3 {
+                for item in consumer.drain() {
+                    assert_eq!(*item, expected);
+                    expected += 1;
+                }
+                loom::thread::yield_now();
+            }
+            thread.join().unwrap();
         });
     }
 

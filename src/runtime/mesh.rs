@@ -113,18 +113,15 @@ impl<E: Send> Mesh<E> {
         self.peers[self.shard.index()].sleep.retract();
     }
 
-    /// Takes what peers have sent, at most one full ring of each. Returns how much that was.
+    /// Takes what peers have sent, all that is there at that moment. Returns how much that was.
     pub(super) fn receive<C: Core<Envelope = E>>(&mut self, path: &mut DataPath<C>) -> usize {
         let mut count = 0;
         for (index, ring) in self.inlets.iter_mut().enumerate() {
             let Some(ring) = ring else { continue };
-            for _ in 0..RING_SLOTS {
-                match ring.pop() {
-                    Some(Item::Core(envelope)) => {
-                        path.handle_envelope(ShardId(index as u16), envelope);
-                    }
-                    Some(Item::Adopt(adopted)) => path.adopt(*adopted),
-                    None => break,
+            for item in ring.drain() {
+                match item {
+                    Item::Core(envelope) => path.handle_envelope(ShardId(index as u16), envelope),
+                    Item::Adopt(adopted) => path.adopt(*adopted),
                 }
                 count += 1;
             }
@@ -155,11 +152,7 @@ impl<E: Send> Mesh<E> {
             let mut moved = 0;
             if !waiting.is_empty() {
                 moved = waiting.len().min(outlet.ring.free_slots());
-                for envelope in waiting.drain(..moved) {
-                    // There is room: nobody else pushes.
-                    let pushed = outlet.ring.push(Item::Core(envelope));
-                    debug_assert!(pushed.is_ok());
-                }
+                outlet.ring.extend(waiting.drain(..moved).map(Item::Core));
             }
             is_left |= !waiting.is_empty() || !outlet.adopted.is_empty();
             if outlet.ring.publish() {

@@ -387,7 +387,10 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let mut slow = Client::connect(address, 0);
     let mut quick = Client::connect(address, 0);
     slow.send(b'F', &(SIZE as u32).to_le_bytes());
+    // Once the flood has been made, which is the core's work and takes its time.
     std::thread::sleep(Duration::from_millis(50));
+    quick.send(b'E', b"ready");
+    quick.expect(b'E', b"ready");
     for _ in 0..100 {
         let start = std::time::Instant::now();
         quick.send(b'E', b"hello");

@@ -41,10 +41,16 @@ struct Slot<T> {
     value: Option<T>,
 }
 
+/// Slots allocated at a time. A table that grows moves nothing: no pause, and no second copy that
+/// the allocator keeps.
+const CHUNK: usize = 64;
+
 /// Values in slots that are used again.
 #[derive(Debug)]
 pub(super) struct Slab<K, T> {
-    slots: Vec<Slot<T>>,
+    chunks: Vec<Box<[Slot<T>]>>,
+    /// Slots that have been used.
+    used: usize,
     free: Vec<u32>,
     _key: std::marker::PhantomData<K>,
 }
@@ -52,33 +58,51 @@ pub(super) struct Slab<K, T> {
 impl<K: Key, T> Slab<K, T> {
     pub(super) fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            chunks: Vec::new(),
+            used: 0,
             free: Vec::new(),
             _key: std::marker::PhantomData,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.used - self.free.len()
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<T>> {
+        self.chunks
+            .get(index as usize / CHUNK)?
+            .get(index as usize % CHUNK)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        self.chunks
+            .get_mut(index as usize / CHUNK)?
+            .get_mut(index as usize % CHUNK)
     }
 
     /// Stores what `make` builds from its own key.
     pub(super) fn insert_with(&mut self, make: impl FnOnce(K) -> T) -> K {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                value: None,
-            });
-            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 slots")
+            if self.used == self.chunks.len() * CHUNK {
+                let empty = || Slot {
+                    generation: 0,
+                    value: None,
+                };
+                self.chunks
+                    .push(std::iter::repeat_with(empty).take(CHUNK).collect());
+            }
+            self.used += 1;
+            u32::try_from(self.used - 1).expect("fewer than 2^32 slots")
         });
-        let slot = &mut self.slots[index as usize];
+        let slot = self.slot_mut(index).expect("a slot that was just found");
         let key = K::new(index, slot.generation);
         slot.value = Some(make(key));
         key
     }
 
     pub(super) fn get(&self, key: K) -> Option<&T> {
-        let slot = self.slots.get(key.index() as usize)?;
+        let slot = self.slot(key.index())?;
         if slot.generation == key.generation() {
             slot.value.as_ref()
         } else {
@@ -87,7 +111,7 @@ impl<K: Key, T> Slab<K, T> {
     }
 
     pub(super) fn get_mut(&mut self, key: K) -> Option<&mut T> {
-        let slot = self.slots.get_mut(key.index() as usize)?;
+        let slot = self.slot_mut(key.index())?;
         if slot.generation == key.generation() {
             slot.value.as_mut()
         } else {
@@ -96,7 +120,7 @@ impl<K: Key, T> Slab<K, T> {
     }
 
     pub(super) fn remove(&mut self, key: K) -> Option<T> {
-        let slot = self.slots.get_mut(key.index() as usize)?;
+        let slot = self.slot_mut(key.index())?;
         if slot.generation != key.generation() {
             return None;
         }
@@ -108,13 +132,13 @@ impl<K: Key, T> Slab<K, T> {
 
     /// The key of what is in slot `index` now.
     pub(super) fn key_at(&self, index: u32) -> Option<K> {
-        let slot = self.slots.get(index as usize)?;
+        let slot = self.slot(index)?;
         slot.value.as_ref().map(|_| K::new(index, slot.generation))
     }
 
     /// Keys of everything stored, in slot order.
     pub(super) fn keys(&self) -> impl Iterator<Item = K> {
-        (0..self.slots.len() as u32).filter_map(|index| self.key_at(index))
+        (0..self.used as u32).filter_map(|index| self.key_at(index))
     }
 }
 

@@ -42,6 +42,7 @@ struct Flow {
 
 /// An answer that has not been sent.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::enum_variant_names)] // The packets are called that.
 enum Answer {
     PubAck(u16),
     PubRec(u16),

@@ -280,7 +280,6 @@ pub struct Oracle {
     wires: BTreeMap<WireId, Wire>,
     groups: BTreeMap<String, Group>,
     topics: BTreeMap<&'static str, Topic>,
-    shutting_down: bool,
     deliveries: u64,
     /// Owed copies that did not come and that a counter of drops explains.
     excused_queue: u64,
@@ -314,7 +313,6 @@ impl Oracle {
                 .iter()
                 .map(|&topic| (topic, Topic::default()))
                 .collect(),
-            shutting_down: false,
             deliveries: 0,
             excused_queue: 0,
             excused_outbox: 0,
@@ -395,11 +393,6 @@ impl Oracle {
     pub fn exactly_once(&self, client: ClientIndex) -> Option<u64> {
         let session = &self.sessions[client];
         (!session.is_inexact).then_some(session.exactly_once)
-    }
-
-    /// From now on every connection may be closed.
-    pub const fn expect_shutdown(&mut self) {
-        self.shutting_down = true;
     }
 
     fn mix(&mut self, bytes: &[u8]) {
@@ -546,7 +539,7 @@ impl Oracle {
         let Some(state) = self.wires.get(&wire) else {
             violation!("an unknown wire {wire}")
         };
-        if state.ended || self.shutting_down {
+        if state.ended {
             let client = state.client;
             if self.sessions[client].wire == Some(wire) {
                 self.detach(client);

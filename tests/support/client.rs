@@ -108,11 +108,14 @@ macro_rules! drive {
     ($connection:ident, $said:ident, $abort:ident, $protocol:path, $rumqttc:path) => {{
         use $protocol as protocol;
         use $rumqttc as api;
+        // Giving up a connection attempt would start another one, and two attempts with one Client
+        // Identifier take each other's Session: the first event, CONNACK, is waited for in one go.
+        let mut patience = PATIENCE;
         loop {
             if $abort.load(Ordering::Relaxed) {
                 return;
             }
-            let event = match $connection.recv_timeout(Duration::from_millis(20)) {
+            let event = match $connection.recv_timeout(patience) {
                 Ok(Ok(event)) => event,
                 Ok(Err(error)) => {
                     let _ = $said.send(Event::Closed {
@@ -123,6 +126,7 @@ macro_rules! drive {
                 Err(api::RecvTimeoutError::Timeout) => continue,
                 Err(api::RecvTimeoutError::Disconnected) => return,
             };
+            patience = Duration::from_millis(20);
             let event = match event {
                 api::Event::Incoming(protocol::Packet::ConnAck(connack)) => Event::Connected {
                     session_present: connack.session_present,
