@@ -8,7 +8,7 @@
 use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connections, State};
 use super::core::Core;
-use super::uring::{Operation, RingHandle, Token, Uring};
+use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
 use crate::shard::Effects;
@@ -36,9 +36,7 @@ const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Send {
     slot: u32,
-    /// What the core calls the connection, if nothing but telling it has to be done after a success.
-    plain: Option<ConnectionKey>,
-    /// What the completion said; `None` is "all of it".
+    /// What the completion said; without one, all was sent.
     result: Option<i32>,
     bytes: Vec<u8>,
     offset: usize,
@@ -180,6 +178,8 @@ impl<C: Core> DataPath<C> {
             }
         }
         self.dirty = dirty;
+        // What was waiting for its turn to be sent waits for the next one.
+        self.carry_out_effects();
     }
 
     /// Submits all that was queued. With `wait`, waits that long for something to arrive.
@@ -278,8 +278,9 @@ impl<C: Core> DataPath<C> {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             listener.rests_until = None;
             if listener.socket.take().is_some() {
+                let accept = Token::new(Operation::Accept, index as u32, 0);
                 self.uring
-                    .cancel(Token::new(Operation::Accept, index as u32, 0));
+                    .cancel(accept, Token::new(Operation::Ignored, 0, 0));
             }
         }
         self.core.handle_shutdown(now, &mut self.effects);
@@ -310,6 +311,11 @@ impl<C: Core> DataPath<C> {
                 }
             }
             Operation::Accept => self.handle_accepted(token, completion),
+            Operation::CancelFailed => {
+                if let Some(slot) = self.connections.find_token(token) {
+                    self.handle_cancel_failed(slot);
+                }
+            }
             // To be awake is all there is to it.
             Operation::Wake => {
                 if !cqueue::more(completion.flags()) {
@@ -504,7 +510,8 @@ impl<C: Core> DataPath<C> {
         } else if paused {
             if receiving && !state.has(State::CANCELLED) {
                 connection.state.set(State::CANCELLED);
-                self.uring.cancel(token);
+                let failed = self.connections.token(Operation::CancelFailed, slot);
+                self.uring.cancel(token, failed);
             }
         } else if !receiving {
             // Before CONNECT one receive at a time: then nothing is under way when the connection
@@ -512,6 +519,24 @@ impl<C: Core> DataPath<C> {
             let many = state.has(State::SETTLED.or(State::CLOSING));
             connection.state.set(State::RECEIVING);
             self.uring.receive(connection.fd(), many, token);
+        }
+    }
+
+    /// A receive or poll was completing when it was to be cancelled. With a multishot receive that
+    /// may not have been its last completion.
+    fn handle_cancel_failed(&mut self, slot: u32) {
+        let state = &mut self.connections.get(slot).state;
+        if !state.has(State::RECEIVING) {
+            return;
+        }
+        state.clear(State::CANCELLED);
+        if state.has(State::BROKEN) {
+            state.set(State::CANCELLED);
+            let receive = self.connections.token(Operation::Receive, slot);
+            let failed = self.connections.token(Operation::CancelFailed, slot);
+            self.uring.cancel(receive, failed);
+        } else {
+            self.settle(slot);
         }
     }
 
@@ -619,15 +644,16 @@ impl<C: Core> DataPath<C> {
     fn abandon(&mut self, slot: u32) {
         let receive = self.connections.token(Operation::Receive, slot);
         let writable = self.connections.token(Operation::Writable, slot);
+        let failed = self.connections.token(Operation::CancelFailed, slot);
         let connection = self.connections.get(slot);
         let state = connection.state;
         connection.state.set(State::BROKEN);
         if state.has(State::RECEIVING) && !state.has(State::CANCELLED) {
             connection.state.set(State::CANCELLED);
-            self.uring.cancel(receive);
+            self.uring.cancel(receive, failed);
         }
         if state.has(State::POLLING) && !state.has(State::BROKEN) {
-            self.uring.cancel(writable);
+            self.uring.cancel(writable, failed);
         }
         self.pool.put(std::mem::take(&mut connection.held));
         self.pool.put(std::mem::take(&mut connection.unsent));
@@ -684,7 +710,15 @@ impl<C: Core> DataPath<C> {
         } else {
             state.clear(State::LARGE);
         }
-        self.send(slot, bytes, 0, Some(key));
+        self.send_first(slot, key, bytes);
+    }
+
+    /// Sends output of a connection that has nothing unsent.
+    fn send_first(&mut self, slot: u32, key: ConnectionKey, bytes: Vec<u8>) {
+        self.send(slot, bytes, 0, Report::Failure);
+        // Most sends succeed, and a success has no completion that would end the wait for the next
+        // event: the core is told at once, and told better if the socket did not take everything.
+        self.core.handle_unsent(key, 0, self.now, &mut self.effects);
     }
 
     fn continue_sending(&mut self, slot: u32) {
@@ -697,21 +731,20 @@ impl<C: Core> DataPath<C> {
             connection.state.set(State::SENDING);
             let bytes = std::mem::take(&mut connection.unsent);
             let offset = std::mem::take(&mut connection.unsent_offset);
-            self.send(slot, bytes, offset, None);
+            self.send(slot, bytes, offset, Report::Always);
         } else if connection.state.has(State::CLOSING) {
             self.shut(slot);
         }
     }
 
-    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, plain: Option<ConnectionKey>) {
+    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, report: Report) {
         let token = Token::new(Operation::Send, self.sends.len() as u32, 0);
         let socket = self.connections.get(slot).fd();
         // SAFETY: the bytes go into `sends` now and leave it in `finish_sends`, which comes after
         // `enter` has returned; moving the `Vec` does not move them.
-        unsafe { self.uring.send(socket, &bytes[offset..], token) };
+        unsafe { self.uring.send(socket, &bytes[offset..], report, token) };
         self.sends.push(Send {
             slot,
-            plain,
             result: None,
             bytes,
             offset,
@@ -727,12 +760,9 @@ impl<C: Core> DataPath<C> {
             }
         }
         for send in sends.drain(..) {
-            match (send.plain, send.result) {
-                (Some(key), None) => {
-                    self.pool.put(send.bytes);
-                    self.core.handle_unsent(key, 0, self.now, &mut self.effects);
-                }
-                _ => self.finish_send(send),
+            match send.result {
+                None => self.pool.put(send.bytes),
+                Some(result) => self.finish_send(send, result),
             }
         }
         self.carry_out_effects();
@@ -740,23 +770,20 @@ impl<C: Core> DataPath<C> {
     }
 
     /// A send that was cut short, or of a connection that was blocked or is closing.
-    fn finish_send(&mut self, send: Send) {
+    fn finish_send(&mut self, send: Send, result: i32) {
         let writable = self.connections.token(Operation::Writable, send.slot);
         let connection = self.connections.get(send.slot);
         connection.state.clear(State::SENDING);
-        let sent = match send.result {
-            None => send.bytes.len() - send.offset,
-            Some(sent @ 0..) => sent as usize,
-            Some(error) => match -error {
-                // No room in the socket, or no memory for it: again when it says so.
-                libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM => 0,
-                _ => {
-                    connection.state.set(State::ENDED.or(State::FAILED));
-                    self.pool.put(send.bytes);
-                    self.settle(send.slot);
-                    return;
-                }
-            },
+        let sent = match -result {
+            ..=0 => result as usize,
+            // No room in the socket, or no memory for it: again when it says so.
+            libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM => 0,
+            _ => {
+                connection.state.set(State::ENDED.or(State::FAILED));
+                self.pool.put(send.bytes);
+                self.settle(send.slot);
+                return;
+            }
         };
         let offset = send.offset + sent;
         let unsent = send.bytes.len() - offset;
@@ -805,11 +832,12 @@ impl<C: Core> DataPath<C> {
                 if bytes.is_empty() {
                     self.pool.put(bytes);
                 } else {
-                    self.send(slot, bytes, 0, Some(key));
+                    self.send_first(slot, key, bytes);
                 }
             }
             false
         });
         self.warm = warm;
+        self.carry_out_effects();
     }
 }

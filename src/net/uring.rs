@@ -60,6 +60,17 @@ pub(super) enum Operation {
     Accept = 4,
     /// The shard's waker was written to.
     Wake = 5,
+    /// `index` is a connection whose receive could not be cancelled.
+    CancelFailed = 6,
+}
+
+/// Which sends have a completion.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Report {
+    /// Those that failed or were cut short.
+    Failure,
+    /// All: something waits for the success.
+    Always,
 }
 
 /// What a submission is marked with, so that its completion finds its way back.
@@ -95,6 +106,7 @@ impl Token {
                 3 => Operation::Send,
                 4 => Operation::Accept,
                 5 => Operation::Wake,
+                6 => Operation::CancelFailed,
                 _ => Operation::Ignored,
             },
             index: user_data as u32,
@@ -220,13 +232,18 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
-    /// Sends within the next `enter`, as much as the socket takes. Only a send that was cut short
-    /// or failed has a completion.
+    /// Sends within the next `enter`, as much as the socket takes.
     ///
     /// # Safety
     /// `bytes` stay where they are until [`Uring::enter`] has returned.
     #[inline]
-    pub(super) unsafe fn send(&mut self, socket: RawFd, bytes: &[u8], token: Token) {
+    pub(super) unsafe fn send(
+        &mut self,
+        socket: RawFd,
+        bytes: &[u8],
+        report: Report,
+        token: Token,
+    ) {
         // A larger send is cut short here and continued like one that the socket cut short.
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let entry = opcode::Send::new(types::Fd(socket), bytes.as_ptr(), length)
@@ -234,7 +251,10 @@ impl Uring {
             // short send counts as failed and is not skipped.
             .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
             .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
+            .flags(match report {
+                Report::Always => squeue::Flags::empty(),
+                Report::Failure => squeue::Flags::SKIP_SUCCESS,
+            })
             .user_data(token.encode());
         // SAFETY: the caller's promise; a send that does not wait is over when `enter` returns.
         unsafe { self.push(&entry) }
@@ -250,13 +270,13 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
-    /// Cancels what was submitted with `token`. That has its own last completion, soon.
-    pub(super) fn cancel(&mut self, token: Token) {
-        let ignored = Token::new(Operation::Ignored, 0, 0);
+    /// Cancels what was submitted with `token`. That has its own last completion, soon; the attempt
+    /// has one, with `on_failure`, only if there was nothing to cancel at that moment.
+    pub(super) fn cancel(&mut self, token: Token, on_failure: Token) {
         let entry = opcode::AsyncCancel::new(token.encode())
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(ignored.encode());
+            .user_data(on_failure.encode());
         // SAFETY: refers to no memory.
         unsafe { self.push(&entry) }
     }
@@ -411,6 +431,7 @@ mod tests {
             Operation::Send,
             Operation::Accept,
             Operation::Wake,
+            Operation::CancelFailed,
         ] {
             let token = Token::new(operation, u32::MAX, 0xABCD_EF01);
             assert_eq!(Token::decode(token.encode()), token);

@@ -36,6 +36,8 @@ struct Peer {
     output: Vec<u8>,
     unsent: usize,
     unsent_peak: usize,
+    /// Not read because it does not take its output.
+    blocked: bool,
     paused_until: Option<Instant>,
 }
 
@@ -193,6 +195,8 @@ impl Core for Echo {
                 break;
             }
             consumed += 4 + size;
+            let peer = &mut self.connections[key.index as usize];
+            peer.blocked = peer.output.len() + peer.unsent > UNSENT_MAX;
         }
         consumed
     }
@@ -204,8 +208,7 @@ impl Core for Echo {
 
     fn is_paused(&self, key: ConnectionKey) -> bool {
         let peer = &self.connections[key.index as usize];
-        peer.generation == key.generation
-            && (peer.paused_until.is_some() || peer.unsent > UNSENT_MAX)
+        peer.generation == key.generation && (peer.paused_until.is_some() || peer.blocked)
     }
 
     fn handle_closed(&mut self, key: ConnectionKey, _: Instant, _: &mut Effects) {
@@ -247,11 +250,11 @@ impl Core for Echo {
         _: Instant,
         effects: &mut Effects,
     ) {
-        let was_paused = self.is_paused(key);
         let peer = self.peer(key);
         peer.unsent = unsent;
         peer.unsent_peak = peer.unsent_peak.max(unsent);
-        if was_paused && !self.is_paused(key) {
+        if peer.blocked && peer.output.len() + unsent <= UNSENT_MAX {
+            peer.blocked = false;
             effects.resumed.push(key);
         }
     }
@@ -460,6 +463,36 @@ fn a_client_that_does_not_read_is_no_longer_read() {
     thread.join().unwrap();
     client.send(b'E', b"still there");
     client.expect(b'E', b"still there");
+    stop(running);
+}
+
+#[test]
+fn a_client_is_read_on_once_its_output_is_sent_though_nothing_else_happens() {
+    let (address, running) = serve(1);
+    for _ in 0..20 {
+        let mut client = Client::connect(address, 0);
+        let size = UNSENT_MAX as u32 + 1;
+        let mut bytes = packet(b'F', &size.to_le_bytes());
+        bytes.extend(packet(b'E', b"held back"));
+        client.stream.write_all(&bytes).unwrap();
+        assert_eq!(client.receive().len(), 1 + size as usize);
+        client.expect(b'E', b"held back");
+    }
+    stop(running);
+}
+
+#[test]
+fn a_blocked_client_gets_what_was_added_meanwhile_though_nothing_else_happens() {
+    const SIZE: u32 = 16 << 20;
+    let (address, running) = serve(1);
+    let mut slow = Client::connect(address, 0);
+    let mut other = Client::connect(address, 0);
+    slow.send(b'F', &SIZE.to_le_bytes());
+    std::thread::sleep(Duration::from_millis(50));
+    other.send(b'B', b"to all");
+    other.expect(b'B', b"to all");
+    assert_eq!(slow.receive().len(), 1 + SIZE as usize);
+    slow.expect(b'B', b"to all");
     stop(running);
 }
 
