@@ -16,6 +16,7 @@ mod idle;
 mod options;
 mod process;
 mod report;
+mod report_html;
 mod setup;
 mod wire;
 mod workload;
@@ -30,6 +31,9 @@ use crate::report::Report;
 use crate::workload::Plan;
 
 fn main() -> ExitCode {
+    if let Some(status) = report_html::run_if_asked() {
+        return status;
+    }
     let options = Options::parse();
     let report = match run(&options) {
         Ok(report) => report,
