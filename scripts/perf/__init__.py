@@ -1,0 +1,1 @@
+"""What the perf-* scripts share: brokers, load, statistics. Python's standard library only."""

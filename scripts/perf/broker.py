@@ -1,0 +1,119 @@
+"""One broker process, pinned, started afresh for each run and stopped by its own process id."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+START_LIMIT_S = 60
+
+
+class BrokerError(Exception):
+    """The broker did not do what it must to be measured."""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Broker:
+    """`command` and the text in `files` (name to content) may hold {port}, {spare} (a second free port), {cpu} and {dir}. With `measured`, the broker is the
+    descendant of that name, not the started command (a start script, say).
+
+    """
+
+    def __init__(self, name, command, cpu, folder, files=None, environment=None, measured=None):
+        self.name, self.command, self.cpu = name, command, cpu
+        self.files, self.environment, self.measured = files or {}, environment or {}, measured
+        self.folder = Path(folder) / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process = self.port = self.pid = None
+
+    def fill(self, text):
+        for key, value in {"port": self.port, "spare": self.spare, "cpu": self.cpu, "dir": self.folder}.items():
+            text = text.replace("{" + key + "}", str(value))
+        return text
+
+    def start(self):
+        self.port, self.spare = free_port(), free_port()
+        for name, content in self.files.items():
+            (self.folder / name).write_text(self.fill(content))
+        words = shlex.split(self.fill(self.command))
+        environment = os.environ | {key: self.fill(value) for key, value in self.environment.items()}
+        self.log = self.folder / "log"
+        with open(self.log, "wb") as log:
+            # taskset becomes the broker, so the process id is the broker's. In a session of its own, so
+            # that what it starts can be ended with it.
+            self.process = subprocess.Popen(["taskset", "-c", str(self.cpu)] + words, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, env=environment, start_new_session=True)
+        deadline = time.monotonic() + START_LIMIT_S
+        while not accepts_mqtt(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                text = self.log.read_text(errors="replace")[-2000:]
+                self.stop()
+                raise BrokerError(f"{self.name} does not speak MQTT on {self.port}: {shlex.join(words)}\n{text}")
+            time.sleep(0.02)
+        self.pid = self.measured_pid() if self.measured else self.process.pid
+        return self
+
+    def measured_pid(self):
+        """The descendant whose program is named `measured`."""
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    text = (entry / "stat").read_text()
+                except OSError:
+                    continue
+                name, rest = text[text.index("(") + 1:text.rindex(")")], text[text.rindex(")") + 2:].split()
+                parents[int(entry.name)] = (int(rest[1]), name)
+        for pid, (parent, name) in parents.items():
+            if name.startswith(self.measured[:15]):
+                while parent in parents and parent != self.process.pid:
+                    parent = parents[parent][0]
+                if parent == self.process.pid or pid == self.process.pid:
+                    return pid
+        raise BrokerError(f"{self.name}: no process {self.measured} below {self.process.pid}")
+
+    def stop(self):
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        # Whatever it left in its session, which is this process's own and nobody else's.
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process = self.pid = None
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+CONNECT = bytes.fromhex("10 11 0004 4d515454 04 02 003c 0005 70726f6265")
+
+
+def accepts_mqtt(port):
+    """Whether a CONNECT is answered: some brokers listen long before they serve."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.settimeout(1)
+            connection.sendall(CONNECT)
+            accepted = connection.recv(4) == bytes.fromhex("20020000")
+            connection.sendall(bytes.fromhex("e000"))
+            return accepted
+    except OSError:
+        return False
