@@ -1328,6 +1328,11 @@ impl Core for Engine {
             && peer.unsent == 0
         {
             self.fill(publisher);
+            let now_ns = self.run.clock.now_ns();
+            if self.wants_output(&self.publishers[publisher as usize], now_ns) {
+                // The batch was full, and a send that succeeds has no completion to wait for.
+                self.deadline_ns = 0;
+            }
         }
         let peer = &mut self.peers[connection.index as usize];
         let Some(transport) = &mut peer.transport else {

@@ -78,6 +78,7 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
         let outcome = self_test::execute(&options.workload, common, &Progress::new())?;
         return Ok((RunResult::new(about, &outcome), outcome));
     }
+    run::allow_files(&plan)?;
     let address = run::resolve(common)?;
     // Cheaper than to find out after the self-test that nobody listens.
     drop(

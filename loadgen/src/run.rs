@@ -89,12 +89,8 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<Outcome, Failure> {
     let connections = plan.clients.len() as u64;
-    let at_once = match plan.script {
-        Script::Visits => connections.min(plan.under_way_max as u64),
-        _ => connections,
-    };
     let threads = usize::from(plan.threads);
-    allow_files(at_once, threads as u64)?;
+    allow_files(&plan)?;
     runtime::preflight(threads)?;
     let placed = place(common, threads)?;
     let run = Arc::new(Run::new(plan, common, address, Clock::start())?);
@@ -124,9 +120,16 @@ pub fn execute(
     Ok(conductor.finish(played.err(), running, connections))
 }
 
-fn allow_files(connections: u64, threads: u64) -> Result<(), Failure> {
+/// Raises the limit of open files, and says so if it cannot be enough.
+pub fn allow_files(plan: &Plan) -> Result<(), Failure> {
+    let count = plan.clients.len() as u64;
+    let connections = match plan.script {
+        Script::Visits => count.min(plan.under_way_max as u64),
+        _ => count,
+    };
     let limit = process::raise_open_files_limit()?;
-    let needed_files = connections + OTHER_FILES + THREAD_FILES * (threads - 1);
+    let further_threads = u64::from(plan.threads) - 1;
+    let needed_files = connections + OTHER_FILES + THREAD_FILES * further_threads;
     if needed_files > limit {
         return Err(Failure::TooFewFiles {
             needed: connections,
