@@ -68,6 +68,16 @@ impl Flow {
         passed_over + published.saturating_sub(self.next)
     }
 
+    /// A message of which others get their share: it may skip any number, and not go back.
+    #[inline]
+    pub fn observe_share(&mut self, sequence: u64) {
+        if sequence < self.next {
+            self.reordered += 1;
+        } else {
+            self.next = sequence + 1;
+        }
+    }
+
     pub fn duplicated(&self) -> u64 {
         self.duplicated
     }
@@ -94,9 +104,10 @@ enum Handshake {
 pub struct Window {
     limit: u64,
     mask: u64,
-    /// Completions each message needs.
+    /// Deliveries each message needs.
     needed: u32,
-    completions: Vec<u32>,
+    is_acknowledged: bool,
+    deliveries: Vec<u32>,
     handshakes: Vec<Handshake>,
     head: u64,
     next: u64,
@@ -106,14 +117,15 @@ pub struct Window {
 pub const WINDOW_MAX: u64 = 32_768;
 
 impl Window {
-    pub fn new(limit: u64, subscriber_count: u32, qos: u8) -> Self {
+    pub fn new(limit: u64, needed: u32, qos: u8) -> Self {
         let limit = limit.clamp(1, WINDOW_MAX);
         let slots = limit.next_power_of_two();
         Self {
             limit,
             mask: slots - 1,
-            needed: subscriber_count + u32::from(qos > 0),
-            completions: vec![0; slots as usize],
+            needed,
+            is_acknowledged: qos > 0,
+            deliveries: vec![0; slots as usize],
             handshakes: vec![Handshake::None; slots as usize],
             head: 0,
             next: 0,
@@ -125,10 +137,6 @@ impl Window {
         self.limit = self.limit.min(limit.max(1));
     }
 
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Messages published so far.
     pub fn published(&self) -> u64 {
         self.next
@@ -137,7 +145,7 @@ impl Window {
     /// Messages that may be published now.
     #[inline]
     pub fn free(&self) -> u64 {
-        self.limit - (self.next - self.head)
+        self.limit.saturating_sub(self.next - self.head)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -152,34 +160,45 @@ impl Window {
         let sequence = self.next;
         self.next += 1;
         let slot = sequence & self.mask;
-        self.handshakes[slot as usize] = Handshake::Published;
+        if self.is_acknowledged {
+            self.handshakes[slot as usize] = Handshake::Published;
+        } else if self.needed == 0 {
+            // Nobody will ever say that it arrived.
+            self.head = self.next;
+        }
         (sequence, slot as u16 + 1)
     }
 
-    /// One subscriber has it. True when the window moved.
-    // HOT: per message received.
+    /// `count` messages from `first` on have reached one subscriber. Tells how many of them it was
+    /// too many deliveries for.
+    // HOT: per run of messages received.
     #[inline]
-    pub fn complete(&mut self, sequence: u64) -> bool {
-        // What was given up after a stall may still arrive late.
-        if sequence < self.head || sequence >= self.next {
-            return false;
+    pub fn deliver(&mut self, first: u64, count: u64) -> u64 {
+        let mut surplus = 0;
+        for sequence in first..first + count {
+            // What was given up after a stall may still arrive late.
+            if sequence < self.head || sequence >= self.next {
+                surplus += 1;
+                continue;
+            }
+            let deliveries = &mut self.deliveries[(sequence & self.mask) as usize];
+            surplus += u64::from(*deliveries >= self.needed);
+            *deliveries += 1;
         }
-        self.completions[(sequence & self.mask) as usize] += 1;
-        self.advance()
+        self.advance();
+        surplus
     }
 
     #[inline]
-    fn advance(&mut self) -> bool {
-        let before = self.head;
+    fn advance(&mut self) {
         while self.head < self.next {
-            let completions = &mut self.completions[(self.head & self.mask) as usize];
-            if *completions < self.needed {
+            let slot = (self.head & self.mask) as usize;
+            if self.deliveries[slot] < self.needed || self.handshakes[slot] != Handshake::None {
                 break;
             }
-            *completions = 0;
+            self.deliveries[slot] = 0;
             self.head += 1;
         }
-        self.head != before
     }
 
     fn slot(&self, packet_identifier: u16) -> Option<u64> {
@@ -188,9 +207,11 @@ impl Window {
         (slot <= self.mask && sequence < self.next).then_some(sequence)
     }
 
-    /// PUBACK or PUBCOMP arrived. `None` when nothing waits for it; otherwise whether the window moved.
-    pub fn acknowledge(&mut self, packet_identifier: u16, qos: u8) -> Option<bool> {
-        let sequence = self.slot(packet_identifier)?;
+    /// PUBACK or PUBCOMP arrived. False when nothing waits for it.
+    pub fn acknowledge(&mut self, packet_identifier: u16, qos: u8) -> bool {
+        let Some(sequence) = self.slot(packet_identifier) else {
+            return false;
+        };
         let handshake = &mut self.handshakes[(sequence & self.mask) as usize];
         let expected = if qos == 2 {
             Handshake::Released
@@ -198,11 +219,11 @@ impl Window {
             Handshake::Published
         };
         if *handshake != expected {
-            return None;
+            return false;
         }
         *handshake = Handshake::None;
-        self.completions[(sequence & self.mask) as usize] += 1;
-        Some(self.advance())
+        self.advance();
+        true
     }
 
     /// PUBREC arrived. False when nothing waits for it.
@@ -219,7 +240,8 @@ impl Window {
     /// Stops waiting for everything outstanding. Only for QoS 0, where loss is allowed.
     pub fn give_up(&mut self) {
         self.head = self.next;
-        self.completions.fill(0);
+        self.deliveries.fill(0);
+        self.handshakes.fill(Handshake::None);
     }
 }
 
@@ -265,16 +287,17 @@ mod tests {
         let (first, first_identifier) = window.open();
         let (second, _) = window.open();
         assert_eq!(window.free(), 0);
-        assert!(!window.complete(first));
-        assert_eq!(window.acknowledge(first_identifier, 1), Some(false));
-        assert_eq!(
-            window.acknowledge(first_identifier, 1),
-            None,
+        window.deliver(first, 2);
+        assert!(window.acknowledge(first_identifier, 1));
+        assert!(
+            !window.acknowledge(first_identifier, 1),
             "acknowledged twice"
         );
-        assert!(!window.complete(second));
-        assert!(window.complete(first));
+        window.deliver(second, 1);
+        assert_eq!(window.free(), 0);
+        assert_eq!(window.deliver(first, 1), 0);
         assert_eq!(window.free(), 1);
+        assert_eq!(window.deliver(first, 1), 1, "one too many");
     }
 
     #[test]
@@ -282,18 +305,15 @@ mod tests {
         let mut window = Window::new(3, 1, 2);
         for _ in 0..100 {
             let (sequence, identifier) = window.open();
-            assert_eq!(
-                window.acknowledge(identifier, 2),
-                None,
-                "PUBCOMP before PUBREC"
-            );
+            assert!(!window.acknowledge(identifier, 2), "PUBCOMP before PUBREC");
             assert!(window.release(identifier));
-            assert!(!window.complete(sequence));
-            assert_eq!(window.acknowledge(identifier, 2), Some(true));
+            window.deliver(sequence, 1);
+            assert!(!window.is_empty());
+            assert!(window.acknowledge(identifier, 2));
         }
         assert!(window.is_empty());
         assert!(!window.release(1));
-        assert_eq!(window.acknowledge(0, 1), None);
+        assert!(!window.acknowledge(0, 1));
     }
 
     #[test]
@@ -302,8 +322,29 @@ mod tests {
         let (old, _) = window.open();
         window.give_up();
         assert_eq!(window.free(), 4);
-        assert!(!window.complete(old));
+        window.deliver(old, 1);
+        assert!(window.is_empty());
         let (new, _) = window.open();
-        assert!(window.complete(new));
+        window.deliver(new, 1);
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn without_subscribers_and_acknowledgements_nothing_is_waited_for() {
+        let mut window = Window::new(1, 0, 0);
+        for _ in 0..3 {
+            assert_eq!(window.free(), 1);
+            window.open();
+        }
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn shares_may_skip_and_not_go_back() {
+        let mut flow = Flow::default();
+        for sequence in [1, 4, 9, 7] {
+            flow.observe_share(sequence);
+        }
+        assert_eq!(flow.reordered(), 1);
     }
 }

@@ -54,8 +54,20 @@ pub enum Failure {
         wanted: u64,
         seconds: f64,
     },
-    #[error("cannot pin to CPU {cpu}: {source}")]
-    Pin { cpu: usize, source: io::Error },
+    #[error("the Session of {client} is gone: the broker started a new one")]
+    SessionLost { client: String },
+    #[error("{path}: {reason}")]
+    File { path: String, reason: String },
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("WebSocket: {0}")]
+    WebSocket(String),
+    #[error("{0}")]
+    Options(String),
+    #[error(transparent)]
+    Preflight(#[from] fastmq::runtime::PreflightError),
+    #[error(transparent)]
+    Start(#[from] fastmq::runtime::StartError),
     #[error("cannot read /proc of the broker, process {process_id}: {source}")]
     Process { process_id: u32, source: io::Error },
     #[error(transparent)]

@@ -1,68 +1,138 @@
 //! `loadgen`: drives an MQTT broker and says what was delivered, how fast, and at what cost.
 //!
-//! [`workload`] says who talks to whom, [`engine`] runs it over many [`connection`]s on one thread,
-//! [`accounting`] keeps the truth of every message and [`report`] prints it. [`idle`] and
-//! [`connect`] are the two workloads in which nobody publishes.
+//! [`plan`] says who talks to whom, [`engine`] is one thread's clients on the project's data path,
+//! [`run`] conducts the engines, [`accounting`] keeps the truth of every message and [`result`] says
+//! it. [`sink`] is what the generator is measured against.
 
 #![forbid(unsafe_code)]
 
 mod accounting;
 mod clock;
-mod connect;
-mod connection;
 mod engine;
 mod failure;
-mod idle;
+mod find_max;
 mod options;
+mod plan;
 mod process;
-mod report;
+mod progress;
 mod report_html;
-mod setup;
+mod result;
+mod run;
+mod self_test;
+mod sink;
+mod transport;
 mod wire;
-mod workload;
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser;
 
 use crate::failure::Failure;
 use crate::options::{Options, Workload};
-use crate::report::Report;
-use crate::workload::Plan;
+use crate::plan::{Plan, Script};
+use crate::progress::Progress;
+use crate::result::{About, RunResult};
+use crate::run::Outcome;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The broker broke a promise.
+const EXIT_BROKEN: u8 = 1;
+/// The run could not be made, or not finished.
+const EXIT_FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     if let Some(status) = report_html::run_if_asked() {
         return status;
     }
     let options = Options::parse();
-    let report = match run(&options) {
-        Ok(report) => report,
+    let started = SystemTime::now();
+    match run(&options, started) {
+        Ok((result, outcome)) => ExitCode::from(finish(&options, started, &result, &outcome)),
         Err(failure) => {
             eprintln!("loadgen: {failure}");
-            return ExitCode::from(2);
+            ExitCode::from(EXIT_FAILED)
         }
-    };
-    if let Err(error) = report.write(&options.common) {
-        eprintln!("loadgen: the report cannot be written: {error}");
-        return ExitCode::from(2);
     }
-    ExitCode::from(u8::from(!report.broken_promises.is_empty()))
 }
 
-fn run(options: &Options) -> Result<Report, Failure> {
+fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), Failure> {
     let common = &options.common;
-    if let Some(cpu) = common.cpu {
-        process::pin(cpu).map_err(|source| Failure::Pin { cpu, source })?;
-    }
-    match options.workload {
-        Workload::Idle {
-            connections,
-            subscribe,
-        } => idle::run(common, connections, subscribe),
-        Workload::Connect { count, concurrency } => connect::run(common, count, concurrency),
-        _ => match Plan::new(options) {
-            Some(plan) => engine::run(common, plan),
-            None => unreachable!("every other workload publishes"),
+    let plan = Plan::new(&options.workload, common)?;
+    let mut about = About {
+        options,
+        name: plan.name,
+        mode: match plan.script {
+            Script::Load if common.find_max => "find-max",
+            Script::Load if !plan.schedules.is_empty() => "open",
+            Script::Load => "closed",
+            _ => "count",
         },
+        address: format!("{}:{}", common.host, common.port),
+        started,
+        ceiling_per_s: None,
+        warnings: Vec::new(),
+    };
+    let is_self_test = matches!(options.workload, Workload::SelfTest { .. });
+    if is_self_test {
+        about.name = "self-test";
+        about.address = "a sink of its own".to_owned();
+        let outcome = self_test::execute(&options.workload, common, &Progress::new())?;
+        return Ok((RunResult::new(about, &outcome), outcome));
     }
+    run::allow_files(&plan)?;
+    let address = run::resolve(common)?;
+    // Cheaper than to find out after the self-test that nobody listens.
+    drop(
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(10))
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::ConnectionRefused => Failure::Refused(address),
+                _ => Failure::Connect { address, source },
+            })?,
+    );
+    if plan.script == Script::Load && !common.no_ceiling {
+        about.ceiling_per_s = Some(self_test::ceiling(common)?);
+    }
+    let progress = Progress::new();
+    let outcome = if common.find_max {
+        if plan.script != Script::Load {
+            let said = "--find-max needs a workload that has a rate";
+            return Err(Failure::Options(said.to_owned()));
+        }
+        let (outcome, _, notes) = find_max::execute(&options.workload, common, address, &progress)?;
+        about.warnings = notes;
+        outcome
+    } else {
+        run::execute(plan, common, address, &progress)?
+    };
+    Ok((RunResult::new(about, &outcome), outcome))
+}
+
+/// Says it, and gives the exit status.
+fn finish(options: &Options, started: SystemTime, result: &RunResult, outcome: &Outcome) -> u8 {
+    let common = &options.common;
+    let mut status = if outcome.error.is_some() {
+        EXIT_FAILED
+    } else {
+        u8::from(!outcome.broken.is_empty()) * EXIT_BROKEN
+    };
+    if let Err(error) = result.write(common) {
+        eprintln!("loadgen: the result cannot be written: {error}");
+        status = EXIT_FAILED;
+    }
+    if let Some(path) = &common.hdr
+        && let Err(error) = result::write_hdr_log(path, started, outcome)
+    {
+        eprintln!("loadgen: {} cannot be written: {error}", path.display());
+        status = EXIT_FAILED;
+    }
+    if let Some(failure) = &outcome.error {
+        eprintln!("loadgen: {failure}");
+    }
+    for promise in &outcome.broken {
+        eprintln!("loadgen: BROKEN PROMISE: {promise}");
+    }
+    status
 }

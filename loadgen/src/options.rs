@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::wire::Version;
 
 /// An MQTT load generator that states only delivered, verified figures.
 ///
-/// Every message carries its publisher, its sequence and when it was sent; what was lost,
-/// duplicated or reordered is counted for every pair of publisher and subscriber. Exit status: 0 when
-/// the broker kept its promises, 1 when it broke one, 2 when the run could not be made.
+/// Every message carries its publisher, its sequence, when it was due and when it was sent; what was
+/// lost, duplicated or reordered is counted for every pair of publisher and subscriber. Exit status:
+/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made.
 #[derive(Debug, Parser)]
 #[command(disable_version_flag = true)]
 pub struct Options {
@@ -20,7 +21,7 @@ pub struct Options {
     pub common: Common,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 pub struct Common {
     /// Host name or address of the broker.
     #[arg(long, global = true, default_value = "127.0.0.1")]
@@ -34,12 +35,18 @@ pub struct Common {
     /// Seconds of the same load before that.
     #[arg(long, global = true, default_value_t = 2.0, value_parser = seconds)]
     pub warmup: f64,
-    /// Bytes of payload, at least 20: publisher, sequence and send time are in it.
+    /// Bytes of payload, at least 28: publisher, sequence and times are in it.
     #[arg(long, global = true, default_value_t = 64, value_parser = payload_size)]
     pub payload: usize,
     /// Quality of Service of publishers and subscribers.
     #[arg(long, global = true, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
+    /// QoS of publishers only.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub publish_qos: Option<u8>,
+    /// QoS of subscribers only.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub subscribe_qos: Option<u8>,
     /// 4 for MQTT 3.1.1, 5 for MQTT 5.0.
     #[arg(long = "version", id = "protocol", global = true, default_value = "4", value_parser = version)]
     pub protocol: Version,
@@ -48,48 +55,140 @@ pub struct Common {
     /// shared by all publishers at most.
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=crate::accounting::WINDOW_MAX))]
     pub window: Option<u64>,
-    /// Pin the generator to this CPU.
+    /// Open loop: so many messages (or connections) a second in all, on an absolute schedule,
+    /// whatever the broker does. Without it a closed loop saturates.
+    #[arg(long, global = true, value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Search the highest rate at which p99 latency stays below --p99-us and nothing is lost; every
+    /// step takes --warmup and --duration.
+    #[arg(long, global = true, requires = "p99_us", conflicts_with = "rate")]
+    pub find_max: bool,
+    /// Bound of p99 latency for --find-max, microseconds.
     #[arg(long, global = true)]
-    pub cpu: Option<usize>,
-    /// Process id of the broker, on this machine: CPU time per message and memory are reported.
+    pub p99_us: Option<f64>,
+    /// Topics of each publisher, in turn.
+    #[arg(long, global = true, default_value_t = 1, value_parser = count)]
+    pub topics: u32,
+    /// Use Topic Aliases (MQTT 5.0).
+    #[arg(long, global = true)]
+    pub topic_aliases: bool,
+    /// User Name.
+    #[arg(long, global = true)]
+    pub user: Option<String>,
+    /// Password.
+    #[arg(long, global = true)]
+    #[serde(skip)]
+    pub password: Option<String>,
+    /// Connect by TLS.
+    #[arg(long, global = true)]
+    pub tls: bool,
+    /// Certificates to trust, PEM.
+    #[arg(long, global = true)]
+    pub cafile: Option<PathBuf>,
+    /// Do not check the broker's certificate.
+    #[arg(long, global = true)]
+    pub insecure: bool,
+    /// Connect by WebSocket.
+    #[arg(long, global = true)]
+    pub ws: bool,
+    /// Path of the WebSocket.
+    #[arg(long, global = true, default_value = "/mqtt")]
+    pub ws_path: String,
+    /// Threads of the generator, each with its own ring and its own connections.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: u16,
+    /// CPUs to pin the threads to, as in 2,4-6.
+    #[arg(long, global = true, visible_alias = "cpu", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
+    /// Put publishers on another thread than their subscribers.
+    #[arg(long, global = true)]
+    pub cross: bool,
+    /// Process id of the broker, on this machine: CPU time per message, memory and context switches
+    /// are reported.
     #[arg(long, global = true)]
     pub broker_pid: Option<u32>,
     /// Seconds without any delivery after which the rest counts as lost.
     #[arg(long, global = true, default_value_t = 5.0, value_parser = seconds)]
     pub drain: f64,
-    /// Print the report as JSON, for programs.
+    /// Seed of everything that is random: the payload.
+    #[arg(long, global = true, default_value_t = 1)]
+    pub seed: u64,
+    /// Do not measure the generator's own ceiling first, which takes half a second.
     #[arg(long, global = true)]
-    pub json: bool,
-    /// Write the report as JSON to this file as well.
-    #[arg(long, global = true)]
-    pub json_file: Option<PathBuf>,
+    pub no_ceiling: bool,
+    /// Write the result as JSON to this file; `-` prints it instead of the summary.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the latencies as an HdrHistogram V2 interval log to this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
+/// CPUs by number.
+#[derive(Clone, Debug, Serialize)]
+pub struct CpuList(pub Vec<usize>);
+
+#[derive(Clone, Debug, Serialize, Subcommand)]
+#[serde(rename_all = "kebab-case")]
 pub enum Workload {
-    /// Pairs of one publisher and one subscriber, each with a topic of its own; saturating.
+    /// Pairs of one publisher and one subscriber, each with a topic of its own.
     Pairs {
         #[arg(long, default_value_t = 1, value_parser = count)]
         pairs: u32,
     },
-    /// One publisher, many subscribers; saturating.
+    /// One publisher, many subscribers.
     FanOut {
         #[arg(long, default_value_t = 100, value_parser = count)]
         subscribers: u32,
     },
-    /// Many publishers, one subscriber; saturating.
+    /// Many publishers, one subscriber.
     FanIn {
         #[arg(long, default_value_t = 100, value_parser = count)]
         publishers: u32,
     },
-    /// Many Clients in a circle, each publishing to the next, at a fixed total rate on an absolute
-    /// schedule; latency counts from the time a message was due.
+    /// Shared subscription: each message reaches one of the subscribers.
+    Shared {
+        #[arg(long, default_value_t = 4, value_parser = count)]
+        publishers: u32,
+        #[arg(long, default_value_t = 4, value_parser = count)]
+        subscribers: u32,
+    },
+    /// Every subscriber has many Topic Filters, of which one matches.
+    Wildcard {
+        #[arg(long, default_value_t = 10, value_parser = count)]
+        publishers: u32,
+        #[arg(long, default_value_t = 10, value_parser = count)]
+        subscribers: u32,
+        /// Topic Filters of each subscriber.
+        #[arg(long, default_value_t = 100, value_parser = count)]
+        filters: u32,
+    },
+    /// Many Clients in a circle, each publishing to the next, at a fixed total rate (1000 messages a
+    /// second unless --rate says otherwise).
     Trickle {
         #[arg(long, default_value_t = 1000, value_parser = count)]
         connections: u32,
-        /// Messages a second, all Clients together.
-        #[arg(long, default_value_t = 1000.0, value_parser = rate)]
-        rate: f64,
+    },
+    /// Store retained messages, then many subscribers ask for all of them at once.
+    Retained {
+        /// Retained messages.
+        #[arg(long, default_value_t = 1000, value_parser = count)]
+        messages: u32,
+        #[arg(long, default_value_t = 10, value_parser = count)]
+        subscribers: u32,
+    },
+    /// Persistent Sessions leave, messages queue for them, all come back at once.
+    Reconnect {
+        #[arg(long, default_value_t = 100, value_parser = count)]
+        subscribers: u32,
+        /// Messages for each of them meanwhile.
+        #[arg(long, default_value_t = 100, value_parser = count)]
+        messages: u32,
+    },
+    /// Several loads at once, from a TOML file.
+    Mixed {
+        /// The file: [[load]] tables with `workload` and the options of that workload.
+        file: PathBuf,
     },
     /// Connect, hold, then ask every connection for a PINGRESP; reports memory per connection.
     Idle {
@@ -99,30 +198,39 @@ pub enum Workload {
         #[arg(long)]
         subscribe: bool,
     },
-    /// Connect, CONNACK, DISCONNECT, again and again.
+    /// Connect, CONNACK, DISCONNECT, again and again; with --hold they stay, idle, for --duration.
     Connect {
         #[arg(long, default_value_t = 10_000, value_parser = count)]
         count: u32,
         /// Connections under way at once.
         #[arg(long, default_value_t = 16, value_parser = count)]
         concurrency: u32,
+        /// Keep them, hold them idle, then ask every one for a PINGRESP.
+        #[arg(long)]
+        hold: bool,
+    },
+    /// The generator against a sink that only copies: what it could deliver at most.
+    SelfTest {
+        #[arg(long, default_value_t = 1, value_parser = count)]
+        pairs: u32,
+        /// Only publish: the sink discards everything.
+        #[arg(long)]
+        discard: bool,
     },
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let allowed = (0.0..=86_400.0).contains(&value);
-    allowed
-        .then_some(value)
-        .ok_or("from 0 to 86400 seconds".to_owned())
+    number(text, 0.0..=86_400.0, "from 0 to 86400 seconds")
 }
 
 fn rate(text: &str) -> Result<f64, String> {
+    number(text, 0.001..=1e8, "from 0.001 to 100000000 a second")
+}
+
+fn number(text: &str, range: std::ops::RangeInclusive<f64>, said: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let allowed = (0.001..=1e8).contains(&value);
-    allowed
-        .then_some(value)
-        .ok_or("from 0.001 to 100000000 messages a second".to_owned())
+    let allowed = range.contains(&value);
+    allowed.then_some(value).ok_or(said.to_owned())
 }
 
 fn payload_size(text: &str) -> Result<usize, String> {
@@ -130,7 +238,7 @@ fn payload_size(text: &str) -> Result<usize, String> {
     let allowed = (crate::wire::STAMP_SIZE..=100_000_000).contains(&value);
     allowed
         .then_some(value)
-        .ok_or("from 20 to 100000000 bytes".to_owned())
+        .ok_or("from 28 to 100000000 bytes".to_owned())
 }
 
 fn count(text: &str) -> Result<u32, String> {
@@ -147,4 +255,16 @@ fn version(text: &str) -> Result<Version, String> {
         "5" => Ok(Version::V5),
         _ => Err("4 (MQTT 3.1.1) or 5 (MQTT 5.0)".to_owned()),
     }
+}
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last && last < 4096 => cpus.extend(first..=last),
+            _ => return Err("CPU numbers as in 2,4-6".to_owned()),
+        }
+    }
+    Ok(CpuList(cpus))
 }

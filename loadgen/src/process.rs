@@ -56,11 +56,68 @@ pub fn memory(process_id: u32) -> io::Result<Memory> {
     })
 }
 
-/// Pins the calling thread to one CPU.
-pub fn pin(cpu: usize) -> io::Result<()> {
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(cpu);
-    Ok(rustix::thread::sched_setaffinity(None, &cpus)?)
+/// What a process has used at one moment, or between two.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    pub cpu: Duration,
+    pub rss_peak_kib: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl Cost {
+    pub fn sample(process_id: u32) -> io::Result<Self> {
+        let (voluntary_switches, involuntary_switches) = context_switches(process_id)?;
+        Ok(Self {
+            cpu: cpu_time(process_id)?,
+            rss_peak_kib: memory(process_id)?.peak_kib,
+            voluntary_switches,
+            involuntary_switches,
+        })
+    }
+
+    /// A thread that ended takes what it used with it.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            rss_peak_kib: self.rss_peak_kib,
+            voluntary_switches: self
+                .voluntary_switches
+                .saturating_sub(before.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
+/// Voluntary and involuntary ones, of every thread alive.
+fn context_switches(process_id: u32) -> io::Result<(u64, u64)> {
+    let mut total = (0, 0);
+    for thread in fs::read_dir(format!("/proc/{process_id}/task"))? {
+        let Ok(text) = fs::read_to_string(thread?.path().join("status")) else {
+            continue;
+        };
+        let field = |name: &str| -> u64 {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
+        };
+        total.0 += field("voluntary_ctxt_switches:");
+        total.1 += field("nonvoluntary_ctxt_switches:");
+    }
+    Ok(total)
+}
+
+/// The command line of a process.
+pub fn command(process_id: u32) -> Option<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{process_id}/cmdline")).ok()?;
+    let words = bytes
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty());
+    let words: Vec<_> = words
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    (!words.is_empty()).then_some(words)
 }
 
 /// Raises the soft limit of open files to the hard one, which it returns.

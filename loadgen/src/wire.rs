@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
-/// Publisher (4 bytes), sequence (8) and send time in nanoseconds (8), at the start of a payload.
-pub const STAMP_SIZE: usize = 20;
+/// Publisher (4 bytes), sequence (8), when it was due (8) and when it was sent (8), both in
+/// nanoseconds, at the start of a payload.
+pub const STAMP_SIZE: usize = 28;
 
 pub const CONNACK: u8 = 0x20;
 pub const PUBLISH: u8 = 0x30;
@@ -27,9 +28,11 @@ pub const DISCONNECT_PACKET: [u8; 2] = [0xe0, 0];
 pub struct WireError(pub &'static str);
 
 /// Which MQTT the connections speak.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub enum Version {
+    #[serde(rename = "3.1.1")]
     V311,
+    #[serde(rename = "5.0")]
     V5,
 }
 
@@ -59,6 +62,12 @@ pub fn frame(bytes: &[u8], at: usize) -> Result<Option<Frame>, WireError> {
     let start = at + 1 + size_size;
     let body = start..start + size;
     Ok((body.end <= bytes.len()).then_some(Frame { first_byte, body }))
+}
+
+/// Size of the whole packet that `bytes` start, if those tell.
+pub fn packet_size(bytes: &[u8]) -> Option<usize> {
+    let (size, size_size) = read_varint(bytes.get(1..)?).ok()??;
+    Some(1 + size_size + size)
 }
 
 /// A variable byte integer and how many bytes it takes.
@@ -100,28 +109,66 @@ fn write_packet(first_byte: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-/// A CONNECT with Clean Start, no Keep Alive and no expiry: nothing is left behind.
-pub fn write_connect(version: Version, client_identifier: &str, out: &mut Vec<u8>) {
+/// What a CONNECT says.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect<'a> {
+    pub version: Version,
+    pub client_identifier: &'a str,
+    pub user: Option<&'a str>,
+    pub password: Option<&'a str>,
+    /// The Session is to outlive the connection.
+    pub is_persistent: bool,
+    /// Clean Start.
+    pub is_clean: bool,
+    pub topic_alias_maximum: u16,
+}
+
+/// A CONNECT without Keep Alive, so that an idle connection is idle.
+pub fn write_connect(connect: &Connect<'_>, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(64);
     write_binary(b"MQTT", &mut body);
-    body.push(if version.is_v5() { 5 } else { 4 });
-    body.push(0x02);
+    body.push(if connect.version.is_v5() { 5 } else { 4 });
+    // In MQTT 3.1.1 a Session that starts clean ends with its connection as well.
+    let clean = u8::from(connect.is_clean) << 1;
+    let user = u8::from(connect.user.is_some()) << 7;
+    let password = u8::from(connect.password.is_some()) << 6;
+    body.push(clean | user | password);
     body.extend_from_slice(&[0, 0]);
-    if version.is_v5() {
-        body.push(0);
+    if connect.version.is_v5() {
+        let mut properties = Vec::new();
+        if connect.is_persistent {
+            properties.extend_from_slice(&[0x11, 0, 0, 0x0e, 0x10]);
+        }
+        if connect.topic_alias_maximum > 0 {
+            let [high, low] = connect.topic_alias_maximum.to_be_bytes();
+            properties.extend_from_slice(&[0x22, high, low]);
+        }
+        body.push(properties.len() as u8);
+        body.extend_from_slice(&properties);
     }
-    write_binary(client_identifier.as_bytes(), &mut body);
+    write_binary(connect.client_identifier.as_bytes(), &mut body);
+    for field in [connect.user, connect.password].into_iter().flatten() {
+        write_binary(field.as_bytes(), &mut body);
+    }
     write_packet(0x10, &body, out);
 }
 
-/// A SUBSCRIBE to one Topic Filter, with Packet Identifier 1.
-pub fn write_subscribe(version: Version, topic_filter: &str, qos: u8, out: &mut Vec<u8>) {
-    let mut body = vec![0, 1];
+/// A SUBSCRIBE.
+pub fn write_subscribe(
+    version: Version,
+    packet_identifier: u16,
+    topic_filters: &[String],
+    qos: u8,
+    out: &mut Vec<u8>,
+) {
+    let mut body = packet_identifier.to_be_bytes().to_vec();
     if version.is_v5() {
         body.push(0);
     }
-    write_binary(topic_filter.as_bytes(), &mut body);
-    body.push(qos);
+    for topic_filter in topic_filters {
+        write_binary(topic_filter.as_bytes(), &mut body);
+        body.push(qos);
+    }
     write_packet(0x82, &body, out);
 }
 
@@ -136,19 +183,23 @@ pub fn write_acknowledgement(first_byte: u8, packet_identifier: u16, out: &mut V
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ConnAck {
     pub reason_code: u8,
+    pub session_present: bool,
     pub receive_maximum: u16,
     pub maximum_qos: u8,
+    pub topic_alias_maximum: u16,
 }
 
 pub fn read_connack(version: Version, body: &[u8]) -> Result<ConnAck, WireError> {
     let truncated = WireError("a CONNACK that is too short");
-    let &[_, reason_code, ref rest @ ..] = body else {
+    let &[flags, reason_code, ref rest @ ..] = body else {
         return Err(truncated);
     };
     let mut connack = ConnAck {
         reason_code,
+        session_present: flags & 1 != 0,
         receive_maximum: u16::MAX,
         maximum_qos: 2,
+        topic_alias_maximum: 0,
     };
     if !version.is_v5() || rest.is_empty() {
         return Ok(connack);
@@ -170,6 +221,7 @@ pub fn read_connack(version: Version, body: &[u8]) -> Result<ConnAck, WireError>
         let (value, rest) = value.split_at_checked(value_size).ok_or(truncated)?;
         match (identifier, value) {
             (0x21, &[high, low]) => connack.receive_maximum = u16::from_be_bytes([high, low]),
+            (0x22, &[high, low]) => connack.topic_alias_maximum = u16::from_be_bytes([high, low]),
             (0x24, &[qos]) => connack.maximum_qos = qos,
             _ => {}
         }
@@ -183,9 +235,16 @@ fn binary_size(bytes: &[u8]) -> Option<usize> {
     Some(2 + usize::from(u16::from_be_bytes([high, low])))
 }
 
-/// The Reason Code of a SUBACK to one Topic Filter: its last byte, in both versions.
-pub fn read_suback(body: &[u8]) -> Result<u8, WireError> {
-    body.last().copied().ok_or(WireError("an empty SUBACK"))
+/// The worst of the Reason Codes of a SUBACK.
+pub fn read_suback(version: Version, body: &[u8]) -> Result<u8, WireError> {
+    let empty = WireError("an empty SUBACK");
+    let mut at = 2;
+    if version.is_v5() {
+        let (size, size_size) = read_varint(body.get(at..).ok_or(empty)?)?.ok_or(empty)?;
+        at += size_size + size;
+    }
+    let codes = body.get(at..).unwrap_or_default();
+    codes.iter().copied().max().ok_or(empty)
 }
 
 /// Packet Identifier and Reason Code of PUBACK, PUBREC, PUBREL and PUBCOMP.
@@ -241,6 +300,7 @@ pub fn read_publish(
 pub struct Stamp {
     pub publisher: u32,
     pub sequence: u64,
+    pub due_ns: u64,
     pub sent_ns: u64,
 }
 
@@ -249,20 +309,43 @@ impl Stamp {
     pub fn read(payload: &[u8]) -> Option<Self> {
         let (publisher, rest) = payload.split_first_chunk::<4>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (due_ns, rest) = rest.split_first_chunk::<8>()?;
         let (sent_ns, _) = rest.split_first_chunk::<8>()?;
         Some(Self {
             publisher: u32::from_le_bytes(*publisher),
             sequence: u64::from_le_bytes(*sequence),
+            due_ns: u64::from_le_bytes(*due_ns),
             sent_ns: u64::from_le_bytes(*sent_ns),
         })
     }
 }
 
-/// The bytes after the stamp: the same in every message, so that a changed one is seen.
-pub fn filler(payload_size: usize) -> Vec<u8> {
+/// The bytes after the stamp: the same in every message, so that a changed one is seen. A shorter
+/// one is the start of a longer one.
+pub fn filler(payload_size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
     (0..payload_size.saturating_sub(STAMP_SIZE))
-        .map(|index| (index * 31 + 7) as u8)
+        .map(|_| {
+            // Knuth's multiplier; its upper bits are the good ones.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
         .collect()
+}
+
+/// What one publisher's PUBLISH packets have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Publish<'a> {
+    pub version: Version,
+    /// Empty when only the alias says it.
+    pub topic_name: &'a str,
+    pub topic_alias: Option<u16>,
+    pub qos: u8,
+    pub retain: bool,
+    pub publisher: u32,
+    pub filler: &'a [u8],
 }
 
 /// One publisher's PUBLISH, encoded once.
@@ -274,29 +357,27 @@ pub struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    pub fn new(
-        version: Version,
-        topic_name: &str,
-        qos: u8,
-        publisher: u32,
-        payload_size: usize,
-    ) -> Self {
-        let mut body = Vec::with_capacity(topic_name.len() + payload_size + 8);
-        write_binary(topic_name.as_bytes(), &mut body);
+    pub fn new(publish: &Publish<'_>) -> Self {
+        let mut body = Vec::with_capacity(publish.topic_name.len() + publish.filler.len() + 64);
+        write_binary(publish.topic_name.as_bytes(), &mut body);
         let mut packet_identifier_at = None;
-        if qos > 0 {
+        if publish.qos > 0 {
             packet_identifier_at = Some(body.len());
             body.extend_from_slice(&[0, 0]);
         }
-        if version.is_v5() {
-            body.push(0);
+        if publish.version.is_v5() {
+            match publish.topic_alias.map(u16::to_be_bytes) {
+                Some([high, low]) => body.extend_from_slice(&[3, 0x23, high, low]),
+                None => body.push(0),
+            }
         }
-        body.extend_from_slice(&publisher.to_le_bytes());
+        body.extend_from_slice(&publish.publisher.to_le_bytes());
         let mut sequence_at = body.len();
-        body.extend_from_slice(&[0; 16]);
-        body.extend_from_slice(&filler(payload_size));
+        body.extend_from_slice(&[0; STAMP_SIZE - 4]);
+        body.extend_from_slice(publish.filler);
         let mut bytes = Vec::with_capacity(body.len() + 5);
-        write_packet(PUBLISH | (qos << 1), &body, &mut bytes);
+        let first_byte = PUBLISH | (publish.qos << 1) | u8::from(publish.retain);
+        write_packet(first_byte, &body, &mut bytes);
         let header_size = bytes.len() - body.len();
         sequence_at += header_size;
         packet_identifier_at = packet_identifier_at.map(|at| at + header_size);
@@ -314,16 +395,24 @@ impl PublishTemplate {
 
     // HOT: per PUBLISH sent.
     #[inline]
-    pub fn append(&self, packet_identifier: u16, sequence: u64, sent_ns: u64, out: &mut Vec<u8>) {
+    pub fn append(
+        &self,
+        packet_identifier: u16,
+        sequence: u64,
+        due_ns: u64,
+        sent_ns: u64,
+        out: &mut Vec<u8>,
+    ) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
         let packet = &mut out[start..];
         if let Some(at) = self.packet_identifier_at {
             packet[at..at + 2].copy_from_slice(&packet_identifier.to_be_bytes());
         }
-        let stamp = &mut packet[self.sequence_at..self.sequence_at + 16];
+        let stamp = &mut packet[self.sequence_at..self.sequence_at + 24];
         stamp[..8].copy_from_slice(&sequence.to_le_bytes());
-        stamp[8..].copy_from_slice(&sent_ns.to_le_bytes());
+        stamp[8..16].copy_from_slice(&due_ns.to_le_bytes());
+        stamp[16..].copy_from_slice(&sent_ns.to_le_bytes());
     }
 }
 
@@ -335,9 +424,18 @@ mod tests {
     fn template_reads_back_at_every_qos_and_version() {
         for version in [Version::V311, Version::V5] {
             for qos in 0..=2 {
-                let template = PublishTemplate::new(version, "a/b", qos, 7, 300);
+                let filler = filler(300, 1);
+                let template = PublishTemplate::new(&Publish {
+                    version,
+                    topic_name: "a/b",
+                    topic_alias: version.is_v5().then_some(9),
+                    qos,
+                    retain: false,
+                    publisher: 7,
+                    filler: &filler,
+                });
                 let mut bytes = Vec::new();
-                template.append(513, 1 << 40, 99, &mut bytes);
+                template.append(513, 1 << 40, 99, 101, &mut bytes);
                 assert_eq!(bytes.len(), template.size());
                 let frame = frame(&bytes, 0).unwrap().unwrap();
                 assert_eq!(frame.body.end, bytes.len());
@@ -345,14 +443,15 @@ mod tests {
                 assert_eq!(received.qos, qos);
                 assert_eq!(received.packet_identifier, if qos > 0 { 513 } else { 0 });
                 assert_eq!(received.payload.len(), 300);
-                assert_eq!(received.payload[STAMP_SIZE..], filler(300));
+                assert_eq!(received.payload[STAMP_SIZE..], filler);
                 let stamp = Stamp::read(received.payload).unwrap();
                 assert_eq!(
                     stamp,
                     Stamp {
                         publisher: 7,
                         sequence: 1 << 40,
-                        sent_ns: 99
+                        due_ns: 99,
+                        sent_ns: 101
                     }
                 );
             }
@@ -389,8 +488,10 @@ mod tests {
             connack,
             ConnAck {
                 reason_code: 0,
+                session_present: false,
                 receive_maximum: 20,
-                maximum_qos: 1
+                maximum_qos: 1,
+                topic_alias_maximum: 9
             }
         );
     }

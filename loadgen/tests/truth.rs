@@ -131,7 +131,7 @@ fn run(defect: Defect, qos: &str) -> (Option<i32>, String) {
         stderr,
     } = Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(arguments)
-        .args(["--qos", qos, "--port", &port, "--json"])
+        .args(["--qos", qos, "--port", &port, "--no-ceiling", "--json", "-"])
         .output()
         .unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
@@ -188,7 +188,7 @@ fn one_swap_is_seen_at_every_qos() {
 
 #[test]
 fn one_changed_byte_is_seen() {
-    assert_run(Defect::Corrupt, "0", 1, "1 messages changed");
+    assert_run(Defect::Corrupt, "0", 1, "1 messages changed or");
 }
 
 #[test]
@@ -225,27 +225,4 @@ fn too_few_open_files_is_said_before_anything_is_opened() {
         text.contains("need 532 open files and the hard limit is 100"),
         "{text}"
     );
-}
-
-/// Not a test of right or wrong: what the generator can do when the broker only copies.
-#[test]
-#[ignore = "a measurement: cargo test --release -p loadgen -- --ignored --nocapture"]
-fn ceiling_of_the_generator() {
-    for size in ["20", "64", "1024"] {
-        let port = start_broker(Defect::None).to_string();
-        let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-            .args([
-                "pairs",
-                "--duration",
-                "3",
-                "--warmup",
-                "1",
-                "--window",
-                "4000",
-            ])
-            .args(["--payload", size, "--port", &port])
-            .output()
-            .unwrap();
-        println!("{}", String::from_utf8(output.stdout).unwrap());
-    }
 }

@@ -24,7 +24,8 @@ impl State {
     pub(super) const RECEIVING: Self = Self(1 << 0);
     /// That receive has been cancelled.
     pub(super) const CANCELLED: Self = Self(1 << 1);
-    /// A poll for room in the socket is under way.
+    /// A poll for room in the socket is under way, or the connection is still being made: both end
+    /// with the socket able to send.
     pub(super) const POLLING: Self = Self(1 << 2);
     /// `unsent` is not empty.
     pub(super) const BLOCKED: Self = Self(1 << 3);

@@ -6,6 +6,8 @@ use crate::key::{ConnectionKey, ShardId};
 use crate::shard::{Effects, Envelope, Shard};
 use crate::time::Instant;
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 
 /// One shard as the data path and the runtime drive it.
 ///
@@ -16,6 +18,22 @@ pub trait Core {
 
     /// A connection was accepted here. `None` when there are too many: the socket is closed.
     fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey>;
+
+    /// The next connection to be made, and what it will be called. Asked once a turn, until there
+    /// is none. A core that only accepts has none.
+    fn next_connect(&mut self) -> Option<(ConnectionKey, SocketAddr)> {
+        None
+    }
+
+    /// A connection from [`Core::next_connect`] is established, or failed: then its key is dead.
+    fn handle_connected(
+        &mut self,
+        _connection: ConnectionKey,
+        _result: io::Result<()>,
+        _now: Instant,
+        _effects: &mut Effects,
+    ) {
+    }
 
     /// Takes received bytes and returns how many were consumed, whole packets only. The caller
     /// presents the rest again, followed by what has arrived since.

@@ -14,10 +14,10 @@ use crate::key::{ConnectionKey, ShardId};
 use crate::shard::Effects;
 use crate::time::Instant;
 use io_uring::cqueue;
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct DataPath<C: Core> {
     accept_logged_at: Option<Instant>,
     completions: Vec<cqueue::Entry>,
     sends: Vec<Send>,
+    /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`.
+    connecting: Vec<Box<SockAddr>>,
     /// Have new output.
     dirty: Vec<ConnectionKey>,
     /// Can send what they hold unsent, or finish closing.
@@ -107,6 +109,7 @@ impl<C: Core> DataPath<C> {
             accept_logged_at: None,
             completions: Vec::new(),
             sends: Vec::new(),
+            connecting: Vec::new(),
             dirty: Vec::new(),
             writable: Vec::new(),
             resumed: Vec::new(),
@@ -164,6 +167,9 @@ impl<C: Core> DataPath<C> {
     /// Queues one send for every connection that has output and whose socket has room.
     // HOT: per connection and turn.
     pub fn flush(&mut self) {
+        while let Some((key, address)) = self.core.next_connect() {
+            self.connect(key, address);
+        }
         if !self.writable.is_empty() {
             let mut writable = std::mem::take(&mut self.writable);
             for slot in writable.drain(..) {
@@ -199,6 +205,7 @@ impl<C: Core> DataPath<C> {
             self.handle_completion(completion);
         }
         self.uring.buffers_mut().publish();
+        self.connecting.clear();
         let count = completions.len();
         completions.clear();
         self.completions = completions;
@@ -316,6 +323,7 @@ impl<C: Core> DataPath<C> {
                     self.handle_cancel_failed(slot);
                 }
             }
+            Operation::Connect => self.handle_connected(token, completion.result()),
             // To be awake is all there is to it.
             Operation::Wake => {
                 if !cqueue::more(completion.flags()) {
@@ -363,6 +371,69 @@ impl<C: Core> DataPath<C> {
         } else if result != -libc::ECANCELED {
             self.accept(token.index);
         }
+    }
+
+    /// Begins a connection that the core asked for.
+    fn connect(&mut self, key: ConnectionKey, address: SocketAddr) {
+        let socket = match connecting_socket(address) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.core
+                    .handle_connected(key, Err(error), self.now, &mut self.effects);
+                self.carry_out_effects();
+                return;
+            }
+        };
+        let slot = self.connections.insert(socket, key);
+        let token = self.connections.token(Operation::Connect, slot);
+        let connection = self.connections.get(slot);
+        // Output waits, as it does for a socket without room. It is settled from the start: a
+        // connection that was made here is not handed over.
+        let state = State::POLLING.or(State::BLOCKED).or(State::SETTLED);
+        connection.state.set(state);
+        let address = Box::new(SockAddr::from(address));
+        // SAFETY: the address goes into `connecting` now and leaves it in `handle_completions`,
+        // which comes after `enter` has returned; moving the `Box` does not move it.
+        unsafe { self.uring.connect(connection.fd(), &address, token) };
+        self.connecting.push(address);
+    }
+
+    fn handle_connected(&mut self, token: Token, result: i32) {
+        let Some(slot) = self.connections.find_token(token) else {
+            return;
+        };
+        let connection = self.connections.get(slot);
+        connection.state.clear(State::POLLING.or(State::BLOCKED));
+        if connection.state.has(State::BROKEN) {
+            self.release(slot);
+            return;
+        }
+        // Without a key the core has given it up meanwhile, and it is closing.
+        match connection.key {
+            Some(key) if result < 0 => {
+                connection.key = None;
+                connection.state.set(State::ENDED.or(State::FAILED));
+                let error = io::Error::from_raw_os_error(-result);
+                self.core
+                    .handle_connected(key, Err(error), self.now, &mut self.effects);
+                self.abandon(slot);
+            }
+            Some(key) => {
+                if connection.state.has(State::DIRTY) {
+                    connection.state.clear(State::DIRTY);
+                    self.dirty.push(key);
+                }
+                self.core
+                    .handle_connected(key, Ok(()), self.now, &mut self.effects);
+                self.settle(slot);
+            }
+            None if result < 0 => self.abandon(slot),
+            None => {
+                self.writable.push(slot);
+                self.settle(slot);
+            }
+        }
+        self.carry_out_effects();
     }
 
     /// Makes a connection of a socket, if the core takes it.
@@ -645,6 +716,8 @@ impl<C: Core> DataPath<C> {
         let receive = self.connections.token(Operation::Receive, slot);
         let writable = self.connections.token(Operation::Writable, slot);
         let failed = self.connections.token(Operation::CancelFailed, slot);
+        let connect = self.connections.token(Operation::Connect, slot);
+        let ignored = self.connections.token(Operation::Ignored, slot);
         let connection = self.connections.get(slot);
         let state = connection.state;
         connection.state.set(State::BROKEN);
@@ -653,7 +726,9 @@ impl<C: Core> DataPath<C> {
             self.uring.cancel(receive, failed);
         }
         if state.has(State::POLLING) && !state.has(State::BROKEN) {
-            self.uring.cancel(writable, failed);
+            // One of the two is under way.
+            self.uring.cancel(writable, ignored);
+            self.uring.cancel(connect, ignored);
         }
         self.pool.put(std::mem::take(&mut connection.held));
         self.pool.put(std::mem::take(&mut connection.unsent));
@@ -840,4 +915,15 @@ impl<C: Core> DataPath<C> {
         self.warm = warm;
         self.carry_out_effects();
     }
+}
+
+/// A socket for a new connection to `address`.
+fn connecting_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }

@@ -6,6 +6,7 @@
 
 use super::buffer_ring::BufferRing;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use socket2::SockAddr;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -62,6 +63,8 @@ pub(super) enum Operation {
     Wake = 5,
     /// `index` is a connection whose receive could not be cancelled.
     CancelFailed = 6,
+    /// `index` is a connection that is being made.
+    Connect = 7,
 }
 
 /// Which sends have a completion.
@@ -107,6 +110,7 @@ impl Token {
                 4 => Operation::Accept,
                 5 => Operation::Wake,
                 6 => Operation::CancelFailed,
+                7 => Operation::Connect,
                 _ => Operation::Ignored,
             },
             index: user_data as u32,
@@ -267,6 +271,19 @@ impl Uring {
             .build()
             .user_data(token.encode());
         // SAFETY: refers to no memory.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Connects `socket`; one completion says how that went.
+    ///
+    /// # Safety
+    /// `address` stays where it is until [`Uring::enter`] has returned: the kernel copies it when it
+    /// takes the submission.
+    pub(super) unsafe fn connect(&mut self, socket: RawFd, address: &SockAddr, token: Token) {
+        let entry = opcode::Connect::new(types::Fd(socket), address.as_ptr().cast(), address.len())
+            .build()
+            .user_data(token.encode());
+        // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
     }
 
@@ -432,6 +449,7 @@ mod tests {
             Operation::Accept,
             Operation::Wake,
             Operation::CancelFailed,
+            Operation::Connect,
         ] {
             let token = Token::new(operation, u32::MAX, 0xABCD_EF01);
             assert_eq!(Token::decode(token.encode()), token);

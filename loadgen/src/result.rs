@@ -1,0 +1,477 @@
+//! What a run says: as one JSON object, as a summary for people, as an HdrHistogram log.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer, V2Serializer};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::options::{Common, Options};
+use crate::process;
+use crate::run::Outcome;
+
+/// Share of a CPU from which the generator, not the broker, may be what is measured.
+const SATURATED_SHARE: f64 = 0.97;
+/// Share of the ceiling from which that is so.
+const CEILING_SHARE: f64 = 0.9;
+
+/// What became of all messages of a run, from its first to the end of the drain.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Truth {
+    pub lost: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
+    /// Changed on the way, or delivered to the wrong subscriber or with the wrong QoS.
+    pub corrupt: u64,
+    /// Due, but the window never let them go.
+    pub unsent: u64,
+    pub passed: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    revision: Option<&'static str>,
+    command: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Machine {
+    kernel: String,
+    cpu: String,
+    cores: usize,
+    governor: Option<String>,
+    hostname: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Broker {
+    address: String,
+    pid: Option<u32>,
+    command: Option<Vec<String>>,
+    version: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct WorkloadPart {
+    name: &'static str,
+    mode: &'static str,
+    options: Value,
+}
+
+#[derive(Debug, Serialize)]
+struct Latencies {
+    intended: Option<Latency>,
+    actual: Option<Latency>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Latency {
+    count: u64,
+    mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    p9999: f64,
+    pub max: f64,
+    histogram: String,
+}
+
+#[derive(Debug, Serialize)]
+struct TimelineLine {
+    t_s: f64,
+    published_per_s: f64,
+    delivered_per_s: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct BrokerCost {
+    cpu_s: f64,
+    cpu_us_per_delivered: Option<f64>,
+    rss_peak_kib: u64,
+    voluntary_switches: u64,
+    involuntary_switches: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Generator {
+    threads: u16,
+    cpu_s: f64,
+    cpu_share: f64,
+    ceiling_per_s: Option<f64>,
+    was_limit: bool,
+}
+
+/// Only of runs that are about connections.
+#[derive(Debug, Serialize)]
+struct Connections {
+    count: u64,
+    rss_before_kib: u64,
+    rss_with_kib: u64,
+    bytes_per_connection: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RunResult {
+    schema: u32,
+    tool: Tool,
+    machine: Machine,
+    broker: Broker,
+    started_at_unix_s: u64,
+    workload: WorkloadPart,
+    measured_s: f64,
+    published: u64,
+    delivered: u64,
+    published_per_s: f64,
+    pub delivered_per_s: f64,
+    truth: Truth,
+    latency_us: Latencies,
+    overruns: u64,
+    timeline: Vec<TimelineLine>,
+    broker_cost: Option<BrokerCost>,
+    generator: Generator,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<Connections>,
+    warnings: Vec<String>,
+    error: Option<String>,
+}
+
+/// What is true of a run besides its outcome.
+#[derive(Debug)]
+pub struct About<'a> {
+    pub options: &'a Options,
+    pub name: &'static str,
+    pub mode: &'static str,
+    pub address: String,
+    pub started: SystemTime,
+    pub ceiling_per_s: Option<f64>,
+    pub warnings: Vec<String>,
+}
+
+impl RunResult {
+    pub fn new(about: About<'_>, outcome: &Outcome) -> Self {
+        let common = &about.options.common;
+        let seconds = outcome.measured_s.max(1e-9);
+        let (delivered, published) = (outcome.delivered, outcome.published);
+        let delivered_per_s = delivered as f64 / seconds;
+        let is_timed = outcome.measured_s > 0.0;
+        let was_limit = is_timed
+            && (outcome.cpu_share >= SATURATED_SHARE
+                || about
+                    .ceiling_per_s
+                    .is_some_and(|ceiling| delivered_per_s >= CEILING_SHARE * ceiling));
+        let mut warnings = about.warnings;
+        if was_limit {
+            warnings.push(format!(
+                "the generator was the limit ({:.0} % of its CPU): the broker may be capable of more",
+                100.0 * outcome.cpu_share
+            ));
+        }
+        if outcome.window_restarts > 0 {
+            warnings.push(format!(
+                "{} times a window waited a second for lost messages: speed is understated",
+                outcome.window_restarts
+            ));
+        }
+        if outcome.overruns > 0 {
+            warnings.push(format!(
+                "{} messages left more than a millisecond after they were due",
+                outcome.overruns
+            ));
+        }
+        warnings.extend(
+            outcome
+                .broken
+                .iter()
+                .map(|b| format!("broken promise: {b}")),
+        );
+        let mut truth = outcome.truth;
+        truth.passed &= outcome.error.is_none();
+        let timeline = outcome.lines.iter().map(|line| {
+            let seconds = (line.end_s - line.start_s).max(1e-9);
+            let zero_s = outcome.lines.first().map_or(0.0, |first| first.start_s);
+            TimelineLine {
+                t_s: line.end_s - zero_s,
+                published_per_s: line.published as f64 / seconds,
+                delivered_per_s: line.delivered as f64 / seconds,
+                p50_us: microseconds(line.intended.value_at_quantile(0.5)),
+                p99_us: microseconds(line.intended.value_at_quantile(0.99)),
+            }
+        });
+        Self {
+            schema: 1,
+            tool: Tool {
+                name: "loadgen",
+                version: env!("CARGO_PKG_VERSION"),
+                revision: option_env!("LOADGEN_REVISION"),
+                command: command(),
+            },
+            machine: machine(),
+            broker: Broker {
+                address: about.address,
+                pid: common.broker_pid,
+                command: common.broker_pid.and_then(process::command),
+                version: None,
+            },
+            started_at_unix_s: about
+                .started
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            workload: WorkloadPart {
+                name: about.name,
+                mode: about.mode,
+                options: options_value(about.options),
+            },
+            measured_s: outcome.measured_s,
+            published,
+            delivered,
+            published_per_s: if is_timed {
+                published as f64 / seconds
+            } else {
+                0.0
+            },
+            delivered_per_s: if is_timed { delivered_per_s } else { 0.0 },
+            truth,
+            latency_us: Latencies {
+                intended: latency(&outcome.intended),
+                actual: outcome.actual.as_ref().and_then(latency),
+            },
+            overruns: outcome.overruns,
+            timeline: timeline.collect(),
+            broker_cost: outcome.cost.map(|cost| BrokerCost {
+                cpu_s: cost.cpu.as_secs_f64(),
+                cpu_us_per_delivered: (delivered > 0)
+                    .then(|| cost.cpu.as_secs_f64() * 1e6 / delivered as f64),
+                rss_peak_kib: cost.rss_peak_kib,
+                voluntary_switches: cost.voluntary_switches,
+                involuntary_switches: cost.involuntary_switches,
+            }),
+            generator: Generator {
+                threads: common.threads,
+                cpu_s: outcome.generator_cpu_s,
+                cpu_share: outcome.cpu_share,
+                ceiling_per_s: about.ceiling_per_s,
+                was_limit,
+            },
+            connections: outcome.memory_kib.map(|(before, with)| Connections {
+                count: outcome.connections,
+                rss_before_kib: before,
+                rss_with_kib: with,
+                bytes_per_connection: (with as f64 - before as f64) * 1024.0
+                    / outcome.connections.max(1) as f64,
+            }),
+            warnings,
+            error: outcome.error.as_ref().map(ToString::to_string),
+        }
+    }
+
+    pub fn write(&self, common: &Common) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match common.json.as_deref() {
+            Some(path) if path == Path::new("-") => {
+                return writeln!(out, "{}", serde_json::to_string_pretty(self)?);
+            }
+            Some(path) => fs::write(path, serde_json::to_string_pretty(self)? + "\n")?,
+            None => {}
+        }
+        out.write_all(self.summary(common).as_bytes())
+    }
+
+    fn summary(&self, common: &Common) -> String {
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = self.summarize(common, &mut text);
+        text
+    }
+
+    fn summarize(&self, common: &Common, out: &mut String) -> std::fmt::Result {
+        let workload = &self.workload;
+        let mqtt = if common.protocol.is_v5() {
+            "5.0"
+        } else {
+            "3.1.1"
+        };
+        writeln!(
+            out,
+            "{} ({}): MQTT {mqtt}, QoS {}, {} B payload, {:.1} s",
+            workload.name, workload.mode, common.qos, common.payload, self.measured_s
+        )?;
+        if self.published > 0 {
+            writeln!(out, "  published   {:.0}/s", self.published_per_s)?;
+            writeln!(out, "  delivered   {:.0}/s", self.delivered_per_s)?;
+        }
+        let latencies = [
+            ("latency", &self.latency_us.intended),
+            ("  from sending", &self.latency_us.actual),
+        ];
+        for (name, latency) in latencies {
+            if let Some(latency) = latency {
+                writeln!(
+                    out,
+                    "  {name:11} p50 {:.1} us, p90 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us",
+                    latency.p50, latency.p90, latency.p99, latency.p999, latency.max
+                )?;
+            }
+        }
+        if let Some(cost) = &self.broker_cost {
+            let percent = 100.0 * cost.cpu_s / self.measured_s.max(1e-9);
+            write!(out, "  broker      CPU {percent:.0} %")?;
+            if let Some(each) = cost.cpu_us_per_delivered {
+                write!(out, ", {each:.3} us per delivered")?;
+            }
+            writeln!(
+                out,
+                ", RSS peak {} KiB, {} + {} context switches",
+                cost.rss_peak_kib, cost.voluntary_switches, cost.involuntary_switches
+            )?;
+        }
+        if let Some(connections) = &self.connections {
+            writeln!(
+                out,
+                "  memory      RSS {} KiB before, {} KiB with {} connections: {:.0} bytes each",
+                connections.rss_before_kib,
+                connections.rss_with_kib,
+                connections.count,
+                connections.bytes_per_connection
+            )?;
+        }
+        let generator = &self.generator;
+        write!(
+            out,
+            "  generator   {} threads, CPU {:.0} %",
+            generator.threads,
+            100.0 * generator.cpu_share
+        )?;
+        if self.delivered > 0 {
+            let each = generator.cpu_s * 1e6 / self.delivered as f64;
+            write!(out, ", {each:.3} us per delivered")?;
+        }
+        if let Some(ceiling) = generator.ceiling_per_s {
+            write!(out, ", ceiling {ceiling:.0}/s")?;
+        }
+        writeln!(out)?;
+        let truth = &self.truth;
+        writeln!(
+            out,
+            "  truth       {} lost, {} duplicated, {} reordered, {} corrupt, {} unsent",
+            truth.lost, truth.duplicated, truth.reordered, truth.corrupt, truth.unsent
+        )?;
+        for warning in &self.warnings {
+            writeln!(out, "  note: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One histogram for each line of the timeline.
+pub fn write_hdr_log(path: &Path, started: SystemTime, outcome: &Outcome) -> io::Result<()> {
+    let failed = |error: &dyn std::fmt::Debug| io::Error::other(format!("{error:?}"));
+    let mut file = io::BufWriter::new(fs::File::create(path)?);
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .add_comment("loadgen: latency from when a message was due, nanoseconds")
+        .with_start_time(started)
+        .with_base_time(started)
+        .with_max_value_divisor(1000.0)
+        .begin_log_with(&mut file, &mut serializer)
+        .map_err(|error| failed(&error))?;
+    let zero_s = outcome.lines.first().map_or(0.0, |line| line.start_s);
+    for line in &outcome.lines {
+        log.write_histogram(
+            &line.intended,
+            Duration::from_secs_f64(line.start_s - zero_s),
+            Duration::from_secs_f64(line.end_s - line.start_s),
+            None,
+        )
+        .map_err(|error| failed(&error))?;
+    }
+    file.flush()
+}
+
+fn microseconds(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+fn latency(histogram: &Histogram<u64>) -> Option<Latency> {
+    if histogram.is_empty() {
+        return None;
+    }
+    let quantile = |quantile| microseconds(histogram.value_at_quantile(quantile));
+    let mut bytes = Vec::new();
+    // Into memory, and of a histogram whose bounds are ours.
+    let _ = V2Serializer::new().serialize(histogram, &mut bytes);
+    Some(Latency {
+        count: histogram.len(),
+        mean: histogram.mean() / 1e3,
+        p50: quantile(0.5),
+        p90: quantile(0.9),
+        p99: quantile(0.99),
+        p999: quantile(0.999),
+        p9999: quantile(0.9999),
+        max: microseconds(histogram.max()),
+        histogram: STANDARD.encode(bytes),
+    })
+}
+
+fn options_value(options: &Options) -> Value {
+    let mut all = Map::new();
+    if let Ok(Value::Object(common)) = serde_json::to_value(&options.common) {
+        all.extend(common);
+    }
+    // {"pairs": {"pairs": 1}}: the name is said elsewhere.
+    if let Ok(Value::Object(workload)) = serde_json::to_value(&options.workload) {
+        for value in workload.into_iter().map(|(_, value)| value) {
+            if let Value::Object(fields) = value {
+                all.extend(fields);
+            }
+        }
+    }
+    Value::Object(all)
+}
+
+/// The command line, without what is nobody's business.
+fn command() -> Vec<String> {
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(first) = words.first_mut() {
+        *first = "loadgen".to_owned();
+    }
+    let mut is_secret = false;
+    for word in &mut words {
+        if is_secret {
+            *word = "***".to_owned();
+        }
+        is_secret = word == "--password";
+        if word.starts_with("--password=") {
+            *word = "--password=***".to_owned();
+        }
+    }
+    words
+}
+
+fn machine() -> Machine {
+    let read = |path: &str| fs::read_to_string(path).ok().map(|t| t.trim().to_owned());
+    let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|line| line.trim_start_matches(['\t', ' ', ':']).to_owned());
+    Machine {
+        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        cpu: model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        cores: cpuinfo.matches("processor\t").count().max(1),
+        governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        hostname: None,
+    }
+}

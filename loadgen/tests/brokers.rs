@@ -1,0 +1,252 @@
+//! Every workload for a moment, against fastmq and, where it is installed, against Mosquitto.
+
+#![forbid(unsafe_code)]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use fastmq::limits::Limits;
+use fastmq::net::listen;
+use fastmq::runtime::{self, Placed, Running};
+use fastmq::shard::Shard;
+
+const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+
+fn start_fastmq(shards: usize) -> (SocketAddr, Running) {
+    let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), shards).unwrap();
+    let listeners = listeners.into_iter().map(|socket| vec![socket]).collect();
+    let placed = vec![Placed::Anywhere; shards];
+    let running = runtime::start(&placed, listeners, |shard, count| {
+        Shard::new(shard, count, Limits::default(), 1)
+    });
+    (address, running.unwrap())
+}
+
+/// Ends the process when dropped.
+struct Mosquitto(Child, u16);
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `more` is added to its configuration. `None` where it is not installed.
+fn start_mosquitto(name: &str, more: &str) -> Option<Mosquitto> {
+    if !Path::new(MOSQUITTO).exists() {
+        eprintln!("skipped: no {MOSQUITTO}");
+        return None;
+    }
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let conf = std::env::temp_dir().join(format!("loadgen-{}-{name}.conf", std::process::id()));
+    let text = format!(
+        "listener {port} 127.0.0.1\npersistence false\nlog_type error\nmax_connections -1\n{more}\n"
+    );
+    std::fs::write(&conf, text).unwrap();
+    let child = Command::new(MOSQUITTO)
+        .arg("-c")
+        .arg(&conf)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mosquitto = Mosquitto(child, port);
+    let until = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < until, "mosquitto does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(mosquitto)
+}
+
+fn loadgen(port: u16, arguments: &str) -> (Option<i32>, String, serde_json::Value) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments.split_whitespace())
+        .args(["--port", &port.to_string(), "--no-ceiling", "--json", "-"])
+        .args(["--duration", "0.5", "--warmup", "0.1", "--drain", "3"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    let result = serde_json::from_slice(&stdout).unwrap_or_default();
+    (status.code(), said, result)
+}
+
+fn passes(port: u16, arguments: &str) {
+    let (status, said, result) = loadgen(port, arguments);
+    assert_eq!(status, Some(0), "{arguments}: {said} {result}");
+    assert_eq!(result["truth"]["passed"], true, "{arguments}: {result}");
+    assert_eq!(result["truth"]["lost"], 0, "{arguments}: {result}");
+    assert!(!arguments.contains("pairs") || result["delivered"].as_u64() > Some(0));
+}
+
+fn every_workload(port: u16) {
+    for qos in 0..=2 {
+        for version in [4, 5] {
+            passes(
+                port,
+                &format!("pairs --pairs 3 --qos {qos} --version {version}"),
+            );
+        }
+        passes(port, &format!("fan-in --publishers 5 --qos {qos}"));
+        passes(port, &format!("fan-out --subscribers 5 --qos {qos}"));
+        passes(
+            port,
+            &format!("shared --publishers 2 --subscribers 3 --qos {qos} --version 5"),
+        );
+    }
+    passes(port, "pairs --pairs 4 --threads 2 --cross --qos 1");
+    passes(port, "pairs --pairs 2 --topics 3 --qos 1");
+    passes(port, "pairs --publish-qos 2 --subscribe-qos 1");
+    passes(port, "pairs --rate 500");
+    passes(
+        port,
+        "wildcard --publishers 3 --subscribers 4 --filters 120",
+    );
+    passes(port, "trickle --connections 20 --rate 200");
+    passes(port, "retained --messages 300 --subscribers 3 --qos 1");
+    passes(
+        port,
+        "reconnect --subscribers 5 --messages 20 --qos 1 --version 5",
+    );
+    passes(port, "reconnect --subscribers 5 --messages 20 --qos 2");
+    passes(port, "idle --connections 20 --subscribe");
+    passes(port, "connect --count 200");
+    passes(port, "connect --count 50 --hold --rate 500");
+    let file = std::env::temp_dir().join(format!("loadgen-{}-{port}.toml", std::process::id()));
+    let text = "[[load]]\nworkload = \"pairs\"\npairs = 2\nqos = 1\n\
+                [[load]]\nworkload = \"fan-out\"\nsubscribers = 3\nrate = 200.0\npayload = 300\n";
+    std::fs::write(&file, text).unwrap();
+    passes(port, &format!("mixed {}", file.display()));
+}
+
+#[test]
+fn every_workload_passes_against_fastmq() {
+    let (address, running) = start_fastmq(2);
+    every_workload(address.port());
+    passes(
+        address.port(),
+        "pairs --version 5 --topics 3 --topic-aliases",
+    );
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn every_workload_passes_against_mosquitto() {
+    if let Some(mosquitto) = start_mosquitto("plain", "allow_anonymous true") {
+        every_workload(mosquitto.1);
+    }
+}
+
+#[test]
+fn a_websocket_carries_the_same_load() {
+    let more = "allow_anonymous true\nprotocol websockets";
+    if let Some(mosquitto) = start_mosquitto("websocket", more) {
+        passes(mosquitto.1, "pairs --pairs 2 --qos 1 --ws");
+        passes(mosquitto.1, "pairs --payload 70000 --window 4 --ws");
+    }
+}
+
+#[test]
+fn tls_carries_the_same_load_and_an_unknown_certificate_is_refused() {
+    let folder = std::env::temp_dir().join(format!("loadgen-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no openssl");
+        return;
+    }
+    let path = certificate.display();
+    let more = format!(
+        "allow_anonymous true\ncertfile {path}\nkeyfile {}\nuser root",
+        key.display()
+    );
+    if let Some(mosquitto) = start_mosquitto("tls", &more) {
+        let port = mosquitto.1;
+        passes(port, "pairs --pairs 2 --qos 1 --tls --insecure");
+        passes(
+            port,
+            "fan-in --publishers 3 --payload 20000 --tls --insecure",
+        );
+        passes(port, &format!("pairs --tls --cafile {path}"));
+        let (status, said, _) = loadgen(port, "pairs --tls --cafile /dev/null");
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("TLS"), "{said}");
+    }
+}
+
+#[test]
+fn a_refused_login_is_named() {
+    if let Some(mosquitto) = start_mosquitto("login", "allow_anonymous false") {
+        let (status, said, result) = loadgen(mosquitto.1, "pairs --user nobody --password wrong");
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("refused CONNECT"), "{said}");
+        assert!(result["error"].as_str().is_some(), "{result}");
+    }
+}
+
+#[test]
+fn a_broker_that_ends_mid_run_leaves_partial_results() {
+    let (address, running) = start_fastmq(1);
+    let stopper = running.stopper();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1700));
+        stopper.stop();
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["pairs", "--qos", "1", "--duration", "20", "--warmup", "0.1"])
+        .args(["--port", &address.port().to_string(), "--no-ceiling"])
+        .args(["--json", "-"])
+        .output()
+        .unwrap();
+    ends.join().unwrap();
+    running.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(result["error"].as_str().is_some(), "{result}");
+    assert!(result["delivered"].as_u64() > Some(0), "{result}");
+    assert!(result["timeline"][0]["delivered_per_s"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn the_self_test_states_a_ceiling_and_the_histogram_log_is_written() {
+    let log = std::env::temp_dir().join(format!("loadgen-{}.hlog", std::process::id()));
+    let (status, said, result) = loadgen(1, &format!("self-test --hdr {}", log.display()));
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        result["delivered_per_s"].as_f64() > Some(1000.0),
+        "{result}"
+    );
+    let (status, said, _) = loadgen(1, "self-test --discard");
+    assert_eq!(status, Some(0), "{said}");
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(text.lines().any(|line| line.contains(",HISTFAA")), "{text}");
+}
