@@ -11,6 +11,9 @@ use std::error::Error;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,11 +35,17 @@ fn main() -> ExitCode {
     } else {
         tracing::Level::INFO
     };
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
+        .with_target(false);
+    // The executor warns of what it then does without, such as registered buffers.
+    let levels = Targets::new()
+        .with_default(level)
+        .with_target("glommio", tracing::Level::ERROR);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(levels)
         .init();
     match serve(&arguments, &placed) {
         Ok(()) => ExitCode::SUCCESS,

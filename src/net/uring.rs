@@ -13,8 +13,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Submissions that fit before a system call is due.
-const SUBMISSIONS: u32 = 4096;
+/// Submissions that fit before a system call is due. The rings count against the memory that a user
+/// may lock, about 200 KiB with these sizes.
+const SUBMISSIONS: u32 = 1024;
 /// Completions that fit before the kernel has to queue them elsewhere.
 const COMPLETIONS: u32 = 8192;
 /// The group id of the only buffer ring.

@@ -54,13 +54,23 @@ pub enum StartError {
         reason: String,
     },
     /// The kernel refused the shard's ring, or a file descriptor.
-    #[error("shard {shard}: {source}")]
+    #[error("shard {shard}: {source}{}", hint(source))]
     Shard {
         /// Which one.
         shard: ShardId,
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What may help against `error`.
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        // The kernel counts the rings of all processes of a user.
+        "; perhaps too little memory may be locked: ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)"
+    } else {
+        ""
+    }
 }
 
 /// Tells all shards to end. Clones tell the same shards.

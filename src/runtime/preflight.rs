@@ -10,7 +10,7 @@ use std::io;
 
 /// The first kernel with `IORING_SETUP_DEFER_TASKRUN`.
 const KERNEL_MIN: (u32, u32) = (6, 1);
-/// What glommio locks for each executor, bytes.
+/// What glommio asks for each executor, bytes; with the shard's own rings it is enough.
 const MEMLOCK_PER_SHARD: u64 = 512 * 1024;
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 
