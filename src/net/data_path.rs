@@ -64,7 +64,9 @@ pub struct DataPath<C: Core> {
     accept_logged_at: Option<Instant>,
     completions: Vec<cqueue::Entry>,
     sends: Vec<Send>,
-    /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`.
+    /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`, and they may
+    /// not move until then, though the list grows.
+    #[allow(clippy::vec_box)]
     connecting: Vec<Box<SockAddr>>,
     /// Have new output.
     dirty: Vec<ConnectionKey>,
