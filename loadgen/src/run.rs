@@ -482,8 +482,9 @@ impl Conductor<'_> {
         let error = error.or(joined);
         let (truth, broken) = self.truth();
         let is_load = self.run.plan.script == Script::Load;
-        let cpu_s: f64 = self.busy.iter().map(|(cpu, _)| cpu).sum();
-        let time_s: f64 = self.busy.iter().map(|(_, time)| time).sum();
+        let cpu_s = 0.0 + self.busy.iter().map(|(cpu, _)| cpu).sum::<f64>();
+        // The sum of nothing is a negative zero.
+        let time_s = 0.0 + self.busy.iter().map(|(_, time)| time).sum::<f64>();
         let threads = self.run.status.len() as f64;
         let published = self.run.sum(|status| &status.published);
         let delivered = self.run.sum(|status| &status.delivered);

@@ -152,7 +152,7 @@ fn a_websocket_carries_the_same_load() {
     let more = "allow_anonymous true\nprotocol websockets";
     if let Some(mosquitto) = start_mosquitto("websocket", more) {
         passes(mosquitto.1, "pairs --pairs 2 --qos 1 --ws");
-        passes(mosquitto.1, "pairs --payload 70000 --window 4 --ws");
+        passes(mosquitto.1, "pairs --payload 3000 --window 4 --ws");
     }
 }
 
