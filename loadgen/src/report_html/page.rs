@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::charts;
 use super::run::{Latency, Run, RunResult, Verdict};
 use super::svg::{Chart, Style};
-use super::text::{Escaped, NONE, command_line, count, figure, kib, rate, trimmed, utc};
+use super::text::{Escaped, NONE, count, figure, kib, rate, shell_word, trimmed, utc};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -230,7 +230,7 @@ fn write_tiles(page: &mut String, run: &RunResult) {
 
 fn write_summary(page: &mut String, runs: &[Run]) {
     page.push_str(
-        "<section id=\"summary\">\n<h2>Summary</h2>\n<div class=\"card\"><table class=\"summary\">\n<thead><tr>\
+        "<section id=\"summary\">\n<h2>Summary</h2>\n<div class=\"card scroll\"><table class=\"summary\">\n<thead><tr>\
          <th scope=\"col\">Run</th><th scope=\"col\">Delivered <small>messages/s</small></th>\
          <th scope=\"col\">Broker CPU <small>µs/message</small></th>\
          <th scope=\"col\">p50 <small>µs</small></th><th scope=\"col\">p99 <small>µs</small></th>\
@@ -500,15 +500,17 @@ fn write_commands(page: &mut String, run: &RunResult) {
     let _ = write!(
         page,
         "<h4>Command lines</h4>\n<pre><b>load</b> {}</pre>\n",
-        Escaped(&command_line(&run.tool.command))
+        words(&run.tool.command)
     );
     if let Some(command) = &run.broker.command {
-        let _ = writeln!(
-            page,
-            "<pre><b>broker</b> {}</pre>",
-            Escaped(&command_line(command))
-        );
+        let _ = writeln!(page, "<pre><b>broker</b> {}</pre>", words(command));
     }
+}
+
+/// Can be pasted into a shell; each word stays whole, where lines would break behind hyphens.
+fn words(command: &[String]) -> String {
+    let word = |word: &String| format!("<span>{}</span>", Escaped(&shell_word(word)));
+    command.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn write_list(page: &mut String, title: &str, rows: &[(String, String)]) {
@@ -630,7 +632,8 @@ fn options(run: &RunResult) -> Vec<(String, String)> {
         let value = match value {
             Value::String(text) => text.clone(),
             Value::Null => "none".to_owned(),
-            other => other.to_string(),
+            // A rate of 1000 is stored as 1000.0.
+            other => other.to_string().trim_end_matches(".0").to_owned(),
         };
         (name.replace('_', " "), value)
     }));

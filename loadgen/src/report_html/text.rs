@@ -135,13 +135,8 @@ pub fn utc(unix_s: u64) -> String {
     )
 }
 
-/// The words as one line that a shell reads back as these words.
-pub fn command_line(words: &[String]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
-    quoted.join(" ")
-}
-
-fn shell_word(word: &str) -> String {
+/// The word as a shell reads it back.
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -191,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_can_be_pasted_back() {
-        let words = ["a", "--b=c", "", "d e", "it's"].map(str::to_owned);
-        assert_eq!(command_line(&words), r"a --b=c '' 'd e' 'it'\''s'");
+    fn words_of_a_command_can_be_pasted_back() {
+        let quoted = ["a", "--b=c", "", "d e", "it's"].map(shell_word);
+        assert_eq!(quoted, ["a", "--b=c", "''", "'d e'", r"'it'\''s'"]);
     }
 }
