@@ -48,7 +48,7 @@ const CHUNK: usize = 64;
 /// Values in slots that are used again.
 #[derive(Debug)]
 pub(super) struct Slab<K, T> {
-    chunks: Vec<Box<[Slot<T>]>>,
+    chunks: Vec<Box<[Slot<T>; CHUNK]>>,
     /// Slots that have been used.
     used: usize,
     free: Vec<u32>,
@@ -70,27 +70,24 @@ impl<K: Key, T> Slab<K, T> {
     }
 
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
-        self.chunks
-            .get(index as usize / CHUNK)?
-            .get(index as usize % CHUNK)
+        let chunk = self.chunks.get(index as usize / CHUNK)?;
+        // Within a chunk by its type: one bound is checked, not two.
+        Some(&chunk[index as usize % CHUNK])
     }
 
     fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
-        self.chunks
-            .get_mut(index as usize / CHUNK)?
-            .get_mut(index as usize % CHUNK)
+        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
+        Some(&mut chunk[index as usize % CHUNK])
     }
 
     /// Stores what `make` builds from its own key.
     pub(super) fn insert_with(&mut self, make: impl FnOnce(K) -> T) -> K {
         let index = self.free.pop().unwrap_or_else(|| {
             if self.used == self.chunks.len() * CHUNK {
-                let empty = || Slot {
+                self.chunks.push(Box::new(std::array::from_fn(|_| Slot {
                     generation: 0,
                     value: None,
-                };
-                self.chunks
-                    .push(std::iter::repeat_with(empty).take(CHUNK).collect());
+                })));
             }
             self.used += 1;
             u32::try_from(self.used - 1).expect("fewer than 2^32 slots")
