@@ -1,7 +1,7 @@
 //! One thread's clients: what they say, what they hear, and what became of every message.
 //!
 //! The engine is a [`Core`]: the project's data path feeds it bytes and takes its output. The main
-//! thread ([`crate::run`]) commands all engines and collects what they found.
+//! thread ([`mod@crate::run`]) commands all engines and collects what they found.
 //!
 //! # Always true
 //! - A message is published only into a free place of its publisher's window, so a saturating load

@@ -187,7 +187,7 @@ pub enum Workload {
     },
     /// Several loads at once, from a TOML file.
     Mixed {
-        /// The file: [[load]] tables with `workload` and the options of that workload.
+        /// The file: `[[load]]` tables with `workload` and the options of that workload.
         file: PathBuf,
     },
     /// Connect, hold, then ask every connection for a PINGRESP; reports memory per connection.
