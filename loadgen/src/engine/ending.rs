@@ -1,0 +1,82 @@
+//! What one engine found, once all is over.
+
+use hdrhistogram::Histogram;
+
+use crate::accounting::Flow;
+
+use super::{Engine, histogram};
+
+/// What became of one publisher's messages to one subscriber.
+#[derive(Debug)]
+pub struct FlowEnd {
+    pub publisher: u32,
+    pub topic: u64,
+    /// The lower one of publisher and subscriber.
+    pub qos: u8,
+    pub is_shared: bool,
+    pub flow: Flow,
+}
+
+#[derive(Debug)]
+pub struct PublisherEnd {
+    pub publisher: u32,
+    pub published: u64,
+    pub unsent: u64,
+    /// Of a shared subscription: deliveries in all, and those that were too many.
+    pub arrivals: u64,
+    pub surplus: u64,
+}
+
+/// What one engine found.
+#[derive(Debug)]
+pub struct End {
+    pub flows: Vec<FlowEnd>,
+    pub publishers: Vec<PublisherEnd>,
+    pub corrupt: u64,
+    pub overruns: u64,
+    pub window_restarts: u64,
+    /// Latencies since the last interval.
+    pub intended: Histogram<u64>,
+    pub actual: Histogram<u64>,
+}
+
+impl Engine {
+    pub(super) fn end(&mut self) -> End {
+        self.record_latencies();
+        let plan = &self.run.plan;
+        let mut flows = Vec::new();
+        let mut all = std::mem::take(&mut self.flows).into_iter();
+        for peer in &self.peers {
+            for publisher in peer.first_source..peer.first_source + peer.source_count {
+                let source = &plan.publishers[publisher as usize];
+                for topic in 0..source.topic_names.len() as u64 {
+                    flows.extend(all.next().map(|flow| FlowEnd {
+                        publisher,
+                        topic,
+                        qos: source.qos.min(peer.qos),
+                        is_shared: source.is_shared,
+                        flow,
+                    }));
+                }
+            }
+        }
+        let publishers = self.publishers.iter().map(|publisher| PublisherEnd {
+            publisher: plan.clients[self.peers[publisher.peer as usize].client as usize]
+                .publisher
+                .unwrap_or(0),
+            published: publisher.window.published(),
+            unsent: publisher.due_ns.len() as u64,
+            arrivals: publisher.arrivals,
+            surplus: publisher.surplus,
+        });
+        End {
+            flows,
+            publishers: publishers.collect(),
+            corrupt: self.corrupt,
+            overruns: self.overruns,
+            window_restarts: self.window_restarts,
+            intended: std::mem::replace(&mut self.intended, histogram()),
+            actual: std::mem::replace(&mut self.actual, histogram()),
+        }
+    }
+}
