@@ -4,6 +4,7 @@
 //! out-queues, out-queues become bytes. Each hop is a module that can be read alone; imports point
 //! down only. `src/ARCHITECTURE.md` is the map.
 
+pub mod auth;
 pub mod cli;
 pub mod codec;
 pub mod key;
@@ -11,6 +12,8 @@ pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod net;
+pub mod origin;
+pub mod policy;
 pub mod ring;
 pub mod router;
 pub mod runtime;

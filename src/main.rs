@@ -82,9 +82,11 @@ fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>>
     // Placement by Client Identifier must not be predictable from outside: who knows it could put
     // all load on one shard.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-    let running = runtime::start(placed, listeners, move |shard, shard_count| {
+    let (sender, notices) = runtime::notices();
+    let running = runtime::start(placed, listeners, &sender, move |shard, shard_count| {
         Shard::new(shard, shard_count, Limits::default(), seed)
     })?;
+    runtime::authenticate(notices.authentications, running.mailboxes())?;
     runtime::stop_on_signals(running.stopper())?;
     for address in addresses {
         tracing::info!("listening on {address}");

@@ -7,6 +7,7 @@ use fastmq::codec::{self, Connect, Packet, PublishHeader, Subscribe, Subscriptio
 use fastmq::key::{ConnectionKey, PacketIdentifier, ShardId};
 use fastmq::limits::Limits;
 use fastmq::message::{ProtocolVersion, QoS};
+use fastmq::origin::Origin;
 use fastmq::shard::{Effects, Shard};
 use fastmq::time::Instant;
 
@@ -66,7 +67,7 @@ impl Rig {
         for attempt in 0.. {
             let identifier = format!("{name}-{attempt}");
             let key = self.shards[shard]
-                .handle_accept(self.now)
+                .handle_accept(Origin::default(), self.now)
                 .expect("there is room");
             let mut connect = Connect::new(version, &identifier);
             connect.clean_start = true;

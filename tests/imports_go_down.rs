@@ -17,9 +17,9 @@ struct Layer {
     together: bool,
 }
 
-const LAYERS: [Layer; 8] = [
+const LAYERS: [Layer; 10] = [
     Layer {
-        rooms: &["message", "time", "key", "limits"],
+        rooms: &["message", "time", "key", "limits", "origin"],
         together: true,
     },
     Layer {
@@ -36,7 +36,15 @@ const LAYERS: [Layer; 8] = [
         together: false,
     },
     Layer {
-        rooms: &["auth", "config", "metrics", "ring"],
+        rooms: &["auth", "metrics", "ring"],
+        together: false,
+    },
+    Layer {
+        rooms: &["policy"],
+        together: false,
+    },
+    Layer {
+        rooms: &["config"],
         together: false,
     },
     Layer {

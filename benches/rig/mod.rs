@@ -11,6 +11,7 @@ use fastmq::codec::{self, Connect, Packet, PublishHeader, Subscribe, Subscriptio
 use fastmq::key::{ConnectionKey, PacketIdentifier, ShardId};
 use fastmq::limits::Limits;
 use fastmq::message::{ProtocolVersion, QoS};
+use fastmq::origin::Origin;
 use fastmq::shard::{Effects, Shard};
 use fastmq::time::Instant;
 
@@ -111,7 +112,7 @@ impl Rig {
             let node = &mut self.nodes[shard];
             let key = node
                 .shard
-                .handle_accept(Instant::ZERO)
+                .handle_accept(Origin::default(), Instant::ZERO)
                 .expect("there is room");
             let mut connect = Connect::new(version, &identifier);
             connect.clean_start = true;

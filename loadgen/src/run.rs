@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use fastmq::runtime::{self, Placed, Running};
+use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use hdrhistogram::Histogram;
 
 use crate::clock::Clock;
@@ -97,9 +97,12 @@ pub fn execute(
     let (sender, events) = channel();
     let engines = run.clone();
     let listeners = (0..threads).map(|_| Vec::new()).collect();
-    let running = runtime::start(&placed, listeners, move |shard, _| {
-        Engine::new(shard, &engines, sender.clone())
-    })?;
+    let running = runtime::start(
+        &placed,
+        listeners,
+        &NoticesSender::nowhere(),
+        move |shard, _| Engine::new(shard, &engines, sender.clone()),
+    )?;
     let mut conductor = Conductor {
         common,
         run,

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::net::{self, Core};
-use fastmq::runtime::{self, Placed, Running};
+use fastmq::origin::Origin;
+use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use fastmq::shard::Effects;
 use fastmq::time::Instant;
 
@@ -17,7 +18,12 @@ use crate::wire;
 pub fn start(placed: Placed) -> Result<(SocketAddr, Running), Failure> {
     let (address, listeners) = net::listen((Ipv4Addr::LOCALHOST, 0).into(), 1)
         .map_err(|error| Failure::Io(error.source))?;
-    let running = runtime::start(&[placed], vec![listeners], |_, _| Sink::default())?;
+    let running = runtime::start(
+        &[placed],
+        vec![listeners],
+        &NoticesSender::nowhere(),
+        |_, _| Sink::default(),
+    )?;
     Ok((address, running))
 }
 
@@ -129,7 +135,7 @@ impl Sink {
 impl Core for Sink {
     type Envelope = ();
 
-    fn handle_accept(&mut self, _: Instant) -> Option<ConnectionKey> {
+    fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.peers.push(Peer::default());
             self.peers.len() as u32 - 1

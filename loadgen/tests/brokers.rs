@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fastmq::limits::Limits;
 use fastmq::net::listen;
-use fastmq::runtime::{self, Placed, Running};
+use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use fastmq::shard::Shard;
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
@@ -18,9 +18,12 @@ fn start_fastmq(shards: usize) -> (SocketAddr, Running) {
     let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), shards).unwrap();
     let listeners = listeners.into_iter().map(|socket| vec![socket]).collect();
     let placed = vec![Placed::Anywhere; shards];
-    let running = runtime::start(&placed, listeners, |shard, count| {
-        Shard::new(shard, count, Limits::default(), 1)
-    });
+    let running = runtime::start(
+        &placed,
+        listeners,
+        &NoticesSender::nowhere(),
+        |shard, count| Shard::new(shard, count, Limits::default(), 1),
+    );
     (address, running.unwrap())
 }
 

@@ -4,6 +4,7 @@
 
 use super::uring::{Operation, Token};
 use crate::key::ConnectionKey;
+use crate::origin::Origin;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// A connection on its way from the shard that accepted it to the shard that owns it.
@@ -13,6 +14,8 @@ pub struct Adopted {
     pub socket: OwnedFd,
     /// What was received, from the first byte of CONNECT on.
     pub bytes: Vec<u8>,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 /// What is true of a connection, one bit each.

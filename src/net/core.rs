@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::key::{ConnectionKey, ShardId};
-use crate::shard::{Effects, Envelope, Shard};
+use crate::origin::Origin;
+use crate::shard::{Command, Effects, Envelope, Shard};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +18,10 @@ pub trait Core {
     type Envelope: Send + 'static;
 
     /// A connection was accepted here. `None` when there are too many: the socket is closed.
-    fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey>;
+    fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey>;
+
+    /// More is known of where a connection comes from. Before its first byte.
+    fn handle_origin(&mut self, _connection: ConnectionKey, _origin: Origin) {}
 
     /// The next connection to be made, and what it will be called. Asked once a turn, until there
     /// is none. A core that only accepts has none.
@@ -63,6 +67,9 @@ pub trait Core {
         effects: &mut Effects,
     );
 
+    /// Something from a side thread.
+    fn handle_command(&mut self, _command: Command, _now: Instant, _effects: &mut Effects) {}
+
     /// The time of [`Core::next_deadline`] has come.
     fn handle_timeout(&mut self, now: Instant, effects: &mut Effects);
 
@@ -97,8 +104,12 @@ pub trait Core {
 impl Core for Shard {
     type Envelope = Envelope;
 
-    fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey> {
-        self.handle_accept(now)
+    fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey> {
+        self.handle_accept(origin, now)
+    }
+
+    fn handle_origin(&mut self, connection: ConnectionKey, origin: Origin) {
+        self.handle_origin(connection, origin);
     }
 
     fn handle_bytes(
@@ -134,6 +145,10 @@ impl Core for Shard {
         effects: &mut Effects,
     ) {
         self.handle_envelope(from, envelope, now, effects);
+    }
+
+    fn handle_command(&mut self, command: Command, now: Instant, effects: &mut Effects) {
+        self.handle_command(command, now, effects);
     }
 
     fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {

@@ -11,7 +11,8 @@ use super::core::Core;
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
-use crate::shard::Effects;
+use crate::origin::{ListenerId, Origin, PeerAddress};
+use crate::shard::{Command, Effects, HandOver, Notice};
 use crate::time::Instant;
 use io_uring::cqueue;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -263,6 +264,18 @@ impl<C: Core> DataPath<C> {
         self.carry_out_effects();
     }
 
+    /// Passes on what a side thread wants.
+    pub fn handle_command(&mut self, command: Command) {
+        self.core
+            .handle_command(command, self.now, &mut self.effects);
+        self.carry_out_effects();
+    }
+
+    /// What the core has to tell to the threads beside the shard.
+    pub fn notices(&mut self) -> impl Iterator<Item = Notice> + '_ {
+        self.effects.notices.drain(..)
+    }
+
     /// Tells the core that envelopes have left for other shards.
     pub fn handle_ring_room(&mut self) {
         self.core.handle_ring_room(&mut self.effects);
@@ -271,7 +284,7 @@ impl<C: Core> DataPath<C> {
 
     /// Takes over a connection that another shard has accepted.
     pub fn adopt(&mut self, adopted: Adopted) {
-        if let Some(slot) = self.admit(adopted.socket) {
+        if let Some(slot) = self.admit(adopted.socket, adopted.origin) {
             let connection = self.connections.get(slot);
             connection.held = adopted.bytes;
             connection.state.set(State::PAUSED);
@@ -348,8 +361,12 @@ impl<C: Core> DataPath<C> {
         if result >= 0 {
             // SAFETY: the kernel has just made this descriptor for us.
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
-            if let Some(slot) = self.admit(socket) {
-                self.settle(slot);
+            // A peer that has already gone has no address any more.
+            if let Ok(peer) = peer_address(&socket) {
+                let origin = Origin::new(ListenerId(token.index as u16), peer);
+                if let Some(slot) = self.admit(socket, origin) {
+                    self.settle(slot);
+                }
             }
         }
         if cqueue::more(completion.flags()) {
@@ -439,8 +456,8 @@ impl<C: Core> DataPath<C> {
     }
 
     /// Makes a connection of a socket, if the core takes it.
-    fn admit(&mut self, socket: OwnedFd) -> Option<u32> {
-        let key = self.core.handle_accept(self.now)?;
+    fn admit(&mut self, socket: OwnedFd, origin: Origin) -> Option<u32> {
+        let key = self.core.handle_accept(origin, self.now)?;
         Some(self.connections.insert(socket, key))
     }
 
@@ -647,15 +664,15 @@ impl<C: Core> DataPath<C> {
         self.dirty.append(&mut self.effects.dirty);
         self.resumed.append(&mut self.effects.resumed);
         while let Some(hand_over) = self.effects.hand_overs.pop() {
-            self.hand_over(hand_over.connection, hand_over.to);
+            self.hand_over(hand_over);
         }
         while let Some(key) = self.effects.closes.pop() {
             self.close(key);
         }
     }
 
-    fn hand_over(&mut self, key: ConnectionKey, to: ShardId) {
-        let Some(slot) = self.connections.find(key) else {
+    fn hand_over(&mut self, hand_over: HandOver) {
+        let Some(slot) = self.connections.find(hand_over.connection) else {
             return;
         };
         let connection = self.connections.get(slot);
@@ -668,7 +685,12 @@ impl<C: Core> DataPath<C> {
         );
         let bytes = std::mem::take(&mut connection.held);
         if let Some(socket) = self.connections.remove(slot) {
-            self.handed_over.push((to, Adopted { socket, bytes }));
+            let adopted = Adopted {
+                socket,
+                bytes,
+                origin: hand_over.origin,
+            };
+            self.handed_over.push((hand_over.to, adopted));
         }
     }
 
@@ -917,6 +939,13 @@ impl<C: Core> DataPath<C> {
         self.warm = warm;
         self.carry_out_effects();
     }
+}
+
+fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {
+    let address = SockRef::from(socket).peer_addr()?;
+    Ok(address
+        .as_socket()
+        .map_or(PeerAddress::Local, PeerAddress::Ip))
 }
 
 /// A socket for a new connection to `address`.

@@ -14,16 +14,22 @@
 
 #![forbid(unsafe_code)]
 
+mod authenticator;
 mod clock;
 mod cpus;
+mod mailbox;
 mod mesh;
+mod notices;
 mod preflight;
 mod shard_loop;
 mod signals;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use authenticator::authenticate;
 pub use cpus::{CoresError, Placed, place};
+pub use mailbox::Mailbox;
+pub use notices::{Notices, NoticesSender, notices};
 pub use preflight::{PreflightError, check as preflight, raise_open_files};
 pub use signals::{exit_on_panic, stop_on_signals};
 
@@ -95,6 +101,7 @@ impl Stopper {
 #[derive(Debug)]
 pub struct Running {
     stopper: Stopper,
+    mailboxes: Arc<[Mailbox]>,
     executors: Vec<(ShardId, ExecutorJoinHandle<()>)>,
 }
 
@@ -103,6 +110,12 @@ impl Running {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// By which to send commands, one for each shard.
+    #[must_use]
+    pub fn mailboxes(&self) -> Arc<[Mailbox]> {
+        self.mailboxes.clone()
     }
 
     /// Waits until all shards have ended.
@@ -127,13 +140,15 @@ impl Running {
 
 /// Starts one shard for each of `placed`.
 ///
-/// `listeners` holds the listening sockets of each shard; `make_core` is called on its thread.
+/// `listeners` holds the listening sockets of each shard; what its core has to tell goes into
+/// `notices`; `make_core` is called on its thread.
 ///
 /// # Errors
 /// [`StartError`]; the shards that did start are ended.
 pub fn start<C, F>(
     placed: &[Placed],
     listeners: Vec<Vec<TcpListener>>,
+    notices: &NoticesSender,
     make_core: F,
 ) -> Result<Running, StartError>
 where
@@ -156,14 +171,19 @@ where
         wakers: wakers.clone(),
     };
     let (started, starts) = mpsc::channel();
+    let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+        wakers.iter().cloned().map(mailbox::mailbox).unzip();
     let mut running = Running {
         stopper,
+        mailboxes: mailboxes.into(),
         executors: Vec::new(),
     };
     let meshes = Mesh::<C::Envelope>::all(&wakers);
     let shard_count = placed.len();
-    for ((mesh, listeners), placed) in meshes.into_iter().zip(listeners).zip(placed) {
+    let parts = meshes.into_iter().zip(listeners).zip(inboxes).zip(placed);
+    for (((mesh, listeners), inbox), placed) in parts {
         let shard = mesh.shard();
+        let notices = notices.of(shard);
         let placement = match placed {
             Placed::Pinned(cpu) => Placement::Fixed(*cpu),
             Placed::Anywhere => Placement::Unbound,
@@ -179,7 +199,7 @@ where
                     Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        ShardLoop::new(path, mesh, clock, stop).run();
+                        ShardLoop::new(path, mesh, inbox, notices, clock, stop).run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::clock::Clock;
+use super::mailbox::Inbox;
 use super::mesh::Mesh;
+use super::notices::ShardNotices;
 use crate::net::{Core, DataPath};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
 pub(super) struct ShardLoop<C: Core> {
     path: DataPath<C>,
     mesh: Mesh<C::Envelope>,
+    inbox: Inbox,
+    notices: ShardNotices,
     clock: Clock,
     stop: Arc<AtomicBool>,
     now: Instant,
@@ -38,6 +42,8 @@ impl<C: Core> ShardLoop<C> {
     pub(super) fn new(
         path: DataPath<C>,
         mesh: Mesh<C::Envelope>,
+        inbox: Inbox,
+        notices: ShardNotices,
         clock: Clock,
         stop: Arc<AtomicBool>,
     ) -> Self {
@@ -45,6 +51,8 @@ impl<C: Core> ShardLoop<C> {
         Self {
             path,
             mesh,
+            inbox,
+            notices,
             clock,
             stop,
             now: clock.now(),
@@ -77,9 +85,16 @@ impl<C: Core> ShardLoop<C> {
                 completed += last;
             }
             self.mesh.receive(&mut self.path);
+            // A wake comes behind each command, so a shard that waits does not miss one.
+            for command in self.inbox.commands() {
+                self.path.handle_command(command);
+            }
             self.path.handle_timeouts(self.now);
             self.path.handle_resumed();
             is_left = self.mesh.send(&mut self.path);
+            for notice in self.path.notices() {
+                self.notices.send(notice);
+            }
 
             // Pairs with the store in `Stopper::stop`.
             if stop_at.is_none() && self.stop.load(Ordering::Acquire) {

@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Placed, Running, start};
+use super::{NoticesSender, Placed, Running, start};
 use crate::key::{ConnectionKey, ShardId};
 use crate::net::{Core, listen};
+use crate::origin::Origin;
 use crate::shard::{Effects, HandOver};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -111,6 +112,7 @@ impl Echo {
                     effects.hand_overs.push(HandOver {
                         connection: key,
                         to,
+                        origin: Origin::default(),
                     });
                     return false;
                 }
@@ -162,7 +164,7 @@ impl Echo {
 impl Core for Echo {
     type Envelope = Vec<u8>;
 
-    fn handle_accept(&mut self, _now: Instant) -> Option<ConnectionKey> {
+    fn handle_accept(&mut self, _: Origin, _now: Instant) -> Option<ConnectionKey> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(Peer::default());
             self.connections.len() as u32 - 1
@@ -290,7 +292,10 @@ fn serve(shard_count: usize) -> (SocketAddr, Running) {
     let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), shard_count).unwrap();
     let listeners = listeners.into_iter().map(|socket| vec![socket]).collect();
     let placed = vec![Placed::Anywhere; shard_count];
-    (address, start(&placed, listeners, Echo::new).unwrap())
+    (
+        address,
+        start(&placed, listeners, &NoticesSender::nowhere(), Echo::new).unwrap(),
+    )
 }
 
 fn stop(running: Running) {

@@ -17,6 +17,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
+use crate::policy::Settings;
 use crate::router::FilterKey;
 use crate::session::{Delivery, OutboundAlias, Progress, Queue, Session, ShareTag};
 use crate::time::Instant;
@@ -42,7 +43,9 @@ pub(super) struct Clients {
     pub(super) connections: Slab<ConnectionKey, Connection>,
     /// Asked at CONNECT only.
     pub(super) by_client_identifier: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
+    /// Those of `settings`, at hand.
     pub(super) limits: Limits,
+    pub(super) settings: Arc<Settings>,
     pub(super) counters: Counters,
     pub(super) pool: MessagePool,
     /// Bytes in the queues of all Sessions here.
@@ -160,13 +163,14 @@ fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
 const TOPIC_ALIAS_SIZE: usize = 3 + 2;
 
 impl Clients {
-    pub(super) fn new(limits: Limits, seed: u64) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, seed: u64) -> Self {
         let hasher = ahash::RandomState::with_seeds(seed, 5, 6, 7);
         Self {
             members: Slab::new(),
             connections: Slab::new(),
             by_client_identifier: HashMap::with_hasher(hasher),
-            limits,
+            limits: settings.policy.limits.clone(),
+            settings,
             counters: Counters::default(),
             pool: MessagePool::default(),
             queued_bytes: 0,

@@ -8,21 +8,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clients::{Member, SubscriptionKind, mark_dirty};
-use super::connection::Phase;
+use super::command::Verdict;
+use super::connection::{Pause, Phase};
 use super::effects::{Effects, HandOver};
+use super::notice::{AuthenticationRequest, Notice};
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
-use crate::key::{ConnectionKey, SessionKey};
+use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::message::{ProtocolVersion, QoS};
 use crate::session::{OutboundAliases, ProtocolError, SESSION_NEVER_EXPIRES, Session, Will};
 use crate::time::Instant;
 use crate::topic::TopicName;
 
 /// Why a CONNECT is answered with a refusal instead of a Session.
+#[derive(Debug)]
 struct Refusal {
     version: ProtocolVersion,
     reason_code: ReasonCode,
+}
+
+/// How far the check of a password is.
+#[derive(Debug)]
+enum Authentication {
+    /// The Client may connect.
+    Done,
+    /// Somebody else checks, and CONNECT is read again when that is done.
+    Pending,
 }
 
 impl Shard {
@@ -42,17 +54,19 @@ impl Shard {
         };
         let owner = self.placement.shard_of(&client_identifier);
         if owner != self.id {
-            self.clients.counters.connections_handed_over += 1;
-            self.clients.connections.remove(key);
-            effects.hand_overs.push(HandOver {
-                connection: key,
-                to: owner,
-            });
-            return Step::HandedOver;
+            return self.hand_over(key, owner, effects);
         }
         if let Err(refusal) = self.admissible(connect) {
             self.refuse(key, &refusal, effects);
             return Step::Stop;
+        }
+        match self.authenticate(key, connect, &client_identifier, effects) {
+            Ok(Authentication::Done) => {}
+            Ok(Authentication::Pending) => return Step::Blocked,
+            Err(refusal) => {
+                self.refuse(key, &refusal, effects);
+                return Step::Stop;
+            }
         }
 
         let (session, session_present) =
@@ -62,6 +76,84 @@ impl Shard {
         self.set_members_online(session, true);
         self.send_pending(session, now, effects);
         Step::Continue
+    }
+
+    /// The connection moves to the shard that owns its Session.
+    fn hand_over(&mut self, key: ConnectionKey, to: ShardId, effects: &mut Effects) -> Step {
+        self.clients.counters.connections_handed_over += 1;
+        if let Some(connection) = self.clients.connections.remove(key) {
+            effects.hand_overs.push(HandOver {
+                connection: key,
+                to,
+                origin: connection.origin,
+            });
+        }
+        Step::HandedOver
+    }
+
+    /// Whether the Client is who it says it is. Checking a password takes long on purpose, so it is
+    /// done beside the shard, and the connection is not read meanwhile.
+    fn authenticate(
+        &mut self,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        client_identifier: &str,
+        effects: &mut Effects,
+    ) -> Result<Authentication, Refusal> {
+        let refusal = |reason_code| Refusal {
+            version: connect.version,
+            reason_code,
+        };
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return Err(refusal(ReasonCode::ServerUnavailable));
+        };
+        // A connection without a listener would be nobody's to decide about.
+        let origin = &connection.origin;
+        let Some(policy) = self.clients.settings.listener(origin.listener) else {
+            return Err(refusal(ReasonCode::NotAuthorized));
+        };
+        match connection.verdict.take() {
+            Some(Verdict::Accepted) => return Ok(Authentication::Done),
+            Some(Verdict::Refused) => return Err(refusal(ReasonCode::NotAuthorized)),
+            None => {}
+        }
+        let security = policy.security.as_ref();
+        let security = security.filter(|security| security.passwords.is_some());
+        match (security, connect.username) {
+            (Some(security), Some(username)) => {
+                connection.pause.set(Pause::AUTHENTICATION);
+                let request = AuthenticationRequest {
+                    connection: key,
+                    listener: origin.listener,
+                    security: security.clone(),
+                    username: username.into(),
+                    password: connect.password.unwrap_or_default().into(),
+                    client_identifier: client_identifier.into(),
+                    peer: origin.peer,
+                };
+                effects
+                    .notices
+                    .push(Notice::Authenticate(Box::new(request)));
+                Ok(Authentication::Pending)
+            }
+            _ if policy.allow_anonymous => Ok(Authentication::Done),
+            _ => Err(refusal(ReasonCode::NotAuthorized)),
+        }
+    }
+
+    /// The password of a waiting CONNECT has been checked: it is read again.
+    pub(super) fn handle_verdict(
+        &mut self,
+        key: ConnectionKey,
+        verdict: Verdict,
+        effects: &mut Effects,
+    ) {
+        if let Some(connection) = self.clients.connections.get_mut(key)
+            && connection.pause.contains(Pause::AUTHENTICATION)
+        {
+            connection.verdict = Some(verdict);
+            self.resume(key, Pause::AUTHENTICATION, effects);
+        }
     }
 
     /// The Client Identifier to use, made up if the Client left that to us [MQTT-3.1.3-6].

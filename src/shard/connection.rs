@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::message::{Message, ProtocolVersion, QoS};
+use crate::origin::Origin;
 use crate::router::FilterKey;
 use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
+
+use super::command::Verdict;
 
 /// Why a connection is not read. It is read again when nothing of this is left.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -24,6 +27,11 @@ impl Pause {
     pub(super) const RING: Self = Self(2);
     /// The Client does not read what we send.
     pub(super) const OUTBOX: Self = Self(4);
+    /// Its CONNECT waits until somebody else has checked the password.
+    pub(super) const AUTHENTICATION: Self = Self(8);
+    /// What a Client cannot do anything about: its silence does not count meanwhile.
+    pub(super) const NOT_ITS_FAULT: Self =
+        Self(Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -94,10 +102,14 @@ pub(super) struct Connection {
     pub(super) replay: Option<Box<Replay>>,
     /// What an earlier connection of the Session left in flight and this one has not been sent.
     pub(super) resend: Option<VecDeque<PacketIdentifier>>,
+    /// Where it comes from.
+    pub(super) origin: Origin,
+    /// What became of its password, once that was checked.
+    pub(super) verdict: Option<Verdict>,
 }
 
 impl Connection {
-    pub(super) fn new(connect_timeout: Duration, now: Instant) -> Self {
+    pub(super) fn new(origin: Origin, connect_timeout: Duration, now: Instant) -> Self {
         Self {
             phase: Phase::AwaitingConnect,
             version: ProtocolVersion::V311,
@@ -113,6 +125,8 @@ impl Connection {
             outbound_aliases: None,
             replay: None,
             resend: None,
+            origin,
+            verdict: None,
         }
     }
 

@@ -5,15 +5,19 @@
 
 #![forbid(unsafe_code)]
 
+use super::notice::Notice;
 use crate::key::{ConnectionKey, ShardId};
+use crate::origin::Origin;
 
 /// A connection whose Session lives on another shard.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HandOver {
     /// The connection; the core has forgotten it.
     pub connection: ConnectionKey,
     /// Where its socket and every byte received on it go.
     pub to: ShardId,
+    /// Where it comes from: what the other shard is told when it accepts it.
+    pub origin: Origin,
 }
 
 /// Commands of the core to whoever does its I/O.
@@ -28,6 +32,8 @@ pub struct Effects {
     pub hand_overs: Vec<HandOver>,
     /// Connections that may be read again; bytes kept back are presented again.
     pub resumed: Vec<ConnectionKey>,
+    /// What goes to the threads beside the shard.
+    pub notices: Vec<Notice>,
 }
 
 impl Effects {
@@ -38,5 +44,6 @@ impl Effects {
             && self.closes.is_empty()
             && self.hand_overs.is_empty()
             && self.resumed.is_empty()
+            && self.notices.is_empty()
     }
 }

@@ -19,10 +19,12 @@
 
 mod census;
 mod clients;
+mod command;
 mod connect;
 mod connection;
 mod effects;
 mod envelope;
+mod notice;
 mod peer;
 mod placement;
 mod pool;
@@ -32,11 +34,14 @@ mod subscribe;
 mod timers;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use census::Census;
+pub use command::{Command, Verdict};
 pub use effects::{Effects, HandOver};
 pub use envelope::Envelope;
+pub use notice::{AuthenticationRequest, DisconnectCause, Event, Notice, RefusalCause};
 pub use placement::Placement;
 
 use clients::{Clients, mark_dirty};
@@ -50,6 +55,8 @@ use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
 use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
+use crate::origin::Origin;
+use crate::policy::Settings;
 use crate::router::Router;
 use crate::session::ProtocolError;
 use crate::time::Instant;
@@ -113,12 +120,28 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Shard `id` of `shard_count`. `seed` is the same on all shards of a broker and secret.
+    /// A shard of a broker with one listener that lets everybody do everything.
+    ///
+    /// # Panics
+    /// As [`Shard::with_settings`].
+    #[must_use]
+    pub fn new(id: ShardId, shard_count: usize, limits: Limits, seed: u64) -> Self {
+        let settings = Arc::new(Settings::permissive(limits));
+        Self::with_settings(id, shard_count, settings, seed)
+    }
+
+    /// Shard `id` of `shard_count`. `settings` and `seed` are the same on all shards of a broker, and
+    /// `seed` is secret.
     ///
     /// # Panics
     /// If there are no shards, more than [`SHARDS_MAX`], or `id` is none of them.
     #[must_use]
-    pub fn new(id: ShardId, shard_count: usize, limits: Limits, seed: u64) -> Self {
+    pub fn with_settings(
+        id: ShardId,
+        shard_count: usize,
+        settings: Arc<Settings>,
+        seed: u64,
+    ) -> Self {
         assert!(
             (1..=SHARDS_MAX).contains(&shard_count),
             "1 to {SHARDS_MAX} shards"
@@ -130,7 +153,7 @@ impl Shard {
             id,
             placement: Placement::new(shard_count, seed),
             random,
-            clients: Clients::new(limits, secret),
+            clients: Clients::new(settings, secret),
             router: Router::with_seed(id, shard_count, secret),
             timers: Timers::new(),
             peers: (0..shard_count).map(|_| Peer::default()).collect(),
@@ -145,19 +168,47 @@ impl Shard {
 
     /// A connection was accepted here, or handed over by the shard that accepted it. `None` when
     /// there are `max_connections`: it is to be closed.
-    pub fn handle_accept(&mut self, now: Instant) -> Option<ConnectionKey> {
+    pub fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey> {
         self.clients.counters.connections_accepted += 1;
         if self.clients.connections.len() >= self.clients.limits.max_connections {
             self.clients.counters.connections_refused += 1;
             return None;
         }
-        let connection = Connection::new(self.clients.limits.connect_timeout, now);
+        let connection = Connection::new(origin, self.clients.limits.connect_timeout, now);
         let deadline = connection.deadline();
         let key = self.clients.connections.insert_with(|_| connection);
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Connection(key.index), deadline);
         }
         Some(key)
+    }
+
+    /// More is known of where a connection comes from: what TLS or a proxy said. Before its first
+    /// byte.
+    pub fn handle_origin(&mut self, key: ConnectionKey, origin: Origin) {
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.origin = origin;
+        }
+    }
+
+    /// Something from outside of the message path.
+    pub fn handle_command(&mut self, command: Command, now: Instant, effects: &mut Effects) {
+        match command {
+            Command::Authenticated {
+                connection,
+                verdict,
+            } => self.handle_verdict(connection, verdict, effects),
+            Command::Configure(settings) => self.configure(settings),
+            Command::Publish(message) => {
+                self.route(message.as_ref().as_ref(), None, now, effects);
+            }
+            Command::DumpTree => {}
+        }
+    }
+
+    fn configure(&mut self, settings: Arc<Settings>) {
+        self.clients.limits = settings.policy.limits.clone();
+        self.clients.settings = settings;
     }
 
     /// Takes received bytes and returns how many were consumed, in whole packets.
@@ -449,7 +500,7 @@ impl Shard {
             return;
         }
         // A Client that we do not read cannot show that it is alive.
-        if connection.pause.contains(Pause::BARRIER) || connection.pause.contains(Pause::RING) {
+        if connection.pause.contains(Pause::NOT_ITS_FAULT) {
             connection.last_packet_at = now;
         }
         let Some(deadline) = connection.deadline() else {

@@ -15,6 +15,7 @@ use super::random::Random;
 use crate::codec;
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::{Limits, PACKET_SIZE_MAX};
+use crate::origin::Origin;
 use crate::shard::{Census, Effects, Envelope, Shard};
 use crate::time::Instant;
 
@@ -477,7 +478,7 @@ impl World {
                 return;
             };
             self.moved += 1;
-            match host.shard.handle_accept(self.now) {
+            match host.shard.handle_accept(Origin::default(), self.now) {
                 Some(key) => {
                     host.wires.insert(key, wire);
                     self.wires[wire].place = Place::At(ShardId(index as u16), key);

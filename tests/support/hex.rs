@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::limits::Limits;
+use fastmq::origin::Origin;
 use fastmq::shard::{Effects, Shard};
 use fastmq::time::Instant;
 
@@ -43,7 +44,9 @@ impl Broker {
     }
 
     pub fn accept(&mut self) -> ConnectionKey {
-        self.shard.handle_accept(self.now).expect("there is room")
+        self.shard
+            .handle_accept(Origin::default(), self.now)
+            .expect("there is room")
     }
 
     /// Sends `packets` and returns, in hex, what this Client is sent in answer.

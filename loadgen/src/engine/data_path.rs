@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::net::Core;
+use fastmq::origin::Origin;
 use fastmq::shard::Effects;
 use fastmq::time::Instant;
 
@@ -22,7 +23,7 @@ const TICK_NS: u64 = 10_000_000;
 impl Core for Engine {
     type Envelope = Delivered;
 
-    fn handle_accept(&mut self, _: Instant) -> Option<ConnectionKey> {
+    fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
         None
     }
 
