@@ -1,63 +1,156 @@
-//! Who may log in, and who may do what with which topic.
+//! Who may come in, and what they may read and write: Mosquitto's password and ACL files.
 //!
-//! Pure: files are read elsewhere, and hashing a password runs on a thread of its own.
+//! [`Security`] is what a listener's files say. The shard asks two questions: [`admission`] at
+//! CONNECT, and [`permits`] for every topic that a Client writes or reads, whichever way it goes
+//! there: PUBLISH, Will, live and queued delivery, retained messages, Shared Subscriptions.
+//!
+//! **Knows nothing of** files: it is given their text and name. Parsing is all or nothing, so that a
+//! broken file closes the door instead of opening it.
+//!
+//! # Always true
+//! - [`permits`] neither allocates nor locks, and costs the levels of the topic, not the number of
+//!   rules.
+//! - Verifying a password takes the same time whether the user exists or not.
+//! - A Client Identifier or User Name is only ever compared with a topic level, never read as a part
+//!   of a Topic Filter.
+//!
+//! Read next: `acl/mod.rs` (what a rule decides), `password_file.rs`, `hash.rs`.
 
 #![forbid(unsafe_code)]
 
-/// What a Client wants to do with a topic.
+mod acl;
+mod error;
+mod hash;
+mod password_file;
+#[cfg(test)]
+mod tests;
+
+pub use acl::{Acl, Standing};
+pub use error::{FileError, Problem, Warning};
+pub use hash::{HashError, PasswordHash, Scheme};
+pub use password_file::{Credential, PasswordFile};
+
+/// Most bytes of a password or ACL file; more is refused.
+pub const FILE_SIZE_MAX: usize = 256 << 20;
+
+/// What a Client wants with a topic.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Access {
-    /// Be sent a message of a Topic Name.
+    /// A message is about to be delivered to it.
     Read,
-    /// Publish to a Topic Name, or leave a Will for it.
+    /// It published, or left a Will.
     Write,
-    /// Subscribe to a Topic Filter.
+    /// It subscribes to a Topic Filter.
     Subscribe,
-    /// Unsubscribe from a Topic Filter.
+    /// It unsubscribes from a Topic Filter.
     Unsubscribe,
 }
 
-/// Who wants it.
+/// The Client that a question is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Subject<'a> {
-    /// The User Name it was accepted with; `None` for an anonymous Client.
+    /// User Name, given in CONNECT or taken from a certificate; `None` for an anonymous Client.
     pub username: Option<&'a str>,
-    /// Its Client Identifier.
+    /// Client Identifier.
     pub client_identifier: &'a str,
 }
 
-/// User Names and the hashes of their passwords.
-#[derive(Debug, Default)]
-pub struct PasswordFile {}
-
-impl PasswordFile {
-    /// Whether `password` is that of `username`. Takes as long for a User Name that is unknown.
-    #[must_use]
-    pub fn verify(&self, _username: &str, _password: &[u8]) -> bool {
-        // Nobody is in an empty file.
-        false
-    }
-}
-
-/// Rules about topics.
-#[derive(Debug, Default)]
-pub struct Acl {}
-
-impl Acl {
-    /// Whether `subject` has `access` to `topic`, a Topic Name or the part of a Topic Filter behind
-    /// `$share/group/`.
-    #[must_use]
-    pub fn check(&self, _subject: &Subject<'_>, _access: Access, _topic: &str) -> bool {
-        // Without a rule nothing is allowed.
-        false
-    }
-}
-
-/// What guards one listener, or all of them.
+/// What the files of one listener, or of all of them, say.
 #[derive(Debug, Default)]
 pub struct Security {
-    /// Who may log in; `None` if nobody has to, or can, show a password.
+    /// `password_file`.
     pub passwords: Option<PasswordFile>,
-    /// Who may do what; `None` if everybody may do everything.
+    /// `acl_file`.
     pub acl: Option<Acl>,
+}
+
+impl Security {
+    /// What the ACL file has for a Client: looked up at CONNECT, and again when the file has changed.
+    #[must_use]
+    pub fn standing(&self, subject: &Subject<'_>) -> Standing {
+        self.acl
+            .as_ref()
+            .map_or_else(Standing::default, |acl| acl.standing(subject))
+    }
+}
+
+/// What happens to a CONNECT as far as its User Name and Password are concerned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// Come in.
+    Accept,
+    /// Not authorized.
+    Refuse,
+    /// The password has to be verified, which takes too long for a shard: see
+    /// [`PasswordFile::verify`].
+    Verify,
+}
+
+/// Decides about the User Name and Password of a CONNECT as far as that needs no hashing.
+///
+/// As in Mosquitto, `allow_anonymous` decides about Clients without a User Name, and about all of
+/// them when there is no password file.
+#[must_use]
+pub fn admission(
+    security: Option<&Security>,
+    allow_anonymous: bool,
+    username: Option<&str>,
+    password: Option<&[u8]>,
+) -> Admission {
+    let has_passwords = security.is_some_and(|security| security.passwords.is_some());
+    if has_passwords && username.is_some() {
+        // Known or not, a user without a password is refused at once.
+        if password.is_some() {
+            Admission::Verify
+        } else {
+            Admission::Refuse
+        }
+    } else if allow_anonymous {
+        Admission::Accept
+    } else {
+        Admission::Refuse
+    }
+}
+
+/// The one door: whether a Client may do this with a topic, or with a Topic Filter.
+///
+/// `topic` is the name that other Clients see, mount point included. The `$SYS` tree is the broker's
+/// and `$share` is no topic, with or without an ACL file. As in Mosquitto, an ACL file does not
+/// restrict what a Client subscribes to: it restricts what the subscription delivers.
+// HOT: per PUBLISH, and per subscriber when there is an ACL file.
+#[must_use]
+#[inline]
+pub fn permits(
+    security: Option<&Security>,
+    standing: Standing,
+    subject: &Subject<'_>,
+    access: Access,
+    topic: &[u8],
+) -> bool {
+    if topic.first() == Some(&b'$') && !permits_dollar(access, topic) {
+        return false;
+    }
+    match security.and_then(|security| security.acl.as_ref()) {
+        Some(acl) => acl.check_with(standing, subject, access, topic),
+        None => true,
+    }
+}
+
+/// What is decided about topics that begin with `$` before any file is asked.
+fn permits_dollar(access: Access, topic: &[u8]) -> bool {
+    if topic.starts_with(b"$SYS") {
+        access != Access::Write || is_bridge_state(topic)
+    } else if topic.starts_with(b"$share") {
+        matches!(access, Access::Subscribe | Access::Unsubscribe)
+    } else {
+        true
+    }
+}
+
+/// Whether it is where a bridge from another Mosquitto says by default whether it is connected.
+fn is_bridge_state(topic: &[u8]) -> bool {
+    topic
+        .strip_prefix(b"$SYS/broker/connection/")
+        .and_then(|rest| rest.strip_suffix(b"/state"))
+        .is_some_and(|name| !name.contains(&b'/'))
 }
