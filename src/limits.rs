@@ -42,10 +42,6 @@ pub struct Limits {
     /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way. Beyond
     /// it the newest is dropped.
     pub memory_bytes_max: usize,
-    /// Topic Aliases a Client may set.
-    pub max_topic_alias: u16,
-    /// Topic Aliases we set towards a Client that allows them.
-    pub max_topic_alias_outbound: u16,
     /// Largest Keep Alive a v5 Client may ask for, seconds; a larger one, or none, is replaced by
     /// Server Keep Alive. Zero: no bound.
     pub max_keepalive_s: u16,
@@ -79,8 +75,6 @@ impl Default for Limits {
             max_queued_messages: 1000,
             max_queued_bytes: 64 << 20,
             memory_bytes_max: 2 << 30,
-            max_topic_alias: 10,
-            max_topic_alias_outbound: 10,
             max_keepalive_s: 0,
             outbox_bytes_max: 1 << 20,
             max_subscriptions: 100_000,

@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
+use crate::origin::Identity;
 use crate::time::Instant;
 
 /// Quality of Service of a PUBLISH or of a subscription.
@@ -83,6 +86,7 @@ pub struct Message {
     qos: QoS,
     retain: bool,
     expires_at: Option<Instant>,
+    source: Option<Arc<Identity>>,
 }
 
 impl Message {
@@ -92,6 +96,19 @@ impl Message {
         let mut owned = Self::default();
         owned.fill(message);
         owned
+    }
+
+    /// The same message, by `source`: who must still have access when it is replayed.
+    #[must_use]
+    pub fn from_source(mut self, source: Option<Arc<Identity>>) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// Who published it, if that was kept: of retained messages it is.
+    #[must_use]
+    pub fn source(&self) -> Option<&Identity> {
+        self.source.as_deref()
     }
 
     /// Replaces what this message holds, keeping its buffer: no allocation once that is large enough.
@@ -109,6 +126,7 @@ impl Message {
         self.qos = message.qos;
         self.retain = message.retain;
         self.expires_at = message.expires_at;
+        self.source = None;
     }
 
     /// The message, borrowed.

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// One listener of the broker, in the order of the configuration.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -59,6 +60,8 @@ pub struct Origin {
     pub peer: PeerAddress,
     /// Of a Client that showed one.
     pub certificate: Option<Box<CertificateIdentity>>,
+    /// Another shard accepted it, and told of it.
+    pub is_handed_over: bool,
 }
 
 impl Origin {
@@ -69,8 +72,20 @@ impl Origin {
             listener,
             peer,
             certificate: None,
+            is_handed_over: false,
         }
     }
+}
+
+/// Who a Client is, as far as access to topics goes. Outlives its connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Its Client Identifier.
+    pub client_identifier: Arc<str>,
+    /// The User Name it was accepted with; `None` for an anonymous Client.
+    pub username: Option<Arc<str>>,
+    /// The listener it came to last.
+    pub listener: ListenerId,
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::auth::Security;
 use crate::limits::Limits;
@@ -19,6 +21,8 @@ pub struct Settings {
     pub policy: Policy,
     /// One for each listener, by [`ListenerId`].
     pub listeners: Vec<ListenerPolicy>,
+    /// What is counted for the broker as a whole. Shards keep that of the settings they began with.
+    pub occupancy: Arc<Occupancy>,
 }
 
 impl Settings {
@@ -34,6 +38,7 @@ impl Settings {
                 allow_anonymous: true,
                 ..ListenerPolicy::default()
             }],
+            occupancy: Arc::default(),
         }
     }
 
@@ -45,12 +50,51 @@ impl Settings {
 }
 
 /// Choices that hold for the whole broker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// Its bounds.
     pub limits: Limits,
     /// Which events leave the shards.
     pub log: LogMask,
+    /// Bytes of the messages to one Client that may be unacknowledged at once; one message always may.
+    pub max_inflight_bytes: usize,
+    /// Largest payload that is accepted.
+    pub message_size_limit: usize,
+    /// Sessions of the broker, connected or not.
+    pub global_max_clients: Option<usize>,
+    /// Connected Clients of the broker.
+    pub global_max_connections: Option<usize>,
+    /// Begins every Client Identifier that may connect.
+    pub clientid_prefixes: Option<Arc<str>>,
+    /// Whether a retained message is only replayed if its publisher might publish it now.
+    pub check_retain_source: bool,
+    /// Whether QoS 0 messages wait for a Session without a connection.
+    pub queue_qos0_messages: bool,
+    /// Whether messages may be retained.
+    pub retain_available: bool,
+    /// Whether a message is delivered with the QoS of the subscription even if its own is lower.
+    pub upgrade_outgoing_qos: bool,
+    /// Longest time that a message stays retained.
+    pub retain_expiry_interval: Option<Duration>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            log: LogMask::default(),
+            max_inflight_bytes: usize::MAX,
+            message_size_limit: usize::MAX,
+            global_max_clients: None,
+            global_max_connections: None,
+            clientid_prefixes: None,
+            check_retain_source: true,
+            queue_qos0_messages: false,
+            retain_available: true,
+            upgrade_outgoing_qos: false,
+            retain_expiry_interval: None,
+        }
+    }
 }
 
 /// Which [events](crate::policy) a shard reports; what nobody wants to know costs nothing.
@@ -139,6 +183,98 @@ impl Default for ListenerPolicy {
     }
 }
 
+/// Listeners with a count of their own; more than that share the last one.
+const LISTENERS_COUNTED_MAX: usize = 256;
+
+/// What bounds hold for all shards together. Touched when a connection or a Session comes or goes,
+/// never for a message.
+#[derive(Debug)]
+pub struct Occupancy {
+    connections: AtomicUsize,
+    clients: AtomicUsize,
+    listeners: Box<[AtomicUsize]>,
+}
+
+impl Default for Occupancy {
+    fn default() -> Self {
+        Self {
+            connections: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            listeners: (0..LISTENERS_COUNTED_MAX)
+                .map(|_| AtomicUsize::new(0))
+                .collect(),
+        }
+    }
+}
+
+impl Occupancy {
+    fn listener(&self, listener: ListenerId) -> &AtomicUsize {
+        &self.listeners[listener.index().min(LISTENERS_COUNTED_MAX - 1)]
+    }
+
+    /// Counts a connection, unless its listener or the broker has as many as it may have.
+    #[must_use]
+    pub fn enter(
+        &self,
+        listener: ListenerId,
+        listener_max: Option<usize>,
+        broker_max: Option<usize>,
+    ) -> bool {
+        if !count_up(&self.connections, broker_max) {
+            return false;
+        }
+        let entered = count_up(self.listener(listener), listener_max);
+        if !entered {
+            count_down(&self.connections);
+        }
+        entered
+    }
+
+    /// A connection that was counted has gone.
+    pub fn leave(&self, listener: ListenerId) {
+        count_down(&self.connections);
+        count_down(self.listener(listener));
+    }
+
+    /// Counts a Session, unless there are `clients_max`.
+    #[must_use]
+    pub fn begin_session(&self, clients_max: Option<usize>) -> bool {
+        count_up(&self.clients, clients_max)
+    }
+
+    /// A Session that was counted has ended.
+    pub fn end_session(&self) {
+        count_down(&self.clients);
+    }
+
+    /// Connections of the broker.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Sessions of the broker, connected or not.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+}
+
+// Relaxed throughout: each is a number by itself, and nothing else is read because of it.
+fn count_up(count: &AtomicUsize, max: Option<usize>) -> bool {
+    let max = max.unwrap_or(usize::MAX);
+    count.fetch_add(1, Ordering::Relaxed) < max || {
+        count_down(count);
+        false
+    }
+}
+
+fn count_down(count: &AtomicUsize) {
+    // Never below zero: a Session that was there before counting began may end.
+    let less = |count: usize| count.checked_sub(1);
+    let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+}
+
 /// A set of protocol versions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProtocolVersions(u8);
@@ -162,5 +298,23 @@ impl ProtocolVersions {
     #[must_use]
     pub const fn contains(self, version: ProtocolVersion) -> bool {
         self.0 & 1 << version as u8 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_is_not_counted_anywhere() {
+        let occupancy = Occupancy::default();
+        let (one, other) = (ListenerId(0), ListenerId(1));
+        assert!(occupancy.enter(one, Some(1), Some(2)));
+        assert!(!occupancy.enter(one, Some(1), Some(2)));
+        assert!(occupancy.enter(other, None, Some(2)));
+        assert!(!occupancy.enter(other, None, Some(2)));
+        assert_eq!(occupancy.connections(), 2);
+        occupancy.leave(one);
+        assert!(occupancy.enter(one, Some(1), Some(2)));
     }
 }

@@ -29,6 +29,13 @@ pub struct Counters {
     pub dropped_ring_full: u64,
     /// Messages whose Message Expiry Interval passed before they were sent.
     pub dropped_expired: u64,
+    /// Messages dropped because an access rule or a mount point denies them: published, or waiting when
+    /// the rules changed, or of a Shared Subscription none of whose members may read them.
+    pub dropped_denied: u64,
+    /// PUBLISH packets not taken because their payload exceeds `message_size_limit`.
+    pub dropped_payload_too_large: u64,
+    /// CONNECT packets refused.
+    pub connects_refused: u64,
     /// Deliveries larger than the Client's Maximum Packet Size [MQTT-3.1.2-25].
     pub dropped_packet_too_large: u64,
     /// Retained messages refused: the store was full.

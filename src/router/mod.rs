@@ -289,14 +289,37 @@ impl Router {
     /// Who wants messages published to `topic`.
     // HOT: per PUBLISH.
     pub fn matches(&mut self, topic: TopicName<'_>) -> Rc<Matches> {
+        self.matches_of(topic, |_| true)
+    }
+
+    /// As [`Self::matches`], without Sessions that `may_read` denies. It is asked when the topic is not
+    /// remembered, and its answer is kept until [`Self::forget_matches`].
+    // HOT: per PUBLISH.
+    #[inline]
+    pub fn matches_of(
+        &mut self,
+        topic: TopicName<'_>,
+        may_read: impl FnMut(SessionKey) -> bool,
+    ) -> Rc<Matches> {
         let hash = self.hasher.bytes(topic.as_bytes());
         match self.cache.get(hash, topic.as_bytes(), &self.generations) {
             Some(matches) => matches,
-            None => self.find_matches(topic, hash),
+            None => self.find_matches(topic, hash, may_read),
         }
     }
 
-    fn find_matches(&mut self, topic: TopicName<'_>, hash: u64) -> Rc<Matches> {
+    /// Who may read what has changed: nothing that was found before counts any more.
+    pub fn forget_matches(&mut self) {
+        // Every topic depends on the counter of filters that begin with a wildcard.
+        self.generations.bump(0);
+    }
+
+    fn find_matches(
+        &mut self,
+        topic: TopicName<'_>,
+        hash: u64,
+        mut may_read: impl FnMut(SessionKey) -> bool,
+    ) -> Rc<Matches> {
         let mut claim = self.cache.claim(hash);
         let matches = Rc::get_mut(&mut claim.matches).expect("claimed matches are not shared");
         matches.topic.extend_from_slice(topic.as_bytes());
@@ -331,6 +354,7 @@ impl Router {
                 Wanted::Shared(_) => &[],
             });
         self.merger.merge(lists, &mut matches.targets);
+        matches.targets.retain(|target| may_read(target.session));
         self.cache.put(claim, &self.generations)
     }
 
@@ -354,6 +378,30 @@ impl Router {
         shared
             .pick_member(None)
             .map(|member| shared_target(key, member))
+    }
+
+    /// As [`Self::pick_local`], the first that `may` be picked.
+    pub fn pick_local_of(
+        &mut self,
+        filter: &[u8],
+        may: impl FnMut(SessionKey) -> bool,
+    ) -> Option<SharedTarget> {
+        let key = self.find_shared(filter)?;
+        let shared = self.filters.get_mut(key.0).wanted.shared_mut()?;
+        shared
+            .pick_member_of(may)
+            .map(|member| shared_target(key, member))
+    }
+
+    /// The next shard behind `after`, in a circle, that has members of the Shared Subscription with
+    /// this whole text.
+    #[must_use]
+    pub fn next_shard_with_members(&self, filter: &[u8], after: ShardId) -> Option<ShardId> {
+        let key = self.find_shared(filter)?;
+        match &self.filters.get(key.0).wanted {
+            Wanted::Shared(shared) => shared.next_shard(after),
+            Wanted::Plain { .. } => None,
+        }
     }
 
     /// Whose turn it is in the Shared Subscription with this whole text, on any shard.

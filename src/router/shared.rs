@@ -224,6 +224,32 @@ impl Shared {
         Some(chosen)
     }
 
+    /// The member of this shard whose turn it is among those that `may` be picked.
+    pub(super) fn pick_member_of(
+        &mut self,
+        mut may: impl FnMut(SessionKey) -> bool,
+    ) -> Option<Subscriber> {
+        let (online, offline) = self.members.as_slice().split_at(self.online);
+        let next = self.next;
+        let mut find = |members: &[Subscriber]| {
+            let count = members.len();
+            (0..count).find_map(|step| {
+                let index = (next + step) % count;
+                may(members[index].session).then_some((members[index], (index + 1) % count))
+            })
+        };
+        let (chosen, next) = find(online).or_else(|| find(offline))?;
+        self.next = next;
+        Some(chosen)
+    }
+
+    /// The first shard behind `after`, in a circle over all shards, that has members.
+    pub(super) fn next_shard(&self, after: ShardId) -> Option<ShardId> {
+        let distance = |turn: &&Turn| turn.shard.0.wrapping_sub(after.0).wrapping_sub(1);
+        let turn = self.turns.iter().min_by_key(distance)?;
+        Some(turn.shard)
+    }
+
     /// Moves the member at `position` to where members that are `online` or not belong.
     fn move_member(&mut self, position: usize, online: bool) {
         match (position < self.online, online) {

@@ -45,6 +45,12 @@ pub enum ProtocolError {
     /// An acknowledgement that does not fit the QoS of the message it names.
     #[error("an acknowledgement of the wrong kind for its message")]
     WrongAcknowledgement,
+    /// A PUBLISH with a QoS above what CONNACK allowed [MQTT-3.2.2-11].
+    #[error("QoS not supported")]
+    QoSNotSupported,
+    /// A retained PUBLISH where CONNACK said that nothing is retained [MQTT-3.2.2-14].
+    #[error("retained messages are not supported")]
+    RetainNotSupported,
     /// Session Expiry Interval raised from zero at DISCONNECT [MQTT-3.14.2-2].
     #[error("Session Expiry Interval was zero at CONNECT and is not at DISCONNECT")]
     SessionExpiryRaised,
@@ -71,6 +77,8 @@ impl ProtocolError {
             | Self::SessionExpiryRaised => ReasonCode::ProtocolError,
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasInvalid { .. } => ReasonCode::TopicAliasInvalid,
+            Self::QoSNotSupported => ReasonCode::QoSNotSupported,
+            Self::RetainNotSupported => ReasonCode::RetainNotSupported,
             Self::TopicNameInvalid => ReasonCode::TopicNameInvalid,
             Self::KeepAliveTimeout | Self::ConnectTimeout => ReasonCode::KeepAliveTimeout,
         }

@@ -53,6 +53,18 @@ impl Inflight {
         self.used
     }
 
+    /// Bytes of the messages whose PUBLISH was sent and not acknowledged. Visits each.
+    #[must_use]
+    pub fn published_bytes(&self) -> usize {
+        self.exchanges
+            .iter()
+            .map(|exchange| match exchange {
+                Some(Progress::Published(delivery)) => delivery.message.size(),
+                Some(Progress::Released) | None => 0,
+            })
+            .sum()
+    }
+
     /// Whether nothing awaits an acknowledgement.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -12,12 +12,14 @@ use super::connection::Connection;
 use super::effects::Effects;
 use super::pool::MessagePool;
 use super::slab::Slab;
+use crate::auth::{Credential, Standing};
 use crate::codec::{self, PublishHeader};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
-use crate::policy::Settings;
+use crate::origin::{Identity, ListenerId};
+use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
 use crate::session::{Delivery, OutboundAlias, Progress, Queue, Session, ShareTag};
 use crate::time::Instant;
@@ -27,6 +29,30 @@ use crate::time::Instant;
 pub(super) struct Member {
     pub(super) session: Session,
     pub(super) subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
+    /// Whose Session it is.
+    pub(super) identity: Arc<Identity>,
+    /// What the access rules have for it.
+    pub(super) standing: Standing,
+    /// The password it was accepted with.
+    pub(super) credential: Option<Credential>,
+}
+
+impl Member {
+    /// A Session of nobody in particular yet: see [`Clients::identify`].
+    pub(super) fn new(session: Session) -> Self {
+        let identity = Arc::new(Identity {
+            client_identifier: session.client_identifier.clone(),
+            username: None,
+            listener: ListenerId::default(),
+        });
+        Self {
+            session,
+            subscriptions: BTreeMap::new(),
+            identity,
+            standing: Standing::default(),
+            credential: None,
+        }
+    }
 }
 
 /// Whether a subscription is the Client's alone.
@@ -46,6 +72,10 @@ pub(super) struct Clients {
     /// Those of `settings`, at hand.
     pub(super) limits: Limits,
     pub(super) settings: Arc<Settings>,
+    /// Whether access rules or mount points can deny anything: see [`Clients::may_read`].
+    pub(super) guarded: bool,
+    /// What a QoS is raised to before the subscription bounds it (`upgrade_outgoing_qos`).
+    pub(super) qos_min: QoS,
     pub(super) counters: Counters,
     pub(super) pool: MessagePool,
     /// Bytes in the queues of all Sessions here.
@@ -135,6 +165,13 @@ fn header<'a>(
 /// Appends one PUBLISH to `connection`'s outbox. False if the Client does not take a packet of that
 /// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
 fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
+    if connection.mount_point_size > 0 {
+        // Only what lies below its mount point is on its way to a Client.
+        let Some(seen) = header.topic_name.get(connection.mount_point_size.into()..) else {
+            return false;
+        };
+        header.topic_name = seen;
+    }
     if let Some(aliases) = &mut connection.outbound_aliases {
         // Sized first: an alias must not be promised in a packet that is not sent, and a packet that
         // only an alias would make too large goes without.
@@ -170,12 +207,22 @@ impl Clients {
             connections: Slab::new(),
             by_client_identifier: HashMap::with_hasher(hasher),
             limits: settings.policy.limits.clone(),
+            guarded: Self::is_guarded(&settings),
+            qos_min: qos_min(&settings),
             settings,
             counters: Counters::default(),
             pool: MessagePool::default(),
             queued_bytes: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// Takes over what the operator decided anew.
+    pub(super) fn configure(&mut self, settings: Arc<Settings>) {
+        self.limits = settings.policy.limits.clone();
+        self.guarded = Self::is_guarded(&settings);
+        self.qos_min = qos_min(&settings);
+        self.settings = settings;
     }
 
     /// Starts the way of `message` to `recipients` recipients.
@@ -232,12 +279,20 @@ impl Clients {
                 .get_mut(key)
                 .map(|connection| (key, connection))
         });
-        let qos = fanout.message.qos.min(recipient.qos);
+        let qos = fanout.message.qos.max(self.qos_min).min(recipient.qos);
         if qos == QoS::AtMostOnce {
-            // QoS 0 is not queued for a Client that is away.
+            // QoS 0 is not queued for a Client that is away, unless the operator wants it.
             let Some((key, connection)) = connection else {
+                if self.settings.policy.queue_qos0_messages {
+                    self.enqueue_shared(&recipient, qos, fanout);
+                }
                 return;
             };
+            // What waited for it comes first.
+            if self.settings.policy.queue_qos0_messages && !session.queue.is_empty() {
+                self.enqueue_shared(&recipient, qos, fanout);
+                return;
+            }
             if connection.pending() >= self.limits.outbox_bytes_max {
                 self.counters.dropped_outbox_full += 1;
                 return;
@@ -266,6 +321,7 @@ impl Clients {
             && connection.resend.is_none()
             && session.inflight.has_room(connection.window)
             && connection.pending() < self.limits.outbox_bytes_max
+            && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
         {
             let packet_identifier = session.inflight.next_identifier();
             if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
@@ -279,6 +335,26 @@ impl Clients {
             let now = fanout.now;
             self.enqueue(recipient.session, delivery, now);
         }
+    }
+
+    /// Queues the message of `fanout` for a recipient.
+    fn enqueue_shared(&mut self, recipient: &Recipient<'_>, qos: QoS, fanout: &mut Fanout<'_>) {
+        let delivery = Delivery {
+            message: self.own(fanout),
+            qos,
+            retain: recipient.retain,
+            share: recipient.share,
+            subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
+        };
+        self.enqueue(recipient.session, delivery, fanout.now);
+    }
+
+    /// Whether the bytes in flight to a Client leave room for a message of `size` bytes
+    /// (`max_inflight_bytes`). One message always may be.
+    fn has_inflight_bytes(policy: &Policy, session: &Session, size: usize) -> bool {
+        policy.max_inflight_bytes == usize::MAX
+            || session.inflight.is_empty()
+            || session.inflight.published_bytes() + size <= policy.max_inflight_bytes
     }
 
     /// Puts a delivery behind what waits for `session`. Beyond `max_queued_messages`, or where it
@@ -340,9 +416,15 @@ impl Clients {
             return;
         }
         let before = session.queue.bytes();
-        while !session.queue.is_empty()
-            && session.inflight.has_room(connection.window)
+        while let Some(first) = session.queue.first()
             && connection.pending() < self.limits.outbox_bytes_max
+            && (first.qos == QoS::AtMostOnce
+                || session.inflight.has_room(connection.window)
+                    && Self::has_inflight_bytes(
+                        &self.settings.policy,
+                        session,
+                        first.message.size(),
+                    ))
         {
             let Some(delivery) = session.queue.pop() else {
                 break;
@@ -352,17 +434,19 @@ impl Clients {
                 self.counters.dropped_expired += 1;
                 continue;
             }
-            let packet_identifier = session.inflight.next_identifier();
+            let acknowledged = delivery.qos > QoS::AtMostOnce;
             let header = header(
                 &delivery.message.as_ref().as_ref(),
                 delivery.qos,
                 delivery.retain,
-                Some(packet_identifier),
+                acknowledged.then(|| session.inflight.next_identifier()),
                 &delivery.subscription_identifiers,
                 now,
             );
             if write(connection, header) {
-                session.inflight.push(delivery);
+                if acknowledged {
+                    session.inflight.push(delivery);
+                }
                 self.counters.publish_sent += 1;
                 mark_dirty(connection, key, effects);
             } else {
@@ -451,13 +535,14 @@ impl Clients {
             self.counters.dropped_expired += 1;
             return true;
         }
-        let qos = message.qos.min(item.qos);
+        let qos = message.qos.max(self.qos_min).min(item.qos);
         let identifiers: &[NonZeroU32] = item.subscription_identifier.as_slice();
         let packet_identifier = if qos == QoS::AtMostOnce {
             None
         } else if member.session.queue.is_empty()
             && connection.resend.is_none()
             && member.session.inflight.has_room(connection.window)
+            && Self::has_inflight_bytes(&self.settings.policy, &member.session, item.message.size())
         {
             Some(member.session.inflight.next_identifier())
         } else {
@@ -486,6 +571,14 @@ impl Clients {
     }
 }
 
+fn qos_min(settings: &Settings) -> QoS {
+    if settings.policy.upgrade_outgoing_qos {
+        QoS::ExactlyOnce
+    } else {
+        QoS::AtMostOnce
+    }
+}
+
 /// Names `connection` among those with output, once.
 pub(super) fn mark_dirty(connection: &mut Connection, key: ConnectionKey, effects: &mut Effects) {
     if !connection.dirty {
@@ -502,8 +595,7 @@ fn copy_or_write(
     recipient: &Recipient<'_>,
     packet_identifier: Option<PacketIdentifier>,
 ) -> bool {
-    let particular =
-        connection.outbound_aliases.is_some() || !recipient.subscription_identifiers.is_empty();
+    let particular = connection.particular || !recipient.subscription_identifiers.is_empty();
     if !fanout.many || particular {
         let header = fanout.header(
             qos,

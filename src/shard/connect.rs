@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,22 +10,17 @@ use super::clients::{Member, SubscriptionKind, mark_dirty};
 use super::command::Verdict;
 use super::connection::{Pause, Phase};
 use super::effects::{Effects, HandOver};
-use super::notice::{AuthenticationRequest, Notice};
+use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
 use super::timers::Slot;
 use super::{Shard, Step};
+use crate::auth::{self, Admission};
 use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::message::{ProtocolVersion, QoS};
+use crate::origin::{Identity, Origin};
 use crate::session::{OutboundAliases, ProtocolError, SESSION_NEVER_EXPIRES, Session, Will};
 use crate::time::Instant;
 use crate::topic::TopicName;
-
-/// Why a CONNECT is answered with a refusal instead of a Session.
-#[derive(Debug)]
-struct Refusal {
-    version: ProtocolVersion,
-    reason_code: ReasonCode,
-}
 
 /// How far the check of a password is.
 #[derive(Debug)]
@@ -45,47 +39,118 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        let client_identifier: Arc<str> = match self.client_identifier(connect) {
-            Ok(client_identifier) => client_identifier,
-            Err(refusal) => {
-                self.refuse(key, &refusal, effects);
+        let version = connect.version;
+        let identity = match self.identity(key, connect) {
+            Ok(identity) => identity,
+            Err(reason_code) => {
+                let name = connect.client_identifier;
+                self.refuse(key, version, name, reason_code, effects);
                 return Step::Stop;
             }
         };
+        let client_identifier = identity.client_identifier.clone();
         let owner = self.placement.shard_of(&client_identifier);
         if owner != self.id {
             return self.hand_over(key, owner, effects);
         }
-        if let Err(refusal) = self.admissible(connect) {
-            self.refuse(key, &refusal, effects);
-            return Step::Stop;
-        }
-        match self.authenticate(key, connect, &client_identifier, effects) {
+        let admitted = self
+            .admissible(key, connect)
+            .and_then(|()| self.authenticate(key, connect, &identity, effects));
+        match admitted {
             Ok(Authentication::Done) => {}
             Ok(Authentication::Pending) => return Step::Blocked,
-            Err(refusal) => {
-                self.refuse(key, &refusal, effects);
+            Err(reason_code) => {
+                self.refuse(key, version, &client_identifier, reason_code, effects);
                 return Step::Stop;
             }
         }
 
-        let (session, session_present) =
-            self.open_session(client_identifier, connect, now, effects);
+        let opened = self.open_session(client_identifier.clone(), connect, now, effects);
+        let Some((session, session_present)) = opened else {
+            let full = ReasonCode::ServerBusy;
+            self.refuse(key, version, &client_identifier, full, effects);
+            return Step::Stop;
+        };
+        let is_other = self.clients.identify(session, Arc::new(identity));
+        if is_other && session_present && self.clients.guarded {
+            // Another User Name, or another listener: other things may be read.
+            self.router.forget_matches();
+            self.clients.purge(session);
+        }
         self.attach(session, key, connect, now);
         self.send_connack(session, key, connect, session_present, effects);
+        self.log_connected(session, key, connect, effects);
         self.set_members_online(session, true);
         self.send_pending(session, now, effects);
         Step::Continue
     }
 
+    /// Who sends this CONNECT, as its listener wants it.
+    fn identity(
+        &mut self,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+    ) -> Result<Identity, ReasonCode> {
+        let settings = self.clients.settings.clone();
+        let Some(connection) = self.clients.connections.get(key) else {
+            return Err(ReasonCode::ServerUnavailable);
+        };
+        let listener = connection.origin.listener;
+        // A connection without a listener would be nobody's to decide about.
+        let policy = settings.listener(listener);
+        let policy = policy.ok_or(ReasonCode::NotAuthorized)?;
+        if !policy.accept_protocol_versions.contains(connect.version) {
+            return Err(ReasonCode::UnsupportedProtocolVersion);
+        }
+        let certificate = connection.origin.certificate.as_deref();
+        let username: Option<Arc<str>> = if policy.use_identity_as_username {
+            let name = certificate.and_then(|certificate| certificate.common_name.as_deref());
+            Some(name.ok_or(ReasonCode::BadUserNameOrPassword)?.into())
+        } else if policy.use_subject_as_username {
+            let certificate = certificate.ok_or(ReasonCode::BadUserNameOrPassword)?;
+            Some(certificate.subject.as_str().into())
+        } else {
+            connect.username.map(Arc::from)
+        };
+        let client_identifier = if policy.use_username_as_clientid {
+            username.clone().ok_or(ReasonCode::NotAuthorized)?
+        } else if connect.client_identifier.is_empty() {
+            let allowed = match connect.version {
+                ProtocolVersion::V5 => policy.allow_zero_length_clientid,
+                // [v3.1.1 MQTT-3.1.3-8]
+                ProtocolVersion::V311 => policy.allow_zero_length_clientid && connect.clean_start,
+                ProtocolVersion::V3 => false,
+            };
+            if !allowed {
+                return Err(ReasonCode::ClientIdentifierNotValid);
+            }
+            // Made up, since the Client left that to us [MQTT-3.1.3-6].
+            self.assign_client_identifier(&policy.auto_id_prefix)
+        } else {
+            connect.client_identifier.into()
+        };
+        let prefix = settings.policy.clientid_prefixes.as_deref();
+        if prefix.is_some_and(|prefix| !client_identifier.starts_with(prefix)) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        Ok(Identity {
+            client_identifier,
+            username,
+            listener,
+        })
+    }
+
     /// The connection moves to the shard that owns its Session.
     fn hand_over(&mut self, key: ConnectionKey, to: ShardId, effects: &mut Effects) -> Step {
         self.clients.counters.connections_handed_over += 1;
-        if let Some(connection) = self.clients.connections.remove(key) {
+        if let Some(connection) = self.remove_connection(key) {
             effects.hand_overs.push(HandOver {
                 connection: key,
                 to,
-                origin: connection.origin,
+                origin: Origin {
+                    is_handed_over: true,
+                    ..connection.origin
+                },
             });
         }
         Step::HandedOver
@@ -97,47 +162,50 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         connect: &Connect<'_>,
-        client_identifier: &str,
+        identity: &Identity,
         effects: &mut Effects,
-    ) -> Result<Authentication, Refusal> {
-        let refusal = |reason_code| Refusal {
-            version: connect.version,
-            reason_code,
-        };
+    ) -> Result<Authentication, ReasonCode> {
         let Some(connection) = self.clients.connections.get_mut(key) else {
-            return Err(refusal(ReasonCode::ServerUnavailable));
-        };
-        // A connection without a listener would be nobody's to decide about.
-        let origin = &connection.origin;
-        let Some(policy) = self.clients.settings.listener(origin.listener) else {
-            return Err(refusal(ReasonCode::NotAuthorized));
+            return Err(ReasonCode::ServerUnavailable);
         };
         match connection.verdict.take() {
             Some(Verdict::Accepted) => return Ok(Authentication::Done),
-            Some(Verdict::Refused) => return Err(refusal(ReasonCode::NotAuthorized)),
+            Some(Verdict::Refused) => return Err(ReasonCode::NotAuthorized),
             None => {}
         }
+        let Some(policy) = self.clients.settings.listener(identity.listener) else {
+            return Err(ReasonCode::NotAuthorized);
+        };
+        if policy.use_identity_as_username || policy.use_subject_as_username {
+            // The transport has verified the certificate.
+            return Ok(Authentication::Done);
+        }
         let security = policy.security.as_ref();
-        let security = security.filter(|security| security.passwords.is_some());
-        match (security, connect.username) {
-            (Some(security), Some(username)) => {
+        let admission = auth::admission(
+            security.map(|security| &**security),
+            policy.allow_anonymous,
+            connect.username,
+            connect.password,
+        );
+        match (admission, security) {
+            (Admission::Accept, _) => Ok(Authentication::Done),
+            (Admission::Verify, Some(security)) => {
                 connection.pause.set(Pause::AUTHENTICATION);
                 let request = AuthenticationRequest {
                     connection: key,
-                    listener: origin.listener,
+                    listener: identity.listener,
                     security: security.clone(),
-                    username: username.into(),
+                    username: connect.username.unwrap_or_default().into(),
                     password: connect.password.unwrap_or_default().into(),
-                    client_identifier: client_identifier.into(),
-                    peer: origin.peer,
+                    client_identifier: (&*identity.client_identifier).into(),
+                    peer: connection.origin.peer,
                 };
                 effects
                     .notices
                     .push(Notice::Authenticate(Box::new(request)));
                 Ok(Authentication::Pending)
             }
-            _ if policy.allow_anonymous => Ok(Authentication::Done),
-            _ => Err(refusal(ReasonCode::NotAuthorized)),
+            _ => Err(ReasonCode::NotAuthorized),
         }
     }
 
@@ -156,33 +224,12 @@ impl Shard {
         }
     }
 
-    /// The Client Identifier to use, made up if the Client left that to us [MQTT-3.1.3-6].
-    fn client_identifier(&mut self, connect: &Connect<'_>) -> Result<Arc<str>, Refusal> {
-        if !connect.client_identifier.is_empty() {
-            return Ok(connect.client_identifier.into());
-        }
-        let allowed = match connect.version {
-            ProtocolVersion::V5 => true,
-            // [v3.1.1 MQTT-3.1.3-8]
-            ProtocolVersion::V311 => connect.clean_start,
-            ProtocolVersion::V3 => false,
-        };
-        if allowed {
-            Ok(self.assign_client_identifier())
-        } else {
-            Err(Refusal {
-                version: connect.version,
-                reason_code: ReasonCode::ClientIdentifierNotValid,
-            })
-        }
-    }
-
     /// A new identifier that belongs to this shard, so that its connection need not move.
-    fn assign_client_identifier(&mut self) -> Arc<str> {
+    fn assign_client_identifier(&mut self, prefix: &str) -> Arc<str> {
         loop {
             let (high, low) = (self.random.next(), self.random.next());
             let candidate = format!(
-                "auto-{:08X}-{:04X}-{:04X}-{:04X}-{:012X}",
+                "{prefix}{:08X}-{:04X}-{:04X}-{:04X}-{:012X}",
                 high >> 32,
                 (high >> 16) & 0xffff,
                 high & 0xffff,
@@ -199,42 +246,63 @@ impl Shard {
         }
     }
 
-    fn admissible(&self, connect: &Connect<'_>) -> Result<(), Refusal> {
-        let refuse = |reason_code| {
-            Err(Refusal {
-                version: connect.version,
-                reason_code,
-            })
-        };
+    /// Whether what a CONNECT asks for is to be had here.
+    fn admissible(&self, key: ConnectionKey, connect: &Connect<'_>) -> Result<(), ReasonCode> {
         // No Authentication Method is configured, so none is supported [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
-            return refuse(ReasonCode::BadAuthenticationMethod);
+            return Err(ReasonCode::BadAuthenticationMethod);
         }
-        if let Some(will) = &connect.will
-            && TopicName::new(will.topic_name).is_err()
-        {
-            return refuse(ReasonCode::TopicNameInvalid);
+        if let Some(will) = &connect.will {
+            let policy = &self.clients.settings.policy;
+            let listener =
+                self.clients.connections.get(key).and_then(|connection| {
+                    self.clients.settings.listener(connection.origin.listener)
+                });
+            if TopicName::new(will.topic_name).is_err() {
+                return Err(ReasonCode::TopicNameInvalid);
+            }
+            // [MQTT-3.2.2-12]
+            if listener.is_none_or(|listener| will.qos > listener.max_qos) {
+                return Err(ReasonCode::QoSNotSupported);
+            }
+            // [MQTT-3.2.2-13]
+            if will.retain && !policy.retain_available {
+                return Err(ReasonCode::RetainNotSupported);
+            }
+            if will.payload.len() > policy.message_size_limit {
+                return Err(ReasonCode::PacketTooLarge);
+            }
         }
         let maximum = self.clients.limits.max_keepalive_s;
         let too_patient = maximum != 0 && !(1..=maximum).contains(&connect.keep_alive_s);
         // A v5 Client is told a smaller one; earlier versions have no way to be told.
         if too_patient && !connect.version.is_v5() {
-            return refuse(ReasonCode::ClientIdentifierNotValid);
+            return Err(ReasonCode::ClientIdentifierNotValid);
         }
         Ok(())
     }
 
     /// Answers CONNECT with a failure and ends the connection [MQTT-3.2.2-7].
-    fn refuse(&mut self, key: ConnectionKey, refusal: &Refusal, effects: &mut Effects) {
+    fn refuse(
+        &mut self,
+        key: ConnectionKey,
+        version: ProtocolVersion,
+        client_identifier: &str,
+        reason_code: ReasonCode,
+        effects: &mut Effects,
+    ) {
+        self.clients.counters.connects_refused += 1;
         if let Some(connection) = self.clients.connections.get_mut(key) {
             let connack = ConnAck {
                 session_present: false,
-                reason_code: refusal.reason_code,
+                reason_code,
                 properties: ConnAckProperties::default(),
             };
-            codec::encode_connack(refusal.version, &connack, &mut connection.outbox);
+            codec::encode_connack(version, &connack, &mut connection.outbox);
             mark_dirty(connection, key, effects);
         }
+        let cause = RefusalCause::Refused(reason_code);
+        self.log_refused(key, Some(client_identifier), cause, effects);
         self.close(key, effects);
     }
 
@@ -252,45 +320,44 @@ impl Shard {
             // A level we do not know is told so in the form every Client knows [MQTT-3.1.2-2].
             None if reason_code == ReasonCode::UnsupportedProtocolVersion => ProtocolVersion::V311,
             // [v3.1.1 MQTT-3.1.4-1] has no return code for malformed packets.
-            _ => return self.close(key, effects),
+            _ => {
+                self.log_refused(key, None, RefusalCause::Protocol(error), effects);
+                return self.close(key, effects);
+            }
         };
-        self.refuse(
-            key,
-            &Refusal {
-                version,
-                reason_code,
-            },
-            effects,
-        );
+        self.refuse(key, version, "", reason_code, effects);
     }
 
-    /// The Session for this CONNECT, and whether it existed before.
+    /// The Session for this CONNECT, and whether it existed before. `None` if the broker has as many
+    /// as it may have.
     fn open_session(
         &mut self,
         client_identifier: Arc<str>,
         connect: &Connect<'_>,
         now: Instant,
         effects: &mut Effects,
-    ) -> (SessionKey, bool) {
+    ) -> Option<(SessionKey, bool)> {
         if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
             self.take_over(existing, now, effects);
         }
         // Taking over may have ended it.
         if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
             if !connect.clean_start {
-                return (existing, true);
+                return Some((existing, true));
             }
             // [MQTT-3.1.2-4]
             self.end_session(existing, now, effects);
         }
-        let session = self.clients.members.insert_with(|_| Member {
-            session: Session::new(client_identifier.clone()),
-            subscriptions: BTreeMap::new(),
-        });
+        let clients_max = self.clients.settings.policy.global_max_clients;
+        if !self.occupancy.begin_session(clients_max) {
+            return None;
+        }
+        let member = Member::new(Session::new(client_identifier.clone()));
+        let session = self.clients.members.insert_with(|_| member);
         self.clients
             .by_client_identifier
             .insert(client_identifier, session);
-        (session, false)
+        Some((session, false))
     }
 
     /// Ends the connection a Session already has: there is one at a time [MQTT-3.1.4-3].
@@ -301,7 +368,8 @@ impl Shard {
             .get(session)
             .and_then(|member| member.session.connection);
         let Some(old) = old else { return };
-        self.disconnect(old, ReasonCode::SessionTakenOver, now, effects);
+        let cause = DisconnectCause::Server(ReasonCode::SessionTakenOver);
+        self.disconnect(old, cause, now, effects);
     }
 
     /// Joins `session` and the connection `key`, as this CONNECT asks.
@@ -312,7 +380,15 @@ impl Shard {
         connect: &Connect<'_>,
         now: Instant,
     ) {
+        let settings = self.clients.settings.clone();
         let limits = &self.clients.limits;
+        let policy = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| settings.listener(connection.origin.listener));
+        let Some(policy) = policy else { return };
+        let mount_point = policy.mount_point.as_deref().unwrap_or_default();
         let never = SESSION_NEVER_EXPIRES;
         let expiry_interval_s = match connect.version {
             ProtocolVersion::V5 => connect.properties.session_expiry_interval.unwrap_or(0),
@@ -327,7 +403,13 @@ impl Shard {
             session.expires_at = None;
             // The Client is back before its Will was due [MQTT-3.1.3-9].
             session.will_at = None;
-            session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
+            session.will = connect.will.as_ref().map(|will| {
+                let mounted = format!("{mount_point}{}", will.topic_name);
+                Box::new(Will::new(&codec::Will {
+                    topic_name: &mounted,
+                    ..*will
+                }))
+            });
         }
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
@@ -347,11 +429,17 @@ impl Shard {
             .map_or(u32::MAX, |maximum| maximum.get());
         let aliases = properties
             .topic_alias_maximum
-            .min(limits.max_topic_alias_outbound);
+            .min(policy.max_topic_alias_broker);
         if aliases > 0 {
             let seed = self.random.next();
             connection.outbound_aliases = Some(Box::new(OutboundAliases::new(aliases, seed)));
         }
+        connection.topic_alias_maximum = policy.max_topic_alias;
+        connection.maximum_qos = policy.max_qos;
+        // A Topic Name has no more bytes than that, and neither has a mount point.
+        connection.mount_point_size = u16::try_from(mount_point.len()).unwrap_or(u16::MAX);
+        connection.particular =
+            connection.outbound_aliases.is_some() || connection.mount_point_size > 0;
         let keep_alive_s =
             server_keep_alive(connect, limits.max_keepalive_s).unwrap_or(connect.keep_alive_s);
         // One and a half times the Keep Alive [MQTT-3.1.2-22]; zero turns it off.
@@ -374,6 +462,7 @@ impl Shard {
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Connection(key.index), deadline);
         }
+        self.clients.vet(key);
     }
 
     fn send_connack(
@@ -393,7 +482,11 @@ impl Shard {
         };
         let limits = &self.clients.limits;
         let properties = ConnAckProperties {
-            topic_alias_maximum: some_unless_zero(limits.max_topic_alias),
+            topic_alias_maximum: some_unless_zero(connection.topic_alias_maximum),
+            // [MQTT-3.2.2-9]
+            maximum_qos: (connection.maximum_qos < QoS::ExactlyOnce)
+                .then_some(connection.maximum_qos),
+            retain_available: (!self.clients.settings.policy.retain_available).then_some(false),
             // [MQTT-3.2.2-16]
             assigned_client_identifier: connect
                 .client_identifier
@@ -445,6 +538,11 @@ impl Shard {
                 session.will = None;
             }
         }
+        self.log_end(
+            key,
+            DisconnectCause::Client(disconnect.reason_code),
+            effects,
+        );
         self.close(key, effects);
         self.detach(session, now, effects);
         Ok(())
@@ -454,10 +552,16 @@ impl Shard {
     pub(super) fn disconnect(
         &mut self,
         key: ConnectionKey,
-        reason_code: ReasonCode,
+        cause: DisconnectCause,
         now: Instant,
         effects: &mut Effects,
     ) {
+        let reason_code = match cause {
+            DisconnectCause::Protocol(error) => error.reason_code(),
+            DisconnectCause::Server(reason_code) => reason_code,
+            DisconnectCause::Client(_) | DisconnectCause::Closed => ReasonCode::UnspecifiedError,
+        };
+        self.log_end(key, cause, effects);
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
@@ -525,7 +629,7 @@ impl Shard {
             .and_then(|connection| connection.replay.take());
         let Some(replay) = replay else { return };
         for item in replay.items {
-            let qos = item.qos.min(item.message.qos());
+            let qos = item.message.qos().max(self.clients.qos_min).min(item.qos);
             if qos > QoS::AtMostOnce && self.is_current(&item, replay.store_changes) {
                 self.clients.enqueue(
                     session,
@@ -577,7 +681,13 @@ impl Shard {
         let Some(will) = member.session.will.take() else {
             return;
         };
-        self.route(will.message(now), Some(session), now, effects);
+        let message = will.message(now);
+        // Asked when it is published, as Mosquitto does: the rules may have changed since CONNECT.
+        if self.clients.may_write(session, message.topic_name) {
+            self.route(message, Some(session), now, effects);
+        } else {
+            self.clients.counters.dropped_denied += 1;
+        }
     }
 
     /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
@@ -592,6 +702,7 @@ impl Shard {
         let Some(mut member) = self.clients.members.remove(session) else {
             return;
         };
+        self.occupancy.end_session();
         self.clients
             .by_client_identifier
             .remove(&member.session.client_identifier);
@@ -622,7 +733,7 @@ impl Shard {
 }
 
 /// The Keep Alive a v5 Client must use instead of its own [MQTT-3.2.2-21].
-fn server_keep_alive(connect: &Connect<'_>, maximum_s: u16) -> Option<u16> {
+pub(super) fn server_keep_alive(connect: &Connect<'_>, maximum_s: u16) -> Option<u16> {
     let too_patient = maximum_s != 0 && !(1..=maximum_s).contains(&connect.keep_alive_s);
     (connect.version.is_v5() && too_patient).then_some(maximum_s)
 }

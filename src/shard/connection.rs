@@ -102,6 +102,17 @@ pub(super) struct Connection {
     pub(super) replay: Option<Box<Replay>>,
     /// What an earlier connection of the Session left in flight and this one has not been sent.
     pub(super) resend: Option<VecDeque<PacketIdentifier>>,
+    /// What it publishes has to be looked at: its listener has access rules or a mount point, or does
+    /// not take everything.
+    pub(super) vetted: bool,
+    /// What it is sent cannot be copied from what others are sent.
+    pub(super) particular: bool,
+    /// Topic Aliases it may set.
+    pub(super) topic_alias_maximum: u16,
+    /// Highest QoS it may publish with.
+    pub(super) maximum_qos: QoS,
+    /// Bytes of its listener's mount point, which it does not see.
+    pub(super) mount_point_size: u16,
     /// Where it comes from.
     pub(super) origin: Origin,
     /// What became of its password, once that was checked.
@@ -125,6 +136,11 @@ impl Connection {
             outbound_aliases: None,
             replay: None,
             resend: None,
+            vetted: false,
+            particular: false,
+            topic_alias_maximum: 0,
+            maximum_qos: QoS::ExactlyOnce,
+            mount_point_size: 0,
             origin,
             verdict: None,
         }

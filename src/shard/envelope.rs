@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::key::ShardId;
 use crate::message::Message;
 use crate::router::{Interest, RetainedVersion};
 
@@ -26,6 +27,9 @@ pub enum Envelope {
         message: Arc<Message>,
         /// The whole filter, `$share/group/filter`.
         filter: Arc<[u8]>,
+        /// The shard that was chosen. If none of its members may read the message, those of the next
+        /// shards are tried, until it is this one's turn again.
+        first: ShardId,
     },
     /// The sender's interest in a filter changed.
     Interest {

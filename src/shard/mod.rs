@@ -17,13 +17,18 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod census;
+mod choose;
 mod clients;
 mod command;
 mod connect;
 mod connection;
+mod dump;
 mod effects;
 mod envelope;
+mod log;
+mod mount_point;
 mod notice;
 mod peer;
 mod placement;
@@ -56,7 +61,7 @@ use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
 use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
 use crate::origin::Origin;
-use crate::policy::Settings;
+use crate::policy::{Occupancy, Settings};
 use crate::router::Router;
 use crate::session::ProtocolError;
 use crate::time::Instant;
@@ -117,6 +122,10 @@ pub struct Shard {
     clock: u64,
     /// Counts changes of the retained replica.
     retained_changes: u64,
+    /// Events that no effects were at hand for.
+    unreported: Vec<Event>,
+    /// What is counted for all shards together.
+    occupancy: Arc<Occupancy>,
 }
 
 impl Shard {
@@ -151,6 +160,7 @@ impl Shard {
         let secret = random.next();
         Self {
             id,
+            occupancy: settings.occupancy.clone(),
             placement: Placement::new(shard_count, seed),
             random,
             clients: Clients::new(settings, secret),
@@ -163,17 +173,28 @@ impl Shard {
             barriers: VecDeque::new(),
             clock: 0,
             retained_changes: 0,
+            unreported: Vec::new(),
         }
     }
 
     /// A connection was accepted here, or handed over by the shard that accepted it. `None` when
-    /// there are `max_connections`: it is to be closed.
+    /// its listener, this shard or the broker has as many as it may have: it is to be closed.
     pub fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey> {
-        self.clients.counters.connections_accepted += 1;
-        if self.clients.connections.len() >= self.clients.limits.max_connections {
+        self.clients.counters.connections_accepted += u64::from(!origin.is_handed_over);
+        let listener_max = self
+            .clients
+            .listener(origin.listener)
+            .map_or(Some(0), |listener| listener.max_connections);
+        let broker_max = self.clients.settings.policy.global_max_connections;
+        if self.clients.connections.len() >= self.clients.limits.max_connections
+            || !self
+                .occupancy
+                .enter(origin.listener, listener_max, broker_max)
+        {
             self.clients.counters.connections_refused += 1;
             return None;
         }
+        self.log_accepted(&origin);
         let connection = Connection::new(origin, self.clients.limits.connect_timeout, now);
         let deadline = connection.deadline();
         let key = self.clients.connections.insert_with(|_| connection);
@@ -198,17 +219,19 @@ impl Shard {
                 connection,
                 verdict,
             } => self.handle_verdict(connection, verdict, effects),
-            Command::Configure(settings) => self.configure(settings),
+            Command::Configure(settings) => self.configure(settings, now, effects),
             Command::Publish(message) => {
                 self.route(message.as_ref().as_ref(), None, now, effects);
             }
-            Command::DumpTree => {}
+            Command::DumpTree => effects.notices.push(Notice::Tree(self.tree().into())),
         }
     }
 
-    fn configure(&mut self, settings: Arc<Settings>) {
-        self.clients.limits = settings.policy.limits.clone();
-        self.clients.settings = settings;
+    /// Forgets a connection.
+    fn remove_connection(&mut self, key: ConnectionKey) -> Option<Connection> {
+        let connection = self.clients.connections.remove(key)?;
+        self.occupancy.leave(connection.origin.listener);
+        Some(connection)
     }
 
     /// Takes received bytes and returns how many were consumed, in whole packets.
@@ -234,7 +257,8 @@ impl Shard {
             if connection.pause.any() {
                 break;
             }
-            let (phase, version) = (connection.phase, connection.version);
+            let (phase, version, vetted) =
+                (connection.phase, connection.version, connection.vetted);
             let rest = &bytes[consumed..];
             // What does not begin as a CONNECT is not waited for: its length means nothing
             // [MQTT-3.1.0-1].
@@ -258,6 +282,14 @@ impl Shard {
             };
             let size = header.total_size();
             let step = match phase {
+                // HOT: per PUBLISH.
+                Phase::Connected(session) if header.first_byte >> 4 == packet_type::PUBLISH => {
+                    codec::decode_publish(version, header.first_byte, body)
+                        .map_err(ProtocolError::from)
+                        .and_then(|publish| {
+                            self.handle_publish(key, session, &publish, vetted, now, effects)
+                        })
+                }
                 Phase::Connected(session) => {
                     self.handle_packet(key, session, version, header.first_byte, body, now, effects)
                 }
@@ -311,6 +343,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
+        self.report(effects);
         match codec::decode(ProtocolVersion::V5, first_byte, body) {
             Ok(Packet::Connect(connect)) => self.handle_connect(key, &connect, now, effects),
             Ok(_) => Step::Stop,
@@ -322,7 +355,7 @@ impl Shard {
         }
     }
 
-    // HOT: per packet.
+    // HOT: per acknowledgement.
     #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
     fn handle_packet(
         &mut self,
@@ -337,10 +370,6 @@ impl Shard {
         // The packets of a message's way are decoded by themselves: `Packet` is large.
         let acknowledgement = || codec::decode_acknowledgement(version, first_byte, body);
         match first_byte >> 4 {
-            packet_type::PUBLISH => {
-                let publish = codec::decode_publish(version, first_byte, body)?;
-                return self.handle_publish(key, session, &publish, now, effects);
-            }
             packet_type::PUBACK => {
                 self.handle_puback(session, &acknowledgement()?, now, effects)?
             }
@@ -413,7 +442,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.clients.counters.protocol_errors += 1;
-        self.disconnect(key, error.reason_code(), now, effects);
+        self.disconnect(key, DisconnectCause::Protocol(error), now, effects);
     }
 
     /// The peer closed, or the socket failed. Not for connections that [`Effects::closes`] named.
@@ -423,15 +452,17 @@ impl Shard {
             .connections
             .get(key)
             .and_then(|connection| connection.session());
+        self.report(effects);
+        self.log_end(key, DisconnectCause::Closed, effects);
         if let Some(session) = session {
             self.detach(session, now, effects);
         }
-        self.clients.connections.remove(key);
+        self.remove_connection(key);
     }
 
     /// Frees the key of a connection that [`Effects::closes`] named.
     pub fn forget(&mut self, key: ConnectionKey) {
-        self.clients.connections.remove(key);
+        self.remove_connection(key);
     }
 
     /// An envelope from shard `from`, in the order it sent them.
@@ -450,8 +481,12 @@ impl Shard {
             } => {
                 self.handle_forwarded(message, retained, deliver, now, effects);
             }
-            Envelope::PublishShared { message, filter } => {
-                self.handle_forwarded_shared(&message, &filter, now, effects);
+            Envelope::PublishShared {
+                message,
+                filter,
+                first,
+            } => {
+                self.handle_forwarded_shared(&message, &filter, first, now, effects);
             }
             Envelope::Interest {
                 sequence,
@@ -474,6 +509,7 @@ impl Shard {
 
     /// Time has passed: ends silent connections, publishes Wills, ends Sessions.
     pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        self.report(effects);
         while let Some(slot) = self.timers.pop_due(now) {
             match slot {
                 Slot::Connection(index) => {
@@ -586,7 +622,12 @@ impl Shard {
     pub fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
         let keys: Vec<_> = self.clients.connections.keys().collect();
         for key in keys {
-            self.disconnect(key, ReasonCode::ServerShuttingDown, now, effects);
+            self.disconnect(
+                key,
+                DisconnectCause::Server(ReasonCode::ServerShuttingDown),
+                now,
+                effects,
+            );
         }
     }
 

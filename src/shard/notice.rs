@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::auth::Security;
 use crate::codec::ReasonCode;
 use crate::key::ConnectionKey;
-use crate::message::ProtocolVersion;
+use crate::message::{ProtocolVersion, QoS};
 use crate::origin::{ListenerId, PeerAddress};
 use crate::session::ProtocolError;
 
@@ -88,6 +88,37 @@ pub enum Event {
         peer: PeerAddress,
         /// Why.
         cause: DisconnectCause,
+    },
+    /// A Client subscribed, or wanted to.
+    Subscribed {
+        /// Who.
+        client_identifier: Arc<str>,
+        /// The Topic Filter, mount point included.
+        topic_filter: Box<str>,
+        /// What it was answered.
+        reason_code: ReasonCode,
+    },
+    /// A Client unsubscribed.
+    Unsubscribed {
+        /// Who.
+        client_identifier: Arc<str>,
+        /// The Topic Filter, mount point included.
+        topic_filter: Box<str>,
+    },
+    /// A Client published.
+    Published {
+        /// Who.
+        client_identifier: Arc<str>,
+        /// The Topic Name, mount point included.
+        topic_name: Box<str>,
+        /// Of the PUBLISH.
+        qos: QoS,
+        /// Of the PUBLISH.
+        retain: bool,
+        /// Bytes of its payload.
+        payload_size: usize,
+        /// Why it went nowhere, if it did not go on.
+        refused: Option<ReasonCode>,
     },
     /// A connection ended before there was a Session.
     Refused {

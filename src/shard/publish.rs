@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::choose::Chosen;
 use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
@@ -13,6 +14,7 @@ use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::{Message, MessageRef, QoS};
+use crate::policy::LogMask;
 use crate::router::{FilterKey, Pick, RetainedVersion, SharedTarget, Target};
 use crate::session::{Delivery, ProtocolError, ShareTag};
 use crate::time::Instant;
@@ -37,6 +39,7 @@ impl Shard {
         key: ConnectionKey,
         session: SessionKey,
         publish: &Publish<'_>,
+        vetted: bool,
         now: Instant,
         effects: &mut Effects,
     ) -> Result<Step, ProtocolError> {
@@ -50,6 +53,7 @@ impl Shard {
             return Ok(Step::Blocked);
         }
         let mut contiguous = Vec::new();
+        let mut mounted = Vec::new();
         let properties = match publish.properties.forwarded.as_contiguous() {
             Some(properties) => properties,
             None => {
@@ -72,10 +76,10 @@ impl Shard {
         // Taken out for the time of the call, because the name an alias stands for is borrowed.
         let mut aliases = None;
         if let Some(alias) = publish.properties.topic_alias {
-            let maximum = self.clients.limits.max_topic_alias;
             let Some(connection) = self.clients.connections.get_mut(key) else {
                 return Ok(Step::Stop);
             };
+            let maximum = connection.topic_alias_maximum;
             let aliases = aliases.insert(connection.inbound_aliases.take().unwrap_or_default());
             if publish.topic_name.is_empty() {
                 message.topic_name = aliases.resolve(alias)?.as_bytes();
@@ -87,8 +91,19 @@ impl Shard {
             TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
         }
         self.clients.counters.publish_received += 1;
+        let mut refused = None;
+        // The broker's own topics are nobody else's to write, with or without rules.
+        if vetted || message.topic_name.first() == Some(&b'$') {
+            refused = self.vet_publish(key, session, &message, &mut mounted, effects)?;
+            if !mounted.is_empty() {
+                message.topic_name = &mounted;
+            }
+        }
 
         match publish.packet_identifier {
+            _ if let Some(reason_code) = refused => {
+                self.refuse_publish(key, publish, reason_code, effects);
+            }
             None => {
                 self.route(message, Some(session), now, effects);
             }
@@ -112,6 +127,77 @@ impl Shard {
             connection.inbound_aliases = aliases;
         }
         Ok(Step::Continue)
+    }
+
+    /// Looks at what a Client publishes as its listener and the operator want it: [`Some`] with the
+    /// reason if it is acknowledged and goes nowhere. A mount point leaves the whole topic in `mounted`.
+    fn vet_publish(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        message: &MessageRef<'_>,
+        mounted: &mut Vec<u8>,
+        effects: &mut Effects,
+    ) -> Result<Option<ReasonCode>, ProtocolError> {
+        let settings = self.clients.settings.clone();
+        let Some(connection) = self.clients.connections.get(key) else {
+            return Ok(None);
+        };
+        // Both end the connection, of v3.1.1 Clients too, which could not know.
+        if message.qos > connection.maximum_qos {
+            return Err(ProtocolError::QoSNotSupported);
+        }
+        if message.retain && !settings.policy.retain_available {
+            return Err(ProtocolError::RetainNotSupported);
+        }
+        let mut topic_name = message.topic_name;
+        let mount_point = settings
+            .listener(connection.origin.listener)
+            .and_then(|listener| listener.mount_point.as_deref());
+        if let Some(mount_point) = mount_point {
+            mounted.extend_from_slice(mount_point.as_bytes());
+            mounted.extend_from_slice(topic_name);
+            // It may have become too long, or too deep.
+            std::str::from_utf8(mounted)
+                .ok()
+                .and_then(|text| TopicName::new(text).ok())
+                .ok_or(ProtocolError::TopicNameInvalid)?;
+            topic_name = mounted;
+        }
+        let size = message.payload.len();
+        let refused = if size > settings.policy.message_size_limit {
+            self.clients.counters.dropped_payload_too_large += 1;
+            Some(ReasonCode::ImplementationSpecificError)
+        } else if !self.clients.may_write(session, topic_name) {
+            self.clients.counters.dropped_denied += 1;
+            Some(ReasonCode::NotAuthorized)
+        } else {
+            None
+        };
+        if self.logs(LogMask::PACKETS) {
+            self.log_publish(session, message, topic_name, refused, effects);
+        }
+        Ok(refused)
+    }
+
+    /// Acknowledges a PUBLISH that goes nowhere. A v3.1.1 Client cannot be told why.
+    fn refuse_publish(
+        &mut self,
+        key: ConnectionKey,
+        publish: &Publish<'_>,
+        reason_code: ReasonCode,
+        effects: &mut Effects,
+    ) {
+        let Some(packet_identifier) = publish.packet_identifier else {
+            return;
+        };
+        self.acknowledge(key, effects, |version, out| {
+            if publish.qos == QoS::AtLeastOnce {
+                codec::encode_puback(version, packet_identifier, reason_code, out);
+            } else {
+                codec::encode_pubrec(version, packet_identifier, reason_code, out);
+            }
+        });
     }
 
     /// A QoS 2 message is routed at its first PUBLISH and remembered until PUBREL.
@@ -267,7 +353,7 @@ impl Shard {
     /// shared subscription, the retained store.
     pub(super) fn route(
         &mut self,
-        message: MessageRef<'_>,
+        mut message: MessageRef<'_>,
         publisher: Option<SessionKey>,
         now: Instant,
         effects: &mut Effects,
@@ -285,12 +371,21 @@ impl Shard {
                 clock: self.clock,
                 shard: self.id,
             };
-            let shared = Arc::new(Message::new(message));
+            if let Some(longest) = self.clients.settings.policy.retain_expiry_interval {
+                let latest = now + longest;
+                message.expires_at = Some(message.expires_at.map_or(latest, |at| at.min(latest)));
+            }
+            let source = publisher
+                .and_then(|session| self.clients.members.get(session))
+                .map(|member| member.identity.clone());
+            let shared = Arc::new(Message::new(message).from_source(source));
             self.apply_retained(&shared, version, now);
             owned = Some(shared);
             retained = Some(version);
         }
-        let matches = self.router.matches(topic_name);
+        let clients = &self.clients;
+        let may_read = |session| clients.may_read(session, message.topic_name);
+        let matches = self.router.matches_of(topic_name, may_read);
         let mut fanout = self
             .clients
             .fanout(message, owned, matches.targets.len(), now);
@@ -326,17 +421,22 @@ impl Shard {
             }
         }
         for &group in &matches.groups {
-            match self.router.pick(group) {
-                Some(Pick::Local(target)) => {
+            let pick = self.router.pick(group);
+            match self.choose(pick, group.filter(), None, message.topic_name) {
+                Some(Chosen::Local(target)) => {
                     self.clients.deliver(
                         shared_recipient(&target, message.retain),
                         &mut fanout,
                         effects,
                     );
                 }
-                Some(Pick::Remote(to, filter)) => {
+                Some(Chosen::Remote { to, filter, first }) => {
                     self.forward(to, message.qos, &mut fanout, |message| {
-                        Envelope::PublishShared { message, filter }
+                        Envelope::PublishShared {
+                            message,
+                            filter,
+                            first,
+                        }
                     });
                 }
                 None => {}
@@ -384,9 +484,11 @@ impl Shard {
         if !deliver || self.expired_on_the_way(&message, now) {
             return;
         }
+        let clients = &self.clients;
+        let may_read = |session| clients.may_read(session, message.topic_name());
         let matches = self
             .router
-            .matches(TopicName::from_validated(message.topic_name()));
+            .matches_of(TopicName::from_validated(message.topic_name()), may_read);
         let view = message.as_ref().as_ref();
         let mut fanout =
             self.clients
@@ -411,21 +513,50 @@ impl Shard {
         &mut self,
         message: &Arc<Message>,
         filter: &Arc<[u8]>,
+        first: ShardId,
         now: Instant,
         effects: &mut Effects,
     ) {
         if self.expired_on_the_way(message, now) {
             return;
         }
-        match self.router.pick_local(filter) {
-            Some(target) => self.deliver_shared(message, &target, now, effects),
-            // The last member here left while the message was on its way; another shard may have one.
-            None => {
-                if let Some(Pick::Remote(to, filter)) = self.router.pick_by_text(filter) {
-                    let message = message.clone();
-                    self.post(to, Envelope::PublishShared { message, filter });
-                }
+        let topic_name = message.topic_name();
+        let chosen = match self.router.pick_local(filter) {
+            Some(target) if self.clients.may_read(target.session, topic_name) => {
+                Some(Chosen::Local(target))
             }
+            // The last member here left while the message was on its way; another shard may have one.
+            None if first == self.id => match self.router.pick_by_text(filter) {
+                Some(Pick::Remote(to, filter)) => Some(Chosen::Remote {
+                    to,
+                    filter,
+                    first: to,
+                }),
+                _ => None,
+            },
+            _ => self.choose_other(filter, first, None, topic_name),
+        };
+        self.deliver_chosen(message, chosen, now, effects);
+    }
+
+    fn deliver_chosen(
+        &mut self,
+        message: &Arc<Message>,
+        chosen: Option<Chosen>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        match chosen {
+            Some(Chosen::Local(target)) => self.deliver_shared(message, &target, now, effects),
+            Some(Chosen::Remote { to, filter, first }) => {
+                let envelope = Envelope::PublishShared {
+                    message: message.clone(),
+                    filter,
+                    first,
+                };
+                self.post(to, envelope);
+            }
+            None => {}
         }
     }
 
@@ -498,19 +629,13 @@ impl Shard {
             return;
         }
         let filter = FilterKey(filter);
-        match self.router.pick_other(filter, session) {
-            Some(Pick::Local(target)) => {
-                self.deliver_shared(&delivery.message, &target, now, effects);
-            }
-            Some(Pick::Remote(to, filter)) => {
-                let envelope = Envelope::PublishShared {
-                    message: delivery.message.clone(),
-                    filter,
-                };
-                self.post(to, envelope);
-            }
-            None => return,
+        let pick = self.router.pick_other(filter, session);
+        let topic_name = delivery.message.topic_name();
+        let chosen = self.choose(pick, filter, Some(session), topic_name);
+        if chosen.is_none() {
+            return;
         }
+        self.deliver_chosen(&delivery.message, chosen, now, effects);
         self.clients.counters.shared_handed_on += 1;
     }
 

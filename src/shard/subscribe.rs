@@ -16,11 +16,14 @@ use super::clients::{SubscriptionKind, mark_dirty};
 use super::connection::{Pause, Replay, ReplayItem};
 use super::effects::Effects;
 use super::envelope::Envelope;
+use super::mount_point::mounted_filter;
 use super::timers::Slot;
 use super::{Shard, Step};
+use crate::auth::Access;
 use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, Unsubscribe};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::QoS;
+use crate::policy::LogMask;
 use crate::router::{FilterKey, Interest};
 use crate::session::ProtocolError;
 use crate::time::Instant;
@@ -68,15 +71,39 @@ impl Shard {
         for (filter, _) in subscribe.filters() {
             TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
         }
+        let settings = self.clients.settings.clone();
+        let Some(connection) = self.clients.connections.get(key) else {
+            return Ok(Step::Stop);
+        };
+        let maximum_qos = connection.maximum_qos;
+        let mount_point = settings
+            .listener(connection.origin.listener)
+            .and_then(|listener| listener.mount_point.as_deref());
         let mut answer = Answer {
             packet_identifier: subscribe.packet_identifier,
             codes: SmallVec::new(),
             replays: SmallVec::new(),
         };
-        for (filter, options) in subscribe.filters() {
-            let Ok(filter) = TopicFilter::new(filter) else {
+        for (seen, mut options) in subscribe.filters() {
+            let text = mounted_filter(mount_point, seen);
+            // Only a mount point can have made it too long.
+            let Ok(filter) = TopicFilter::new(&text) else {
+                answer.codes.push(ReasonCode::TopicFilterInvalid);
                 continue;
             };
+            options.qos = options.qos.min(maximum_qos);
+            let Some(member) = self.clients.members.get(session) else {
+                break;
+            };
+            if !self
+                .clients
+                .permits(member, Access::Subscribe, text.as_bytes())
+            {
+                self.clients.counters.subscriptions_refused += 1;
+                self.log_subscribe(session, &text, ReasonCode::NotAuthorized, effects);
+                answer.codes.push(ReasonCode::NotAuthorized);
+                continue;
+            }
             let Some(member) = self.clients.members.get_mut(session) else {
                 break;
             };
@@ -116,7 +143,11 @@ impl Shard {
                     subscription_identifier: subscribe.subscription_identifier,
                 });
             }
-            answer.codes.push(ReasonCode::granted(options.qos));
+            let granted = ReasonCode::granted(options.qos);
+            answer.codes.push(granted);
+            if settings.policy.log.has(LogMask::SUBSCRIBE) {
+                self.log_subscribe(session, &text, granted, effects);
+            }
             if subscribed.announce {
                 self.announce(subscribed.filter);
             }
@@ -166,8 +197,14 @@ impl Shard {
         });
         for request in &answer.replays {
             let text = self.router.filter_arc(request.filter);
+            let clients = &self.clients;
             self.router
                 .for_each_retained(&TopicFilter::from_validated(&text), now, |message| {
+                    if !clients.may_read(session, message.topic_name())
+                        || !clients.source_may_write(message)
+                    {
+                        return;
+                    }
                     replay.items.push_back(ReplayItem {
                         message: message.clone(),
                         filter: request.filter,
@@ -245,11 +282,33 @@ impl Shard {
         for filter in unsubscribe.filters() {
             TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
         }
+        let settings = self.clients.settings.clone();
+        let mount_point = self
+            .clients
+            .connections
+            .get(key)
+            .and_then(|connection| settings.listener(connection.origin.listener))
+            .and_then(|listener| listener.mount_point.as_deref());
         let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
-        for filter in unsubscribe.filters() {
-            let Ok(filter) = TopicFilter::new(filter) else {
+        for seen in unsubscribe.filters() {
+            let text = mounted_filter(mount_point, seen);
+            let Ok(filter) = TopicFilter::new(&text) else {
+                codes.push(ReasonCode::NoSubscriptionExisted);
                 continue;
             };
+            let Some(member) = self.clients.members.get(session) else {
+                break;
+            };
+            if !self
+                .clients
+                .permits(member, Access::Unsubscribe, text.as_bytes())
+            {
+                codes.push(ReasonCode::NotAuthorized);
+                continue;
+            }
+            if settings.policy.log.has(LogMask::UNSUBSCRIBE) {
+                self.log_unsubscribe(session, &text, effects);
+            }
             let Some(member) = self.clients.members.get_mut(session) else {
                 break;
             };

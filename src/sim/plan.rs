@@ -30,6 +30,10 @@ pub struct Plan {
     pub clients: usize,
     /// Bounds of the broker.
     pub limits: Limits,
+    /// Topic Aliases a Client may set.
+    pub max_topic_alias: u16,
+    /// Topic Aliases the broker sets.
+    pub max_topic_alias_broker: u16,
     /// Slots of each ring.
     pub ring_capacity: usize,
     /// Bytes a socket takes before its Client reads.
@@ -81,8 +85,6 @@ impl Plan {
             } else {
                 1_000_000
             },
-            max_topic_alias: *random.pick(&[0, 3, 10]),
-            max_topic_alias_outbound: *random.pick(&[0, 2, 10]),
             outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
             peer_backlog_max: *random.pick(&[1, 2, 6, 40, 4096]),
             ..Limits::default()
@@ -102,6 +104,8 @@ impl Plan {
             shards,
             clients: random.between(2, if shards > 8 { 24 } else { 10 }),
             limits,
+            max_topic_alias: *random.pick(&[0, 3, 10]),
+            max_topic_alias_broker: *random.pick(&[0, 2, 10]),
             ring_capacity: *random.pick(&[1, 4, 16, 64]),
             socket_capacity: *random.pick(&[16, 200, 4096, 1 << 16]),
             rounds: random.between(1, 3),

@@ -11,6 +11,7 @@ use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
+use crate::policy::Settings;
 use crate::shard::Census;
 
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
@@ -60,9 +61,14 @@ pub fn simulate(
 ) -> Result<Report, Violation> {
     let mut random = Random::new(seed);
     let plan = Plan::draw(&mut random, shards);
+    let mut settings = Settings::permissive(plan.limits.clone());
+    for listener in &mut settings.listeners {
+        listener.max_topic_alias = plan.max_topic_alias;
+        listener.max_topic_alias_broker = plan.max_topic_alias_broker;
+    }
     let world = World::new(
         plan.shards,
-        &plan.limits,
+        settings,
         seed,
         plan.ring_capacity,
         plan.socket_capacity,

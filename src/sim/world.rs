@@ -9,14 +9,16 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::random::Random;
 use crate::codec;
 use crate::key::{ConnectionKey, ShardId};
-use crate::limits::{Limits, PACKET_SIZE_MAX};
+use crate::limits::PACKET_SIZE_MAX;
 use crate::origin::Origin;
-use crate::shard::{Census, Effects, Envelope, Shard};
+use crate::policy::Settings;
+use crate::shard::{Census, Command, Effects, Envelope, Notice, Shard, Verdict};
 use crate::time::Instant;
 
 /// A Network Connection, counted from 0 over the whole simulation.
@@ -122,6 +124,7 @@ enum Place {
 #[derive(Debug)]
 struct Wire {
     place: Place,
+    origin: Origin,
     /// Client to broker, in the network.
     up: VecDeque<u8>,
     /// Nothing follows `up`.
@@ -151,6 +154,8 @@ struct Host {
     resumed: VecDeque<WireId>,
     /// Closed connections whose keys are still to be freed.
     forgets: Vec<ConnectionKey>,
+    /// What side threads have for it.
+    commands: VecDeque<Command>,
 }
 
 /// A whole broker, its network and its clock.
@@ -170,6 +175,8 @@ pub struct World {
     moved: u64,
     /// Most bytes any connection held unsent.
     unsent_max: usize,
+    /// What shards told the threads beside them, requests for password checks apart.
+    notices: Vec<(ShardId, Notice)>,
 }
 
 impl World {
@@ -177,19 +184,22 @@ impl World {
     #[must_use]
     pub fn new(
         shard_count: usize,
-        limits: &Limits,
+        settings: Settings,
         seed: u64,
         ring_capacity: usize,
         socket_capacity: usize,
     ) -> Self {
+        let outbox_bytes_max = settings.policy.limits.outbox_bytes_max;
+        let settings = Arc::new(settings);
         let host = |index| Host {
-            shard: Shard::new(ShardId(index as u16), shard_count, limits.clone(), seed),
+            shard: Shard::with_settings(ShardId(index as u16), shard_count, settings.clone(), seed),
             effects: Effects::default(),
             wires: BTreeMap::new(),
             waiting: VecDeque::new(),
             dirty: Vec::new(),
             resumed: VecDeque::new(),
             forgets: Vec::new(),
+            commands: VecDeque::new(),
         };
         Self {
             now: Instant::ZERO.add_seconds(1),
@@ -197,12 +207,24 @@ impl World {
             rings: vec![VecDeque::new(); shard_count * shard_count],
             ring_capacity,
             socket_capacity,
-            outbox_bytes_max: limits.outbox_bytes_max,
+            outbox_bytes_max,
             wires: Vec::new(),
             log: Vec::new(),
             moved: 0,
             unsent_max: 0,
+            notices: Vec::new(),
         }
+    }
+
+    /// A side thread sends `command` to one shard.
+    pub fn command(&mut self, shard: usize, command: Command) {
+        self.hosts[shard].commands.push_back(command);
+        self.moved += 1;
+    }
+
+    /// What shards have told since this was last asked.
+    pub fn take_notices(&mut self) -> Vec<(ShardId, Notice)> {
+        std::mem::take(&mut self.notices)
     }
 
     /// The time.
@@ -293,9 +315,15 @@ impl World {
 
     /// Connects to `shard`.
     pub fn open(&mut self, shard: usize) -> WireId {
+        self.open_from(shard, Origin::default())
+    }
+
+    /// A Client connects from `origin`.
+    pub fn open_from(&mut self, shard: usize, origin: Origin) -> WireId {
         let wire = self.wires.len();
         self.wires.push(Wire {
             place: Place::Waiting,
+            origin,
             up: VecDeque::new(),
             up_ended: false,
             held: Vec::new(),
@@ -399,6 +427,13 @@ impl World {
             self.moved += 1;
             self.carry_out(index, None);
         }
+        while let Some(command) = self.hosts[index].commands.pop_front() {
+            let host = &mut self.hosts[index];
+            host.shard
+                .handle_command(command, self.now, &mut host.effects);
+            self.moved += 1;
+            self.carry_out(index, None);
+        }
         self.drain_rings(index, pace);
         if pace.often() {
             self.accept(index, pace);
@@ -478,7 +513,8 @@ impl World {
                 return;
             };
             self.moved += 1;
-            match host.shard.handle_accept(Origin::default(), self.now) {
+            let origin = self.wires[wire].origin.clone();
+            match host.shard.handle_accept(origin, self.now) {
                 Some(key) => {
                     host.wires.insert(key, wire);
                     self.wires[wire].place = Place::At(ShardId(index as u16), key);
@@ -620,9 +656,31 @@ impl World {
                 "a connection is handed over to another shard"
             );
             self.wires[wire].place = Place::Waiting;
+            self.wires[wire].origin = hand_over.origin;
             self.wires[wire].reported_unsent = 0;
             self.hosts[to.index()].waiting.push_back(wire);
             self.log.push(Event::HandedOver { wire, to });
+        }
+        for notice in effects.notices.drain(..) {
+            self.moved += 1;
+            match notice {
+                Notice::Authenticate(request) => {
+                    // Everybody's password is their name.
+                    let verdict = if *request.password == *request.username.as_bytes() {
+                        Verdict::Accepted
+                    } else {
+                        Verdict::Refused
+                    };
+                    let connection = request.connection;
+                    self.hosts[index]
+                        .commands
+                        .push_back(Command::Authenticated {
+                            connection,
+                            verdict,
+                        });
+                }
+                other => self.notices.push((ShardId(index as u16), other)),
+            }
         }
         let host = &mut self.hosts[index];
         self.moved += (effects.resumed.len() + effects.dirty.len()) as u64;

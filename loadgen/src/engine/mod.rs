@@ -1,6 +1,6 @@
 //! One thread's clients: what they say, what they hear, and what became of every message.
 //!
-//! The engine is a [`Core`]: the project's data path feeds it bytes and takes its output. The main
+//! The engine is a [`Core`](fastmq::net::Core): the project's data path feeds it bytes and takes its output. The main
 //! thread ([`mod@crate::run`]) commands all engines and collects what they found.
 //!
 //! # Always true

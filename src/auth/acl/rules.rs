@@ -160,7 +160,7 @@ impl Pattern {
                 break;
             };
             if literal_start < at {
-                parts.push(Part::Literal(level[literal_start..at].as_bytes().into()));
+                parts.push(Part::Literal(level.as_bytes()[literal_start..at].into()));
             }
             parts.push(part);
             at += CLIENT_IDENTIFIER.len();
@@ -170,7 +170,7 @@ impl Pattern {
             return None;
         }
         if literal_start < level.len() {
-            parts.push(Part::Literal(level[literal_start..].as_bytes().into()));
+            parts.push(Part::Literal(level.as_bytes()[literal_start..].into()));
         }
         Some(Self(parts.into()))
     }

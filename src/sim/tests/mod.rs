@@ -20,6 +20,7 @@ use crate::codec::{
 use crate::key::PacketIdentifier;
 use crate::limits::{Limits, PACKET_SIZE_MAX};
 use crate::message::{ProtocolVersion, QoS};
+use crate::policy::Settings;
 
 const Q0: QoS = QoS::AtMostOnce;
 const Q1: QoS = QoS::AtLeastOnce;
@@ -122,7 +123,7 @@ fn options(qos: QoS) -> SubscriptionOptions {
 impl Bench {
     fn new(shards: usize, limits: &Limits) -> Self {
         Self {
-            world: World::new(shards, limits, 7, 64, 1 << 16),
+            world: World::new(shards, Settings::permissive(limits.clone()), 7, 64, 1 << 16),
             opened: 0,
             partial: Vec::new(),
             limits: limits.clone(),

@@ -1,0 +1,277 @@
+//! The one door: every question of who may do what with a topic is asked here.
+//!
+//! | way | asked | with |
+//! | --- | --- | --- |
+//! | PUBLISH, Will | when it is published | `Write` |
+//! | SUBSCRIBE, UNSUBSCRIBE | for each Topic Filter | `Subscribe`, `Unsubscribe` |
+//! | live delivery, from here or another shard | when the topic's matches are looked up | `Read` |
+//! | Shared Subscription | when a member is picked | `Read` |
+//! | retained replay | when the messages are looked up | `Read`, and `Write` for who published |
+//! | queue and inflight window | when the rules or the User Name change | `Read` |
+//!
+//! What was decided for a topic is kept with its matches, so a message of a topic seen before asks
+//! nothing. When rules change, everything kept is forgotten and everything that waits is asked about
+//! again, so nothing is delivered after a reload that the new rules deny.
+//!
+//! A mount point is part of the door: a Client sees what lies below its own and nothing else.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::clients::{Clients, Member};
+use super::effects::Effects;
+use super::notice::DisconnectCause;
+use crate::auth::{Access, Security, Subject, permits};
+use crate::codec::ReasonCode;
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
+use crate::limits::PACKET_SIZE_MAX;
+use crate::message::{Message, QoS};
+use crate::origin::{Identity, ListenerId};
+use crate::policy::{ListenerPolicy, LogMask, Settings};
+use crate::session::Progress;
+use crate::time::Instant;
+
+impl Clients {
+    /// What `listener` has been told. A listener that is not configured any more admits nobody.
+    pub(super) fn listener(&self, listener: ListenerId) -> Option<&ListenerPolicy> {
+        self.settings.listener(listener)
+    }
+
+    fn security(&self, listener: ListenerId) -> Option<&Security> {
+        self.listener(listener)?.security.as_deref()
+    }
+
+    /// Whether anything can be denied to anybody but what always is.
+    pub(super) fn is_guarded(settings: &Settings) -> bool {
+        settings.listeners.iter().any(|listener| {
+            let security = listener.security.as_ref();
+            listener.mount_point.is_some() || security.is_some_and(|it| it.acl.is_some())
+        })
+    }
+
+    /// Whether the Client of `member` has `access` to `topic`, mount point included.
+    pub(super) fn permits(&self, member: &Member, access: Access, topic: &[u8]) -> bool {
+        let identity = &member.identity;
+        permits(
+            self.security(identity.listener),
+            member.standing,
+            &subject(identity),
+            access,
+            topic,
+        )
+    }
+
+    /// Whether `session` may be sent a message of `topic`.
+    pub(super) fn may_read(&self, session: SessionKey, topic: &[u8]) -> bool {
+        if !self.guarded {
+            return true;
+        }
+        let Some(member) = self.members.get(session) else {
+            return false;
+        };
+        let mount_point = self
+            .listener(member.identity.listener)
+            .and_then(|listener| listener.mount_point.as_deref());
+        if let Some(mount_point) = mount_point {
+            // Nothing would be left of the mount point itself.
+            let inside = topic.strip_prefix(mount_point.as_bytes());
+            if inside.is_none_or(<[u8]>::is_empty) {
+                return false;
+            }
+        }
+        self.permits(member, Access::Read, topic)
+    }
+
+    /// Whether `session` may publish to `topic`.
+    pub(super) fn may_write(&self, session: SessionKey, topic: &[u8]) -> bool {
+        self.members
+            .get(session)
+            .is_some_and(|member| self.permits(member, Access::Write, topic))
+    }
+
+    /// Whether who published a retained message might do so now (`check_retain_source`).
+    pub(super) fn source_may_write(&self, message: &Message) -> bool {
+        let Some(source) = message.source() else {
+            // The broker's own.
+            return true;
+        };
+        if !self.guarded || !self.settings.policy.check_retain_source {
+            return true;
+        }
+        let subject = subject(source);
+        let security = self.security(source.listener);
+        let standing = security.map(|it| it.standing(&subject)).unwrap_or_default();
+        permits(
+            security,
+            standing,
+            &subject,
+            Access::Write,
+            message.topic_name(),
+        )
+    }
+
+    /// Decides whether what a connection publishes has to be looked at.
+    pub(super) fn vet(&mut self, key: ConnectionKey) {
+        let settings = &self.settings;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let has_rules = settings
+            .listener(connection.origin.listener)
+            .and_then(|listener| listener.security.as_ref())
+            .is_some_and(|security| security.acl.is_some());
+        let policy = &settings.policy;
+        connection.vetted = has_rules
+            || connection.mount_point_size > 0
+            || connection.maximum_qos < QoS::ExactlyOnce
+            || !policy.retain_available
+            || policy.message_size_limit < PACKET_SIZE_MAX as usize
+            || policy.log.has(LogMask::PACKETS);
+    }
+
+    /// Takes over who a Session belongs to now. True if that may change what it reads.
+    pub(super) fn identify(&mut self, session: SessionKey, identity: Arc<Identity>) -> bool {
+        let subject = subject(&identity);
+        let security = self.security(identity.listener);
+        let standing = security.map(|it| it.standing(&subject)).unwrap_or_default();
+        let credential = security
+            .and_then(|it| it.passwords.as_ref())
+            .zip(subject.username)
+            .and_then(|(passwords, username)| passwords.credential(username));
+        let Some(member) = self.members.get_mut(session) else {
+            return false;
+        };
+        let is_other = member.identity != identity;
+        member.identity = identity;
+        member.standing = standing;
+        member.credential = credential;
+        is_other
+    }
+
+    /// Drops what waits for `session` and may not be read any more.
+    ///
+    /// What its connection was sent stays in flight until it is acknowledged; what would have to be
+    /// sent again does not.
+    pub(super) fn purge(&mut self, session: SessionKey) {
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
+        // Taken out, because who may read what is asked of all the rest.
+        let mut queue = std::mem::take(&mut member.session.queue);
+        let mut inflight = std::mem::take(&mut member.session.inflight);
+        let connection = member.session.connection;
+        let connection = connection.and_then(|key| self.connections.get_mut(key));
+        let is_sent = connection.as_ref().is_some_and(|it| it.resend.is_none());
+        let mut replay = connection.and_then(|connection| connection.replay.take());
+
+        let may_read = |message: &Message| self.may_read(session, message.topic_name());
+        let before = queue.bytes();
+        let mut dropped = queue.take_if(|delivery| !may_read(&delivery.message)).len();
+        if !is_sent {
+            let denied: Vec<PacketIdentifier> = inflight
+                .iter()
+                .filter_map(|(identifier, progress)| match progress {
+                    Progress::Published(delivery) if !may_read(&delivery.message) => {
+                        Some(identifier)
+                    }
+                    _ => None,
+                })
+                .collect();
+            dropped += denied.len();
+            for identifier in denied {
+                inflight.abandon(identifier);
+            }
+        }
+        if let Some(replay) = &mut replay {
+            let items = &mut replay.items;
+            let count = items.len();
+            items.retain(|item| may_read(&item.message) && self.source_may_write(&item.message));
+            dropped += count - items.len();
+        }
+
+        self.counters.dropped_denied += dropped as u64;
+        self.queued_bytes -= before - queue.bytes();
+        if let Some(member) = self.members.get_mut(session) {
+            member.session.queue = queue;
+            member.session.inflight = inflight;
+            let connection = member.session.connection;
+            if let Some(connection) = connection.and_then(|key| self.connections.get_mut(key)) {
+                connection.replay = replay;
+            }
+        }
+    }
+}
+
+fn subject(identity: &Identity) -> Subject<'_> {
+    Subject {
+        username: identity.username.as_deref(),
+        client_identifier: &identity.client_identifier,
+    }
+}
+
+impl Shard {
+    /// The configuration was read again. What is connected stays connected, unless the new rules do
+    /// not let it in; what waits and is denied now is dropped.
+    pub(super) fn configure(
+        &mut self,
+        settings: Arc<Settings>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.clients.configure(settings);
+        let connections: Vec<_> = self.clients.connections.keys().collect();
+        for key in connections {
+            self.clients.vet(key);
+        }
+        self.router.forget_matches();
+        let sessions: Vec<_> = self.clients.members.keys().collect();
+        for session in sessions {
+            let Some(member) = self.clients.members.get(session) else {
+                continue;
+            };
+            let (identity, credential) = (member.identity.clone(), member.credential);
+            let connection = member.session.connection;
+            self.clients.identify(session, identity.clone());
+            if self.clients.guarded {
+                self.clients.purge(session);
+            }
+            // As Mosquitto does with Clients that could not log in again.
+            if let Some(key) = connection
+                && !self.is_still_admitted(session, credential)
+            {
+                let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
+                self.disconnect(key, cause, now, effects);
+            }
+        }
+    }
+
+    /// Whether a Client that is connected could be now: its User Name and password are still good.
+    fn is_still_admitted(
+        &self,
+        session: SessionKey,
+        before: Option<crate::auth::Credential>,
+    ) -> bool {
+        let Some(member) = self.clients.members.get(session) else {
+            return false;
+        };
+        let identity = &member.identity;
+        let Some(policy) = self.clients.listener(identity.listener) else {
+            return false;
+        };
+        if policy.use_identity_as_username || policy.use_subject_as_username {
+            return true;
+        }
+        let passwords = policy
+            .security
+            .as_ref()
+            .is_some_and(|security| security.passwords.is_some());
+        if passwords && identity.username.is_some() {
+            // Without one before, there was no password to give.
+            member.credential.is_some() && member.credential == before
+        } else {
+            policy.allow_anonymous
+        }
+    }
+}
