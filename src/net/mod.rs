@@ -24,6 +24,8 @@ mod connection;
 mod core;
 mod data_path;
 mod listener;
+#[allow(dead_code)] // Until a transport asks for it.
+pub mod tls;
 mod uring;
 mod waker;
 
