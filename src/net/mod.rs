@@ -24,8 +24,9 @@ mod connection;
 mod core;
 mod data_path;
 mod listener;
-#[allow(dead_code)] // Until a transport asks for it.
 pub mod tls;
+#[allow(dead_code)] // Until the data path calls it.
+pub mod transport;
 mod uring;
 mod waker;
 

@@ -1,0 +1,388 @@
+//! A WebSocket, the server's side of it: frames around a stream of MQTT Control Packets.
+//!
+//! A packet may be cut by frames and a frame may hold many packets [MQTT-6.0.0-2], so payload goes on as
+//! it comes and no frame is ever held. The header is read and written by tungstenite's codec; its
+//! message layer would hold whole messages.
+
+#![forbid(unsafe_code)]
+
+use super::static_files::StaticFile;
+use super::upgrade::{self, Granted, Refusal, WebSocketOptions};
+use crate::limits::PACKET_SIZE_MAX;
+use std::io::Cursor;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+/// Longest frame header: two bytes, a length of eight, a mask of four.
+const HEADER_SIZE_MAX: usize = 14;
+/// Largest payload of a control frame.
+const CONTROL_SIZE_MAX: usize = 125;
+/// Largest frame, and all fragments of a message together. Nothing is held of them, but a peer that
+/// announces more than the largest packet does not speak MQTT.
+const MESSAGE_SIZE_MAX: u64 = PACKET_SIZE_MAX as u64;
+
+/// The peer does not speak MQTT over a WebSocket. It is told so, and the connection ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum WebSocketError {
+    /// Its request was not granted.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It broke RFC 6455.
+    #[error("WebSocket protocol error: {0}")]
+    Protocol(&'static str),
+    /// It sent a text frame [MQTT-6.0.0-1].
+    #[error("WebSocket frame that is not binary")]
+    NotBinary,
+    /// A frame or message larger than the largest packet.
+    #[error("WebSocket message larger than any packet")]
+    TooLarge,
+}
+
+impl WebSocketError {
+    fn close_code(self) -> CloseCode {
+        match self {
+            Self::Refused(_) | Self::Protocol(_) => CloseCode::Protocol,
+            Self::NotBinary => CloseCode::Unsupported,
+            Self::TooLarge => CloseCode::Size,
+        }
+    }
+}
+
+/// Whether more is to come from the peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Received {
+    More,
+    /// The peer has closed, or is served: it gets no more than the answers that are there.
+    Last,
+}
+
+/// One connection's WebSocket, or what is to become one.
+#[derive(Debug, Default)]
+pub(super) struct WebSocket {
+    state: State,
+    /// The start of a request, or of a frame header.
+    held: Vec<u8>,
+    /// Of the request, at which size to look at it again.
+    look_at: usize,
+    /// What is left of the payload of the frame.
+    payload_left: u64,
+    /// Of the message so far.
+    message_size: u64,
+    /// The frame's mask, turned to its next byte.
+    mask: [u8; 4],
+    /// `None` within a data frame.
+    control: Option<ControlFrame>,
+    /// A data message has begun and not ended.
+    is_fragmented: bool,
+    /// Payload of the last ping, to be answered. A peer that sends many and reads none gets one pong,
+    /// as RFC 6455 5.5.3 allows, so that they cannot pile up.
+    ping: Option<Vec<u8>>,
+    /// What is left of the file that is served.
+    file: Option<(StaticFile, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum State {
+    #[default]
+    Requested,
+    Open,
+    /// A close frame has been written, or the connection never became a WebSocket.
+    Closed,
+}
+
+#[derive(Debug)]
+struct ControlFrame {
+    kind: Control,
+    payload: Vec<u8>,
+}
+
+impl WebSocket {
+    /// Whether the upgrade is done.
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Bytes held, of a request or a header.
+    pub(super) fn held_size(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes what arrived. Appends the payload to `plain` and answers to `out`, except to a ping.
+    ///
+    /// # Errors
+    /// [`WebSocketError`]; `out` has the last words.
+    pub(super) fn receive(
+        &mut self,
+        options: &WebSocketOptions,
+        bytes: &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Received, WebSocketError> {
+        let after_request;
+        let bytes = if self.state == State::Requested {
+            self.held.extend_from_slice(bytes);
+            match self.request(options, out)? {
+                None => return Ok(Received::More),
+                Some(Granted::File(file)) => {
+                    self.state = State::Closed;
+                    self.held = Vec::new();
+                    self.file = file.map(|file| (file, 0));
+                    return Ok(Received::Last);
+                }
+                Some(Granted::Upgrade(size)) => {
+                    self.state = State::Open;
+                    after_request = std::mem::take(&mut self.held);
+                    after_request.get(size..).unwrap_or_default()
+                }
+            }
+        } else {
+            bytes
+        };
+        self.frames(bytes, plain, out).inspect_err(|error| {
+            self.write_close(Some(error.close_code()), out);
+        })
+    }
+
+    /// Looks at the request only when it may be complete or has doubled, so that one that comes byte by
+    /// byte is not read a thousand times.
+    fn request(
+        &mut self,
+        options: &WebSocketOptions,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Granted>, WebSocketError> {
+        let is_complete = self.held.ends_with(b"\n\r\n") || self.held.ends_with(b"\n\n");
+        if self.held.len() < self.look_at && !is_complete {
+            return Ok(None);
+        }
+        self.look_at = (self.held.len() * 2).min(options.headers_size_max);
+        upgrade::answer(options, &self.held, out).map_err(|refusal| {
+            self.state = State::Closed;
+            refusal.into()
+        })
+    }
+
+    fn frames(
+        &mut self,
+        mut bytes: &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Received, WebSocketError> {
+        while self.state == State::Open {
+            if self.payload_left > 0 {
+                if bytes.is_empty() {
+                    return Ok(Received::More);
+                }
+                let size = bytes
+                    .len()
+                    .min(usize::try_from(self.payload_left).unwrap_or(usize::MAX));
+                let (payload, rest) = bytes.split_at(size);
+                bytes = rest;
+                self.payload_left -= size as u64;
+                let target = match &mut self.control {
+                    None => &mut *plain,
+                    Some(control) => &mut control.payload,
+                };
+                let start = target.len();
+                target.extend_from_slice(payload);
+                self.mask = unmask(&mut target[start..], self.mask);
+            } else if !self.header(&mut bytes)? {
+                return Ok(Received::More);
+            }
+            if self.payload_left == 0
+                && let Some(control) = self.control.take()
+            {
+                self.handle_control(control, out)?;
+            }
+        }
+        Ok(Received::Last)
+    }
+
+    /// Reads a frame header. Returns whether there was a whole one.
+    fn header(&mut self, bytes: &mut &[u8]) -> Result<bool, WebSocketError> {
+        let (header, size) = if self.held.is_empty() {
+            match parse_header(bytes)? {
+                Some((header, size, end)) => {
+                    *bytes = bytes.get(end..).unwrap_or_default();
+                    (header, size)
+                }
+                None => {
+                    self.held.extend_from_slice(bytes);
+                    *bytes = &[];
+                    return Ok(false);
+                }
+            }
+        } else {
+            loop {
+                let Some((&byte, rest)) = bytes.split_first() else {
+                    return Ok(false);
+                };
+                *bytes = rest;
+                self.held.push(byte);
+                debug_assert!(self.held.len() <= HEADER_SIZE_MAX);
+                if let Some((header, size, _)) = parse_header(&self.held)? {
+                    self.held = Vec::new();
+                    break (header, size);
+                }
+            }
+        };
+        self.begin_frame(&header, size)?;
+        Ok(true)
+    }
+
+    fn begin_frame(&mut self, header: &FrameHeader, size: u64) -> Result<(), WebSocketError> {
+        let error = |what| Err(WebSocketError::Protocol(what));
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return error("reserved bit");
+        }
+        let Some(mask) = header.mask else {
+            return error("frame without a mask");
+        };
+        match header.opcode {
+            OpCode::Control(_) if !header.is_final => return error("fragmented control frame"),
+            OpCode::Control(_) if size > CONTROL_SIZE_MAX as u64 => {
+                return error("control frame of more than 125 bytes");
+            }
+            OpCode::Control(kind) => {
+                self.control = Some(ControlFrame {
+                    kind,
+                    payload: Vec::new(),
+                });
+            }
+            // [MQTT-6.0.0-1]
+            OpCode::Data(Data::Text) => return Err(WebSocketError::NotBinary),
+            OpCode::Data(Data::Continue) if !self.is_fragmented => {
+                return error("continuation of nothing");
+            }
+            OpCode::Data(Data::Binary) if self.is_fragmented => {
+                return error("a message within a message");
+            }
+            OpCode::Data(kind) => {
+                if kind == Data::Binary {
+                    self.message_size = 0;
+                }
+                self.message_size = self.message_size.saturating_add(size);
+                if self.message_size > MESSAGE_SIZE_MAX {
+                    return Err(WebSocketError::TooLarge);
+                }
+                self.is_fragmented = !header.is_final;
+            }
+        }
+        self.mask = mask;
+        self.payload_left = size;
+        Ok(())
+    }
+
+    fn handle_control(
+        &mut self,
+        control: ControlFrame,
+        out: &mut Vec<u8>,
+    ) -> Result<(), WebSocketError> {
+        match control.kind {
+            Control::Ping => self.ping = Some(control.payload),
+            Control::Close => {
+                let code = match control.payload.split_first_chunk::<2>() {
+                    None if control.payload.is_empty() => None,
+                    None => return Err(WebSocketError::Protocol("close frame of one byte")),
+                    Some((code, reason)) => {
+                        let code = CloseCode::from(u16::from_be_bytes(*code));
+                        if !code.is_allowed() || str::from_utf8(reason).is_err() {
+                            return Err(WebSocketError::Protocol("close frame with a wrong code"));
+                        }
+                        Some(code)
+                    }
+                };
+                self.write_close(code, out);
+            }
+            // Nobody asked for a pong, and nobody minds one.
+            Control::Pong | Control::Reserved(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether [`WebSocket::write_answers`] would write anything.
+    pub(super) fn has_answers(&self) -> bool {
+        self.ping.is_some()
+    }
+
+    /// Appends what the peer is owed without anybody having said it.
+    pub(super) fn write_answers(&mut self, out: &mut Vec<u8>) {
+        if let Some(payload) = self.ping.take()
+            && self.is_open()
+        {
+            write_frame(OpCode::Control(Control::Pong), &payload, out);
+        }
+    }
+
+    /// Appends the frame that carries `plain`.
+    pub(super) fn wrap(&self, plain: &[u8], out: &mut Vec<u8>) {
+        if !plain.is_empty() && self.is_open() {
+            write_frame(OpCode::Data(Data::Binary), plain, out);
+        }
+    }
+
+    /// Appends a close frame, if the peer has not got one.
+    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
+        self.write_close(Some(CloseCode::Normal), out);
+    }
+
+    fn write_close(&mut self, code: Option<CloseCode>, out: &mut Vec<u8>) {
+        if self.is_open() {
+            let code = code.map(|code| u16::from(code).to_be_bytes());
+            let payload = code.as_ref().map_or(&[][..], |code| code);
+            write_frame(OpCode::Control(Control::Close), payload, out);
+        }
+        self.state = State::Closed;
+    }
+
+    /// Whether part of a file is still to be sent.
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Appends at most `size` bytes of the file that is served.
+    pub(super) fn write_file(&mut self, size: usize, out: &mut Vec<u8>) {
+        if let Some((file, at)) = &mut self.file {
+            let rest = file.bytes.get(*at..).unwrap_or_default();
+            let part = &rest[..rest.len().min(size)];
+            out.extend_from_slice(part);
+            *at += part.len();
+            if part.len() == rest.len() {
+                self.file = None;
+            }
+        }
+    }
+}
+
+/// The frame header at the start of `bytes`, the size of the payload and its own.
+fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, u64, usize)>, WebSocketError> {
+    let mut cursor = Cursor::new(bytes);
+    let parsed = FrameHeader::parse(&mut cursor);
+    let parsed = parsed.map_err(|_| WebSocketError::Protocol("reserved opcode"))?;
+    Ok(parsed.map(|(header, size)| (header, size, cursor.position() as usize)))
+}
+
+fn write_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    let header = FrameHeader {
+        opcode,
+        ..FrameHeader::default()
+    };
+    out.reserve(HEADER_SIZE_MAX + payload.len());
+    // Writing to memory does not fail.
+    let _ = header.format(payload.len() as u64, out);
+    out.extend_from_slice(payload);
+}
+
+/// Unmasks `bytes` and returns the mask as it goes on after them.
+fn unmask(bytes: &mut [u8], mut mask: [u8; 4]) -> [u8; 4] {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
+        *byte ^= mask;
+    }
+    mask.rotate_left(bytes.len() % 4);
+    mask
+}
