@@ -1,18 +1,25 @@
-//! The command line.
+//! The command line: the broker's options, and the commands beside it.
 
 #![forbid(unsafe_code)]
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::net::IpAddr;
+
+use crate::clients::{self, PubArguments, SubArguments};
 
 /// Exit status for arguments that make no sense, as Mosquitto's.
 pub const EXIT_BAD_ARGUMENTS: u8 = 3;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker: one shard per core, io_uring, nothing shared on the way.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "fastmq", version)]
+#[command(name = "fastmq", version, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    /// What to do instead of being a broker
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Number of shards, each on a core of its own [default: one for each CPU the process may use]
     #[arg(long, value_name = "N")]
     pub cores: Option<usize>,
@@ -34,6 +41,32 @@ pub struct Arguments {
     pub verbose: bool,
 }
 
+/// What the program does beside being a broker.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Subscribe to topics and print the messages that arrive
+    ///
+    /// Options, output and exit statuses are those of mosquitto_sub. With a connection that is lost it
+    /// connects again, at growing intervals.
+    Sub(Box<SubArguments>),
+    /// Publish messages to a topic
+    ///
+    /// Options, output and exit statuses are those of mosquitto_pub. Exactly one of -f, -l, -m, -n
+    /// and -s says what to publish.
+    Pub(Box<PubArguments>),
+}
+
+impl Command {
+    /// Does it, and returns the exit status.
+    #[must_use]
+    pub fn run(&self) -> u8 {
+        match self {
+            Self::Sub(arguments) => clients::run_sub(arguments),
+            Self::Pub(arguments) => clients::run_pub(arguments),
+        }
+    }
+}
+
 impl Arguments {
     /// Parses the process's arguments. On bad ones, and for help and version, says what is to be
     /// said and gives the exit status.
@@ -41,12 +74,21 @@ impl Arguments {
     /// # Errors
     /// The exit status.
     pub fn parse_process() -> Result<Self, u8> {
-        Self::try_parse().map_err(|error| {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let status_of_mistakes = match arguments.get(1).and_then(|argument| argument.to_str()) {
+            Some("sub" | "pub") => clients::EXIT_USAGE,
+            _ => EXIT_BAD_ARGUMENTS,
+        };
+        let arguments = clients::with_defaults(arguments).map_err(|error| {
+            eprintln!("Error: {error}");
+            status_of_mistakes
+        })?;
+        Self::try_parse_from(arguments).map_err(|error| {
             // Nothing can be done about a closed terminal.
             let _ = error.print();
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-                _ => EXIT_BAD_ARGUMENTS,
+                _ => status_of_mistakes,
             }
         })
     }

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod cli;
+pub mod clients;
 pub mod codec;
 pub mod key;
 pub mod limits;

@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(status) => return ExitCode::from(status),
     };
+    if let Some(command) = &arguments.command {
+        return ExitCode::from(command.run());
+    }
     let placed = match runtime::place(arguments.cores, arguments.oversubscribe) {
         Ok(placed) => placed,
         Err(error) => {

@@ -56,13 +56,17 @@ const LAYERS: [Layer; 10] = [
         together: false,
     },
     Layer {
-        rooms: &["net", "admin", "bridge", "runtime", "cli", "main"],
+        rooms: &[
+            "net", "admin", "bridge", "runtime", "clients", "cli", "main",
+        ],
         together: true,
     },
 ];
 
 /// The rooms that may touch the outside world.
-const INPUT_OUTPUT: [&str; 7] = ["net", "wal", "admin", "bridge", "runtime", "cli", "main"];
+const INPUT_OUTPUT: [&str; 8] = [
+    "net", "wal", "admin", "bridge", "runtime", "clients", "cli", "main",
+];
 
 /// The rooms in which `unsafe` may appear.
 const UNSAFE: [&str; 2] = ["ring", "net"];
@@ -97,13 +101,7 @@ const ONLY_VALUES: [&str; 7] = [
 ];
 
 /// Statements that code cites and no test does yet. Entries may only be removed.
-const CITED_BY_NO_TEST_YET: &[&str] = &[
-    "MQTT-3.2.2-11",
-    "MQTT-3.2.2-12",
-    "MQTT-3.2.2-13",
-    "MQTT-3.2.2-14",
-    "MQTT-3.2.2-9",
-];
+const CITED_BY_NO_TEST_YET: &[&str] = &["MQTT-3.2.2-12", "MQTT-3.2.2-13", "MQTT-3.2.2-9"];
 
 #[test]
 fn imports_go_down_only() {

@@ -27,8 +27,13 @@ pub struct Broker {
 impl Broker {
     /// Starts `fastmq --port 0` with more arguments and waits until it listens.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_on(0, arguments)
+    }
+
+    /// The same on a port that is known, of a broker that was there before.
+    pub fn start_on(port: u16, arguments: &[&str]) -> Self {
         let mut child = command()
-            .args(["--port", "0"])
+            .args(["--port", &port.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,0 +1,43 @@
+//! `fastmq sub` and `fastmq pub`: a subscriber and a publisher for the command line, with the options,
+//! the output and the exit statuses of `mosquitto_sub` and `mosquitto_pub`.
+//!
+//! They speak through the broker's own codec, from the Client's side. Where they differ from
+//! Mosquitto's clients, it is so that nothing is ignored without a word: a PUBLISH or a subscription
+//! that was refused ends with the Reason Code as exit status, and a Session that somebody else has
+//! taken over is not fought for.
+//!
+//! ```text
+//! arguments -> settings -> subscriber | publisher -> conversation -> protocol   (pure: bytes and time)
+//!                                                                 -> link       (TCP, unix, TLS, WebSocket)
+//! ```
+//!
+//! One thread, one `poll`: the connection, the end by a signal, and standard input of the publisher.
+//!
+//! Read next: `protocol.rs` (the Client's half of MQTT), `subscriber.rs`, `publisher.rs`.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod conversation;
+mod defaults;
+mod failure;
+mod format;
+mod json;
+mod link;
+mod message;
+mod outgoing;
+mod properties;
+mod protocol;
+mod publisher;
+mod reason;
+mod settings;
+mod signals;
+mod subscriber;
+mod tls;
+mod url;
+
+pub use arguments::{PubArguments, SubArguments};
+pub use defaults::with_defaults;
+pub use failure::EXIT_USAGE;
+pub use publisher::run as run_pub;
+pub use subscriber::run as run_sub;
