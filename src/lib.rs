@@ -8,6 +8,7 @@ pub mod auth;
 pub mod cli;
 pub mod clients;
 pub mod codec;
+pub mod config;
 pub mod key;
 pub mod limits;
 pub mod message;

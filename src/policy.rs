@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use crate::auth::Security;
 use crate::limits::Limits;
@@ -74,8 +73,6 @@ pub struct Policy {
     pub retain_available: bool,
     /// Whether a message is delivered with the QoS of the subscription even if its own is lower.
     pub upgrade_outgoing_qos: bool,
-    /// Longest time that a message stays retained.
-    pub retain_expiry_interval: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -92,7 +89,6 @@ impl Default for Policy {
             queue_qos0_messages: false,
             retain_available: true,
             upgrade_outgoing_qos: false,
-            retain_expiry_interval: None,
         }
     }
 }

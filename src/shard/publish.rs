@@ -353,7 +353,7 @@ impl Shard {
     /// shared subscription, the retained store.
     pub(super) fn route(
         &mut self,
-        mut message: MessageRef<'_>,
+        message: MessageRef<'_>,
         publisher: Option<SessionKey>,
         now: Instant,
         effects: &mut Effects,
@@ -371,10 +371,6 @@ impl Shard {
                 clock: self.clock,
                 shard: self.id,
             };
-            if let Some(longest) = self.clients.settings.policy.retain_expiry_interval {
-                let latest = now + longest;
-                message.expires_at = Some(message.expires_at.map_or(latest, |at| at.min(latest)));
-            }
             let source = publisher
                 .and_then(|session| self.clients.members.get(session))
                 .map(|member| member.identity.clone());

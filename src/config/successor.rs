@@ -1,0 +1,142 @@
+//! A configuration that takes the place of another one in a broker that runs.
+
+#![forbid(unsafe_code)]
+
+use super::problem::{ConfigError, Place, Problem, Remark, Severity};
+use super::{Config, Listener};
+use crate::policy::ListenerPolicy;
+use std::collections::BTreeMap;
+
+/// A listener, if it is one's, and the directive.
+type GivenKey = (Option<String>, &'static str);
+
+/// All values of a directive, and the place of the last.
+type GivenValues<'a> = (Vec<&'a str>, &'a Place);
+
+impl Config {
+    /// Prepares this configuration to take the place of `old`: listeners in the order of `old`, and what
+    /// only counts at the start as it was, with a remark for each directive that has changed.
+    ///
+    /// # Errors
+    /// When a listener has come or gone, or would begin or cease to be encrypted.
+    pub fn succeed(&mut self, old: &Self) -> Result<(), ConfigError> {
+        self.remark_changes(old);
+        let mut candidates: Vec<Option<Listener>> = self.listeners.drain(..).map(Some).collect();
+        for was in &old.listeners {
+            let same = |slot: &&mut Option<Listener>| {
+                slot.as_ref().is_some_and(|new| new.address == was.address)
+            };
+            let Some(new) = candidates.iter_mut().find(same).and_then(Option::take) else {
+                return Err(refused(
+                    format!("listener {} is missing", was.address),
+                    None,
+                ));
+            };
+            if new.has_tls() != was.has_tls() {
+                let what = if was.has_tls() {
+                    "has"
+                } else {
+                    "does not have"
+                };
+                return Err(refused(
+                    format!(
+                        "listener {} {what} TLS, and keeps it so until the next start",
+                        was.address
+                    ),
+                    new.place.as_ref(),
+                ));
+            }
+            self.listeners.push(succeeding_listener(new, was));
+        }
+        // One that this machine had no address for is not there to be missed.
+        let added = candidates
+            .into_iter()
+            .flatten()
+            .find(|new| !new.is_optional);
+        if let Some(new) = added {
+            return Err(refused(
+                format!("listener {} is new", new.address),
+                new.place.as_ref(),
+            ));
+        }
+        self.is_local_only = old.is_local_only;
+        self.pid_file.clone_from(&old.pid_file);
+        self.user.clone_from(&old.user);
+        self.cores = old.cores;
+        self.set_tcp_nodelay = old.set_tcp_nodelay;
+        self.persistence = old.persistence.clone();
+        self.admin.listener = old.admin.listener;
+        Ok(())
+    }
+
+    fn remark_changes(&mut self, old: &Self) {
+        let was = old.given_at_start();
+        let is = self.given_at_start();
+        let mut remarks = Vec::new();
+        for key in was
+            .keys()
+            .chain(is.keys().filter(|key| !was.contains_key(*key)))
+        {
+            let (before, after) = (was.get(key), is.get(key));
+            if before.map(|given| &given.0) == after.map(|given| &given.0) {
+                continue;
+            }
+            let place = after.or(before).map(|given| given.1.clone());
+            remarks.push(Remark {
+                severity: Severity::Warning,
+                place,
+                text: format!(
+                    "'{}' has changed, which counts from the next start on",
+                    key.1
+                ),
+            });
+        }
+        self.remarks.extend(remarks);
+    }
+
+    /// The values of directives that only count at the start, by listener and name.
+    fn given_at_start(&self) -> BTreeMap<GivenKey, GivenValues<'_>> {
+        let mut all: BTreeMap<_, (Vec<&str>, &Place)> = BTreeMap::new();
+        // A changed listener is an error, and their order means nothing.
+        for given in self
+            .given
+            .iter()
+            .filter(|given| given.directive != "listener")
+        {
+            let listener = given.listener.map(|index| match self.listeners.get(index) {
+                Some(listener) if !self.is_local_only => listener.address.to_string(),
+                _ => String::new(),
+            });
+            let entry = all
+                .entry((listener, given.directive))
+                .or_insert((Vec::new(), &given.place));
+            entry.0.push(&given.value);
+            entry.1 = &given.place;
+        }
+        all
+    }
+}
+
+fn refused(what: String, place: Option<&Place>) -> ConfigError {
+    let text = format!(
+        "It is not currently possible to add/remove listeners when reloading the config file: {what}."
+    );
+    ConfigError {
+        problem: Problem::Contradiction(text.into()),
+        place: place.cloned(),
+    }
+}
+
+/// What a reload changes of a listener, and the rest as it was.
+fn succeeding_listener(new: Listener, was: &Listener) -> Listener {
+    Listener {
+        place: new.place,
+        policy: ListenerPolicy {
+            mount_point: was.policy.mount_point.clone(),
+            ..new.policy
+        },
+        security: new.security,
+        tls: new.tls,
+        ..was.clone()
+    }
+}

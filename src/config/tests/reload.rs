@@ -1,0 +1,122 @@
+//! A configuration that follows another one.
+
+use super::{good, remarks};
+use crate::config::{Config, Severity};
+
+fn succeed(old: &str, new: &str) -> Result<Config, String> {
+    let (mut old, mut new) = (good(old), good(new));
+    old.open_locally(&[], &[]);
+    new.open_locally(&[], &[]);
+    new.remarks.clear();
+    match new.succeed(&old) {
+        Ok(()) => Ok(new),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn what_can_change_changes() {
+    let new = succeed(
+        "listener 1\nmax_qos 2\nlistener 2",
+        "allow_anonymous true\nmax_queued_messages 5\nlistener 1\nmax_qos 1\nlistener 2",
+    )
+    .unwrap();
+    let settings = new.settings(&[], 1);
+    assert_eq!(settings.policy.limits.max_queued_messages, 5);
+    assert_eq!(settings.listeners[0].max_qos as u8, 1);
+    assert!(settings.listeners[1].allow_anonymous);
+    assert!(new.remarks.is_empty(), "{:?}", new.remarks);
+}
+
+#[test]
+fn what_counts_at_the_start_only_stays_and_is_remarked() {
+    let new = succeed(
+        "pid_file a\nfastmq_cores 1\nlistener 1\nmount_point a/\nprotocol mqtt\npersistence false",
+        "pid_file b\nfastmq_cores 2\nlistener 1\nmount_point b/\nprotocol websockets\npersistence true",
+    )
+    .unwrap();
+    assert_eq!(new.pid_file.as_ref().unwrap().path.to_str(), Some("a"));
+    assert_eq!(new.cores, Some(1));
+    assert!(!new.persistence.enabled);
+    assert_eq!(new.listeners[0].policy.mount_point.as_deref(), Some("a/"));
+    let said = remarks(&new, Severity::Warning).join("\n");
+    for name in [
+        "pid_file",
+        "fastmq_cores",
+        "mount_point",
+        "protocol",
+        "persistence",
+    ] {
+        assert!(
+            said.contains(&format!("'{name}' has changed")),
+            "{name}: {said}"
+        );
+    }
+    assert!(
+        said.contains("m.conf:1") && said.contains("m.conf:6"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_directive_that_is_gone_or_new_has_changed_too() {
+    let said = |old, new| remarks(&succeed(old, new).unwrap(), Severity::Warning).join("\n");
+    assert!(said("user a\nlistener 1", "listener 1").contains("'user' has changed"));
+    assert!(said("listener 1", "user a\nlistener 1").contains("'user' has changed"));
+    assert_eq!(said("user a\nlistener 1", "listener 1\nuser a"), "");
+}
+
+#[test]
+fn listeners_may_change_their_order_and_keep_their_place() {
+    let new = succeed(
+        "listener 1\nmax_qos 0\nlistener 2\nmount_point x/",
+        "listener 2\nmount_point x/\nlistener 1\nmax_qos 1",
+    )
+    .unwrap();
+    assert_eq!(new.listeners[0].address.to_string(), "1");
+    assert_eq!(new.listeners[0].policy.max_qos as u8, 1);
+    assert!(new.remarks.is_empty(), "{:?}", new.remarks);
+}
+
+#[test]
+fn listeners_neither_come_nor_go() {
+    let error = succeed("listener 1", "listener 1\nlistener 2").unwrap_err();
+    assert!(
+        error.contains("not currently possible to add/remove listeners"),
+        "{error}"
+    );
+    assert!(
+        error.contains("listener 2 is new") && error.ends_with("m.conf:2."),
+        "{error}"
+    );
+    let error = succeed("listener 1\nlistener 2", "listener 2").unwrap_err();
+    assert!(error.contains("listener 1 is missing"), "{error}");
+    assert!(succeed("", "listener 1").is_err());
+    assert!(succeed("", "max_qos 1").is_ok());
+}
+
+#[test]
+fn a_listener_stays_encrypted_or_not() {
+    let tls = "listener 1\ncertfile c\nkeyfile k";
+    assert!(
+        succeed(tls, "listener 1")
+            .unwrap_err()
+            .contains("listener 1 has TLS")
+    );
+    assert!(
+        succeed("listener 1", tls)
+            .unwrap_err()
+            .contains("does not have TLS")
+    );
+    let new = succeed(tls, "listener 1\ncertfile c2\nkeyfile k2").unwrap();
+    assert_eq!(
+        new.listeners[0]
+            .tls
+            .certfile
+            .as_ref()
+            .unwrap()
+            .path
+            .to_str(),
+        Some("c2")
+    );
+}
