@@ -4,12 +4,12 @@
 
 use fastmq::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use fastmq::limits::Limits;
-use fastmq::net::{ListenError, listen};
+use fastmq::net::{ListenError, ShardListener, listen};
 use fastmq::runtime::{self, Placed};
 use fastmq::shard::Shard;
 use std::error::Error;
 use std::io::{ErrorKind, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -74,7 +74,7 @@ fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>>
     let (addresses, sockets): (Vec<_>, Vec<_>) =
         listen_on(arguments, shard_count)?.into_iter().unzip();
     // From one list per address to one list per shard.
-    let mut listeners: Vec<Vec<TcpListener>> = Vec::new();
+    let mut listeners: Vec<Vec<ShardListener>> = Vec::new();
     listeners.resize_with(shard_count, Vec::new);
     for socket in sockets {
         for (shard, socket) in socket.into_iter().enumerate() {
@@ -100,7 +100,7 @@ fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-type Listening = (SocketAddr, Vec<TcpListener>);
+type Listening = (SocketAddr, Vec<ShardListener>);
 
 /// Listens on the addresses asked for, or on both loopback addresses.
 fn listen_on(arguments: &Arguments, shard_count: usize) -> Result<Vec<Listening>, ListenError> {

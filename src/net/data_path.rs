@@ -8,6 +8,8 @@
 use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connections, State};
 use super::core::Core;
+use super::listener::{ListenerChange, ShardListener};
+use super::transport::Wrapping;
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
@@ -18,8 +20,9 @@ use io_uring::cqueue;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// From the core's wish to close until the socket is closed whatever the peer does: for what is
@@ -43,9 +46,15 @@ struct Send {
     offset: usize,
 }
 
+/// One listening socket. Its place in the list is its name to the kernel, so it stays there.
 #[derive(Debug)]
+#[allow(dead_code)] // Until connections are wrapped.
 struct Listener {
-    socket: Option<TcpListener>,
+    id: ListenerId,
+    wrapping: Arc<Wrapping>,
+    pending_max: usize,
+    handshake_timeout: Duration,
+    socket: Option<OwnedFd>,
     /// Accepting rests until then.
     rests_until: Option<Instant>,
 }
@@ -90,7 +99,7 @@ impl<C: Core> DataPath<C> {
     /// What the kernel said to setting up the ring.
     pub fn new(
         core: C,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<ShardListener>,
         waker: Waker,
         now: Instant,
     ) -> io::Result<Self> {
@@ -102,13 +111,7 @@ impl<C: Core> DataPath<C> {
             pool: BufferPool::default(),
             effects: Effects::default(),
             now,
-            listeners: listeners
-                .into_iter()
-                .map(|socket| Listener {
-                    socket: Some(socket),
-                    rests_until: None,
-                })
-                .collect(),
+            listeners: Vec::new(),
             accept_logged_at: None,
             completions: Vec::new(),
             sends: Vec::new(),
@@ -122,10 +125,55 @@ impl<C: Core> DataPath<C> {
             cool_down_at: now,
         };
         path.uring.poll_wakes(path.waker.raw_fd());
-        for index in 0..path.listeners.len() {
-            path.accept(index as u32);
+        for listener in listeners {
+            path.open_listener(listener);
         }
         Ok(path)
+    }
+
+    fn open_listener(&mut self, part: ShardListener) {
+        for socket in part.sockets {
+            let index = self.listeners.len() as u32;
+            self.listeners.push(Listener {
+                id: part.id,
+                wrapping: part.wrapping.clone(),
+                pending_max: part.pending_max,
+                handshake_timeout: part.handshake_timeout,
+                socket: Some(socket),
+                rests_until: None,
+            });
+            self.accept(index);
+        }
+    }
+
+    /// Opens, changes or closes a listener.
+    pub fn change_listener(&mut self, change: ListenerChange) {
+        match change {
+            ListenerChange::Open(part) => self.open_listener(part),
+            ListenerChange::Wrap(id, wrapping) => {
+                let listeners = self.listeners.iter_mut();
+                for listener in listeners.filter(|listener| listener.id == id) {
+                    listener.wrapping = wrapping.clone();
+                }
+            }
+            ListenerChange::Close(id) => {
+                for index in 0..self.listeners.len() {
+                    if self.listeners[index].id == id {
+                        self.close_listener(index);
+                    }
+                }
+            }
+        }
+    }
+
+    fn close_listener(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        listener.rests_until = None;
+        if listener.socket.take().is_some() {
+            let accept = Token::new(Operation::Accept, index as u32, 0);
+            self.uring
+                .cancel(accept, Token::new(Operation::Ignored, 0, 0));
+        }
     }
 
     /// The core, for what the runtime itself asks of it.
@@ -297,13 +345,8 @@ impl<C: Core> DataPath<C> {
     /// Stops accepting and closes every connection as the core says.
     pub fn handle_shutdown(&mut self, now: Instant) {
         self.now = now;
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            listener.rests_until = None;
-            if listener.socket.take().is_some() {
-                let accept = Token::new(Operation::Accept, index as u32, 0);
-                self.uring
-                    .cancel(accept, Token::new(Operation::Ignored, 0, 0));
-            }
+        for index in 0..self.listeners.len() {
+            self.close_listener(index);
         }
         self.core.handle_shutdown(now, &mut self.effects);
         self.carry_out_effects();
@@ -363,7 +406,8 @@ impl<C: Core> DataPath<C> {
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
             // A peer that has already gone has no address any more.
             if let Ok(peer) = peer_address(&socket) {
-                let origin = Origin::new(ListenerId(token.index as u16), peer);
+                let id = self.listeners[token.index as usize].id;
+                let origin = Origin::new(id, peer);
                 if let Some(slot) = self.admit(socket, origin) {
                     self.settle(slot);
                 }

@@ -33,6 +33,9 @@ mod waker;
 pub use self::core::Core;
 pub use connection::Adopted;
 pub use data_path::DataPath;
-pub use listener::{ListenError, listen};
+pub use listener::{
+    HANDSHAKE_TIMEOUT, IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions,
+    Listening, PENDING_MAX, ShardListener, by_shard, listen, open,
+};
 pub use uring::{RingHandle, probe};
 pub use waker::Waker;

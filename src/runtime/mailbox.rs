@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::net::Waker;
+use crate::net::{ListenerChange, Waker};
 use crate::shard::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -10,10 +10,19 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 /// room waits for microseconds.
 const COMMANDS_MAX: usize = 1024;
 
+/// What may be sent to a shard.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// For its core.
+    Command(Command),
+    /// For its sockets.
+    Listener(ListenerChange),
+}
+
 /// Sends commands to one shard, from any thread but a shard's own. Clones send to the same shard.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    commands: Sender<Command>,
+    letters: Sender<Letter>,
     waker: Waker,
 }
 
@@ -21,7 +30,16 @@ impl Mailbox {
     /// Hands `command` to the shard and wakes it, waiting for room if it must. False if the shard has
     /// ended.
     pub fn send(&self, command: Command) -> bool {
-        let sent = self.commands.send(command).is_ok();
+        self.post(Letter::Command(command))
+    }
+
+    /// Has the shard open, change or close a listener, as [`Mailbox::send`].
+    pub fn change_listener(&self, change: ListenerChange) -> bool {
+        self.post(Letter::Listener(change))
+    }
+
+    fn post(&self, letter: Letter) -> bool {
+        let sent = self.letters.send(letter).is_ok();
         self.waker.wake();
         sent
     }
@@ -30,13 +48,13 @@ impl Mailbox {
 /// A shard's end of its mailbox.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    commands: Receiver<Command>,
+    letters: Receiver<Letter>,
 }
 
 impl Inbox {
     /// What has come.
-    pub(super) fn commands(&self) -> impl Iterator<Item = Command> + '_ {
-        self.commands.try_iter()
+    pub(super) fn letters(&self) -> impl Iterator<Item = Letter> + '_ {
+        self.letters.try_iter()
     }
 }
 
@@ -44,8 +62,8 @@ impl Inbox {
 pub(super) fn mailbox(waker: Waker) -> (Mailbox, Inbox) {
     let (sender, receiver) = bounded(COMMANDS_MAX);
     let mailbox = Mailbox {
-        commands: sender,
+        letters: sender,
         waker,
     };
-    (mailbox, Inbox { commands: receiver })
+    (mailbox, Inbox { letters: receiver })
 }

@@ -34,13 +34,12 @@ pub use preflight::{PreflightError, check as preflight, raise_open_files};
 pub use signals::{exit_on_panic, stop_on_signals};
 
 use crate::key::ShardId;
-use crate::net::{Core, DataPath, Waker};
+use crate::net::{Core, DataPath, ShardListener, Waker};
 use clock::Clock;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use mesh::Mesh;
 use shard_loop::ShardLoop;
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -140,14 +139,14 @@ impl Running {
 
 /// Starts one shard for each of `placed`.
 ///
-/// `listeners` holds the listening sockets of each shard; what its core has to tell goes into
+/// `listeners` holds each shard's parts of all listeners; what its core has to tell goes into
 /// `notices`; `make_core` is called on its thread.
 ///
 /// # Errors
 /// [`StartError`]; the shards that did start are ended.
 pub fn start<C, F>(
     placed: &[Placed],
-    listeners: Vec<Vec<TcpListener>>,
+    listeners: Vec<Vec<ShardListener>>,
     notices: &NoticesSender,
     make_core: F,
 ) -> Result<Running, StartError>

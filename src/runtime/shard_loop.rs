@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::clock::Clock;
-use super::mailbox::Inbox;
+use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
 use crate::net::{Core, DataPath};
@@ -86,8 +86,11 @@ impl<C: Core> ShardLoop<C> {
             }
             self.mesh.receive(&mut self.path);
             // A wake comes behind each command, so a shard that waits does not miss one.
-            for command in self.inbox.commands() {
-                self.path.handle_command(command);
+            for letter in self.inbox.letters() {
+                match letter {
+                    Letter::Command(command) => self.path.handle_command(command),
+                    Letter::Listener(change) => self.path.change_listener(change),
+                }
             }
             self.path.handle_timeouts(self.now);
             self.path.handle_resumed();
