@@ -3,11 +3,15 @@
 #![forbid(unsafe_code)]
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::ffi::OsString;
+use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use crate::clients::{self, PubArguments, SubArguments};
+use crate::manual;
 
 /// Exit status for arguments that make no sense, as Mosquitto's.
 pub const EXIT_BAD_ARGUMENTS: u8 = 3;
@@ -54,6 +58,17 @@ pub enum Command {
     /// Options, output and exit statuses are those of mosquitto_pub. Exactly one of -f, -l, -m, -n
     /// and -s says what to publish.
     Pub(Box<PubArguments>),
+    /// Print the completions of a shell, to be read by it when it starts
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages, completions and an example configuration to a folder, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 impl Command {
@@ -63,6 +78,24 @@ impl Command {
         match self {
             Self::Sub(arguments) => clients::run_sub(arguments),
             Self::Pub(arguments) => clients::run_pub(arguments),
+            Self::Completions { shell } => {
+                status(manual::print_completions(&Arguments::command(), *shell))
+            }
+            Self::Manual { folder } => status(
+                manual::write(&Arguments::command(), folder)
+                    .and_then(|()| manual::write_configuration(folder)),
+            ),
+        }
+    }
+}
+
+/// The exit status of a command that writes something, of which a mistake is said here.
+fn status(written: io::Result<()>) -> u8 {
+    match written {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("fastmq: {error}");
+            1
         }
     }
 }
@@ -97,7 +130,6 @@ impl Arguments {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod config;
 pub mod key;
 pub mod limits;
+pub mod manual;
 pub mod message;
 pub mod metrics;
 pub mod net;

@@ -57,15 +57,15 @@ const LAYERS: [Layer; 10] = [
     },
     Layer {
         rooms: &[
-            "net", "admin", "bridge", "runtime", "clients", "cli", "main",
+            "net", "admin", "bridge", "runtime", "clients", "manual", "cli", "main",
         ],
         together: true,
     },
 ];
 
 /// The rooms that may touch the outside world.
-const INPUT_OUTPUT: [&str; 8] = [
-    "net", "wal", "admin", "bridge", "runtime", "clients", "cli", "main",
+const INPUT_OUTPUT: [&str; 9] = [
+    "net", "wal", "admin", "bridge", "runtime", "clients", "manual", "cli", "main",
 ];
 
 /// The rooms in which `unsafe` may appear.

@@ -11,6 +11,7 @@ mod clock;
 mod engine;
 mod failure;
 mod find_max;
+mod manual;
 mod options;
 mod plan;
 mod process;
@@ -45,6 +46,9 @@ const EXIT_FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     if let Some(status) = report_html::run_if_asked() {
+        return status;
+    }
+    if let Some(status) = manual::run_if_asked() {
         return status;
     }
     let options = Options::parse();
