@@ -4,6 +4,7 @@
 //! out-queues, out-queues become bytes. Each hop is a module that can be read alone; imports point
 //! down only. `src/ARCHITECTURE.md` is the map.
 
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod clients;
@@ -11,6 +12,7 @@ pub mod codec;
 pub mod config;
 pub mod key;
 pub mod limits;
+pub mod log;
 pub mod manual;
 pub mod message;
 pub mod metrics;

@@ -57,15 +57,16 @@ const LAYERS: [Layer; 10] = [
     },
     Layer {
         rooms: &[
-            "net", "admin", "bridge", "runtime", "clients", "manual", "cli", "main",
+            "net", "log", "admin", "bridge", "runtime", "server", "clients", "manual", "cli",
+            "main",
         ],
         together: true,
     },
 ];
 
 /// The rooms that may touch the outside world.
-const INPUT_OUTPUT: [&str; 9] = [
-    "net", "wal", "admin", "bridge", "runtime", "clients", "manual", "cli", "main",
+const INPUT_OUTPUT: [&str; 11] = [
+    "net", "wal", "log", "admin", "bridge", "runtime", "server", "clients", "manual", "cli", "main",
 ];
 
 /// The rooms in which `unsafe` may appear.

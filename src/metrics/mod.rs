@@ -1,9 +1,58 @@
-//! Counters of one shard: plain integers that only its own core touches.
+//! Numbers of one shard: plain integers that only its own core touches, and a slot in which it shows
+//! them to others when it is asked.
 
 #![forbid(unsafe_code)]
 
+mod slot;
+mod turns;
+
+pub use slot::{Slot, Snapshot};
+pub use turns::{TURN_BUCKETS, Turns};
+
+/// A struct of numbers that also knows their names, and what its documentation says of each.
+macro_rules! numbers {
+    (
+        $(#[$meta:meta])*
+        pub struct $Name:ident {
+            $($(#[doc = $doc:literal])+ pub $field:ident: u64,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+        pub struct $Name {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+        }
+
+        impl $Name {
+            /// Name and meaning of each, in the order of [`Self::values`].
+            pub const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), concat!($($doc),+)),)+];
+
+            /// All of them.
+            #[must_use]
+            pub fn values(&self) -> [u64; Self::FIELDS.len()] {
+                [$(self.$field,)+]
+            }
+
+            /// From [`Self::values`].
+            #[must_use]
+            pub fn from_values(values: [u64; Self::FIELDS.len()]) -> Self {
+                let [$($field,)+] = values;
+                Self { $($field,)+ }
+            }
+
+            /// These and `others`, each added up.
+            #[must_use]
+            pub fn plus(&self, others: &Self) -> Self {
+                Self { $($field: self.$field.saturating_add(others.$field),)+ }
+            }
+        }
+    };
+}
+
+// Not indented, so that the lines of this list are easy to follow through its history.
+numbers! {
 /// What a shard has done and refused since it started. Every bound of [`crate::limits`] has its row.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
     /// Connections accepted here.
     pub connections_accepted: u64,
@@ -50,4 +99,90 @@ pub struct Counters {
     pub paused_outbox_full: u64,
     /// Messages handed on from a leaving member of a shared subscription.
     pub shared_handed_on: u64,
+    /// Control Packets received, of any kind.
+    pub packets_received: u64,
+    /// Control Packets sent, but for PUBLISH.
+    pub packets_sent: u64,
+    /// Bytes received in Control Packets.
+    pub bytes_received: u64,
+    /// Bytes sent in Control Packets.
+    pub bytes_sent: u64,
+    /// Bytes of the payloads of PUBLISH packets received.
+    pub publish_bytes_received: u64,
+    /// Bytes of the payloads of PUBLISH packets sent.
+    pub publish_bytes_sent: u64,
+    /// Sessions that ended because nobody resumed them in time.
+    pub sessions_expired: u64,
+}
+}
+
+numbers! {
+/// What there is on a shard at this moment.
+pub struct Gauges {
+    /// Open connections, those without a Session included.
+    pub connections: u64,
+    /// Sessions with a connection.
+    pub clients_connected: u64,
+    /// Sessions, with and without a connection.
+    pub sessions: u64,
+    /// Subscriptions of those Sessions, shared ones included.
+    pub subscriptions: u64,
+    /// Shared subscriptions among them.
+    pub shared_subscriptions: u64,
+    /// Retained messages in this shard's replica: the same on every shard.
+    pub retained_messages: u64,
+    /// Bytes of topics, properties and payloads of the retained messages.
+    pub retained_bytes: u64,
+    /// Messages waiting in the queues of Sessions.
+    pub queued_messages: u64,
+    /// Bytes of the messages waiting in the queues of Sessions, each counted in full.
+    pub queued_bytes: u64,
+    /// Envelopes that wait for room in a ring to another shard.
+    pub ring_backlog: u64,
+    /// Connections that are not read because a ring is full.
+    pub waiting_for_ring: u64,
+}
+}
+
+impl Counters {
+    /// Messages that a subscriber should have got and did not, for whatever reason.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped_outbox_full
+            + self.dropped_queue_full
+            + self.dropped_memory_full
+            + self.dropped_ring_full
+            + self.dropped_packet_too_large
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_in_one_order() {
+        let counters = Counters {
+            connects: 7,
+            shared_handed_on: 9,
+            ..Counters::default()
+        };
+        let named: Vec<_> = Counters::FIELDS
+            .iter()
+            .zip(counters.values())
+            .filter(|&(_, value)| value > 0)
+            .map(|(&(name, _), value)| (name, value))
+            .collect();
+        assert_eq!(named, [("connects", 7), ("shared_handed_on", 9)]);
+        assert_eq!(Counters::from_values(counters.values()), counters);
+    }
+
+    #[test]
+    fn the_documentation_of_a_counter_is_its_help() {
+        let (_, help) = Counters::FIELDS
+            .iter()
+            .find(|(name, _)| *name == "connects")
+            .unwrap();
+        assert_eq!(help.trim(), "CONNECT packets answered with success.");
+    }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::key::{ConnectionKey, ShardId};
+use crate::metrics::Snapshot;
 use crate::origin::Origin;
 use crate::shard::{Command, Effects, Envelope, Shard};
 use crate::time::Instant;
@@ -97,6 +98,9 @@ pub trait Core {
     /// Envelopes were moved from [`Core::outbound`] into rings.
     fn handle_ring_room(&mut self, effects: &mut Effects);
 
+    /// Fills in what is known of the core. Asked now and then.
+    fn show(&self, _snapshot: &mut Snapshot) {}
+
     /// The broker ends: every connection is told and closed.
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects);
 }
@@ -183,6 +187,10 @@ impl Core for Shard {
 
     fn handle_ring_room(&mut self, effects: &mut Effects) {
         self.handle_ring_room(effects);
+    }
+
+    fn show(&self, snapshot: &mut Snapshot) {
+        self.show(snapshot);
     }
 
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {

@@ -98,6 +98,8 @@ pub struct Router {
     shared: IdTable,
     /// Subscriptions of this shard's Sessions.
     subscription_count: usize,
+    /// Those of them that are shared.
+    shared_subscription_count: usize,
     generations: Generations,
     cache: Cache,
     merger: Merger,
@@ -129,6 +131,7 @@ impl Router {
             trie: Trie::new(hasher.clone()),
             shared: IdTable::default(),
             subscription_count: 0,
+            shared_subscription_count: 0,
             generations: Generations::new(),
             cache: Cache::default(),
             merger: Merger::default(),
@@ -171,6 +174,7 @@ impl Router {
                 let is_new = shared.is_empty();
                 let state = self.hasher.state();
                 let change = shared.subscribe(self.shard, subscriber, online, state);
+                self.shared_subscription_count += usize::from(!change.existed);
                 (change.existed, change.announce, is_new)
             }
         };
@@ -199,6 +203,7 @@ impl Router {
             }
             Wanted::Shared(shared) => {
                 let announce = shared.unsubscribe(self.shard, session)?;
+                self.shared_subscription_count -= 1;
                 (announce, shared.is_empty())
             }
         };
@@ -494,6 +499,12 @@ impl Router {
     #[must_use]
     pub fn subscription_count(&self) -> usize {
         self.subscription_count
+    }
+
+    /// Shared ones among them.
+    #[must_use]
+    pub fn shared_subscription_count(&self) -> usize {
+        self.shared_subscription_count
     }
 
     /// Levels held for filters and for retained messages.

@@ -20,6 +20,7 @@ mod cpus;
 mod mailbox;
 mod mesh;
 mod notices;
+mod numbers;
 mod preflight;
 mod shard_loop;
 mod signals;
@@ -30,6 +31,7 @@ pub use authenticator::authenticate;
 pub use cpus::{CoresError, Placed, place};
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
+pub use numbers::Numbers;
 pub use preflight::{PreflightError, check as preflight, raise_open_files};
 pub use signals::{exit_on_panic, stop_on_signals};
 
@@ -101,6 +103,7 @@ impl Stopper {
 pub struct Running {
     stopper: Stopper,
     mailboxes: Arc<[Mailbox]>,
+    numbers: Numbers,
     executors: Vec<(ShardId, ExecutorJoinHandle<()>)>,
 }
 
@@ -115,6 +118,12 @@ impl Running {
     #[must_use]
     pub fn mailboxes(&self) -> Arc<[Mailbox]> {
         self.mailboxes.clone()
+    }
+
+    /// How the shards are doing.
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        self.numbers.clone()
     }
 
     /// Waits until all shards have ended.
@@ -175,6 +184,7 @@ where
     let mut running = Running {
         stopper,
         mailboxes: mailboxes.into(),
+        numbers: Numbers::new(wakers.clone()),
         executors: Vec::new(),
     };
     let meshes = Mesh::<C::Envelope>::all(&wakers);
@@ -183,6 +193,7 @@ where
     for (((mesh, listeners), inbox), placed) in parts {
         let shard = mesh.shard();
         let notices = notices.of(shard);
+        let slot = running.numbers.slot(shard);
         let placement = match placed {
             Placed::Pinned(cpu) => Placement::Fixed(*cpu),
             Placed::Anywhere => Placement::Unbound,
@@ -198,7 +209,7 @@ where
                     Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        ShardLoop::new(path, mesh, inbox, notices, clock, stop).run();
+                        ShardLoop::new(path, mesh, inbox, notices, clock, stop, slot).run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));

@@ -6,6 +6,7 @@ use super::clock::Clock;
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
+use crate::metrics::{Slot, Snapshot, Turns};
 use crate::net::{Core, DataPath};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -35,10 +36,13 @@ pub(super) struct ShardLoop<C: Core> {
     notices: ShardNotices,
     clock: Clock,
     stop: Arc<AtomicBool>,
+    slot: Arc<Slot>,
+    turns: Turns,
     now: Instant,
 }
 
 impl<C: Core> ShardLoop<C> {
+    #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
     pub(super) fn new(
         path: DataPath<C>,
         mesh: Mesh<C::Envelope>,
@@ -46,6 +50,7 @@ impl<C: Core> ShardLoop<C> {
         notices: ShardNotices,
         clock: Clock,
         stop: Arc<AtomicBool>,
+        slot: Arc<Slot>,
     ) -> Self {
         mesh.set_ring(path.ring_handle());
         Self {
@@ -55,6 +60,8 @@ impl<C: Core> ShardLoop<C> {
             notices,
             clock,
             stop,
+            slot,
+            turns: Turns::default(),
             now: clock.now(),
         }
     }
@@ -72,6 +79,7 @@ impl<C: Core> ShardLoop<C> {
         let mut stop_at = None;
         loop {
             self.path.flush();
+            self.turns.record(self.clock.now() - self.now);
             self.enter(completed, is_left);
             self.now = self.clock.now();
             completed = self.path.handle_completions(self.now);
@@ -99,6 +107,10 @@ impl<C: Core> ShardLoop<C> {
                 self.notices.send(notice);
             }
 
+            if self.slot.is_asked() {
+                self.show();
+            }
+
             // Pairs with the store in `Stopper::stop`.
             if stop_at.is_none() && self.stop.load(Ordering::Acquire) {
                 stop_at = Some(self.now + SHUTDOWN_MAX);
@@ -108,6 +120,16 @@ impl<C: Core> ShardLoop<C> {
                 return;
             }
         }
+    }
+
+    /// Answers those who asked how this shard is.
+    fn show(&mut self) {
+        let mut snapshot = Snapshot {
+            turns: self.turns,
+            ..Snapshot::default()
+        };
+        self.path.core_mut().show(&mut snapshot);
+        self.slot.answer(&snapshot);
     }
 
     /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do.

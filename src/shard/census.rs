@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use crate::message::Message;
+use crate::metrics::{Gauges, Snapshot};
 use crate::router::RetainedVersion;
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
@@ -75,6 +76,29 @@ impl Shard {
             census.inbound += member.session.inbound.len();
         }
         census
+    }
+
+    /// What this shard shows of itself, whatever the number of its Sessions.
+    pub fn show(&self, snapshot: &mut Snapshot) {
+        let count = |count: usize| count as u64;
+        snapshot.counters = self.clients.counters;
+        snapshot.gauges = Gauges {
+            connections: count(self.clients.connections.len()),
+            clients_connected: count(self.clients.connected),
+            sessions: count(self.clients.members.len()),
+            subscriptions: count(self.router.subscription_count()),
+            shared_subscriptions: count(self.router.shared_subscription_count()),
+            retained_messages: count(self.router.retained_count()),
+            retained_bytes: count(self.router.retained_bytes()),
+            queued_messages: count(self.clients.queued_messages),
+            queued_bytes: count(self.clients.queued_bytes),
+            ring_backlog: self
+                .peers
+                .iter()
+                .map(|peer| count(peer.outbound.len()))
+                .sum(),
+            waiting_for_ring: count(self.waiting_for_ring.len()),
+        };
     }
 
     /// The retained messages of this shard's replica whose topics do not begin with `$`, and their

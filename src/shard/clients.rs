@@ -80,6 +80,10 @@ pub(super) struct Clients {
     pub(super) pool: MessagePool,
     /// Bytes in the queues of all Sessions here.
     pub(super) queued_bytes: usize,
+    /// Messages in the queues of all Sessions here.
+    pub(super) queued_messages: usize,
+    /// Sessions with a connection.
+    pub(super) connected: usize,
     /// Buffer of [`Fanout`], kept between messages.
     scratch: Vec<u8>,
 }
@@ -213,6 +217,8 @@ impl Clients {
             counters: Counters::default(),
             pool: MessagePool::default(),
             queued_bytes: 0,
+            queued_messages: 0,
+            connected: 0,
             scratch: Vec::new(),
         }
     }
@@ -299,6 +305,7 @@ impl Clients {
             }
             if copy_or_write(connection, fanout, qos, &recipient, None) {
                 self.counters.publish_sent += 1;
+                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
@@ -327,6 +334,7 @@ impl Clients {
             if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
                 session.inflight.push(delivery);
                 self.counters.publish_sent += 1;
+                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
@@ -365,7 +373,7 @@ impl Clients {
             return;
         };
         let queue = &mut member.session.queue;
-        let before = queue.bytes();
+        let (before, count_before) = (queue.bytes(), queue.len());
         let size = delivery.message.size();
         let limits = &self.limits;
         let is_full = |queue: &Queue| {
@@ -387,6 +395,7 @@ impl Clients {
             queue.push(delivery);
         }
         self.queued_bytes = self.queued_bytes + queue.bytes() - before;
+        self.queued_messages = self.queued_messages + queue.len() - count_before;
     }
 
     /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
@@ -415,7 +424,7 @@ impl Clients {
         if !all_again {
             return;
         }
-        let before = session.queue.bytes();
+        let (before, count_before) = (session.queue.bytes(), session.queue.len());
         while let Some(first) = session.queue.first()
             && connection.pending() < self.limits.outbox_bytes_max
             && (first.qos == QoS::AtMostOnce
@@ -443,17 +452,20 @@ impl Clients {
                 &delivery.subscription_identifiers,
                 now,
             );
+            let payload_size = header.payload.len() as u64;
             if write(connection, header) {
                 if acknowledged {
                     session.inflight.push(delivery);
                 }
                 self.counters.publish_sent += 1;
+                self.counters.publish_bytes_sent += payload_size;
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
             }
         }
         self.queued_bytes = self.queued_bytes + session.queue.bytes() - before;
+        self.queued_messages = self.queued_messages + session.queue.len() - count_before;
     }
 
     /// Sends again, on a new connection, what is in flight: PUBLISH with DUP set, in its first order,
@@ -480,12 +492,15 @@ impl Clients {
             match session.inflight.progress(packet_identifier) {
                 // Acknowledged before we came to repeat it.
                 None => {}
-                Some(Progress::Released) => codec::encode_pubrel(
-                    connection.version,
-                    packet_identifier,
-                    codec::ReasonCode::Success,
-                    &mut connection.outbox,
-                ),
+                Some(Progress::Released) => {
+                    counters.packets_sent += 1;
+                    codec::encode_pubrel(
+                        connection.version,
+                        packet_identifier,
+                        codec::ReasonCode::Success,
+                        &mut connection.outbox,
+                    );
+                }
                 Some(Progress::Published(delivery)) => {
                     let mut header = header(
                         &delivery.message.as_ref().as_ref(),
@@ -496,8 +511,10 @@ impl Clients {
                         now,
                     );
                     header.duplicate = true;
+                    let payload_size = header.payload.len() as u64;
                     if write(connection, header) {
                         counters.publish_sent += 1;
+                        counters.publish_bytes_sent += payload_size;
                     } else {
                         // The Client takes smaller packets now than when this was first sent.
                         counters.dropped_packet_too_large += 1;

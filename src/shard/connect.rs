@@ -299,6 +299,7 @@ impl Shard {
                 properties: ConnAckProperties::default(),
             };
             codec::encode_connack(version, &connack, &mut connection.outbox);
+            self.clients.counters.packets_sent += 1;
             mark_dirty(connection, key, effects);
         }
         let cause = RefusalCause::Refused(reason_code);
@@ -398,7 +399,9 @@ impl Shard {
         };
         if let Some(member) = self.clients.members.get_mut(session) {
             let session = &mut member.session;
-            session.connection = Some(key);
+            if session.connection.replace(key).is_none() {
+                self.clients.connected += 1;
+            }
             session.expiry_interval_s = expiry_interval_s;
             session.expires_at = None;
             // The Client is back before its Will was due [MQTT-3.1.3-9].
@@ -504,6 +507,7 @@ impl Shard {
             properties,
         };
         codec::encode_connack(connect.version, &connack, &mut connection.outbox);
+        self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
     }
 
@@ -569,6 +573,7 @@ impl Shard {
         if session.is_some() && connection.version.is_v5() {
             let disconnect = Disconnect::new(reason_code);
             codec::encode_disconnect(connection.version, &disconnect, &mut connection.outbox);
+            self.clients.counters.packets_sent += 1;
             mark_dirty(connection, key, effects);
         }
         self.close(key, effects);
@@ -594,6 +599,7 @@ impl Shard {
             return;
         };
         let connection = member.session.connection.take();
+        self.clients.connected -= usize::from(connection.is_some());
         let state = &mut member.session;
         let limit = self.clients.limits.persistent_client_expiration;
         let lifetime = match state.expiry_interval_s {
@@ -668,6 +674,10 @@ impl Shard {
             return;
         };
         if member.session.expires_at.is_some_and(|at| at <= now) {
+            // Those that end with their connection have not been waited for.
+            if member.session.expiry_interval_s > 0 {
+                self.clients.counters.sessions_expired += 1;
+            }
             self.end_session(session, now, effects);
         } else if let Some(deadline) = member.session.deadline() {
             self.timers.arm(Slot::Session(session.index), deadline);

@@ -296,7 +296,10 @@ impl Shard {
                 _ => Ok(self.handle_first_packet(key, header.first_byte, body, now, effects)),
             };
             match step {
-                Ok(Step::Continue) => consumed += size,
+                Ok(Step::Continue) => {
+                    consumed += size;
+                    self.clients.counters.packets_received += 1;
+                }
                 Ok(Step::Blocked) => break,
                 Ok(Step::Stop) => return bytes.len(),
                 Ok(Step::HandedOver) => return 0,
@@ -308,6 +311,7 @@ impl Shard {
             // Answers to a Client that does not read them may not pile up without end.
             self.pause_if_outbox_is_full(key);
         }
+        self.clients.counters.bytes_received += consumed as u64;
         if consumed > 0
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
@@ -412,6 +416,7 @@ impl Shard {
                 if let Some(connection) = self.clients.connections.get_mut(key) {
                     // [MQTT-3.12.4-1]
                     connection.outbox.extend_from_slice(&codec::PINGRESP);
+                    self.clients.counters.packets_sent += 1;
                     mark_dirty(connection, key, effects);
                 }
             }
@@ -567,6 +572,7 @@ impl Shard {
             connection.dirty = false;
             std::mem::swap(&mut connection.outbox, buffer);
             connection.unsent += buffer.len();
+            self.clients.counters.bytes_sent += buffer.len() as u64;
         }
     }
 

@@ -91,6 +91,7 @@ impl Shard {
             TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
         }
         self.clients.counters.publish_received += 1;
+        self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
         let mut refused = None;
         // The broker's own topics are nobody else's to write, with or without rules.
         if vetted || message.topic_name.first() == Some(&b'$') {
@@ -249,6 +250,7 @@ impl Shard {
     ) {
         if let Some(connection) = self.clients.connections.get_mut(key) {
             encode(connection.version, &mut connection.outbox);
+            self.clients.counters.packets_sent += 1;
             mark_dirty(connection, key, effects);
         }
     }
@@ -582,6 +584,7 @@ impl Shard {
         let inflight = member.session.inflight.take_published();
         let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
         self.clients.queued_bytes -= member.session.queue.bytes();
+        self.clients.queued_messages -= member.session.queue.len();
         let queued = member.session.queue.take_if(|_| true);
         for delivery in unacknowledged.chain(queued) {
             self.hand_on(session, &delivery, now, effects);
@@ -606,6 +609,7 @@ impl Shard {
         let before = queue.bytes();
         let leaving = queue.take_if(|delivery| delivery.share == share);
         self.clients.queued_bytes -= before - queue.bytes();
+        self.clients.queued_messages -= leaving.len();
         for delivery in &leaving {
             self.hand_on(session, delivery, now, effects);
         }

@@ -183,6 +183,7 @@ impl Shard {
             &answer.codes,
             &mut connection.outbox,
         );
+        self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
         if self.router.retained_count() == 0 || answer.replays.is_empty() {
             return;
@@ -339,6 +340,7 @@ impl Shard {
                 &codes,
                 &mut connection.outbox,
             );
+            self.clients.counters.packets_sent += 1;
             mark_dirty(connection, key, effects);
         }
         Ok(Step::Continue)

@@ -1,0 +1,368 @@
+//! The thread that looks at the shards once a second: it knows whether they are well, publishes
+//! `$SYS`, keeps the last minutes for the dashboard and tells systemd that all is well.
+
+#![forbid(unsafe_code)]
+
+use super::service;
+use super::sys_tree::{Input, SysTree, total};
+use crate::log::{Counts, Log};
+use crate::message::{Message, MessageRef, QoS};
+use crate::metrics::Snapshot;
+use crate::runtime::{Mailbox, Numbers};
+use crate::shard::Command;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often to look.
+const TICK: Duration = Duration::from_secs(1);
+/// How long shards have to show their numbers before the last ones are taken for good.
+const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+/// A shard that has not answered for so long hangs.
+pub(super) const HANG_AFTER: Duration = Duration::from_secs(5);
+/// Seconds of the past that the dashboard begins with.
+pub(super) const HISTORY_MAX: usize = 300;
+
+/// What to watch and whom to tell.
+pub struct WatchOptions {
+    /// Time between two updates of `$SYS`; zero for none (`sys_interval`).
+    pub sys_interval: Duration,
+    /// Values below `$SYS/broker` that never change.
+    pub sys_constants: Vec<(String, String)>,
+    /// How the shards are.
+    pub numbers: Numbers,
+    /// To publish.
+    pub mailboxes: Arc<[Mailbox]>,
+    /// Whose lines are counted.
+    pub log: Option<Log>,
+    /// Events of shards that found no room on their way to the log.
+    pub events_dropped: Arc<AtomicU64>,
+}
+
+/// What was seen at one look.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    /// When.
+    pub(super) at: Instant,
+    pub(super) uptime: Duration,
+    pub(super) shards: Vec<ShardPicture>,
+    pub(super) total: Snapshot,
+    pub(super) log: Counts,
+    pub(super) log_events_dropped: u64,
+    pub(super) memory: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShardPicture {
+    pub(super) snapshot: Snapshot,
+    pub(super) answered_at: Instant,
+    /// Of the time since the look before, what it was at work.
+    pub(super) busy_share: f64,
+}
+
+/// What happened in one second.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(super) struct Second {
+    pub(super) clients: u64,
+    pub(super) received: f64,
+    pub(super) sent: f64,
+    pub(super) dropped: f64,
+    pub(super) bytes_in: f64,
+    pub(super) bytes_out: f64,
+    pub(super) queued: u64,
+    pub(super) busy: Vec<f64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) picture: Picture,
+    pub(super) history: VecDeque<Second>,
+    /// Counts the looks, so that a reader knows which seconds are new.
+    pub(super) looks: u64,
+}
+
+/// What the watch has seen, for others to read, and the way to tell it something.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    is_ready: Arc<std::sync::atomic::AtomicBool>,
+    control: Sender<Control>,
+}
+
+#[derive(Debug)]
+enum Control {
+    SysInterval(Duration),
+    Stop,
+}
+
+impl Watch {
+    /// Starts to look.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start(options: WatchOptions) -> io::Result<Self> {
+        let (control, control_out) = bounded(16);
+        let started_at = Instant::now();
+        let shards = (0..options.numbers.shard_count())
+            .map(|_| ShardPicture {
+                snapshot: Snapshot::default(),
+                answered_at: started_at,
+                busy_share: 0.0,
+            })
+            .collect();
+        let picture = Picture {
+            at: started_at,
+            uptime: Duration::ZERO,
+            shards,
+            total: Snapshot::default(),
+            log: Counts::default(),
+            log_events_dropped: 0,
+            memory: None,
+        };
+        let seen = Arc::new(Mutex::new(Seen {
+            picture: picture.clone(),
+            history: VecDeque::new(),
+            looks: 0,
+        }));
+        let watch = Self {
+            seen: seen.clone(),
+            is_ready: Arc::default(),
+            control,
+        };
+        let sys_tree = SysTree::new(options.sys_constants.clone());
+        let watcher = Watcher {
+            options,
+            control: control_out,
+            seen,
+            picture,
+            started_at,
+            sys_tree,
+            sys_updated_at: None,
+            hanging: Vec::new(),
+        };
+        std::thread::Builder::new()
+            .name("fastmq-watch".into())
+            .spawn(move || watcher.run())?;
+        Ok(watch)
+    }
+
+    /// The listeners are up: `/readyz` says so. False again once the broker stops.
+    pub fn set_ready(&self, is_ready: bool) {
+        self.is_ready.store(is_ready, Ordering::Relaxed);
+    }
+
+    /// `sys_interval` was read again.
+    pub fn set_sys_interval(&self, interval: Duration) {
+        let _ = self.control.send(Control::SysInterval(interval));
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        let _ = self.control.send(Control::Stop);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Seen) -> T) -> T {
+        // Whoever panicked while holding it has only read or replaced whole values.
+        read(&self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The shards that hang, or `None` if nobody has looked for too long to know.
+    pub(super) fn hanging(&self) -> Option<Vec<usize>> {
+        self.read(|seen| {
+            let picture = &seen.picture;
+            (picture.at.elapsed() < HANG_AFTER).then(|| picture.hanging())
+        })
+    }
+}
+
+impl Picture {
+    pub(super) fn hanging(&self) -> Vec<usize> {
+        let hangs = |shard: &ShardPicture| self.at.duration_since(shard.answered_at) >= HANG_AFTER;
+        let shards = self.shards.iter().enumerate();
+        shards
+            .filter(|(_, shard)| hangs(shard))
+            .map(|(index, _)| index)
+            .collect()
+    }
+}
+
+struct Watcher {
+    options: WatchOptions,
+    control: Receiver<Control>,
+    seen: Arc<Mutex<Seen>>,
+    picture: Picture,
+    started_at: Instant,
+    sys_tree: SysTree,
+    sys_updated_at: Option<Instant>,
+    hanging: Vec<usize>,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let watchdog = service::watchdog_interval();
+        let tick = watchdog.map_or(TICK, |interval| TICK.min(interval / 3));
+        let mut next = Instant::now();
+        loop {
+            self.look();
+            self.report_hanging();
+            if self.hanging.is_empty() {
+                if watchdog.is_some() {
+                    service::notify_alive();
+                }
+                self.update_sys_tree();
+            }
+            next += tick;
+            // After a suspended machine there is nothing to catch up with.
+            next = next.max(Instant::now());
+            match self.control.recv_deadline(next) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Control::SysInterval(interval)) => self.options.sys_interval = interval,
+                Ok(Control::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let numbers = &self.options.numbers;
+        numbers.ask();
+        let patience = Instant::now() + ANSWER_WITHIN;
+        while !numbers.read().all(|(_, is_new)| is_new) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let now = Instant::now();
+        let before = self.picture.clone();
+        let elapsed = now.duration_since(before.at).as_secs_f64().max(1e-3);
+        for (shard, (snapshot, is_new)) in self.picture.shards.iter_mut().zip(numbers.read()) {
+            if is_new {
+                let busy_ns = snapshot.turns.busy_ns - shard.snapshot.turns.busy_ns;
+                shard.busy_share = (busy_ns as f64 / 1e9 / elapsed).clamp(0.0, 1.0);
+                shard.snapshot = snapshot;
+                shard.answered_at = now;
+            }
+        }
+        let snapshots: Vec<_> = self.picture.shards.iter().map(|s| s.snapshot).collect();
+        self.picture.total = total(&snapshots);
+        self.picture.at = now;
+        self.picture.uptime = now.duration_since(self.started_at);
+        self.picture.log = self
+            .options
+            .log
+            .as_ref()
+            .map(Log::counts)
+            .unwrap_or_default();
+        self.picture.log_events_dropped = self.options.events_dropped.load(Ordering::Relaxed);
+        self.picture.memory = memory();
+        let second = second(&before, &self.picture, elapsed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.picture = self.picture.clone();
+        seen.looks += 1;
+        // The first look has nothing to compare with.
+        if seen.looks > 1 {
+            seen.history.push_back(second);
+        }
+        if seen.history.len() > HISTORY_MAX {
+            seen.history.pop_front();
+        }
+    }
+
+    fn report_hanging(&mut self) {
+        let hanging = self.picture.hanging();
+        for shard in &hanging {
+            if !self.hanging.contains(shard) {
+                tracing::error!(
+                    "shard {shard} has not answered for {} s",
+                    HANG_AFTER.as_secs()
+                );
+            }
+        }
+        for shard in &self.hanging {
+            if !hanging.contains(shard) {
+                tracing::warn!("shard {shard} answers again");
+            }
+        }
+        self.hanging = hanging;
+    }
+
+    fn update_sys_tree(&mut self) {
+        let interval = self.options.sys_interval;
+        let now = Instant::now();
+        let elapsed = self.sys_updated_at.map(|at| now.duration_since(at));
+        // Ticks are not exact, and the update must not wait for the next.
+        let is_due = elapsed.is_none_or(|elapsed| elapsed + TICK / 4 >= interval);
+        if interval.is_zero() || !is_due {
+            return;
+        }
+        self.sys_updated_at = Some(now);
+        let shards: Vec<_> = self.picture.shards.iter().map(|s| s.snapshot).collect();
+        let input = Input {
+            uptime: self.picture.uptime,
+            elapsed: elapsed.unwrap_or(self.picture.uptime),
+            shards: &shards,
+            memory: self.picture.memory,
+        };
+        let Some(mailbox) = self.options.mailboxes.first() else {
+            return;
+        };
+        self.sys_tree.update(&input, |topic, value| {
+            publish(mailbox, topic, value.as_bytes(), true);
+        });
+    }
+}
+
+/// Publishes for the broker itself, with Mosquitto's QoS.
+pub(super) fn publish(mailbox: &Mailbox, topic: &str, payload: &[u8], retain: bool) {
+    let message = Message::new(MessageRef {
+        topic_name: topic.as_bytes(),
+        properties: &[],
+        payload,
+        qos: QoS::ExactlyOnce,
+        retain,
+        expires_at: None,
+    });
+    mailbox.send(Command::Publish(Arc::new(message)));
+}
+
+fn second(before: &Picture, after: &Picture, elapsed: f64) -> Second {
+    let rate = |of: fn(&Snapshot) -> u64| {
+        of(&after.total).saturating_sub(of(&before.total)) as f64 / elapsed
+    };
+    Second {
+        clients: after.total.gauges.clients_connected,
+        received: rate(|total| total.counters.publish_received),
+        sent: rate(|total| total.counters.publish_sent),
+        dropped: rate(|total| total.counters.dropped()),
+        bytes_in: rate(|total| total.counters.bytes_received),
+        bytes_out: rate(|total| total.counters.bytes_sent),
+        queued: after.total.gauges.queued_messages,
+        busy: after.shards.iter().map(|shard| shard.busy_share).collect(),
+    }
+}
+
+/// Bytes of memory that the process has in use, and the most that it had.
+fn memory() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_in_use_is_known_and_not_more_than_the_most() {
+        let (current, maximum) = memory().unwrap();
+        assert!(current > 1 << 20 && current <= maximum);
+    }
+}
