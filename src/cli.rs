@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::config::Durability;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -39,6 +40,23 @@ pub struct Arguments {
     /// Allow more shards than CPUs, which are then not pinned
     #[arg(long)]
     pub oversubscribe: bool,
+
+    /// Directory in which sessions and retained messages are stored [default: nothing is stored]
+    #[arg(long, value_name = "DIR")]
+    pub persistence_location: Option<PathBuf>,
+
+    /// When a message counts as stored: always (on the disk), `interval <ms>`, os
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value_t,
+        requires = "persistence_location"
+    )]
+    pub durability: Durability,
+
+    /// Take what can be read of a damaged store, and report what was lost
+    #[arg(long, requires = "persistence_location")]
+    pub recover: bool,
 
     /// Log more
     #[arg(short, long)]

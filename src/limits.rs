@@ -17,6 +17,9 @@ pub const PEER_BACKLOG_MAX: usize = 4096;
 pub const TOPIC_LEVELS_MAX: usize = 200;
 /// Bytes held for a connection whose CONNECT has not been read. A larger CONNECT is refused.
 pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
+/// Acknowledgements of one Client that may wait for a disk. Beyond it the Client is not read until half
+/// of them have left.
+pub const HELD_ACKNOWLEDGEMENTS_MAX: usize = 1024;
 /// Largest Control Packet MQTT can express.
 pub const PACKET_SIZE_MAX: u32 = 268_435_455 + 5;
 

@@ -5,12 +5,14 @@
 use fastmq::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use fastmq::limits::Limits;
 use fastmq::net::{ListenError, ShardListener, listen};
-use fastmq::runtime::{self, Placed};
-use fastmq::shard::Shard;
+use fastmq::policy::Settings;
+use fastmq::runtime::{self, Clock, Placed, StoredShard, open_store};
+use fastmq::wal::StoreOptions;
 use std::error::Error;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -85,19 +87,45 @@ fn serve(arguments: &Arguments, placed: &[Placed]) -> Result<(), Box<dyn Error>>
     // Placement by Client Identifier must not be predictable from outside: who knows it could put
     // all load on one shard.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let clock = Clock::start();
+    let settings = Arc::new(Settings::permissive(Limits::default()));
+    let opened = match store_options(arguments) {
+        Some(options) => {
+            let (opened, report) = open_store(&options, shard_count, seed, clock, &settings)?;
+            tracing::info!("{report}");
+            tracing::info!("{}", options.durability.promise());
+            Some(opened)
+        }
+        None => {
+            tracing::info!(
+                "Nothing is stored on disk: messages and sessions do not survive a restart."
+            );
+            None
+        }
+    };
     let (sender, notices) = runtime::notices();
-    let running = runtime::start(placed, listeners, &sender, move |shard, shard_count| {
-        Shard::new(shard, shard_count, Limits::default(), seed)
-    })?;
+    let make_core = move |shard, shard_count| {
+        StoredShard::new(shard, shard_count, settings.clone(), seed, opened.as_ref())
+    };
+    let running = runtime::start_from(clock, placed, listeners, &sender, make_core)?;
     runtime::authenticate(notices.authentications, running.mailboxes())?;
     runtime::stop_on_signals(running.stopper())?;
     for address in addresses {
         tracing::info!("listening on {address}");
     }
-    tracing::info!("Nothing is stored on disk: messages and sessions do not survive a restart.");
     running.join()?;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Where and how to store, if anything is to be stored.
+fn store_options(arguments: &Arguments) -> Option<StoreOptions> {
+    let directory = arguments.persistence_location.clone()?;
+    Some(StoreOptions {
+        durability: arguments.durability,
+        recover: arguments.recover,
+        ..StoreOptions::new(directory)
+    })
 }
 
 type Listening = (SocketAddr, Vec<ShardListener>);

@@ -41,6 +41,15 @@ impl Settings {
         }
     }
 
+    /// The ports of all listeners, by which those of an earlier process are recognised.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.port)
+            .collect()
+    }
+
     /// The policy of `listener`.
     #[must_use]
     pub fn listener(&self, listener: ListenerId) -> Option<&ListenerPolicy> {

@@ -36,7 +36,7 @@ const LAYERS: [Layer; 10] = [
         together: false,
     },
     Layer {
-        rooms: &["auth", "metrics", "ring"],
+        rooms: &["auth", "journal", "metrics", "ring"],
         together: false,
     },
     Layer {

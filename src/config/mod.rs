@@ -37,7 +37,7 @@ pub use listener::{
 };
 pub use log::{Destinations, Facility, LogOptions, LogTypes};
 pub use parser::{Files, LISTENERS_MAX, Parser};
-pub use persistence::{Durability, PersistenceOptions};
+pub use persistence::{Durability, DurabilityError, PersistenceOptions};
 pub use problem::{ConfigError, Place, Problem, Remark, Severity};
 pub use security::SecurityOptions;
 pub use settings::SecurityFiles;

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The configuration of the store.
@@ -40,4 +42,83 @@ pub enum Durability {
     Interval(Duration),
     /// It was given to the operating system, which survives the end of the process but no power loss.
     Os,
+}
+
+impl Durability {
+    /// What is promised, in one sentence.
+    #[must_use]
+    pub fn promise(self) -> String {
+        match self {
+            Self::Always => "What is acknowledged to or for a persistent session is on the disk: \
+                             neither a crash nor a power failure loses it."
+                .to_owned(),
+            Self::Interval(every) => format!(
+                "What is acknowledged to or for a persistent session survives a crash; a power \
+                 failure loses what came in the last {} ms.",
+                every.as_millis()
+            ),
+            Self::Os => "What is acknowledged to or for a persistent session survives a crash; a \
+                         power failure loses what the system had not yet written."
+                .to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Interval(every) => write!(f, "interval {}", every.as_millis()),
+            Self::Os => f.write_str("os"),
+        }
+    }
+}
+
+/// What is meant is not among `always`, `interval <ms>` and `os`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected `always`, `interval <milliseconds>` or `os`")]
+pub struct DurabilityError;
+
+impl FromStr for Durability {
+    type Err = DurabilityError;
+
+    fn from_str(text: &str) -> Result<Self, DurabilityError> {
+        let mut words = text.split_ascii_whitespace();
+        let durability = match (words.next(), words.next()) {
+            (Some("always"), None) => Self::Always,
+            (Some("os"), None) => Self::Os,
+            (Some("interval"), Some(ms)) => match ms.parse() {
+                Ok(ms @ 1..) => Self::Interval(Duration::from_millis(ms)),
+                _ => return Err(DurabilityError),
+            },
+            _ => return Err(DurabilityError),
+        };
+        match words.next() {
+            None => Ok(durability),
+            Some(_) => Err(DurabilityError),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_is_read_as_it_is_shown_and_anything_else_is_refused() {
+        for text in ["always", "interval 100", "os"] {
+            assert_eq!(text.parse::<Durability>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "never",
+            "interval",
+            "interval 0",
+            "interval x",
+            "os now",
+            "interval 1 2",
+        ] {
+            assert!(text.parse::<Durability>().is_err(), "{text}");
+        }
+    }
 }

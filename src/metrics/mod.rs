@@ -97,6 +97,10 @@ pub struct Counters {
     pub paused_ring_full: u64,
     /// Times a Client was not read because it did not read what we sent.
     pub paused_outbox_full: u64,
+    /// Times a Client was not read because its acknowledgements waited for a disk.
+    pub paused_held_full: u64,
+    /// Publications refused or not read because a disk took nothing.
+    pub refused_disk_stalled: u64,
     /// Messages handed on from a leaving member of a shared subscription.
     pub shared_handed_on: u64,
     /// Control Packets received, of any kind.

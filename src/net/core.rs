@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
 use crate::metrics::Snapshot;
 use crate::origin::Origin;
@@ -17,6 +18,25 @@ use std::net::SocketAddr;
 pub trait Core {
     /// What one shard sends to another.
     type Envelope: Send + 'static;
+
+    /// The shard begins on its thread, before anything else. By `waker` any thread ends its waits.
+    ///
+    /// # Errors
+    /// If it cannot; the broker does not start.
+    fn handle_start(&mut self, _waker: &Waker) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Everything that came in a turn has been handled: what the core does once a turn.
+    fn handle_turn(&mut self, _now: Instant, _effects: &mut Effects) {}
+
+    /// Whether [`Core::handle_turn`] has something to do that nobody will wake the shard for.
+    fn has_work(&self) -> bool {
+        false
+    }
+
+    /// The shard has ended: nothing more will come or leave.
+    fn finish(&mut self, _now: Instant) {}
 
     /// A connection was accepted here. `None` when there are too many: the socket is closed.
     fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey>;

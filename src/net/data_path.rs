@@ -199,6 +199,7 @@ impl<C: Core> DataPath<C> {
     /// Whether there is something to do before waiting for completions makes sense.
     pub fn has_work(&self) -> bool {
         !(self.dirty.is_empty() && self.writable.is_empty() && self.resumed.is_empty())
+            || self.core.has_work()
     }
 
     /// When [`DataPath::handle_timeouts`] wants to be called.
@@ -303,6 +304,12 @@ impl<C: Core> DataPath<C> {
         if !self.warm.is_empty() && self.cool_down_at <= now {
             self.cool_down();
         }
+    }
+
+    /// Lets the core do what it does once a turn.
+    pub fn handle_turn(&mut self) {
+        self.core.handle_turn(self.now, &mut self.effects);
+        self.carry_out_effects();
     }
 
     /// Passes on what another shard sent.

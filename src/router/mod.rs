@@ -263,6 +263,22 @@ impl Router {
         }
     }
 
+    /// What the subscription of a Session to `filter` asks for.
+    #[must_use]
+    pub fn subscription(
+        &self,
+        filter: FilterKey,
+        session: SessionKey,
+    ) -> Option<(SubscriptionOptions, Option<NonZeroU32>)> {
+        let subscriber = match &self.filters.try_get(filter.0)?.wanted {
+            Wanted::Plain { subscribers, .. } => {
+                *subscribers.as_slice().get(subscribers.position(session)?)?
+            }
+            Wanted::Shared(shared) => shared.member(session)?,
+        };
+        Some((subscriber.options, subscriber.identifier))
+    }
+
     // --- What other shards want.
 
     /// Takes over what another shard says it wants of a filter; without members it wants nothing.
@@ -451,6 +467,13 @@ impl Router {
     #[must_use]
     pub fn retained(&self, topic: TopicName<'_>) -> Option<(&Arc<Message>, RetainedVersion)> {
         self.retained.get(topic)
+    }
+
+    /// The retained message in row `row` of the table, and whether there are rows from there on. Rows
+    /// stay what they are while other topics change.
+    #[must_use]
+    pub fn retained_in_row(&self, row: u32) -> (Option<(&Arc<Message>, RetainedVersion)>, bool) {
+        self.retained.in_row(row)
     }
 
     /// Retained messages.

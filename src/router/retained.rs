@@ -165,6 +165,15 @@ impl Retained {
         (value.node != NONE).then_some((value.message.as_ref()?, value.version()))
     }
 
+    /// What is in a row, and whether there is such a row.
+    pub(super) fn in_row(&self, row: u32) -> (Option<(&Arc<Message>, RetainedVersion)>, bool) {
+        let Some(value) = self.values.try_get(row) else {
+            return (None, false);
+        };
+        let message = value.message.as_ref().filter(|_| value.node != NONE);
+        (message.map(|message| (message, value.version())), true)
+    }
+
     /// Keeps `message` unless a later write to its topic is known [MQTT-3.3.1-5]; one without payload
     /// removes what is there [MQTT-3.3.1-6] and is not kept itself [MQTT-3.3.1-7].
     pub(super) fn write(&mut self, message: &Arc<Message>, version: RetainedVersion) -> bool {

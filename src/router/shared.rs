@@ -77,6 +77,11 @@ impl Shared {
         }
     }
 
+    pub(super) fn member(&self, session: SessionKey) -> Option<Subscriber> {
+        let position = self.members.position(session)?;
+        self.members.as_slice().get(position).copied()
+    }
+
     pub(super) fn subscribe(
         &mut self,
         own: ShardId,

@@ -24,20 +24,22 @@ mod numbers;
 mod preflight;
 mod shard_loop;
 mod signals;
+mod stored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use authenticator::authenticate;
+pub use clock::Clock;
 pub use cpus::{CoresError, Placed, place};
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;
 pub use preflight::{PreflightError, check as preflight, raise_open_files};
 pub use signals::{exit_on_panic, stop_on_signals};
+pub use stored::{Opened, StoredShard, open_store};
 
 use crate::key::ShardId;
 use crate::net::{Core, DataPath, ShardListener, Waker};
-use clock::Clock;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use mesh::Mesh;
 use shard_loop::ShardLoop;
@@ -163,8 +165,25 @@ where
     C: Core + 'static,
     F: Fn(ShardId, usize) -> C + Clone + Send + 'static,
 {
+    start_from(Clock::start(), placed, listeners, notices, make_core)
+}
+
+/// As [`start`], with a clock that began before: something happened by it already.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_from<C, F>(
+    clock: Clock,
+    placed: &[Placed],
+    listeners: Vec<Vec<ShardListener>>,
+    notices: &NoticesSender,
+    make_core: F,
+) -> Result<Running, StartError>
+where
+    C: Core + 'static,
+    F: Fn(ShardId, usize) -> C + Clone + Send + 'static,
+{
     assert_eq!(placed.len(), listeners.len(), "listeners for every shard");
-    let clock = Clock::start();
     let stop = Arc::new(AtomicBool::new(false));
     let wakers = placed
         .iter()
@@ -204,8 +223,11 @@ where
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
             .spawn(move || async move {
-                let core = make_core(shard, shard_count);
-                match DataPath::new(core, listeners, waker, clock.now()) {
+                let mut core = make_core(shard, shard_count);
+                let path = core
+                    .handle_start(&waker)
+                    .and_then(|()| DataPath::new(core, listeners, waker, clock.now()));
+                match path {
                     Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);

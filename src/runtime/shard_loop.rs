@@ -101,6 +101,7 @@ impl<C: Core> ShardLoop<C> {
                 }
             }
             self.path.handle_timeouts(self.now);
+            self.path.handle_turn();
             self.path.handle_resumed();
             is_left = self.mesh.send(&mut self.path);
             for notice in self.path.notices() {
@@ -117,6 +118,7 @@ impl<C: Core> ShardLoop<C> {
                 self.path.handle_shutdown(self.now);
             }
             if stop_at.is_some_and(|at| self.path.is_empty() || at <= self.now) {
+                self.path.core_mut().finish(self.now);
                 return;
             }
         }

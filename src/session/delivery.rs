@@ -26,4 +26,16 @@ pub struct Delivery {
     pub share: Option<ShareTag>,
     /// Identifiers of all subscriptions that matched [MQTT-3.3.4-4].
     pub subscription_identifiers: SmallVec<[NonZeroU32; 1]>,
+    /// Its place in a Session that is on a disk.
+    pub place: Place,
+}
+
+/// Where a delivery stands in the log of a Session that outlives the process. All zero for others.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Place {
+    /// Counts the deliveries of the Session. The Packet Identifier follows from it, so that a Client
+    /// meets the same one again after a crash.
+    pub sequence: u64,
+    /// What must be durable before a QoS 2 PUBLISH of it is sent.
+    pub lsn: u64,
 }

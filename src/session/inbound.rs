@@ -44,6 +44,13 @@ impl Inbound {
         position.is_some_and(|index| self.awaiting_pubrel.remove(index).is_some())
     }
 
+    /// The identifiers that await their PUBREL, in arrival order.
+    pub fn iter(&self) -> impl Iterator<Item = PacketIdentifier> {
+        self.awaiting_pubrel
+            .iter()
+            .filter_map(|&identifier| PacketIdentifier::new(identifier))
+    }
+
     /// Messages received and not released.
     #[must_use]
     pub fn len(&self) -> usize {

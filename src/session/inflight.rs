@@ -34,6 +34,8 @@ pub struct Inflight {
     first: u16,
     /// Exchanges that are not a hole.
     used: u16,
+    /// Place of the first exchange, if the Session is stored.
+    first_sequence: u64,
 }
 
 impl Default for Inflight {
@@ -42,6 +44,7 @@ impl Default for Inflight {
             exchanges: VecDeque::new(),
             first: 1,
             used: 0,
+            first_sequence: 0,
         }
     }
 }
@@ -84,6 +87,46 @@ impl Inflight {
         PacketIdentifier::new(zero_based as u16 + 1).expect("one more than something is not zero")
     }
 
+    /// The identifier of the delivery at place `sequence` of a Session that is stored. They follow one
+    /// another as places do, so that both ends call a delivery the same after a crash.
+    #[must_use]
+    pub fn identifier_of(sequence: u64) -> PacketIdentifier {
+        let zero_based = sequence % u64::from(IDENTIFIERS);
+        PacketIdentifier::new(zero_based as u16 + 1).expect("one more than something is not zero")
+    }
+
+    /// As [`Inflight::has_room`], for a delivery that has its identifier already.
+    #[must_use]
+    pub fn has_room_for(&self, packet_identifier: PacketIdentifier, window: u16) -> bool {
+        // The identifiers in use span less than half of all, so a distance is never mistaken.
+        self.used < window
+            && (self.exchanges.is_empty()
+                || self.distance(packet_identifier) < IDENTIFIERS as usize / 2)
+    }
+
+    /// Starts an exchange, or goes on with one, at a place that was given out before. The identifiers
+    /// between the last exchange and this one are not in use.
+    pub fn push_at(&mut self, sequence: u64, progress: Progress) {
+        let packet_identifier = Self::identifier_of(sequence);
+        if self.exchanges.is_empty() {
+            self.first = packet_identifier.get();
+            self.first_sequence = sequence;
+        }
+        let distance = self.distance(packet_identifier);
+        debug_assert!(distance >= self.exchanges.len(), "places go forward");
+        while self.exchanges.len() < distance {
+            self.exchanges.push_back(None);
+        }
+        self.exchanges.push_back(Some(progress));
+        self.used += 1;
+    }
+
+    /// The place of the exchange `packet_identifier`, if the Session is stored.
+    #[must_use]
+    pub fn sequence_of(&self, packet_identifier: PacketIdentifier) -> u64 {
+        self.first_sequence + self.distance(packet_identifier) as u64
+    }
+
     /// Starts an exchange. The caller has asked [`Inflight::has_room`].
     pub fn push(&mut self, delivery: Delivery) -> PacketIdentifier {
         debug_assert!(
@@ -115,6 +158,7 @@ impl Inflight {
         }
         while let Some(None) = self.exchanges.front() {
             self.exchanges.pop_front();
+            self.first_sequence += 1;
             self.first = if self.first == u16::MAX {
                 1
             } else {
@@ -248,7 +292,31 @@ mod tests {
             retain: false,
             share: None,
             subscription_identifiers: Default::default(),
+            place: Default::default(),
         }
+    }
+
+    #[test]
+    fn identifiers_that_follow_from_places_leave_holes_that_are_not_in_use() {
+        let mut inflight = Inflight::default();
+        for sequence in [65_530, 65_534, 65_537] {
+            let identifier = Inflight::identifier_of(sequence);
+            assert!(inflight.has_room_for(identifier, 20));
+            inflight.push_at(sequence, Progress::Published(delivery(QoS::AtLeastOnce)));
+        }
+        assert_eq!(inflight.len(), 3);
+        let identifiers: Vec<_> = inflight.iter().map(|(id, _)| id.get()).collect();
+        assert_eq!(identifiers, [65_531, 65_535, 3]);
+        assert_eq!(inflight.puback(id(1)), Ok(false));
+        assert_eq!(inflight.sequence_of(id(3)), 65_537);
+        assert_eq!(inflight.puback(id(65_531)), Ok(true));
+        assert_eq!(inflight.sequence_of(id(3)), 65_537);
+        assert_eq!(inflight.puback(id(3)), Ok(true));
+        assert_eq!(inflight.puback(id(65_535)), Ok(true));
+        assert!(inflight.is_empty());
+        inflight.push_at(65_543, Progress::Released);
+        assert_eq!(inflight.iter().next().map(|(id, _)| id), Some(id(9)));
+        assert_eq!(inflight.sequence_of(id(9)), 65_543);
     }
 
     /// [MQTT-2.2.1-3] [MQTT-2.2.1-4]

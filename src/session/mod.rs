@@ -21,12 +21,13 @@ mod queue;
 mod topic_alias;
 mod will;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::key::ConnectionKey;
 use crate::time::Instant;
 
-pub use delivery::{Delivery, ShareTag};
+pub use delivery::{Delivery, Place, ShareTag};
 pub use error::ProtocolError;
 pub use inbound::Inbound;
 pub use inflight::{Inflight, Progress};
@@ -58,6 +59,14 @@ pub struct Session {
     pub expiry_interval_s: u32,
     /// When a Session without a connection ends.
     pub expires_at: Option<Instant>,
+    /// What the log calls it, if it outlives the process.
+    pub stored: Option<NonZeroU64>,
+    /// The place of the next delivery in the log.
+    pub next_sequence: u64,
+    /// QoS 2 messages it has sent us, as the log counts them.
+    pub exchanges: u64,
+    /// The last ticket of a QoS 2 message it sent: see `shard`.
+    pub ticket: u64,
 }
 
 impl Session {
@@ -74,6 +83,10 @@ impl Session {
             will_at: None,
             expiry_interval_s: 0,
             expires_at: None,
+            stored: None,
+            next_sequence: 0,
+            exchanges: 0,
+            ticket: 0,
         }
     }
 

@@ -39,6 +39,14 @@ impl Queue {
         self.deliveries.front()
     }
 
+    /// All deliveries, the oldest first, from place `sequence` on: for a Session that is stored.
+    pub fn from_place(&self, sequence: u64) -> impl Iterator<Item = &Delivery> {
+        let begin = self
+            .deliveries
+            .partition_point(|delivery| delivery.place.sequence < sequence);
+        self.deliveries.range(begin..)
+    }
+
     /// Takes out the deliveries that `is_wanted` picks; all others keep their order.
     pub fn take_if(&mut self, is_wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         if !self.deliveries.iter().any(&is_wanted) {
@@ -97,6 +105,7 @@ mod tests {
             retain: false,
             share,
             subscription_identifiers: Default::default(),
+            place: Default::default(),
         }
     }
 

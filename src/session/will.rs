@@ -36,6 +36,32 @@ impl Will {
         }
     }
 
+    /// The message as it was left with us.
+    #[must_use]
+    pub fn stored(&self) -> &Message {
+        &self.message
+    }
+
+    /// Lifetime of the message once it is published, seconds.
+    #[must_use]
+    pub fn message_expiry_interval_s(&self) -> Option<u32> {
+        self.message_expiry_interval_s
+    }
+
+    /// A Will that was stored.
+    #[must_use]
+    pub fn from_stored(
+        message: Message,
+        delay_interval_s: u32,
+        message_expiry_interval_s: Option<u32>,
+    ) -> Self {
+        Self {
+            message,
+            delay_interval_s,
+            message_expiry_interval_s,
+        }
+    }
+
     /// The message as published at `now`, which is when its lifetime begins.
     #[must_use]
     pub fn message(&self, now: Instant) -> MessageRef<'_> {

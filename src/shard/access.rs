@@ -167,8 +167,9 @@ impl Clients {
         let mut replay = connection.and_then(|connection| connection.replay.take());
 
         let may_read = |message: &Message| self.may_read(session, message.topic_name());
-        let before = queue.bytes();
-        let mut dropped = queue.take_if(|delivery| !may_read(&delivery.message)).len();
+        let (before, queued_before) = (queue.bytes(), queue.len());
+        let denied = queue.take_if(|delivery| !may_read(&delivery.message));
+        let mut done: Vec<u64> = denied.iter().map(|it| it.place.sequence).collect();
         if !is_sent {
             let denied: Vec<PacketIdentifier> = inflight
                 .iter()
@@ -179,11 +180,12 @@ impl Clients {
                     _ => None,
                 })
                 .collect();
-            dropped += denied.len();
             for identifier in denied {
+                done.push(inflight.sequence_of(identifier));
                 inflight.abandon(identifier);
             }
         }
+        let mut dropped = done.len();
         if let Some(replay) = &mut replay {
             let items = &mut replay.items;
             let count = items.len();
@@ -193,7 +195,13 @@ impl Clients {
 
         self.counters.dropped_denied += dropped as u64;
         self.queued_bytes -= before - queue.bytes();
+        self.queued_messages -= queued_before - queue.len();
         if let Some(member) = self.members.get_mut(session) {
+            if let Some(store) = &mut self.store {
+                for sequence in done {
+                    store.done(&member.session, sequence);
+                }
+            }
             member.session.queue = queue;
             member.session.inflight = inflight;
             let connection = member.session.connection;

@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::effects::Effects;
 use super::pool::MessagePool;
 use super::slab::Slab;
+use super::store::Store;
 use crate::auth::{Credential, Standing};
 use crate::codec::{self, PublishHeader};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
@@ -21,7 +22,9 @@ use crate::metrics::Counters;
 use crate::origin::{Identity, ListenerId};
 use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
-use crate::session::{Delivery, OutboundAlias, Progress, Queue, Session, ShareTag};
+use crate::session::{
+    Delivery, Inflight, OutboundAlias, Place, Progress, Queue, Session, ShareTag,
+};
 use crate::time::Instant;
 
 /// A Session and what this shard's Router holds for it.
@@ -78,6 +81,8 @@ pub(super) struct Clients {
     pub(super) qos_min: QoS,
     pub(super) counters: Counters,
     pub(super) pool: MessagePool,
+    /// What is written down, if anything is.
+    pub(super) store: Option<Box<Store>>,
     /// Bytes in the queues of all Sessions here.
     pub(super) queued_bytes: usize,
     /// Messages in the queues of all Sessions here.
@@ -113,13 +118,13 @@ const CLASSES: usize = 2 * 3 * 2;
 
 /// One message on its way to many recipients: what they have in common is encoded once.
 pub(super) struct Fanout<'m> {
-    message: MessageRef<'m>,
+    pub(super) message: MessageRef<'m>,
     owned: Option<Arc<Message>>,
     encoded: [Option<Encoded>; CLASSES],
     scratch: Vec<u8>,
     /// Whether more than one recipient is expected, so that encoding aside and copying pays.
     many: bool,
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 impl Fanout<'_> {
@@ -216,6 +221,7 @@ impl Clients {
             settings,
             counters: Counters::default(),
             pool: MessagePool::default(),
+            store: None,
             queued_bytes: 0,
             queued_messages: 0,
             connected: 0,
@@ -312,6 +318,9 @@ impl Clients {
             }
             return;
         }
+        if session.stored.is_some() {
+            return self.deliver_stored(recipient, qos, fanout, effects);
+        }
         let message = fanout
             .owned
             .get_or_insert_with(|| self.pool.share(fanout.message))
@@ -322,6 +331,7 @@ impl Clients {
             retain: recipient.retain,
             share: recipient.share,
             subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
+            place: Place::default(),
         };
         if let Some((key, connection)) = connection
             && session.queue.is_empty()
@@ -353,13 +363,14 @@ impl Clients {
             retain: recipient.retain,
             share: recipient.share,
             subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
+            place: Place::default(),
         };
         self.enqueue(recipient.session, delivery, fanout.now);
     }
 
     /// Whether the bytes in flight to a Client leave room for a message of `size` bytes
     /// (`max_inflight_bytes`). One message always may be.
-    fn has_inflight_bytes(policy: &Policy, session: &Session, size: usize) -> bool {
+    pub(super) fn has_inflight_bytes(policy: &Policy, session: &Session, size: usize) -> bool {
         policy.max_inflight_bytes == usize::MAX
             || session.inflight.is_empty()
             || session.inflight.published_bytes() + size <= policy.max_inflight_bytes
@@ -368,25 +379,47 @@ impl Clients {
     /// Puts a delivery behind what waits for `session`. Beyond `max_queued_messages`, or where it
     /// would exceed `max_queued_bytes` or `memory_bytes_max`, it is dropped, unless what is first in
     /// the queue has expired and makes room.
-    pub(super) fn enqueue(&mut self, session: SessionKey, delivery: Delivery, now: Instant) {
-        let Some(member) = self.members.get_mut(session) else {
+    pub(super) fn enqueue(&mut self, key: SessionKey, mut delivery: Delivery, now: Instant) {
+        let Some(member) = self.members.get_mut(key) else {
             return;
         };
-        let queue = &mut member.session.queue;
-        let (before, count_before) = (queue.bytes(), queue.len());
+        let session = &mut member.session;
+        let (before, count_before) = (session.queue.bytes(), session.queue.len());
         let size = delivery.message.size();
         let limits = &self.limits;
-        let is_full = |queue: &Queue| {
-            queue.len() >= limits.max_queued_messages
-                || queue.bytes() + size > limits.max_queued_bytes
+        // What only waits for the disk does not wait behind the window.
+        let window = match session.connection.filter(|_| session.stored.is_some()) {
+            Some(key) => self.connections.get(key).map_or(0, |it| it.window),
+            None => 0,
         };
-        while is_full(queue)
-            && let Some(first) = queue.first()
+        let count_max = limits
+            .max_queued_messages
+            .saturating_add(window.saturating_sub(session.inflight.len()).into());
+        let is_full = |queue: &Queue| {
+            queue.len() >= count_max || queue.bytes() + size > limits.max_queued_bytes
+        };
+        while is_full(&session.queue)
+            && let Some(first) = session.queue.first()
             && first.message.is_expired(now)
         {
-            queue.pop();
+            let sequence = first.place.sequence;
+            session.queue.pop();
+            if let Some(store) = &mut self.store {
+                store.done(session, sequence);
+            }
             self.counters.dropped_expired += 1;
         }
+        if session.stored.is_some()
+            && let Some(store) = &mut self.store
+            && !is_full(&session.queue)
+            && self.queued_bytes + size <= limits.memory_bytes_max
+        {
+            store.delivery(session, &mut delivery, false);
+            if session.connection.is_some() {
+                store.await_durable(key);
+            }
+        }
+        let queue = &mut session.queue;
         if is_full(queue) {
             self.counters.dropped_queue_full += 1;
         } else if self.queued_bytes + size > limits.memory_bytes_max {
@@ -400,8 +433,8 @@ impl Clients {
 
     /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
     /// connection left in flight, then its queue.
-    pub(super) fn send_queued(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let Some(member) = self.members.get_mut(session) else {
+    pub(super) fn send_queued(&mut self, owner: SessionKey, now: Instant, effects: &mut Effects) {
+        let Some(member) = self.members.get_mut(owner) else {
             return;
         };
         let session = &mut member.session;
@@ -415,6 +448,7 @@ impl Clients {
             session,
             connection,
             &mut self.counters,
+            &mut self.store,
             self.limits.outbox_bytes_max,
             now,
         );
@@ -425,6 +459,8 @@ impl Clients {
             return;
         }
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
+        // What the session's log says of it, if it has one.
+        let mut stored = self.store.as_mut().filter(|_| session.stored.is_some());
         while let Some(first) = session.queue.first()
             && connection.pending() < self.limits.outbox_bytes_max
             && (first.qos == QoS::AtMostOnce
@@ -435,12 +471,30 @@ impl Clients {
                         first.message.size(),
                     ))
         {
+            let packet_identifier = match &mut stored {
+                _ if first.qos == QoS::AtMostOnce => None,
+                None => Some(session.inflight.next_identifier()),
+                Some(store) => {
+                    let identifier = Inflight::identifier_of(first.place.sequence);
+                    if !session.inflight.has_room_for(identifier, connection.window) {
+                        break;
+                    }
+                    if !store.may_send(first) {
+                        store.await_durable(owner);
+                        break;
+                    }
+                    Some(identifier)
+                }
+            };
             let Some(delivery) = session.queue.pop() else {
                 break;
             };
             // Too late to begin with its delivery [MQTT-3.3.2-5].
             if delivery.message.is_expired(now) {
                 self.counters.dropped_expired += 1;
+                if let Some(store) = &mut stored {
+                    store.done(session, delivery.place.sequence);
+                }
                 continue;
             }
             let acknowledged = delivery.qos > QoS::AtMostOnce;
@@ -448,20 +502,25 @@ impl Clients {
                 &delivery.message.as_ref().as_ref(),
                 delivery.qos,
                 delivery.retain,
-                acknowledged.then(|| session.inflight.next_identifier()),
+                packet_identifier,
                 &delivery.subscription_identifiers,
                 now,
             );
             let payload_size = header.payload.len() as u64;
-            if write(connection, header) {
-                if acknowledged {
-                    session.inflight.push(delivery);
-                }
+            let was_written = write(connection, header);
+            if was_written {
                 self.counters.publish_sent += 1;
                 self.counters.publish_bytes_sent += payload_size;
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
+            }
+            match &mut stored {
+                None if was_written && acknowledged => {
+                    session.inflight.push(delivery);
+                }
+                None => {}
+                Some(store) => store.sent(session, delivery, was_written && acknowledged),
             }
         }
         self.queued_bytes = self.queued_bytes + session.queue.bytes() - before;
@@ -475,6 +534,7 @@ impl Clients {
         session: &mut Session,
         connection: &mut Connection,
         counters: &mut Counters,
+        store: &mut Option<Box<Store>>,
         outbox_bytes_max: usize,
         now: Instant,
     ) -> bool {
@@ -518,6 +578,9 @@ impl Clients {
                     } else {
                         // The Client takes smaller packets now than when this was first sent.
                         counters.dropped_packet_too_large += 1;
+                        if let Some(store) = store {
+                            store.done(session, session.inflight.sequence_of(packet_identifier));
+                        }
                         session.inflight.abandon(packet_identifier);
                     }
                 }
@@ -554,6 +617,24 @@ impl Clients {
         }
         let qos = message.qos.max(self.qos_min).min(item.qos);
         let identifiers: &[NonZeroU32] = item.subscription_identifier.as_slice();
+        if qos > QoS::AtMostOnce && member.session.stored.is_some() {
+            // By way of the queue, which knows what may be sent when.
+            let used = usize::from(member.session.inflight.len()) + member.session.queue.len();
+            if used >= usize::from(connection.window) || connection.resend.is_some() {
+                return false;
+            }
+            let delivery = Delivery {
+                message: item.message.clone(),
+                qos,
+                retain: true,
+                share: None,
+                subscription_identifiers: SmallVec::from_slice(identifiers),
+                place: Place::default(),
+            };
+            self.enqueue(session, delivery, now);
+            self.send_queued(session, now, effects);
+            return true;
+        }
         let packet_identifier = if qos == QoS::AtMostOnce {
             None
         } else if member.session.queue.is_empty()
@@ -577,6 +658,7 @@ impl Clients {
                     retain: true,
                     share: None,
                     subscription_identifiers: SmallVec::from_slice(identifiers),
+                    place: Place::default(),
                 });
             }
             self.counters.publish_sent += 1;
@@ -605,7 +687,7 @@ pub(super) fn mark_dirty(connection: &mut Connection, key: ConnectionKey, effect
 }
 
 // HOT: per PUBLISH per subscriber.
-fn copy_or_write(
+pub(super) fn copy_or_write(
     connection: &mut Connection,
     fanout: &mut Fanout<'_>,
     qos: QoS,

@@ -65,6 +65,7 @@ impl Shard {
             }
         }
 
+        let before = self.journal_size();
         let opened = self.open_session(client_identifier.clone(), connect, now, effects);
         let Some((session, session_present)) = opened else {
             let full = ReasonCode::ServerBusy;
@@ -78,8 +79,13 @@ impl Shard {
             self.clients.purge(session);
         }
         self.attach(session, key, connect, now);
+        self.store_attached(session);
         self.send_connack(session, key, connect, session_present, effects);
         self.log_connected(session, key, connect, effects);
+        // What ended, and what began, must have ended and begun for good.
+        if self.journal_size() != before {
+            self.close_gate(key, self.stored_position());
+        }
         self.set_members_online(session, true);
         self.send_pending(session, now, effects);
         Step::Continue
@@ -273,6 +279,12 @@ impl Shard {
                 return Err(ReasonCode::PacketTooLarge);
             }
         }
+        // A Session that cannot be stored is not begun.
+        if expiry_interval_s(connect) > 0
+            && self.clients.store.as_ref().is_some_and(|it| it.stalled)
+        {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let maximum = self.clients.limits.max_keepalive_s;
         let too_patient = maximum != 0 && !(1..=maximum).contains(&connect.keep_alive_s);
         // A v5 Client is told a smaller one; earlier versions have no way to be told.
@@ -390,13 +402,7 @@ impl Shard {
             .and_then(|connection| settings.listener(connection.origin.listener));
         let Some(policy) = policy else { return };
         let mount_point = policy.mount_point.as_deref().unwrap_or_default();
-        let never = SESSION_NEVER_EXPIRES;
-        let expiry_interval_s = match connect.version {
-            ProtocolVersion::V5 => connect.properties.session_expiry_interval.unwrap_or(0),
-            // CleanSession 1 is Clean Start 1 and an expiry of zero [MQTT-3.1.2-6].
-            ProtocolVersion::V311 | ProtocolVersion::V3 if connect.clean_start => 0,
-            ProtocolVersion::V311 | ProtocolVersion::V3 => never,
-        };
+        let expiry_interval_s = expiry_interval_s(connect);
         if let Some(member) = self.clients.members.get_mut(session) {
             let session = &mut member.session;
             if session.connection.replace(key).is_none() {
@@ -618,6 +624,7 @@ impl Shard {
         if let Some(deadline) = state.deadline() {
             self.timers.arm(Slot::Session(session.index), deadline);
         }
+        self.store(session, |store, session| store.detached(session));
         self.keep_replay(session, connection, now);
         self.set_members_online(session, false);
         self.handle_session_deadline(session, now, effects);
@@ -648,6 +655,7 @@ impl Shard {
                             .subscription_identifier
                             .into_iter()
                             .collect(),
+                        place: crate::session::Place::default(),
                     },
                     now,
                 );
@@ -691,6 +699,7 @@ impl Shard {
         let Some(will) = member.session.will.take() else {
             return;
         };
+        self.store(session, |store, session| store.detached(session));
         let message = will.message(now);
         // Asked when it is published, as Mosquitto does: the rules may have changed since CONNECT.
         if self.clients.may_write(session, message.topic_name) {
@@ -716,6 +725,7 @@ impl Shard {
         self.clients
             .by_client_identifier
             .remove(&member.session.client_identifier);
+        self.store_ended(&member.session);
         self.hand_on_all(session, &mut member, now, effects);
         for &filter in member.subscriptions.keys() {
             self.unsubscribe_from(filter, session);
@@ -739,6 +749,16 @@ impl Shard {
                 self.announce(filter);
             }
         }
+    }
+}
+
+/// Seconds the Session outlives the connection, as this CONNECT asks.
+fn expiry_interval_s(connect: &Connect<'_>) -> u32 {
+    match connect.version {
+        ProtocolVersion::V5 => connect.properties.session_expiry_interval.unwrap_or(0),
+        // CleanSession 1 is Clean Start 1 and an expiry of zero [MQTT-3.1.2-6].
+        ProtocolVersion::V311 | ProtocolVersion::V3 if connect.clean_start => 0,
+        ProtocolVersion::V311 | ProtocolVersion::V3 => SESSION_NEVER_EXPIRES,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
 use super::command::Verdict;
+use super::store::Held;
 
 /// Why a connection is not read. It is read again when nothing of this is left.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -27,11 +28,13 @@ impl Pause {
     pub(super) const RING: Self = Self(2);
     /// The Client does not read what we send.
     pub(super) const OUTBOX: Self = Self(4);
+    /// Its acknowledgements wait for a disk, or a disk takes nothing.
+    pub(super) const STORE: Self = Self(16);
     /// Its CONNECT waits until somebody else has checked the password.
     pub(super) const AUTHENTICATION: Self = Self(8);
     /// What a Client cannot do anything about: its silence does not count meanwhile.
     pub(super) const NOT_ITS_FAULT: Self =
-        Self(Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0);
+        Self(Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0 | Self::STORE.0);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -117,6 +120,8 @@ pub(super) struct Connection {
     pub(super) origin: Origin,
     /// What became of its password, once that was checked.
     pub(super) verdict: Option<Verdict>,
+    /// What waits for a disk.
+    pub(super) held: Option<Box<Held>>,
 }
 
 impl Connection {
@@ -143,6 +148,7 @@ impl Connection {
             mount_point_size: 0,
             origin,
             verdict: None,
+            held: None,
         }
     }
 

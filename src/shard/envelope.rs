@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::journal::Origin;
 use crate::key::ShardId;
 use crate::message::Message;
 use crate::router::{Interest, RetainedVersion};
@@ -30,6 +31,26 @@ pub enum Envelope {
         /// The shard that was chosen. If none of its members may read the message, those of the next
         /// shards are tried, until it is this one's turn again.
         first: ShardId,
+    },
+    /// The sender wants to know when what the next envelope causes is stored. Precedes a
+    /// [`Envelope::Publish`] or [`Envelope::PublishShared`] of QoS 1 or 2.
+    Ticket {
+        /// What the sender calls it.
+        ticket: u64,
+        /// The exchange that brings the message, if it is QoS 2 of a Session that is stored.
+        origin: Option<Origin>,
+        /// Whether its PUBLISH had DUP set.
+        duplicate: bool,
+    },
+    /// What the receiver wanted to know of is stored, or needed not to be.
+    Stored {
+        /// The ticket.
+        ticket: u64,
+    },
+    /// Whether the sender's disk takes anything.
+    StoreStalled {
+        /// It does not.
+        stalled: bool,
     },
     /// The sender's interest in a filter changed.
     Interest {

@@ -27,6 +27,7 @@ mod connection;
 mod dump;
 mod effects;
 mod envelope;
+mod held;
 mod log;
 mod mount_point;
 mod notice;
@@ -34,7 +35,11 @@ mod peer;
 mod placement;
 mod pool;
 mod publish;
+mod restore;
 mod slab;
+mod snapshot;
+mod store;
+mod stored_publish;
 mod subscribe;
 mod timers;
 
@@ -48,6 +53,8 @@ pub use effects::{Effects, HandOver};
 pub use envelope::Envelope;
 pub use notice::{AuthenticationRequest, DisconnectCause, Event, Notice, RefusalCause};
 pub use placement::Placement;
+pub use restore::RestoredInterest;
+pub use snapshot::Snapshot;
 
 use clients::{Clients, mark_dirty};
 use connection::{Connection, Pause, Phase};
@@ -114,6 +121,8 @@ pub struct Shard {
     ring_is_full: bool,
     /// Connections not read because of that.
     waiting_for_ring: Vec<ConnectionKey>,
+    /// Connections not read because a disk takes nothing.
+    waiting_for_store: Vec<ConnectionKey>,
     /// Counts this shard's interest announcements.
     announced: u64,
     /// SUBACKs that wait for other shards, oldest first.
@@ -169,6 +178,7 @@ impl Shard {
             peers: (0..shard_count).map(|_| Peer::default()).collect(),
             ring_is_full: false,
             waiting_for_ring: Vec::new(),
+            waiting_for_store: Vec::new(),
             announced: 0,
             barriers: VecDeque::new(),
             clock: 0,
@@ -310,6 +320,9 @@ impl Shard {
             }
             // Answers to a Client that does not read them may not pile up without end.
             self.pause_if_outbox_is_full(key);
+            if let Some(store) = &mut self.clients.store {
+                store.journal.end_packet();
+            }
         }
         self.clients.counters.bytes_received += consumed as u64;
         if consumed > 0
@@ -381,7 +394,7 @@ impl Shard {
                 self.handle_pubrec(key, session, &acknowledgement()?, now, effects)?;
             }
             packet_type::PUBREL => {
-                self.handle_pubrel(key, session, &acknowledgement()?, effects);
+                self.handle_pubrel(key, session, &acknowledgement()?, now, effects);
             }
             packet_type::PUBCOMP => {
                 self.handle_pubcomp(session, &acknowledgement()?, now, effects)?;
@@ -484,14 +497,34 @@ impl Shard {
                 retained,
                 deliver,
             } => {
+                let ticket = self.begin_forwarded(from);
                 self.handle_forwarded(message, retained, deliver, now, effects);
+                self.end_forwarded(from, ticket);
             }
             Envelope::PublishShared {
                 message,
                 filter,
                 first,
             } => {
+                let ticket = self.begin_forwarded(from);
                 self.handle_forwarded_shared(&message, &filter, first, now, effects);
+                self.end_forwarded(from, ticket);
+            }
+            Envelope::Ticket {
+                ticket,
+                origin,
+                duplicate,
+            } => {
+                self.peers[from.index()].ticket = Some(store::Ticket {
+                    ticket,
+                    origin,
+                    duplicate,
+                });
+            }
+            Envelope::Stored { ticket } => self.handle_stored(ticket, now, effects),
+            Envelope::StoreStalled { stalled } => {
+                self.peers[from.index()].stalled = stalled;
+                self.handle_stalls_changed(now, effects);
             }
             Envelope::Interest {
                 sequence,
@@ -570,6 +603,9 @@ impl Shard {
         debug_assert!(buffer.is_empty(), "output would be lost");
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.dirty = false;
+            if connection.held.as_ref().is_some_and(|held| held.gate != 0) {
+                return;
+            }
             std::mem::swap(&mut connection.outbox, buffer);
             connection.unsent += buffer.len();
             self.clients.counters.bytes_sent += buffer.len() as u64;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::envelope::Envelope;
+use super::store::Ticket;
 
 /// What is on its way to a peer and what it has told us. The entry of a shard for itself is unused.
 #[derive(Debug, Default)]
@@ -15,6 +16,10 @@ pub(super) struct Peer {
     pub(super) acknowledged: u64,
     /// It makes no retained version at or below this any more.
     pub(super) clock: u64,
+    /// What it said of the envelope that follows.
+    pub(super) ticket: Option<Ticket>,
+    /// Its disk takes nothing.
+    pub(super) stalled: bool,
 }
 
 impl Peer {

@@ -28,7 +28,13 @@ impl Placement {
     /// The shard that owns the Session of `client_identifier`.
     #[must_use]
     pub fn shard_of(&self, client_identifier: &str) -> ShardId {
-        let hash = self.hasher.hash_one(client_identifier.as_bytes());
+        self.shard_of_bytes(client_identifier.as_bytes())
+    }
+
+    /// The shard that keeps what goes by the name `bytes`.
+    #[must_use]
+    pub fn shard_of_bytes(&self, bytes: &[u8]) -> ShardId {
+        let hash = self.hasher.hash_one(bytes);
         ShardId((hash % u64::from(self.shard_count)) as u16)
     }
 }

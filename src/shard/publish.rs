@@ -9,6 +9,8 @@ use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
+use super::store::HeldPacket;
+use super::stored_publish::StoredPublish;
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
@@ -90,8 +92,6 @@ impl Shard {
         } else {
             TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
         }
-        self.clients.counters.publish_received += 1;
-        self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
         let mut refused = None;
         // The broker's own topics are nobody else's to write, with or without rules.
         if vetted || message.topic_name.first() == Some(&b'$') {
@@ -100,13 +100,35 @@ impl Shard {
                 message.topic_name = &mounted;
             }
         }
+        if refused.is_none()
+            && (publish.qos != QoS::AtMostOnce || publish.retain)
+            && self.needs_stalled_disk(session, publish, message.topic_name)
+        {
+            let answered =
+                self.refuse_for_disk(key, publish.qos, publish.packet_identifier, now, effects);
+            if aliases.is_some()
+                && let Some(connection) = self.clients.connections.get_mut(key)
+            {
+                connection.inbound_aliases = aliases;
+            }
+            return Ok(answered);
+        }
+        self.clients.counters.publish_received += 1;
+        self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
 
         match publish.packet_identifier {
             _ if let Some(reason_code) = refused => {
-                self.refuse_publish(key, publish, reason_code, effects);
+                self.refuse_publish(key, publish, reason_code, now, effects);
             }
             None => {
                 self.route(message, Some(session), now, effects);
+            }
+            Some(packet_identifier) if self.clients.store.is_some() => {
+                let publish = StoredPublish {
+                    packet_identifier,
+                    duplicate: publish.duplicate,
+                };
+                self.receive_stored(key, session, publish, message, now, effects)?;
             }
             Some(packet_identifier) if publish.qos == QoS::AtLeastOnce => {
                 let routed = self.route(message, Some(session), now, effects);
@@ -187,11 +209,21 @@ impl Shard {
         key: ConnectionKey,
         publish: &Publish<'_>,
         reason_code: ReasonCode,
+        now: Instant,
         effects: &mut Effects,
     ) {
         let Some(packet_identifier) = publish.packet_identifier else {
             return;
         };
+        if self.clients.store.is_some() {
+            // In its turn, which may come after others that wait.
+            let packet = if publish.qos == QoS::AtLeastOnce {
+                HeldPacket::PubAck(packet_identifier, reason_code)
+            } else {
+                HeldPacket::PubRec(packet_identifier, reason_code)
+            };
+            return self.hold(key, 0, 0, packet, now, effects);
+        }
         self.acknowledge(key, effects, |version, out| {
             if publish.qos == QoS::AtLeastOnce {
                 codec::encode_puback(version, packet_identifier, reason_code, out);
@@ -202,7 +234,7 @@ impl Shard {
     }
 
     /// A QoS 2 message is routed at its first PUBLISH and remembered until PUBREL.
-    fn receive_qos2(
+    pub(super) fn receive_qos2(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
@@ -230,6 +262,7 @@ impl Shard {
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
         inbound.publish(packet_identifier);
+        self.store_received(session, packet_identifier);
         let reason_code = self
             .route(message, Some(session), now, effects)
             .reason_code();
@@ -238,6 +271,7 @@ impl Shard {
             && let Some(member) = self.clients.members.get_mut(session)
         {
             member.session.inbound.release(packet_identifier);
+            self.store_freed(session, packet_identifier);
         }
         Ok(reason_code)
     }
@@ -261,6 +295,7 @@ impl Shard {
         key: ConnectionKey,
         session: SessionKey,
         acknowledgement: &Acknowledgement<'_>,
+        now: Instant,
         effects: &mut Effects,
     ) {
         let packet_identifier = acknowledgement.packet_identifier;
@@ -273,6 +308,13 @@ impl Shard {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
+        if self.is_session_stored(session) {
+            if known {
+                self.store_freed(session, packet_identifier);
+            }
+            let packet = HeldPacket::PubComp(packet_identifier, reason_code);
+            return self.hold(key, self.stored_position(), 0, packet, now, effects);
+        }
         self.acknowledge(key, effects, |version, out| {
             codec::encode_pubcomp(version, packet_identifier, reason_code, out);
         });
@@ -289,11 +331,10 @@ impl Shard {
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(());
         };
-        if member
-            .session
-            .inflight
-            .puback(acknowledgement.packet_identifier)?
-        {
+        let identifier = acknowledgement.packet_identifier;
+        let sequence = member.session.inflight.sequence_of(identifier);
+        if member.session.inflight.puback(identifier)? {
+            self.store(session, |store, session| store.done(session, sequence));
             self.send_pending(session, now, effects);
         }
         Ok(())
@@ -313,7 +354,17 @@ impl Shard {
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(());
         };
+        let sequence = member.session.inflight.sequence_of(packet_identifier);
         let known = member.session.inflight.pubrec(packet_identifier, failed)?;
+        if known {
+            self.store(session, |store, session| {
+                if failed {
+                    store.done(session, sequence);
+                } else {
+                    store.released(session, sequence);
+                }
+            });
+        }
         if failed {
             self.send_pending(session, now, effects);
             return Ok(());
@@ -323,6 +374,11 @@ impl Shard {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
+        if self.is_session_stored(session) {
+            let packet = HeldPacket::PubRel(packet_identifier, reason_code);
+            self.hold(key, self.stored_position(), 0, packet, now, effects);
+            return Ok(());
+        }
         self.acknowledge(key, effects, |version, out| {
             codec::encode_pubrel(version, packet_identifier, reason_code, out);
         });
@@ -340,11 +396,10 @@ impl Shard {
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(());
         };
-        if member
-            .session
-            .inflight
-            .pubcomp(acknowledgement.packet_identifier)?
-        {
+        let identifier = acknowledgement.packet_identifier;
+        let sequence = member.session.inflight.sequence_of(identifier);
+        if member.session.inflight.pubcomp(identifier)? {
+            self.store(session, |store, session| store.done(session, sequence));
             self.send_pending(session, now, effects);
         }
         Ok(())
@@ -397,8 +452,12 @@ impl Shard {
         }
         if retained.is_some() {
             // Every replica needs it, whether or not the shard has subscribers.
+            let keeper = self.retained_keeper(message.topic_name);
             for to in self.peer_ids() {
                 let deliver = matches.shards.contains(to);
+                if deliver || to == keeper {
+                    self.post_ticket(to);
+                }
                 let message = self.clients.own(&mut fanout);
                 self.post(
                     to,
@@ -463,6 +522,7 @@ impl Shard {
             return;
         }
         let message = self.clients.own(fanout);
+        self.post_ticket(to);
         self.post(to, envelope(message));
     }
 
@@ -552,6 +612,7 @@ impl Shard {
                     filter,
                     first,
                 };
+                self.post_ticket(to);
                 self.post(to, envelope);
             }
             None => {}
@@ -611,6 +672,7 @@ impl Shard {
         self.clients.queued_bytes -= before - queue.bytes();
         self.clients.queued_messages -= leaving.len();
         for delivery in &leaving {
+            self.store(session, |store, it| store.done(it, delivery.place.sequence));
             self.hand_on(session, delivery, now, effects);
         }
     }
@@ -660,6 +722,7 @@ impl Shard {
     fn apply_retained(&mut self, message: &Arc<Message>, version: RetainedVersion, now: Instant) {
         if self.router.retain(message, version) {
             self.retained_changes += 1;
+            self.store_retained(message, version);
         }
         if let Some(at) = self.router.next_retained_expiry() {
             self.timers.arm(Slot::RetainedExpiry, at);
@@ -702,7 +765,7 @@ impl Shard {
 }
 
 impl Routed {
-    fn reason_code(self) -> ReasonCode {
+    pub(super) fn reason_code(self) -> ReasonCode {
         match self {
             Self::Matched => ReasonCode::Success,
             Self::NoSubscribers => ReasonCode::NoMatchingSubscribers,

@@ -69,6 +69,11 @@ impl<K: Key, T> Slab<K, T> {
         self.used - self.free.len()
     }
 
+    /// Slots that have ever been used.
+    pub(super) fn slots(&self) -> usize {
+        self.used
+    }
+
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
         let chunk = self.chunks.get(index as usize / CHUNK)?;
         // Within a chunk by its type: one bound is checked, not two.

@@ -17,15 +17,17 @@ use super::connection::{Pause, Replay, ReplayItem};
 use super::effects::Effects;
 use super::envelope::Envelope;
 use super::mount_point::mounted_filter;
+use super::store::HeldPacket;
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::auth::Access;
 use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, Unsubscribe};
+use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::QoS;
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Interest};
-use crate::session::ProtocolError;
+use crate::session::{ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
 
@@ -40,10 +42,12 @@ pub(super) struct Barrier {
 
 /// What follows the barrier.
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     packet_identifier: PacketIdentifier,
     codes: SmallVec<[ReasonCode; 4]>,
     replays: SmallVec<[ReplayRequest; 1]>,
+    /// What must be durable before it leaves.
+    lsn: Lsn,
 }
 
 /// Retained messages a subscription asked for.
@@ -83,7 +87,10 @@ impl Shard {
             packet_identifier: subscribe.packet_identifier,
             codes: SmallVec::new(),
             replays: SmallVec::new(),
+            lsn: 0,
         };
+        let stalled = self.is_session_stored(session)
+            && self.clients.store.as_ref().is_some_and(|it| it.stalled);
         for (seen, mut options) in subscribe.filters() {
             let text = mounted_filter(mount_point, seen);
             // Only a mount point can have made it too long.
@@ -111,7 +118,8 @@ impl Shard {
                 .router
                 .find(&filter)
                 .is_some_and(|filter| member.subscriptions.contains_key(&filter));
-            if !known && member.subscriptions.len() >= self.clients.limits.max_subscriptions {
+            let too_many = member.subscriptions.len() >= self.clients.limits.max_subscriptions;
+            if stalled || (!known && too_many) {
                 self.clients.counters.subscriptions_refused += 1;
                 answer.codes.push(ReasonCode::QuotaExceeded);
                 continue;
@@ -145,6 +153,15 @@ impl Shard {
             }
             let granted = ReasonCode::granted(options.qos);
             answer.codes.push(granted);
+            if let Some(store) = &mut self.clients.store
+                && let Some(name) = member.session.stored
+            {
+                store.subscribed(name, &text, options, subscribe.subscription_identifier);
+                if is_shared {
+                    store.name_share(ShareTag(subscribed.filter.0), &text);
+                }
+                answer.lsn = store.journal.position();
+            }
             if settings.policy.log.has(LogMask::SUBSCRIBE) {
                 self.log_subscribe(session, &text, granted, effects);
             }
@@ -171,6 +188,21 @@ impl Shard {
     /// SUBACK, then the retained messages: read from this shard's replica after the barrier, so that
     /// no value falls between "retained" and "live" [MQTT-3.8.4-1].
     fn answer(&mut self, key: ConnectionKey, answer: Answer, now: Instant, effects: &mut Effects) {
+        if answer.lsn != 0 {
+            let lsn = answer.lsn;
+            let packet = HeldPacket::SubAck(Box::new(answer));
+            return self.hold(key, lsn, 0, packet, now, effects);
+        }
+        self.send_answer(key, answer, now, effects);
+    }
+
+    pub(super) fn send_answer(
+        &mut self,
+        key: ConnectionKey,
+        answer: Answer,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
@@ -291,6 +323,11 @@ impl Shard {
             .and_then(|connection| settings.listener(connection.origin.listener))
             .and_then(|listener| listener.mount_point.as_deref());
         let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
+        let stored = self
+            .clients
+            .members
+            .get(session)
+            .and_then(|member| member.session.stored);
         for seen in unsubscribe.filters() {
             let text = mounted_filter(mount_point, seen);
             let Ok(filter) = TopicFilter::new(&text) else {
@@ -330,7 +367,17 @@ impl Shard {
             {
                 replay.items.retain(|item| item.filter != filter);
             }
+            if let Some(name) = stored
+                && let Some(store) = &mut self.clients.store
+            {
+                store.unsubscribed(name, self.router.filter_text(filter));
+            }
             self.unsubscribe_from(filter, session);
+        }
+        if stored.is_some() {
+            let packet = HeldPacket::UnsubAck(unsubscribe.packet_identifier, Box::new(codes));
+            self.hold(key, self.stored_position(), 0, packet, now, effects);
+            return Ok(Step::Continue);
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
             let identifier = unsubscribe.packet_identifier;

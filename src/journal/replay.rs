@@ -1,0 +1,633 @@
+//! From records back to state.
+//!
+//! One [`Replay`] reads the log of one shard, from its first frame to its last. What it holds at the
+//! end is what that shard knew. It holds the state itself and little else, however long the log is.
+
+#![forbid(unsafe_code)]
+
+use super::record::{Record, Records, UnknownRecord};
+use super::{Origin, WallClock};
+use crate::codec::SubscriptionOptions;
+use crate::key::PacketIdentifier;
+use crate::limits::HELD_ACKNOWLEDGEMENTS_MAX;
+use crate::message::{Message, QoS};
+use crate::origin::Identity;
+use crate::router::RetainedVersion;
+use smallvec::SmallVec;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// A Subscription as it was stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReplayedSubscription {
+    /// What it asks for.
+    pub options: SubscriptionOptions,
+    /// Its Subscription Identifier.
+    pub identifier: Option<NonZeroU32>,
+}
+
+/// How far a delivery had come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// Its PUBLISH was not sent.
+    Waiting,
+    /// Its PUBLISH may have been sent.
+    Sent,
+    /// Its PUBREC has come.
+    Released,
+}
+
+/// Something owed to a Session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReplayedDelivery {
+    /// Its place.
+    pub sequence: u64,
+    /// How far it had come.
+    pub progress: Progress,
+    /// The message; `None` once it is released.
+    pub message: Option<Arc<Message>>,
+    /// Its QoS.
+    pub qos: QoS,
+    /// The RETAIN flag the subscriber sees.
+    pub retain: bool,
+    /// The shared subscription it came through.
+    pub share: Option<Arc<str>>,
+    /// Identifiers of the subscriptions that matched.
+    pub subscription_identifiers: SmallVec<[NonZeroU32; 1]>,
+}
+
+/// A Will that was not published.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReplayedWill {
+    /// The message.
+    pub message: Message,
+    /// Seconds from the loss of the connection to its publication.
+    pub delay_interval_s: u32,
+    /// Lifetime of the message.
+    pub message_expiry_interval_s: Option<u32>,
+}
+
+/// A Session as it was stored.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ReplayedSession {
+    /// Its name; never zero.
+    pub session: u64,
+    /// Whose it is. `None`: the Session had ended before the log begins.
+    pub identity: Option<Arc<Identity>>,
+    /// Whether it had a connection.
+    pub is_connected: bool,
+    /// Seconds it outlives its connection.
+    pub expiry_interval_s: u32,
+    /// When it ends, if it had no connection.
+    pub expires_at_ms: Option<u64>,
+    /// Its Will.
+    pub will: Option<ReplayedWill>,
+    /// When its Will is due, if it had no connection.
+    pub will_at_ms: Option<u64>,
+    /// The place of its next delivery.
+    pub next_sequence: u64,
+    /// QoS 2 messages it has sent us.
+    pub exchanges: u64,
+    /// Its Subscriptions by filter.
+    pub subscriptions: BTreeMap<String, ReplayedSubscription>,
+    /// What it is owed, in order.
+    pub deliveries: VecDeque<ReplayedDelivery>,
+    /// QoS 2 messages it has sent and not released, in order.
+    pub inbound: Vec<PacketIdentifier>,
+}
+
+impl ReplayedSession {
+    fn position(&self, sequence: u64) -> Result<usize, usize> {
+        // Nearly all are the first, or come behind the last.
+        match (self.deliveries.front(), self.deliveries.back()) {
+            (_, Some(last)) if last.sequence < sequence => Err(self.deliveries.len()),
+            (Some(first), _) if first.sequence == sequence => Ok(0),
+            _ => self
+                .deliveries
+                .binary_search_by_key(&sequence, |it| it.sequence),
+        }
+    }
+
+    fn put(&mut self, delivery: ReplayedDelivery) {
+        self.next_sequence = self.next_sequence.max(delivery.sequence.saturating_add(1));
+        match self.position(delivery.sequence) {
+            Ok(index) => {
+                if let Some(known) = self.deliveries.get_mut(index) {
+                    *known = delivery;
+                }
+            }
+            Err(index) => self.deliveries.insert(index, delivery),
+        }
+    }
+}
+
+impl ReplayedSession {
+    /// Whose it is.
+    #[must_use]
+    pub fn client_identifier(&self) -> &str {
+        self.identity
+            .as_ref()
+            .map_or("", |identity| &identity.client_identifier)
+    }
+}
+
+/// A topic's retained message, or that it has none.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReplayedRetained {
+    /// Which write it is.
+    pub version: RetainedVersion,
+    /// Without payload: there is none.
+    pub message: Arc<Message>,
+}
+
+/// A QoS 2 message that some Sessions were given, though its publisher may not be remembered to have
+/// sent it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Suspect {
+    /// The exchange that brought it.
+    pub origin: Origin,
+    /// Who was given it.
+    pub sessions: Vec<u64>,
+}
+
+/// The state that the records read so far describe.
+#[derive(Debug, Default)]
+pub struct Replay {
+    clock: WallClock,
+    /// Ports of the listeners there are now.
+    ports: Vec<u16>,
+    sessions: HashMap<u64, ReplayedSession, ahash::RandomState>,
+    retained: HashMap<Box<[u8]>, ReplayedRetained, ahash::RandomState>,
+    /// Messages that deliveries of later frames refer to.
+    shared: HashMap<u64, Arc<Message>, ahash::RandomState>,
+    /// Messages of the frame at hand.
+    messages: HashMap<u64, (Arc<Message>, Option<Origin>), ahash::RandomState>,
+    shares: HashMap<Box<str>, Arc<str>, ahash::RandomState>,
+    suspects: HashMap<u64, VecDeque<Suspect>, ahash::RandomState>,
+    session_max: u64,
+    records: u64,
+}
+
+/// Everything a log said.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// Sessions by name.
+    pub sessions: BTreeMap<u64, ReplayedSession>,
+    /// Retained messages and removals.
+    pub retained: Vec<ReplayedRetained>,
+    /// What may be repeated though some have got it.
+    pub suspects: Vec<Suspect>,
+    /// The largest name of a Session.
+    pub session_max: u64,
+}
+
+impl Replay {
+    /// Nothing yet. `clock` is that of the process that reads, `ports` those of its listeners.
+    #[must_use]
+    pub fn new(clock: WallClock, ports: &[u16]) -> Self {
+        Self {
+            clock,
+            ports: ports.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// Records read.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Reads the records of the next frame.
+    ///
+    /// # Errors
+    /// [`UnknownRecord`]; the records before it have been read.
+    pub fn frame(&mut self, payload: &[u8]) -> Result<(), UnknownRecord> {
+        self.messages.clear();
+        for record in Records::new(payload) {
+            self.record(&record?);
+            self.records += 1;
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, name: u64) -> &mut ReplayedSession {
+        self.session_max = self.session_max.max(name);
+        self.sessions
+            .entry(name)
+            .or_insert_with(|| ReplayedSession {
+                session: name,
+                ..ReplayedSession::default()
+            })
+    }
+
+    fn record(&mut self, record: &Record<'_>) {
+        match *record {
+            Record::Session {
+                session,
+                identity,
+                expiry_interval_s,
+                next_sequence,
+                exchanges,
+                will,
+            } => {
+                let will = will.map(|will| ReplayedWill {
+                    message: will.message.to_message(self.clock),
+                    delay_interval_s: will.delay_interval_s,
+                    message_expiry_interval_s: will.message_expiry_interval_s,
+                });
+                let identity = Arc::new(identity.to_identity(&self.ports));
+                let state = self.session(session);
+                state.identity = Some(identity);
+                state.is_connected = true;
+                state.expiry_interval_s = expiry_interval_s;
+                state.next_sequence = state.next_sequence.max(next_sequence);
+                state.exchanges = state.exchanges.max(exchanges);
+                state.will = will;
+                state.will_at_ms = None;
+                state.expires_at_ms = None;
+            }
+            Record::Detached {
+                session,
+                expires_at_ms,
+                will_at_ms,
+            } => {
+                let state = self.session(session);
+                state.is_connected = false;
+                state.expires_at_ms = expires_at_ms;
+                state.will_at_ms = will_at_ms;
+                if will_at_ms.is_none() {
+                    state.will = None;
+                }
+            }
+            Record::Ended { session } => {
+                self.session_max = self.session_max.max(session);
+                self.sessions.remove(&session);
+            }
+            Record::Subscribed {
+                session,
+                filter,
+                options,
+                identifier,
+            } => {
+                let subscription = ReplayedSubscription {
+                    options,
+                    identifier,
+                };
+                self.session(session)
+                    .subscriptions
+                    .insert(filter.to_owned(), subscription);
+            }
+            Record::Unsubscribed { session, filter } => {
+                self.session(session).subscriptions.remove(filter);
+            }
+            Record::Message {
+                message,
+                shared,
+                origin,
+                content,
+            } => {
+                let content = Arc::new(content.to_message(self.clock));
+                if shared {
+                    self.shared.insert(message, content.clone());
+                }
+                self.messages.insert(message, (content, origin));
+            }
+            Record::Delivery {
+                session,
+                sequence,
+                message,
+                qos,
+                retain,
+                sent,
+                share,
+                subscription_identifiers,
+            } => {
+                let (content, origin) = match self.messages.get(&message) {
+                    Some((content, origin)) => (content.clone(), *origin),
+                    None => match self.shared.get(&message) {
+                        Some(content) => (content.clone(), None),
+                        // Its message was said before the log begins, so this is said again later.
+                        None => return,
+                    },
+                };
+                if let Some(origin) = origin {
+                    self.suspect(origin, session);
+                }
+                let share = share.map(|share| self.share(share));
+                self.session(session).put(ReplayedDelivery {
+                    sequence,
+                    progress: if sent {
+                        Progress::Sent
+                    } else {
+                        Progress::Waiting
+                    },
+                    message: Some(content),
+                    qos,
+                    retain,
+                    share,
+                    subscription_identifiers: subscription_identifiers
+                        .iter()
+                        .filter_map(|&bytes| NonZeroU32::new(u32::from_le_bytes(bytes)))
+                        .collect(),
+                });
+            }
+            Record::Sent { session, sequence } => {
+                let state = self.session(session);
+                if let Ok(index) = state.position(sequence)
+                    && let Some(delivery) = state.deliveries.get_mut(index)
+                    && delivery.progress == Progress::Waiting
+                {
+                    delivery.progress = Progress::Sent;
+                }
+            }
+            Record::Released { session, sequence } => {
+                self.session(session).put(ReplayedDelivery {
+                    sequence,
+                    progress: Progress::Released,
+                    message: None,
+                    qos: QoS::ExactlyOnce,
+                    retain: false,
+                    share: None,
+                    subscription_identifiers: SmallVec::new(),
+                });
+            }
+            Record::Done { session, sequence } => {
+                let state = self.session(session);
+                state.next_sequence = state.next_sequence.max(sequence.saturating_add(1));
+                if let Ok(index) = state.position(sequence) {
+                    state.deliveries.remove(index);
+                }
+            }
+            Record::Received {
+                session,
+                packet_identifier,
+                exchange,
+            } => {
+                let state = self.session(session);
+                state.exchanges = state.exchanges.max(exchange);
+                if !state.inbound.contains(&packet_identifier) {
+                    state.inbound.push(packet_identifier);
+                }
+            }
+            Record::Freed {
+                session,
+                packet_identifier,
+            } => {
+                self.session(session)
+                    .inbound
+                    .retain(|&it| it != packet_identifier);
+            }
+            Record::Retained {
+                version,
+                source,
+                content,
+            } => {
+                let source = source.map(|source| Arc::new(source.to_identity(&self.ports)));
+                let message = Arc::new(content.to_message(self.clock).from_source(source));
+                match self.retained.entry(content.topic_name.as_bytes().into()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(ReplayedRetained { version, message });
+                    }
+                    Entry::Occupied(mut entry) if entry.get().version <= version => {
+                        entry.insert(ReplayedRetained { version, message });
+                    }
+                    Entry::Occupied(_) => {}
+                }
+            }
+            Record::SnapshotBegan | Record::SnapshotEnded => self.shared.clear(),
+        }
+    }
+
+    fn share(&mut self, filter: &str) -> Arc<str> {
+        if let Some(known) = self.shares.get(filter) {
+            return known.clone();
+        }
+        let share: Arc<str> = filter.into();
+        self.shares.insert(filter.into(), share.clone());
+        share
+    }
+
+    /// Remembers who was given a message. As many exchanges of one publisher as its shard may have
+    /// taken without having them on its own disk.
+    fn suspect(&mut self, origin: Origin, session: u64) {
+        let suspects = self.suspects.entry(origin.session).or_default();
+        match suspects.iter_mut().rev().find(|it| it.origin == origin) {
+            Some(suspect) => suspect.sessions.push(session),
+            None => suspects.push_back(Suspect {
+                origin,
+                sessions: vec![session],
+            }),
+        }
+        while let Some(first) = suspects.front()
+            && first.origin.exchange + (HELD_ACKNOWLEDGEMENTS_MAX as u64) < origin.exchange
+        {
+            suspects.pop_front();
+        }
+    }
+
+    /// What all of it amounts to.
+    #[must_use]
+    pub fn finish(mut self) -> Replayed {
+        self.sessions.retain(|_, it| it.identity.is_some());
+        Replayed {
+            sessions: self.sessions.into_iter().collect(),
+            retained: self.retained.into_values().collect(),
+            suspects: self.suspects.into_values().flatten().collect(),
+            session_max: self.session_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{StoredIdentity, StoredMessage};
+    use crate::key::ShardId;
+
+    fn content(payload: &'static [u8]) -> StoredMessage<'static> {
+        StoredMessage {
+            topic_name: "t",
+            properties: b"",
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at_ms: None,
+        }
+    }
+
+    fn session(session: u64) -> Record<'static> {
+        Record::Session {
+            session,
+            identity: StoredIdentity {
+                client_identifier: "c",
+                username: None,
+                listener: 0,
+                port: 0,
+            },
+            expiry_interval_s: 60,
+            next_sequence: 0,
+            exchanges: 0,
+            will: None,
+        }
+    }
+
+    fn message(message: u64, shared: bool, payload: &'static [u8]) -> Record<'static> {
+        Record::Message {
+            message,
+            shared,
+            origin: None,
+            content: content(payload),
+        }
+    }
+
+    fn delivery(session: u64, sequence: u64, message: u64) -> Record<'static> {
+        Record::Delivery {
+            session,
+            sequence,
+            message,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            sent: false,
+            share: None,
+            subscription_identifiers: &[],
+        }
+    }
+
+    fn replay(frames: &[&[Record<'_>]]) -> Replayed {
+        let mut replay = Replay::new(WallClock::default(), &[0]);
+        for frame in frames {
+            let mut bytes = Vec::new();
+            for record in *frame {
+                record.encode(&mut bytes);
+            }
+            replay.frame(&bytes).unwrap();
+        }
+        replay.finish()
+    }
+
+    fn places(replayed: &Replayed, session: u64) -> Vec<u64> {
+        let deliveries = &replayed.sessions[&session].deliveries;
+        deliveries.iter().map(|it| it.sequence).collect()
+    }
+
+    #[test]
+    fn deliveries_come_back_in_order_without_those_that_are_done() {
+        let replayed = replay(&[
+            &[session(1), message(1, false, b"a"), delivery(1, 0, 1)],
+            &[message(1, false, b"b"), delivery(1, 1, 1)],
+            &[message(2, false, b"c"), delivery(1, 2, 2)],
+            &[Record::Done {
+                session: 1,
+                sequence: 1,
+            }],
+            &[Record::Sent {
+                session: 1,
+                sequence: 0,
+            }],
+        ]);
+        assert_eq!(places(&replayed, 1), [0, 2]);
+        let state = &replayed.sessions[&1];
+        assert_eq!(state.next_sequence, 3);
+        assert_eq!(state.deliveries[0].progress, Progress::Sent);
+        assert_eq!(state.deliveries[1].progress, Progress::Waiting);
+    }
+
+    #[test]
+    fn saying_everything_again_changes_nothing() {
+        let once: &[&[Record<'_>]] = &[
+            &[session(1), message(1, false, b"a"), delivery(1, 0, 1)],
+            &[message(2, false, b"b"), delivery(1, 1, 2)],
+            &[Record::Released {
+                session: 1,
+                sequence: 0,
+            }],
+        ];
+        let again: &[&[Record<'_>]] = &[
+            &[
+                Record::SnapshotBegan,
+                session(1),
+                Record::Released {
+                    session: 1,
+                    sequence: 0,
+                },
+            ],
+            &[message(9, true, b"b")],
+            &[delivery(1, 1, 9), Record::SnapshotEnded],
+        ];
+        let both = [once, again].concat();
+        let only_again = replay(again);
+        let (whole, both) = (replay(once), replay(&both));
+        assert_eq!(whole.sessions[&1].deliveries, both.sessions[&1].deliveries);
+        assert_eq!(
+            both.sessions[&1].deliveries,
+            only_again.sessions[&1].deliveries
+        );
+    }
+
+    #[test]
+    fn what_a_shortened_log_says_of_a_session_that_ended_is_forgotten() {
+        let replayed = replay(&[
+            &[Record::Done {
+                session: 1,
+                sequence: 7,
+            }],
+            &[delivery(1, 8, 3)],
+            &[Record::Received {
+                session: 1,
+                packet_identifier: PacketIdentifier::new(1).unwrap(),
+                exchange: 1,
+            }],
+        ]);
+        assert!(replayed.sessions.is_empty());
+        assert_eq!(replayed.session_max, 1);
+    }
+
+    #[test]
+    fn the_later_version_of_a_retained_message_stays_whatever_came_last() {
+        let retained = |clock, payload| Record::Retained {
+            version: RetainedVersion {
+                clock,
+                shard: ShardId(0),
+            },
+            source: None,
+            content: content(payload),
+        };
+        let replayed = replay(&[&[retained(2, b"new"), retained(1, b"old")]]);
+        assert_eq!(replayed.retained.len(), 1);
+        assert_eq!(replayed.retained[0].version.clock, 2);
+    }
+
+    #[test]
+    fn sessions_that_were_given_a_message_of_another_shard_are_known_by_its_origin() {
+        let origin = |exchange| Origin {
+            session: 5,
+            exchange,
+            packet_identifier: PacketIdentifier::new(3).unwrap(),
+        };
+        let from = |exchange| Record::Message {
+            message: 1,
+            shared: false,
+            origin: Some(origin(exchange)),
+            content: content(b"x"),
+        };
+        let replayed = replay(&[
+            &[from(1), delivery(1, 0, 1), delivery(2, 0, 1)],
+            &[from(2), delivery(2, 1, 1)],
+        ]);
+        let sessions: Vec<_> = replayed
+            .suspects
+            .iter()
+            .map(|it| (it.origin.exchange, it.sessions.clone()))
+            .collect();
+        assert_eq!(sessions, [(1, vec![1, 2]), (2, vec![2])]);
+        let late = HELD_ACKNOWLEDGEMENTS_MAX as u64 + 2;
+        let replayed = replay(&[
+            &[from(1), delivery(1, 0, 1)],
+            &[from(late), delivery(1, 1, 1)],
+        ]);
+        assert_eq!(replayed.suspects.len(), 1);
+    }
+}

@@ -1,0 +1,203 @@
+//! A shard together with its log, if it has one.
+
+#![forbid(unsafe_code)]
+
+use super::Clock;
+use crate::journal::WallClock;
+use crate::key::{ConnectionKey, ShardId};
+use crate::metrics::Snapshot;
+use crate::net::{Core, Waker};
+use crate::origin::Origin;
+use crate::policy::Settings;
+use crate::shard::{Command, Effects, Envelope, Shard};
+use crate::time::Instant;
+use crate::wal::{self, Directory, Log, OpenError, Report, ShardStore, StoreOptions};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What one shard takes: once.
+type Part = Option<(ShardStore, Log)>;
+
+/// What the shards of this process go on with, until each has taken its part.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    parts: Arc<Mutex<Vec<Part>>>,
+    /// By which Client Identifiers are spread over shards.
+    seed: u64,
+    clock: Clock,
+    /// Locked as long as this is there.
+    _directory: Arc<Directory>,
+}
+
+/// Opens the store that `options` names for `shard_count` shards.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_store(
+    options: &StoreOptions,
+    shard_count: usize,
+    seed: u64,
+    clock: Clock,
+    settings: &Settings,
+) -> Result<(Opened, Report), OpenError> {
+    let calendar = WallClock {
+        start_ms: clock.start_ms(),
+    };
+    let store = wal::open(options, shard_count, seed, calendar, &settings.ports())?;
+    let parts = store.shards.into_iter().zip(store.logs).map(Some).collect();
+    let opened = Opened {
+        parts: Arc::new(Mutex::new(parts)),
+        seed: store.seed,
+        clock,
+        _directory: Arc::new(store.directory),
+    };
+    Ok((opened, store.report))
+}
+
+/// One shard, and its log if Sessions are to outlive the process.
+#[derive(Debug)]
+pub struct StoredShard {
+    shard: Shard,
+    log: Option<Log>,
+}
+
+impl StoredShard {
+    /// The shard `id` of `count`. From `opened` it takes its part.
+    #[must_use]
+    pub fn new(
+        id: ShardId,
+        count: usize,
+        settings: Arc<Settings>,
+        seed: u64,
+        opened: Option<&Opened>,
+    ) -> Self {
+        let placement = opened.map_or(seed, |opened| opened.seed);
+        let mut shard = Shard::with_settings(id, count, settings, placement);
+        let part = opened.and_then(|opened| {
+            let mut parts = opened.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            Some((parts.get_mut(id.index())?.take()?, opened.clock.now()))
+        });
+        let log = part.map(|((store, log), now)| {
+            store.restore(&mut shard, id.index(), count, now);
+            log
+        });
+        Self { shard, log }
+    }
+}
+
+impl Core for StoredShard {
+    type Envelope = Envelope;
+
+    fn handle_start(&mut self, waker: &Waker) -> io::Result<()> {
+        let waker = waker.clone();
+        match &mut self.log {
+            Some(log) => log.start(Box::new(move || waker.wake())),
+            None => Ok(()),
+        }
+    }
+
+    fn handle_turn(&mut self, now: Instant, effects: &mut Effects) {
+        if let Some(log) = &mut self.log {
+            log.turn(&mut self.shard, now, effects);
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.log
+            .as_ref()
+            .is_some_and(|log| log.has_work(&self.shard))
+    }
+
+    fn finish(&mut self, now: Instant) {
+        if let Some(log) = self.log.take() {
+            log.finish(&mut self.shard, now, &mut Effects::default());
+        }
+    }
+
+    fn handle_accept(&mut self, origin: Origin, now: Instant) -> Option<ConnectionKey> {
+        self.shard.handle_accept(origin, now)
+    }
+
+    fn handle_origin(&mut self, connection: ConnectionKey, origin: Origin) {
+        self.shard.handle_origin(connection, origin);
+    }
+
+    fn handle_bytes(
+        &mut self,
+        connection: ConnectionKey,
+        bytes: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.shard.handle_bytes(connection, bytes, now, effects)
+    }
+
+    fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+        Core::packet_size(&self.shard, connection, bytes)
+    }
+
+    fn is_paused(&self, connection: ConnectionKey) -> bool {
+        self.shard.is_paused(connection)
+    }
+
+    fn handle_closed(&mut self, connection: ConnectionKey, now: Instant, effects: &mut Effects) {
+        self.shard.handle_closed(connection, now, effects);
+    }
+
+    fn handle_envelope(
+        &mut self,
+        from: ShardId,
+        envelope: Envelope,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.shard.handle_envelope(from, envelope, now, effects);
+    }
+
+    fn handle_command(&mut self, command: Command, now: Instant, effects: &mut Effects) {
+        self.shard.handle_command(command, now, effects);
+    }
+
+    fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        self.shard.handle_timeout(now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.shard.next_deadline()
+    }
+
+    fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.shard.take_output(connection, buffer);
+    }
+
+    fn handle_unsent(
+        &mut self,
+        connection: ConnectionKey,
+        unsent: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.shard.handle_unsent(connection, unsent, now, effects);
+    }
+
+    fn forget(&mut self, connection: ConnectionKey) {
+        self.shard.forget(connection);
+    }
+
+    fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Envelope> {
+        self.shard.outbound(to)
+    }
+
+    fn handle_ring_room(&mut self, effects: &mut Effects) {
+        self.shard.handle_ring_room(effects);
+    }
+
+    fn show(&self, snapshot: &mut Snapshot) {
+        Core::show(&self.shard, snapshot);
+    }
+
+    fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
+        self.shard.handle_shutdown(now, effects);
+    }
+}

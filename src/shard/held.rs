@@ -1,0 +1,285 @@
+//! Acknowledgements that wait until what they promise is stored, here and on every other shard that
+//! must remember.
+//!
+//! Each connection holds its own, in the order in which they will leave, so that PUBACK and PUBREC
+//! keep the order of the PUBLISH packets they answer [MQTT-4.6.0-2] [MQTT-4.6.0-3]. What promises
+//! nothing does not wait, unless it stands behind something that does.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::Shard;
+use super::clients::mark_dirty;
+use super::connection::Pause;
+use super::effects::Effects;
+use super::envelope::Envelope;
+use super::store::{Reply, Waiter};
+use super::subscribe::Answer;
+use crate::codec::{self, ReasonCode};
+use crate::journal::Lsn;
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::limits::HELD_ACKNOWLEDGEMENTS_MAX;
+use crate::time::Instant;
+
+/// What a connection holds back.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// CONNACK is in the outbox, and nothing leaves before this is durable. Zero: it has left.
+    pub(super) gate: Lsn,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// What must be durable here; zero: nothing.
+    lsn: Lsn,
+    /// What other shards must have answered; zero: nothing.
+    ticket: u64,
+    packet: HeldPacket,
+}
+
+/// A packet that waits.
+#[derive(Debug)]
+pub(super) enum HeldPacket {
+    PubAck(PacketIdentifier, ReasonCode),
+    PubRec(PacketIdentifier, ReasonCode),
+    PubRel(PacketIdentifier, ReasonCode),
+    PubComp(PacketIdentifier, ReasonCode),
+    SubAck(Box<Answer>),
+    UnsubAck(PacketIdentifier, Box<SmallVec<[ReasonCode; 4]>>),
+}
+
+impl Shard {
+    /// Sends `packet` once `lsn` is durable here, `ticket` is answered, and what was held before it
+    /// has left.
+    pub(super) fn hold(
+        &mut self,
+        key: ConnectionKey,
+        lsn: Lsn,
+        ticket: u64,
+        packet: HeldPacket,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let is_ready = self.is_ready(lsn, ticket);
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let is_first = connection
+            .held
+            .as_ref()
+            .is_none_or(|held| held.waiting.is_empty());
+        if is_ready && is_first {
+            return self.release(key, packet, now, effects);
+        }
+        let held = connection.held.get_or_insert_default();
+        held.waiting.push_back(Waiting {
+            lsn,
+            ticket,
+            packet,
+        });
+        if held.waiting.len() >= HELD_ACKNOWLEDGEMENTS_MAX
+            && !connection.pause.contains(Pause::STORE)
+        {
+            connection.pause.set(Pause::STORE);
+            self.clients.counters.paused_held_full += 1;
+        }
+        if is_first && let Some(store) = &mut self.clients.store {
+            store.holding.push(key);
+        }
+    }
+
+    fn is_ready(&self, lsn: Lsn, ticket: u64) -> bool {
+        let Some(store) = &self.clients.store else {
+            return true;
+        };
+        store.journal.is_durable(lsn) && (ticket == 0 || store.is_answered(ticket))
+    }
+
+    /// Sends a packet that has waited long enough.
+    fn release(
+        &mut self,
+        key: ConnectionKey,
+        packet: HeldPacket,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if let HeldPacket::SubAck(answer) = packet {
+            return self.send_answer(key, *answer, now, effects);
+        }
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let (version, out) = (connection.version, &mut connection.outbox);
+        match packet {
+            HeldPacket::PubAck(identifier, code) => {
+                codec::encode_puback(version, identifier, code, out);
+            }
+            HeldPacket::PubRec(identifier, code) => {
+                codec::encode_pubrec(version, identifier, code, out);
+            }
+            HeldPacket::PubRel(identifier, code) => {
+                codec::encode_pubrel(version, identifier, code, out);
+            }
+            HeldPacket::PubComp(identifier, code) => {
+                codec::encode_pubcomp(version, identifier, code, out);
+            }
+            HeldPacket::UnsubAck(identifier, codes) => {
+                codec::encode_unsuback(version, identifier, &codes, out);
+            }
+            HeldPacket::SubAck(_) => {}
+        }
+        mark_dirty(connection, key, effects);
+    }
+
+    /// Sends what a connection has held long enough. False once it holds nothing.
+    fn release_ready(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) -> bool {
+        loop {
+            let Some(connection) = self.clients.connections.get_mut(key) else {
+                return false;
+            };
+            let Some(held) = &mut connection.held else {
+                return false;
+            };
+            let Some(first) = held.waiting.front() else {
+                return false;
+            };
+            let (lsn, ticket) = (first.lsn, first.ticket);
+            if !self.is_ready(lsn, ticket) {
+                return true;
+            }
+            let Some(connection) = self.clients.connections.get_mut(key) else {
+                return false;
+            };
+            let Some(held) = &mut connection.held else {
+                return false;
+            };
+            let Some(first) = held.waiting.pop_front() else {
+                return false;
+            };
+            let has_room = held.waiting.len() <= HELD_ACKNOWLEDGEMENTS_MAX / 2;
+            if has_room && !self.waiting_for_store.contains(&key) {
+                self.resume(key, Pause::STORE, effects);
+            }
+            self.release(key, first.packet, now, effects);
+        }
+    }
+
+    /// Nothing leaves on a connection, CONNACK first, before `lsn` is durable.
+    pub(super) fn close_gate(&mut self, key: ConnectionKey, lsn: Lsn) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        if store.journal.is_durable(lsn) {
+            return;
+        }
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.held.get_or_insert_default().gate = lsn;
+            store.holding.push(key);
+        }
+    }
+
+    /// Everything up to `lsn` is as safe as was promised.
+    pub fn handle_durable(&mut self, lsn: Lsn, now: Instant, effects: &mut Effects) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        store.journal.set_durable(lsn);
+        let mut answers = SmallVec::<[(ShardId, u64); 8]>::new();
+        while let Some(&Reply { lsn, to, ticket }) = store.replies.front()
+            && store.journal.is_durable(lsn)
+        {
+            store.replies.pop_front();
+            answers.push((to, ticket));
+        }
+        let mut holding = std::mem::take(&mut store.holding);
+        let mut awaiting = std::mem::take(&mut store.awaiting);
+        for (to, ticket) in answers {
+            self.post(to, Envelope::Stored { ticket });
+        }
+        holding.sort_unstable();
+        holding.dedup();
+        holding.retain(|&key| {
+            let mut is_gated = false;
+            if let Some(connection) = self.clients.connections.get_mut(key)
+                && let Some(held) = &mut connection.held
+                && held.gate != 0
+            {
+                if held.gate <= lsn {
+                    held.gate = 0;
+                    mark_dirty(connection, key, effects);
+                } else {
+                    is_gated = true;
+                }
+            }
+            self.release_ready(key, now, effects) || is_gated
+        });
+        if let Some(store) = &mut self.clients.store {
+            // Releasing one thing may have held another.
+            holding.append(&mut store.holding);
+            store.holding = holding;
+        }
+        awaiting.sort_unstable();
+        awaiting.dedup();
+        for &session in &awaiting {
+            self.send_pending(session, now, effects);
+        }
+        if let Some(store) = &mut self.clients.store
+            && store.awaiting.is_empty()
+        {
+            awaiting.clear();
+            store.awaiting = awaiting;
+        }
+    }
+
+    /// Everything up to `lsn` is on stable storage, whatever was promised.
+    pub fn handle_synced(&mut self, lsn: Lsn) {
+        if let Some(store) = &mut self.clients.store {
+            store.journal.set_synced(lsn);
+        }
+    }
+
+    /// Another shard has stored what we gave it.
+    pub(super) fn handle_stored(&mut self, ticket: u64, now: Instant, effects: &mut Effects) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        match store.answered(ticket) {
+            None => {}
+            Some(Waiter::Connection(key)) => {
+                self.release_ready(key, now, effects);
+            }
+            Some(Waiter::Shard { to, ticket, lsn }) => self.answer_ticket(to, ticket, lsn),
+        }
+    }
+
+    /// Answers a ticket once `lsn` is durable.
+    pub(super) fn answer_ticket(&mut self, to: ShardId, ticket: u64, lsn: Lsn) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        if store.journal.is_durable(lsn) {
+            return self.post(to, Envelope::Stored { ticket });
+        }
+        // They leave in order, and what is asked for now is never asked for before what was.
+        let lsn = store.replies.back().map_or(lsn, |last| last.lsn.max(lsn));
+        store.replies.push_back(Reply { lsn, to, ticket });
+    }
+
+    /// What must be durable for everything so far to be.
+    pub(super) fn stored_position(&self) -> Lsn {
+        self.clients
+            .store
+            .as_ref()
+            .map_or(0, |store| store.journal.position())
+    }
+
+    /// Whether a Session is stored.
+    pub(super) fn is_session_stored(&self, session: SessionKey) -> bool {
+        let member = self.clients.members.get(session);
+        member.is_some_and(|member| member.session.stored.is_some())
+    }
+}

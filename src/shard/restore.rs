@@ -1,0 +1,192 @@
+//! A shard that goes on where an earlier process ended.
+
+#![forbid(unsafe_code)]
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::Shard;
+use super::clients::{Member, SubscriptionKind};
+use super::store::Store;
+use super::timers::Slot;
+use crate::journal::{
+    Journal, Progress as Stored, ReplayedDelivery, ReplayedRetained, ReplayedSession, Suspect,
+};
+use crate::key::{SessionKey, ShardId};
+use crate::router::Interest;
+use crate::session::{
+    Delivery, Inflight, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
+};
+use crate::time::Instant;
+use crate::topic::{TopicFilter, TopicName};
+
+/// What another shard will want of a filter once it is restored.
+#[derive(Clone, Debug)]
+pub struct RestoredInterest {
+    /// The other shard.
+    pub shard: ShardId,
+    /// The whole filter.
+    pub filter: Arc<str>,
+    /// What it wants.
+    pub interest: Interest,
+}
+
+impl Shard {
+    /// Stores Sessions and retained messages from now on, by way of [`Shard::take_journal`] and
+    /// [`Shard::handle_durable`]. To be called before anything else.
+    pub fn store_in(&mut self, journal: Journal, suspects: &[Suspect]) {
+        let ports = self.clients.settings.ports();
+        self.clients.store = Some(Box::new(Store::new(journal, suspects, ports)));
+    }
+
+    /// The shard on which the Session of a Client lives.
+    #[must_use]
+    pub fn shard_of(&self, client_identifier: &str) -> ShardId {
+        self.placement.shard_of(client_identifier)
+    }
+
+    /// Takes over a Session that lives here. Nothing is announced: other shards are told by
+    /// [`Shard::restore_interest`]. `origins`: the QoS 2 exchanges it began, as others know them.
+    pub fn restore_session(&mut self, replayed: ReplayedSession, now: Instant) {
+        let Some(identity) = replayed.identity.clone() else {
+            return;
+        };
+        let Some(clock) = self.clients.store.as_ref().map(|it| it.journal.clock()) else {
+            return;
+        };
+        let identifier = identity.client_identifier.clone();
+        let mut state = Session::new(identifier.clone());
+        state.stored = NonZeroU64::new(replayed.session);
+        state.next_sequence = replayed.next_sequence;
+        state.exchanges = replayed.exchanges;
+        state.expiry_interval_s = replayed.expiry_interval_s;
+        // The connection was lost when the process ended, and it is told that now.
+        let limit = self.clients.limits.persistent_client_expiration;
+        let asked = (replayed.expiry_interval_s != SESSION_NEVER_EXPIRES)
+            .then(|| std::time::Duration::from_secs(replayed.expiry_interval_s.into()));
+        let lifetime = match (asked, limit) {
+            (Some(asked), Some(limit)) => Some(asked.min(limit)),
+            (one, other) => one.or(other),
+        };
+        state.expires_at = if replayed.is_connected {
+            lifetime.map(|lifetime| now + lifetime)
+        } else {
+            replayed.expires_at_ms.map(|ms| clock.instant(ms))
+        };
+        if let Some(will) = replayed.will {
+            let due = match replayed.will_at_ms {
+                Some(ms) if !replayed.is_connected => clock.instant(ms),
+                _ => now.add_seconds(will.delay_interval_s.into()),
+            };
+            state.will_at = Some(state.expires_at.map_or(due, |end| end.min(due)));
+            state.will = Some(Box::new(Will::from_stored(
+                will.message,
+                will.delay_interval_s,
+                will.message_expiry_interval_s,
+            )));
+        }
+        for packet_identifier in replayed.inbound {
+            state.inbound.publish(packet_identifier);
+        }
+        let deadline = state.deadline();
+        let member = Member::new(state);
+        let key = self.clients.members.insert_with(|_| member);
+        // What the operator allows at a time was decided when it began.
+        let _ = self.occupancy.begin_session(None);
+        self.clients.identify(key, identity);
+        self.clients.by_client_identifier.insert(identifier, key);
+        for (text, subscription) in &replayed.subscriptions {
+            let Ok(filter) = TopicFilter::new(text) else {
+                continue;
+            };
+            let subscribed = self.router.subscribe(
+                &filter,
+                key,
+                subscription.options,
+                subscription.identifier,
+                false,
+            );
+            let is_shared = filter.share_group().is_some();
+            if is_shared && let Some(store) = &mut self.clients.store {
+                store.name_share(ShareTag(subscribed.filter.0), text);
+            }
+            if let Some(member) = self.clients.members.get_mut(key) {
+                let kind = if is_shared {
+                    SubscriptionKind::Shared
+                } else {
+                    SubscriptionKind::Own
+                };
+                member.subscriptions.insert(subscribed.filter, kind);
+            }
+        }
+        for delivery in replayed.deliveries {
+            self.restore_delivery(key, delivery);
+        }
+        if let Some(deadline) = deadline {
+            self.timers.arm(Slot::Session(key.index), deadline);
+        }
+    }
+
+    fn restore_delivery(&mut self, key: SessionKey, replayed: ReplayedDelivery) {
+        let share = replayed.share.and_then(|text| {
+            let filter = TopicFilter::new(&text).ok()?;
+            self.router.find(&filter).map(|filter| ShareTag(filter.0))
+        });
+        let Some(member) = self.clients.members.get_mut(key) else {
+            return;
+        };
+        let session = &mut member.session;
+        let sequence = replayed.sequence;
+        let progress = match (replayed.progress, replayed.message) {
+            (Stored::Released, _) | (_, None) => Progress::Released,
+            (stored, Some(message)) => {
+                let delivery = Delivery {
+                    message,
+                    qos: replayed.qos,
+                    retain: replayed.retain,
+                    share,
+                    subscription_identifiers: replayed.subscription_identifiers,
+                    place: Place { sequence, lsn: 0 },
+                };
+                if stored == Stored::Waiting {
+                    self.clients.queued_bytes += delivery.message.size();
+                    self.clients.queued_messages += 1;
+                    return session.queue.push(delivery);
+                }
+                Progress::Published(delivery)
+            }
+        };
+        let identifier = Inflight::identifier_of(sequence);
+        if session.queue.is_empty() && session.inflight.has_room_for(identifier, u16::MAX) {
+            session.inflight.push_at(sequence, progress);
+        } else if let Progress::Published(delivery) = progress {
+            self.clients.queued_bytes += delivery.message.size();
+            self.clients.queued_messages += 1;
+            session.queue.push(delivery);
+        }
+    }
+
+    /// What another shard wants, before it could say so itself.
+    pub fn restore_interest(&mut self, restored: &RestoredInterest) {
+        if restored.shard != self.id
+            && let Ok(filter) = TopicFilter::new(&restored.filter)
+        {
+            self.router
+                .set_interest(restored.shard, &filter, restored.interest);
+        }
+    }
+
+    /// Takes a retained message into this shard's replica.
+    pub fn restore_retained(&mut self, retained: &ReplayedRetained, now: Instant) {
+        self.clock = self.clock.max(retained.version.clock);
+        let parts = retained.message.as_ref().as_ref();
+        if parts.payload.is_empty() || retained.message.is_expired(now) {
+            return;
+        }
+        debug_assert!(TopicName::new(&String::from_utf8_lossy(parts.topic_name)).is_ok());
+        self.router.retain(&retained.message, retained.version);
+        if let Some(at) = self.router.next_retained_expiry() {
+            self.timers.arm(Slot::RetainedExpiry, at);
+        }
+    }
+}

@@ -1,0 +1,569 @@
+//! What a shard writes down, while it does it. There is none of this if nothing is to be stored.
+//!
+//! The records of a packet go into the journal while the packet is dealt with; what may leave only
+//! once they are durable waits in `held.rs`. What that is stands in the table of `wal`.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::Shard;
+use super::clients::{Clients, Fanout, Member, Recipient, copy_or_write, mark_dirty};
+use super::effects::Effects;
+use crate::codec::{Publish, SubscriptionOptions};
+use crate::journal::{
+    Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WillRecord,
+};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::message::{Message, QoS};
+use crate::router::RetainedVersion;
+use crate::session::{Delivery, Inflight, Place, Progress, Session, ShareTag};
+use crate::time::Instant;
+
+pub(super) use super::held::{Held, HeldPacket};
+
+/// What a peer said of the envelope that follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    pub(super) ticket: u64,
+    pub(super) origin: Option<Origin>,
+    pub(super) duplicate: bool,
+}
+
+/// Who waits for a ticket.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// An acknowledgement held for this connection.
+    Connection(ConnectionKey),
+    /// A shard that gave us a message which we gave to another one.
+    Shard { to: ShardId, ticket: u64, lsn: Lsn },
+}
+
+/// A message that other shards must store before it is acknowledged.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Answers that have not come.
+    pub(super) missing: u32,
+    pub(super) waiter: Waiter,
+}
+
+/// An answer to another shard that waits for our disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply {
+    pub(super) lsn: Lsn,
+    pub(super) to: ShardId,
+    pub(super) ticket: u64,
+}
+
+/// The message at hand: set for the time it is routed.
+#[derive(Debug, Default)]
+pub(super) struct Routing {
+    /// Who wants to know when all is stored; without one, nobody does.
+    pub(super) waiter: Option<Waiter>,
+    /// The ticket that other shards were given; zero: none yet.
+    pub(super) ticket: u64,
+    /// The exchange that brings it.
+    pub(super) origin: Option<Origin>,
+    /// Whether that exchange is with another shard, so that its deliveries here must name it.
+    pub(super) is_forwarded: bool,
+    pub(super) duplicate: bool,
+    /// Sessions that have had it before a crash.
+    pub(super) skipped: Vec<u64>,
+    /// Size of the journal when it began.
+    size: usize,
+}
+
+/// Everything about one shard's log that is not in it.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) journal: Journal,
+    /// Ports of the listeners.
+    ports: Vec<u16>,
+    /// Tickets under way, oldest first, and the number of the first one.
+    pub(super) tickets: VecDeque<Pending>,
+    pub(super) first_ticket: u64,
+    pub(super) replies: VecDeque<Reply>,
+    pub(super) routing: Routing,
+    /// Connections that hold something.
+    pub(super) holding: Vec<ConnectionKey>,
+    /// Sessions with a QoS 2 delivery that is not durable.
+    pub(super) awaiting: Vec<SessionKey>,
+    /// The texts of shared subscriptions of stored Sessions.
+    shares: HashMap<u32, Arc<str>, ahash::RandomState>,
+    suspects: HashMap<(u64, PacketIdentifier), Vec<u64>, ahash::RandomState>,
+    /// The last message written, while its frame is open.
+    last_message: Option<(Arc<Message>, u64, Lsn)>,
+    /// The disk takes nothing.
+    pub(super) stalled: bool,
+    pub(super) snapshot: Option<super::snapshot::Cursor>,
+}
+
+impl Store {
+    pub(super) fn new(journal: Journal, suspects: &[Suspect], ports: Vec<u16>) -> Self {
+        let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut table: HashMap<_, Vec<u64>, _> = HashMap::with_hasher(hasher());
+        for suspect in suspects {
+            let key = (suspect.origin.session, suspect.origin.packet_identifier);
+            table.entry(key).or_default().extend(&suspect.sessions);
+        }
+        Self {
+            journal,
+            ports,
+            tickets: VecDeque::new(),
+            // Zero means none.
+            first_ticket: 1,
+            replies: VecDeque::new(),
+            routing: Routing::default(),
+            holding: Vec::new(),
+            awaiting: Vec::new(),
+            shares: HashMap::with_hasher(hasher()),
+            suspects: table,
+            last_message: None,
+            stalled: false,
+            snapshot: None,
+        }
+    }
+
+    pub(super) fn name_share(&mut self, share: ShareTag, filter: &str) {
+        self.shares.insert(share.0, filter.into());
+    }
+
+    /// Writes the message down, unless it just was, and returns its name.
+    fn message(&mut self, message: &Arc<Message>) -> u64 {
+        if let Some((last, name, lsn)) = &self.last_message
+            && *lsn == self.journal.position()
+            && Arc::ptr_eq(last, message)
+        {
+            return *name;
+        }
+        let name = self.journal.name_message();
+        let origin = if self.routing.is_forwarded {
+            self.routing.origin
+        } else {
+            None
+        };
+        self.journal.append(&Record::Message {
+            message: name,
+            shared: false,
+            origin,
+            content: StoredMessage::new(message.as_ref().as_ref(), self.journal.clock()),
+        });
+        // Held, so that its memory is not used for another one meanwhile.
+        self.last_message = Some((message.clone(), name, self.journal.position()));
+        name
+    }
+
+    /// Writes down that a message is owed, and gives the delivery its place.
+    pub(super) fn delivery(&mut self, session: &mut Session, delivery: &mut Delivery, sent: bool) {
+        let Some(name) = session.stored else { return };
+        let sequence = session.next_sequence;
+        session.next_sequence += 1;
+        let message = self.message(&delivery.message);
+        self.put_delivery(name, sequence, message, delivery, sent);
+        delivery.place = Place {
+            sequence,
+            lsn: self.journal.position(),
+        };
+    }
+
+    pub(super) fn put_delivery(
+        &mut self,
+        session: NonZeroU64,
+        sequence: u64,
+        message: u64,
+        delivery: &Delivery,
+        sent: bool,
+    ) {
+        let identifiers: SmallVec<[[u8; 4]; 4]> = delivery
+            .subscription_identifiers
+            .iter()
+            .map(|identifier| identifier.get().to_le_bytes())
+            .collect();
+        let share = delivery
+            .share
+            .and_then(|share| self.shares.get(&share.0).cloned());
+        self.journal.append(&Record::Delivery {
+            session: session.get(),
+            sequence,
+            message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            sent,
+            share: share.as_deref(),
+            subscription_identifiers: &identifiers,
+        });
+    }
+
+    /// Writes down a Session with its connection.
+    pub(super) fn session(&mut self, member: &Member) {
+        let session = &member.session;
+        let Some(name) = session.stored else { return };
+        let clock = self.journal.clock();
+        let will = session.will.as_ref().map(|will| WillRecord {
+            message: StoredMessage::new(will.stored().as_ref(), clock),
+            delay_interval_s: will.delay_interval_s,
+            message_expiry_interval_s: will.message_expiry_interval_s(),
+        });
+        self.journal.append(&Record::Session {
+            session: name.get(),
+            identity: StoredIdentity::new(&member.identity, &self.ports),
+            expiry_interval_s: session.expiry_interval_s,
+            next_sequence: session.next_sequence,
+            exchanges: session.exchanges,
+            will,
+        });
+    }
+
+    /// Writes down that a Session has no connection, and when it and its Will are due.
+    pub(super) fn detached(&mut self, session: &Session) {
+        let Some(name) = session.stored else { return };
+        let clock = self.journal.clock();
+        let will_at = session.will_at.filter(|_| session.will.is_some());
+        self.journal.append(&Record::Detached {
+            session: name.get(),
+            expires_at_ms: session.expires_at.map(|at| clock.ms(at)),
+            will_at_ms: will_at.map(|at| clock.ms(at)),
+        });
+    }
+
+    pub(super) fn retained(&mut self, message: &Arc<Message>, version: RetainedVersion) {
+        let content = StoredMessage::new(message.as_ref().as_ref(), self.journal.clock());
+        let source = message.source();
+        self.journal.append(&Record::Retained {
+            version,
+            source: source.map(|source| StoredIdentity::new(source, &self.ports)),
+            content,
+        });
+    }
+
+    /// A delivery has left the queue: its PUBLISH is being sent, or it cannot be sent at all.
+    pub(super) fn sent(&mut self, session: &mut Session, delivery: Delivery, was_written: bool) {
+        let sequence = delivery.place.sequence;
+        if !was_written {
+            return self.done(session, sequence);
+        }
+        if let Some(name) = session.stored {
+            let session = name.get();
+            self.journal.append(&Record::Sent { session, sequence });
+        }
+        session
+            .inflight
+            .push_at(sequence, Progress::Published(delivery));
+    }
+
+    pub(super) fn subscribed(
+        &mut self,
+        session: NonZeroU64,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: Option<NonZeroU32>,
+    ) {
+        self.journal.append(&Record::Subscribed {
+            session: session.get(),
+            filter,
+            options,
+            identifier,
+        });
+    }
+
+    pub(super) fn unsubscribed(&mut self, session: NonZeroU64, filter: &[u8]) {
+        let filter = std::str::from_utf8(filter).expect("a Topic Filter is UTF-8");
+        let session = session.get();
+        self.journal
+            .append(&Record::Unsubscribed { session, filter });
+    }
+
+    /// PUBREC has come.
+    pub(super) fn released(&mut self, session: &Session, sequence: u64) {
+        if let Some(name) = session.stored {
+            let session = name.get();
+            self.journal.append(&Record::Released { session, sequence });
+        }
+    }
+
+    pub(super) fn done(&mut self, session: &Session, sequence: u64) {
+        if let Some(name) = session.stored {
+            let session = name.get();
+            self.journal.append(&Record::Done { session, sequence });
+        }
+    }
+
+    /// A message that somebody wants to know of begins its way.
+    pub(super) fn begin(&mut self, waiter: Waiter, ticket: Option<Ticket>) {
+        let routing = &mut self.routing;
+        routing.waiter = Some(waiter);
+        routing.ticket = 0;
+        routing.size = self.journal.size();
+        routing.origin = None;
+        routing.duplicate = false;
+        routing.is_forwarded = false;
+        routing.skipped.clear();
+        if let Some(ticket) = ticket {
+            routing.is_forwarded = true;
+            if let Some(origin) = ticket.origin {
+                self.set_origin(origin, ticket.duplicate);
+            }
+        }
+    }
+
+    /// The message at hand comes by a QoS 2 exchange.
+    pub(super) fn set_origin(&mut self, origin: Origin, duplicate: bool) {
+        self.routing.origin = Some(origin);
+        self.routing.duplicate = duplicate;
+        if self.suspects.is_empty() {
+            return;
+        }
+        // The identifier is used: it is the exchange before the crash, or that is over.
+        let had = self
+            .suspects
+            .remove(&(origin.session, origin.packet_identifier));
+        if duplicate {
+            self.routing.skipped = had.unwrap_or_default();
+        }
+    }
+
+    /// It has come everywhere: what must be durable here, or zero, and the ticket others were given,
+    /// or zero.
+    pub(super) fn end(&mut self) -> (Lsn, u64) {
+        let routing = &mut self.routing;
+        routing.waiter = None;
+        routing.origin = None;
+        routing.is_forwarded = false;
+        routing.skipped.clear();
+        let lsn = if self.journal.size() == routing.size {
+            0
+        } else {
+            self.journal.position()
+        };
+        (lsn, std::mem::take(&mut routing.ticket))
+    }
+
+    /// A ticket for one more shard, if anybody waits.
+    pub(super) fn ticket(&mut self) -> Option<Ticket> {
+        let waiter = self.routing.waiter?;
+        if self.routing.ticket == 0 {
+            self.routing.ticket = self.first_ticket + self.tickets.len() as u64;
+            self.tickets.push_back(Pending { missing: 0, waiter });
+        }
+        if let Some(pending) = self.tickets.back_mut() {
+            pending.missing += 1;
+        }
+        Some(Ticket {
+            ticket: self.routing.ticket,
+            origin: self.routing.origin,
+            duplicate: self.routing.duplicate,
+        })
+    }
+
+    /// Whether every shard has answered.
+    pub(super) fn is_answered(&self, ticket: u64) -> bool {
+        let Some(index) = ticket.checked_sub(self.first_ticket) else {
+            return true;
+        };
+        self.tickets
+            .get(index as usize)
+            .is_none_or(|pending| pending.missing == 0)
+    }
+
+    /// One shard has. Who waited, if it was the last one.
+    pub(super) fn answered(&mut self, ticket: u64) -> Option<Waiter> {
+        let index = ticket.checked_sub(self.first_ticket)?;
+        let pending = self.tickets.get_mut(index as usize)?;
+        pending.missing = pending.missing.saturating_sub(1);
+        if pending.missing > 0 {
+            return None;
+        }
+        let waiter = pending.waiter;
+        while self
+            .tickets
+            .front()
+            .is_some_and(|pending| pending.missing == 0)
+        {
+            self.tickets.pop_front();
+            self.first_ticket += 1;
+        }
+        Some(waiter)
+    }
+
+    /// Whether a QoS 2 delivery may be sent for the first time.
+    pub(super) fn may_send(&self, delivery: &Delivery) -> bool {
+        delivery.qos < QoS::ExactlyOnce || self.journal.is_durable(delivery.place.lsn)
+    }
+
+    pub(super) fn await_durable(&mut self, session: SessionKey) {
+        if self.awaiting.last() != Some(&session) {
+            self.awaiting.push(session);
+        }
+    }
+}
+
+impl Clients {
+    /// Gives a message of QoS 1 or 2 to a Session that is stored. QoS 1 is sent at once: the Client may
+    /// get it again. QoS 2 waits until the disk knows its Packet Identifier.
+    pub(super) fn deliver_stored(
+        &mut self,
+        recipient: Recipient<'_>,
+        qos: QoS,
+        fanout: &mut Fanout<'_>,
+        effects: &mut Effects,
+    ) {
+        let message = self.own(fanout);
+        let (Some(member), Some(store)) =
+            (self.members.get_mut(recipient.session), &mut self.store)
+        else {
+            return;
+        };
+        let session = &mut member.session;
+        if let Some(name) = session.stored
+            && store.routing.skipped.contains(&name.get())
+        {
+            return;
+        }
+        let mut delivery = Delivery {
+            message,
+            qos,
+            retain: recipient.retain,
+            share: recipient.share,
+            subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
+            place: Place::default(),
+        };
+        let packet_identifier = Inflight::identifier_of(session.next_sequence);
+        if qos == QoS::AtLeastOnce
+            && session.queue.is_empty()
+            && let Some(key) = session.connection
+            && let Some(connection) = self.connections.get_mut(key)
+            && connection.resend.is_none()
+            && session
+                .inflight
+                .has_room_for(packet_identifier, connection.window)
+            && connection.pending() < self.limits.outbox_bytes_max
+            && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
+        {
+            if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
+                store.delivery(session, &mut delivery, true);
+                let sequence = delivery.place.sequence;
+                session
+                    .inflight
+                    .push_at(sequence, Progress::Published(delivery));
+                self.counters.publish_sent += 1;
+                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
+                mark_dirty(connection, key, effects);
+            } else {
+                self.counters.dropped_packet_too_large += 1;
+            }
+            return;
+        }
+        let now = fanout.now;
+        self.enqueue(recipient.session, delivery, now);
+    }
+}
+
+impl Shard {
+    /// Writes down what has happened to a Session, if it is stored.
+    pub(super) fn store(&mut self, session: SessionKey, record: impl FnOnce(&mut Store, &Session)) {
+        if let Some(store) = &mut self.clients.store
+            && let Some(member) = self.clients.members.get(session)
+            && member.session.stored.is_some()
+        {
+            record(store, &member.session);
+        }
+    }
+
+    /// Swaps what is to be written with `buffer`, which is empty; the number of the last frame.
+    pub fn take_journal(&mut self, buffer: &mut Vec<u8>) -> Option<Lsn> {
+        let store = self.clients.store.as_mut()?;
+        // The message is in a frame that ends.
+        store.last_message = None;
+        store.journal.take(buffer)
+    }
+
+    /// Whether there is something to be written.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.clients
+            .store
+            .as_ref()
+            .is_some_and(|store| !store.journal.is_empty())
+    }
+
+    /// Whether Sessions outlive the process.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.clients.store.is_some()
+    }
+
+    /// Whether a message needs a disk that takes nothing.
+    pub(super) fn needs_stalled_disk(
+        &mut self,
+        session: SessionKey,
+        publish: &Publish<'_>,
+        topic_name: &[u8],
+    ) -> bool {
+        let Some(store) = &self.clients.store else {
+            return false;
+        };
+        let stalled = store.stalled;
+        let any_peer = self.peers.iter().any(|peer| peer.stalled);
+        if !stalled && !any_peer {
+            return false;
+        }
+        let member = self.clients.members.get(session);
+        // A QoS 2 message that was taken before must not be refused now: its identifier stays in use.
+        if publish.qos == QoS::ExactlyOnce
+            && publish.packet_identifier.is_some_and(|identifier| {
+                member.is_some_and(|member| member.session.inbound.contains(identifier))
+            })
+        {
+            return false;
+        }
+        // Its PUBREC would be a promise too.
+        let is_stored = member.is_some_and(|member| member.session.stored.is_some());
+        if publish.retain || stalled && is_stored && publish.qos == QoS::ExactlyOnce {
+            return true;
+        }
+        let topic_name = crate::topic::TopicName::from_validated(topic_name);
+        let clients = &self.clients;
+        let may_read = |session| clients.may_read(session, topic_name.as_bytes());
+        let matches = self.router.matches_of(topic_name, may_read);
+        let here = stalled
+            && matches.targets.iter().any(|target| {
+                let member = self.clients.members.get(target.session);
+                member.is_some_and(|member| member.session.stored.is_some())
+            });
+        here || !matches.groups.is_empty()
+            || matches
+                .shards
+                .iter()
+                .any(|shard| self.peers[shard.index()].stalled)
+    }
+
+    /// The disk takes nothing, or takes something again.
+    pub fn handle_store_stalled(&mut self, stalled: bool, now: Instant, effects: &mut Effects) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        if store.stalled == stalled {
+            return;
+        }
+        store.stalled = stalled;
+        for to in self.peer_ids() {
+            self.post(to, super::Envelope::StoreStalled { stalled });
+        }
+        self.handle_stalls_changed(now, effects);
+    }
+
+    /// Publishers that were stopped by a disk are read again once no disk stops them.
+    pub(super) fn handle_stalls_changed(&mut self, _now: Instant, effects: &mut Effects) {
+        let own = self.clients.store.as_ref().is_some_and(|it| it.stalled);
+        if own || self.peers.iter().any(|peer| peer.stalled) {
+            return;
+        }
+        for key in std::mem::take(&mut self.waiting_for_store) {
+            self.resume(key, super::Pause::STORE, effects);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The way of a message through a shard that stores things: when it is taken, forwarded, refused.
+
+#![forbid(unsafe_code)]
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::connection::Pause;
+use super::effects::Effects;
+use super::envelope::Envelope;
+use super::store::{HeldPacket, Ticket, Waiter};
+use super::{Shard, Step};
+use crate::codec::ReasonCode;
+use crate::journal::{Origin, Record};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::message::{Message, MessageRef, QoS};
+use crate::router::RetainedVersion;
+use crate::session::{ProtocolError, Session};
+use crate::time::Instant;
+
+/// What a PUBLISH of QoS 1 or 2 says beside its message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredPublish {
+    pub(super) packet_identifier: PacketIdentifier,
+    pub(super) duplicate: bool,
+}
+
+impl Shard {
+    /// Takes a message of QoS 1 or 2, whose acknowledgement waits until it is stored wherever it must
+    /// be.
+    pub(super) fn receive_stored(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        publish: StoredPublish,
+        message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let packet_identifier = publish.packet_identifier;
+        let Some(store) = &mut self.clients.store else {
+            return Ok(());
+        };
+        store.begin(Waiter::Connection(key), None);
+        store.routing.duplicate = publish.duplicate;
+        if message.qos == QoS::AtLeastOnce {
+            let code = self
+                .route(message, Some(session), now, effects)
+                .reason_code();
+            let (lsn, ticket) = self.end_stored();
+            let packet = HeldPacket::PubAck(packet_identifier, code);
+            self.hold(key, lsn, ticket, packet, now, effects);
+            return Ok(());
+        }
+        let is_repeated = self
+            .clients
+            .members
+            .get(session)
+            .is_some_and(|member| member.session.inbound.contains(packet_identifier));
+        let received = self.receive_qos2(key, session, packet_identifier, message, now, effects);
+        let (mut lsn, mut ticket) = self.end_stored();
+        let code = received?;
+        let position = self.stored_position();
+        if let Some(member) = self.clients.members.get_mut(session) {
+            if is_repeated {
+                // Its first PUBLISH may still be on its way to a disk.
+                (lsn, ticket) = (position, member.session.ticket);
+            } else if ticket != 0 {
+                member.session.ticket = ticket;
+            }
+        }
+        let packet = HeldPacket::PubRec(packet_identifier, code);
+        self.hold(key, lsn, ticket, packet, now, effects);
+        Ok(())
+    }
+
+    fn end_stored(&mut self) -> (u64, u64) {
+        match &mut self.clients.store {
+            Some(store) => store.end(),
+            None => (0, 0),
+        }
+    }
+
+    /// Writes down that the PUBLISH of a QoS 2 exchange was taken.
+    pub(super) fn store_received(
+        &mut self,
+        session: SessionKey,
+        packet_identifier: PacketIdentifier,
+    ) {
+        let (Some(store), Some(member)) = (
+            &mut self.clients.store,
+            self.clients.members.get_mut(session),
+        ) else {
+            return;
+        };
+        let state = &mut member.session;
+        let Some(name) = state.stored else { return };
+        state.exchanges += 1;
+        let origin = Origin {
+            session: name.get(),
+            exchange: state.exchanges,
+            packet_identifier,
+        };
+        let duplicate = store.routing.duplicate;
+        store.set_origin(origin, duplicate);
+        store.journal.append(&Record::Received {
+            session: name.get(),
+            packet_identifier,
+            exchange: state.exchanges,
+        });
+    }
+
+    /// Writes down that its identifier is free.
+    pub(super) fn store_freed(&mut self, session: SessionKey, packet_identifier: PacketIdentifier) {
+        self.store(session, |store, session| {
+            if let Some(name) = session.stored {
+                store.journal.append(&Record::Freed {
+                    session: name.get(),
+                    packet_identifier,
+                });
+            }
+        });
+    }
+
+    /// The shard that writes down the retained message of a topic, so that all that was ever said of
+    /// the topic stands in one log.
+    pub(super) fn retained_keeper(&self, topic_name: &[u8]) -> ShardId {
+        self.placement.shard_of_bytes(topic_name)
+    }
+
+    pub(super) fn store_retained(&mut self, message: &Arc<Message>, version: RetainedVersion) {
+        if self.clients.store.is_some()
+            && self.retained_keeper(message.topic_name()) == self.id
+            && !message.topic_name().starts_with(b"$SYS/")
+            && let Some(store) = &mut self.clients.store
+        {
+            store.retained(message, version);
+        }
+    }
+
+    /// Asks `to` to say when what the next envelope causes is stored, if anybody waits for that.
+    pub(super) fn post_ticket(&mut self, to: ShardId) {
+        if let Some(store) = &mut self.clients.store
+            && let Some(ticket) = store.ticket()
+        {
+            let Ticket {
+                ticket,
+                origin,
+                duplicate,
+            } = ticket;
+            self.post(
+                to,
+                Envelope::Ticket {
+                    ticket,
+                    origin,
+                    duplicate,
+                },
+            );
+        }
+    }
+
+    /// A message from another shard: what that wants to know of it.
+    pub(super) fn begin_forwarded(&mut self, from: ShardId) -> Option<Ticket> {
+        let store = self.clients.store.as_mut()?;
+        let ticket = self.peers[from.index()].ticket.take()?;
+        let waiter = Waiter::Shard {
+            to: from,
+            ticket: ticket.ticket,
+            lsn: 0,
+        };
+        store.begin(waiter, Some(ticket));
+        Some(ticket)
+    }
+
+    pub(super) fn end_forwarded(&mut self, from: ShardId, ticket: Option<Ticket>) {
+        let Some(ticket) = ticket else { return };
+        let (lsn, own) = self.end_stored();
+        if own == 0 {
+            return self.answer_ticket(from, ticket.ticket, lsn);
+        }
+        // It went on to another shard, whose answer is waited for first.
+        if let Some(store) = &mut self.clients.store
+            && let Some(pending) = store.tickets.back_mut()
+        {
+            pending.waiter = Waiter::Shard {
+                to: from,
+                ticket: ticket.ticket,
+                lsn,
+            };
+        }
+    }
+
+    /// A publication that needs a disk which takes nothing. A v5 Client is told; others, and retained
+    /// messages that nobody acknowledges, are not read on until there is room.
+    pub(super) fn refuse_for_disk(
+        &mut self,
+        key: ConnectionKey,
+        qos: QoS,
+        packet_identifier: Option<PacketIdentifier>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Step {
+        self.clients.counters.refused_disk_stalled += 1;
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return Step::Stop;
+        };
+        if connection.version.is_v5()
+            && let Some(identifier) = packet_identifier
+        {
+            let packet = if qos == QoS::AtLeastOnce {
+                HeldPacket::PubAck(identifier, ReasonCode::QuotaExceeded)
+            } else {
+                HeldPacket::PubRec(identifier, ReasonCode::QuotaExceeded)
+            };
+            self.hold(key, 0, 0, packet, now, effects);
+            return Step::Continue;
+        }
+        connection.pause.set(Pause::STORE);
+        if !self.waiting_for_store.contains(&key) {
+            self.waiting_for_store.push(key);
+        }
+        Step::Blocked
+    }
+
+    /// Bytes of the journal: whether something was written down meanwhile.
+    pub(super) fn journal_size(&self) -> usize {
+        self.clients
+            .store
+            .as_ref()
+            .map_or(0, |store| store.journal.size())
+    }
+
+    /// A CONNECT was accepted for `session`: it is stored from now on if it outlives the connection.
+    pub(super) fn store_attached(&mut self, session: SessionKey) {
+        let (Some(store), Some(member)) = (
+            &mut self.clients.store,
+            self.clients.members.get_mut(session),
+        ) else {
+            return;
+        };
+        let state = &mut member.session;
+        if state.stored.is_none() && state.expiry_interval_s > 0 && state.inflight.is_empty() {
+            state.stored = NonZeroU64::new(store.journal.name_session());
+        }
+        store.session(member);
+    }
+
+    pub(super) fn store_ended(&mut self, session: &Session) {
+        if let Some(store) = &mut self.clients.store
+            && let Some(name) = session.stored
+        {
+            let session = name.get();
+            store.journal.append(&Record::Ended { session });
+        }
+    }
+}

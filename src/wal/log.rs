@@ -1,0 +1,196 @@
+//! A shard's end of its log: hands frames to the writer, and tells the shard what became of them.
+
+#![forbid(unsafe_code)]
+
+use super::writer::{Request, Response, Writer};
+use crate::journal::Lsn;
+use crate::shard::{Effects, Shard, Snapshot};
+use crate::time::Instant;
+use crossbeam::channel::{Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Requests and answers under way: a write, what may be forgotten, and some room.
+pub(super) const REQUESTS_MAX: usize = 4;
+/// A buffer that one burst grew is not kept.
+const BUFFER_KEPT_MAX: usize = 4 << 20;
+/// Bytes of journal that a snapshot adds to a write.
+const SNAPSHOT_STEP: usize = 128 * 1024;
+/// Steps of a snapshot that had nothing to say, in one turn.
+const SNAPSHOT_STEPS_MAX: usize = 8;
+/// How long the end of a shard waits for its last write.
+const FINISH_MAX: Duration = Duration::from_secs(10);
+
+/// The log of one shard.
+pub struct Log {
+    requests: Option<Sender<Request>>,
+    responses: Receiver<Response>,
+    writer: Option<Writer>,
+    thread: Option<JoinHandle<()>>,
+    is_writing: bool,
+    buffer: Vec<u8>,
+    next: Lsn,
+    /// Bytes written since a snapshot last began.
+    grown: u64,
+    /// The size from which another one is worth its while.
+    grown_max: u64,
+    grown_min: u64,
+    finished: Option<Snapshot>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    pub(super) fn new(
+        requests: Sender<Request>,
+        responses: Receiver<Response>,
+        writer: Writer,
+        next: Lsn,
+        grown: u64,
+        grown_min: u64,
+    ) -> Self {
+        Self {
+            requests: Some(requests),
+            responses,
+            writer: Some(writer),
+            thread: None,
+            is_writing: false,
+            buffer: Vec::new(),
+            next,
+            grown,
+            grown_max: grown_min,
+            grown_min,
+            finished: None,
+        }
+    }
+
+    /// Starts the writer. `wake` ends a wait of the shard.
+    ///
+    /// # Errors
+    /// If there can be no more threads.
+    pub fn start(&mut self, wake: Box<dyn Fn() + Send>) -> std::io::Result<()> {
+        if let Some(mut writer) = self.writer.take() {
+            writer.wake = wake;
+            let name = format!("fastmq-wal-{}", writer.shard);
+            let thread = std::thread::Builder::new().name(name);
+            self.thread = Some(thread.spawn(move || writer.run())?);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Log::turn`] has something to do that nobody will wake the shard for.
+    #[must_use]
+    pub fn has_work(&self, shard: &Shard) -> bool {
+        !self.is_writing && (shard.has_journal() || shard.is_in_snapshot())
+    }
+
+    /// Passes on what the disk has done, and gives it what has come meanwhile.
+    pub fn turn(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
+        while let Ok(response) = self.responses.try_recv() {
+            self.handle(response, shard, now, effects);
+        }
+        if self.is_writing {
+            return;
+        }
+        self.advance_snapshot(shard);
+        if let Some(last) = shard.take_journal(&mut self.buffer) {
+            self.grown += self.buffer.len() as u64;
+            let request = Request::Write {
+                frames: std::mem::take(&mut self.buffer),
+                first: self.next,
+                last,
+            };
+            self.next = last + 1;
+            self.is_writing = true;
+            self.send(request);
+        }
+    }
+
+    fn send(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            // The writer ends after its shard only.
+            let _ = requests.send(request);
+        }
+    }
+
+    fn handle(
+        &mut self,
+        response: Response,
+        shard: &mut Shard,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        match response {
+            Response::Written { mut frames, last } => {
+                self.is_writing = false;
+                if frames.capacity() <= BUFFER_KEPT_MAX {
+                    frames.clear();
+                    self.buffer = frames;
+                }
+                shard.handle_durable(last, now, effects);
+            }
+            Response::Synced { last } => {
+                shard.handle_synced(last);
+                // Only what is on the disk replaces what is.
+                if let Some(snapshot) = self.finished
+                    && snapshot.ended <= last
+                {
+                    self.finished = None;
+                    self.send(Request::Forget {
+                        before: snapshot.began,
+                    });
+                }
+            }
+            Response::Stalled(stalled) => shard.handle_store_stalled(stalled, now, effects),
+        }
+    }
+
+    fn advance_snapshot(&mut self, shard: &mut Shard) {
+        if !shard.is_in_snapshot() {
+            if self.grown < self.grown_max || self.finished.is_some() {
+                return;
+            }
+            self.grown = 0;
+            shard.begin_snapshot();
+        }
+        for _ in 0..SNAPSHOT_STEPS_MAX {
+            self.finished = shard.continue_snapshot(SNAPSHOT_STEP);
+            if self.finished.is_some() {
+                // The log may grow to some times what is alive in it.
+                self.grown_max = self.grown_min.max(2 * self.grown);
+                return;
+            }
+            if shard.has_journal() {
+                return;
+            }
+        }
+    }
+
+    /// Writes what is left and waits for it, for some seconds.
+    pub fn finish(mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
+        let until = std::time::Instant::now() + FINISH_MAX;
+        self.turn(shard, now, effects);
+        while self.is_writing || shard.has_journal() {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            match self.responses.recv_timeout(left) {
+                Ok(Response::Stalled(true)) | Err(_) => {
+                    tracing::error!("the last changes of a shard could not be stored");
+                    return;
+                }
+                Ok(response) => self.handle(response, shard, now, effects),
+            }
+            self.turn(shard, now, effects);
+        }
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer ended the process already.
+            let _ = thread.join();
+        }
+    }
+}

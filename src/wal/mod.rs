@@ -1,0 +1,44 @@
+//! The disk side of what a shard remembers: one log a shard, in segments.
+//!
+//! `journal` says what is written, `shard` when; this room brings it to a disk and back.
+//!
+//! # What is written before what is sent
+//!
+//! | what leaves | what is as safe as was promised by then |
+//! | --- | --- |
+//! | PUBACK to a publisher | the message for every stored Session that it matched, on every shard; its retained form |
+//! | PUBREC to a publisher | the same, and that the Packet Identifier was taken, if its Session is stored |
+//! | PUBCOMP to a publisher | that the identifier is free, if its Session is stored |
+//! | SUBACK, UNSUBACK | the Subscriptions of a stored Session, or their removal |
+//! | CONNACK | that the Session exists, or that the one before it has ended |
+//! | QoS 1 PUBLISH to a subscriber | nothing: it may come again after a crash, with its identifier and maybe without DUP |
+//! | QoS 2 PUBLISH to a subscriber | the delivery, whose Packet Identifier follows from its place |
+//! | PUBREL to a subscriber | that PUBREC has come |
+//! | anything of QoS 0, or of a Session that ends with its connection | nothing, and it never waits |
+//!
+//! `shard/held.rs` holds what waits; what waits behind it on the same connection keeps its order.
+//!
+//! # Always true
+//! - One write and one `fdatasync` a shard are under way. What comes meanwhile shares the next one.
+//! - A segment that failed is not written to again: see `writer.rs`.
+//! - The log is shortened by snapshots that go on beside everything else: see `log.rs`.
+//!
+//! Read next: `writer.rs` (frames to disk), `recover.rs` (and back), `directory.rs` (what lies where).
+
+#![forbid(unsafe_code)]
+
+mod directory;
+mod log;
+mod options;
+mod recover;
+mod rewrite;
+mod segment;
+mod writer;
+
+pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
+pub use log::Log;
+pub use options::{SEGMENT_SIZE, StoreOptions};
+pub use recover::{Common, OpenError, Report, ShardStore, Store, open};
+pub use segment::{
+    Damage, FORMAT_VERSION, HeaderError, SEGMENT_HEADER_SIZE, Scanned, SegmentHeader, scan,
+};

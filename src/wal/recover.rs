@@ -1,0 +1,548 @@
+//! From the files of a directory to the Sessions and retained messages of this process.
+//!
+//! Each log is read once, from end to end, by a thread of its own. An unfinished write at its end is
+//! what a crash leaves and is reported. Damage to anything that was stored refuses to start, and names
+//! the file and the place; with `--recover` what can be read around it is taken, and what could not be
+//! is reported.
+
+#![forbid(unsafe_code)]
+
+use super::directory::{Directory, DirectoryError, Manifest, SegmentName, at};
+use super::log::{Log, REQUESTS_MAX};
+use super::options::StoreOptions;
+use super::rewrite::rewrite;
+use super::segment::{HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, scan};
+use super::writer::Writer;
+use crate::journal::{
+    Lsn, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect, UnknownRecord,
+    WallClock,
+};
+use crate::key::ShardId;
+use crate::router::Interest;
+use crate::shard::{Placement, RestoredInterest, Shard};
+use crate::time::Instant;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A file is not what its name says.
+    #[error("{}: {source}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: HeaderError,
+    },
+    /// Something that was stored is damaged or missing.
+    #[error(
+        "{}: damaged at offset {offset}: {problem}. Start once with --recover to take what can be read",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Frames read.
+    pub frames: u64,
+    /// Records read.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Bytes of unfinished writes, which nobody was told had been stored.
+    pub torn_bytes: u64,
+    /// Frames that were stored and could not be read, with `--recover`.
+    pub lost_frames: u64,
+    /// Bytes that could not be read, with `--recover`.
+    pub lost_bytes: u64,
+    /// Sessions.
+    pub sessions: usize,
+    /// Messages owed to them.
+    pub deliveries: usize,
+    /// Retained messages.
+    pub retained: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64();
+        let megabytes = self.bytes as f64 / 1e6;
+        write!(
+            f,
+            "store: {} sessions, {} messages owed to them, {} retained messages; read {} records in \
+             {megabytes:.1} MB, {seconds:.2} s",
+            self.sessions, self.deliveries, self.retained, self.records
+        )?;
+        if self.torn_bytes > 0 {
+            write!(
+                f,
+                "; {} bytes of a write that was under way when the broker ended are left out: \
+                 nobody was told that they were stored",
+                self.torn_bytes
+            )?;
+        }
+        if self.lost_frames > 0 || self.lost_bytes > 0 {
+            write!(
+                f,
+                "; LOST to damage: at least {} frames, {} bytes",
+                self.lost_frames, self.lost_bytes
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What every shard must know of the whole.
+#[derive(Debug, Default)]
+pub struct Common {
+    /// What the shards will want of each other.
+    pub interests: Vec<RestoredInterest>,
+    /// Retained messages.
+    pub retained: Vec<ReplayedRetained>,
+    /// Messages that may come again though some have them.
+    pub suspects: Vec<Suspect>,
+    /// The calendar.
+    pub clock: WallClock,
+}
+
+/// What one shard goes on with.
+#[derive(Debug)]
+pub struct ShardStore {
+    /// Its Sessions.
+    pub sessions: Vec<ReplayedSession>,
+    /// Where its numbers go on.
+    pub origins: Origins,
+    /// What it shares with the others.
+    pub common: Arc<Common>,
+}
+
+impl ShardStore {
+    /// Makes `shard` go on from here.
+    pub fn restore(self, shard: &mut Shard, index: usize, count: usize, now: Instant) {
+        use crate::journal::Journal;
+        let common = &self.common;
+        let journal = Journal::new(index, count, self.origins, common.clock);
+        shard.store_in(journal, &common.suspects);
+        for interest in &common.interests {
+            shard.restore_interest(interest);
+        }
+        for retained in &common.retained {
+            shard.restore_retained(retained, now);
+        }
+        for session in self.sessions {
+            shard.restore_session(session, now);
+        }
+    }
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    /// By which Client Identifiers are spread over shards.
+    pub seed: u64,
+    /// One for each shard.
+    pub shards: Vec<ShardStore>,
+    /// One for each shard.
+    pub logs: Vec<Log>,
+    /// What was found.
+    pub report: Report,
+    /// Locked as long as this is there.
+    pub directory: Directory,
+}
+
+/// Opens the store for `shard_count` shards. `clock` is the process's, `seed` what a new store is to
+/// use, `ports` those of the listeners, in order.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open(
+    options: &StoreOptions,
+    shard_count: usize,
+    seed: u64,
+    clock: WallClock,
+    ports: &[u16],
+) -> Result<Store, OpenError> {
+    let began = std::time::Instant::now();
+    let directory = Directory::open(&options.directory)?;
+    let fresh = Manifest {
+        generation: 1,
+        shard_count,
+        seed,
+    };
+    let found = directory.manifest()?;
+    let mut manifest = found.unwrap_or(fresh);
+    let (logs, mut report) = read_logs(&directory, manifest, options.recover, clock, ports)?;
+    let mut next: Vec<Lsn> = logs.iter().map(|log| log.next).collect();
+    let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
+    let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
+    let mut merged = merge(logs.into_iter().map(|log| log.replayed));
+
+    if manifest.shard_count != shard_count || found.is_none() {
+        let before = manifest;
+        manifest.shard_count = shard_count;
+        if found.is_some() {
+            manifest.generation += 1;
+        }
+        (next, full) = rewrite(
+            &directory,
+            &manifest,
+            &merged,
+            clock,
+            options.segment_size,
+            ports,
+        )?;
+        grown = vec![0; shard_count];
+        directory.set_manifest(&manifest)?;
+        if found.is_some() {
+            tracing::info!(
+                "sessions are spread over {shard_count} shards, which were {}",
+                before.shard_count
+            );
+        }
+    }
+    // Of earlier generations, or of one that was never finished.
+    for name in directory.segments()? {
+        if name.generation != manifest.generation {
+            directory.remove(&name)?;
+        }
+    }
+
+    report.sessions = merged.sessions.len();
+    report.deliveries = merged.sessions.values().map(|it| it.deliveries.len()).sum();
+    report.retained = merged
+        .retained
+        .iter()
+        .filter(|it| !it.message.as_ref().as_ref().payload.is_empty())
+        .count();
+    let placement = Placement::new(shard_count, manifest.seed);
+    let session = merged.session_max + 1;
+    let mut sessions: Vec<Vec<ReplayedSession>> = Vec::new();
+    sessions.resize_with(shard_count, Vec::new);
+    for session in std::mem::take(&mut merged.sessions).into_values() {
+        let identifier = session.client_identifier();
+        if let Some(sessions) = sessions.get_mut(placement.shard_of(identifier).index()) {
+            sessions.push(session);
+        }
+    }
+    let common = Arc::new(Common {
+        interests: interests(&sessions),
+        retained: merged.retained,
+        suspects: merged.suspects,
+        clock,
+    });
+    let shards = sessions
+        .into_iter()
+        .zip(&next)
+        .map(|(sessions, &lsn)| ShardStore {
+            sessions,
+            origins: Origins { lsn, session },
+            common: common.clone(),
+        });
+    let shards = shards.collect();
+    let logs = next
+        .iter()
+        .zip(full)
+        .zip(grown)
+        .enumerate()
+        .map(|(shard, ((&next, full), grown))| {
+            let (requests, their_requests) = crossbeam::channel::bounded(REQUESTS_MAX);
+            let (their_responses, responses) = crossbeam::channel::unbounded();
+            let writer = Writer::new(
+                options.directory.clone(),
+                manifest.generation,
+                shard as u64,
+                options.durability,
+                options.segment_size,
+                their_requests,
+                their_responses,
+                Box::new(|| ()),
+                full,
+            );
+            let grown_min = 2 * options.segment_size;
+            Log::new(requests, responses, writer, next, grown, grown_min)
+        })
+        .collect();
+    report.took = began.elapsed();
+    Ok(Store {
+        seed: manifest.seed,
+        shards,
+        logs,
+        report,
+        directory,
+    })
+}
+
+/// One log, read to its end.
+struct ReadLog {
+    replayed: Replayed,
+    /// The frame that comes next.
+    next: Lsn,
+    segments: Vec<SegmentName>,
+    bytes: u64,
+}
+
+fn read_logs(
+    directory: &Directory,
+    manifest: Manifest,
+    recover: bool,
+    clock: WallClock,
+    ports: &[u16],
+) -> Result<(Vec<ReadLog>, Report), OpenError> {
+    let mut segments: BTreeMap<u64, Vec<SegmentName>> = BTreeMap::new();
+    for name in directory.segments()? {
+        if name.generation == manifest.generation {
+            segments.entry(name.shard).or_default().push(name);
+        }
+    }
+    let shards: Vec<Vec<SegmentName>> = (0..manifest.shard_count as u64)
+        .map(|shard| segments.remove(&shard).unwrap_or_default())
+        .collect();
+    let results: Vec<Result<(ReadLog, Report), OpenError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = shards
+            .into_iter()
+            .map(|names| scope.spawn(move || read_log(directory, names, recover, clock, ports)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut logs = Vec::new();
+    let mut report = Report::default();
+    for result in results {
+        let (log, its) = result?;
+        logs.push(log);
+        report.frames += its.frames;
+        report.records += its.records;
+        report.bytes += its.bytes;
+        report.torn_bytes += its.torn_bytes;
+        report.lost_frames += its.lost_frames;
+        report.lost_bytes += its.lost_bytes;
+    }
+    Ok((logs, report))
+}
+
+/// Why a frame was not read: the disk, or a record nobody knows.
+enum ReadError {
+    Io(io::Error),
+    Unknown(UnknownRecord),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn read_log(
+    directory: &Directory,
+    segments: Vec<SegmentName>,
+    recover: bool,
+    clock: WallClock,
+    ports: &[u16],
+) -> Result<(ReadLog, Report), OpenError> {
+    let mut replay = Replay::new(clock, ports);
+    let mut report = Report::default();
+    let mut next = segments.first().map_or(1, |name| name.first);
+    for (index, name) in segments.iter().enumerate() {
+        let path = directory.path().join(name.file_name());
+        let following = segments.get(index + 1).map(|name| name.first);
+        let damaged = |offset: u64, problem: String| OpenError::Damaged {
+            path: path.clone(),
+            offset,
+            problem,
+        };
+        if name.first != next {
+            let problem = format!("frames {next} to {} are missing", name.first - 1);
+            if !recover {
+                return Err(damaged(SEGMENT_HEADER_SIZE as u64, problem));
+            }
+            tracing::warn!("{}: {problem}", path.display());
+            report.lost_frames += name.first.saturating_sub(next);
+            next = name.first;
+        }
+        let mut file = File::open(&path).map_err(at(&path))?;
+        let mut header = [0; SEGMENT_HEADER_SIZE];
+        let size = file.metadata().map_err(at(&path))?.len();
+        let is_whole = size >= SEGMENT_HEADER_SIZE as u64;
+        if is_whole {
+            file.read_exact(&mut header).map_err(at(&path))?;
+        }
+        // A segment is made, then written to: without its header it holds nothing yet.
+        if header.iter().all(|&byte| byte == 0) && following.is_none() {
+            report.torn_bytes += size;
+            continue;
+        }
+        match SegmentHeader::decode(&header) {
+            Ok(found)
+                if (found.generation, found.shard, found.first)
+                    == (name.generation, name.shard, name.first) => {}
+            Ok(_) => {
+                return Err(damaged(
+                    0,
+                    "it is another segment than its name says".into(),
+                ));
+            }
+            Err(source) => {
+                if !recover || matches!(source, HeaderError::Version { .. }) {
+                    return Err(OpenError::Header { path, source });
+                }
+                tracing::warn!("{}: {source}", path.display());
+            }
+        }
+        let mut offset = SEGMENT_HEADER_SIZE as u64;
+        let end = following.unwrap_or(Lsn::MAX);
+        loop {
+            file.seek(SeekFrom::Start(offset)).map_err(at(&path))?;
+            let scanned = scan(&mut file, next, end, offset, |payload| {
+                replay.frame(payload).map_err(ReadError::Unknown)
+            });
+            let scanned = match scanned {
+                Ok(scanned) => scanned,
+                Err(ReadError::Io(error)) => return Err(at(&path)(error).into()),
+                Err(ReadError::Unknown(error)) => return Err(damaged(offset, error.to_string())),
+            };
+            report.frames += scanned.frames;
+            report.bytes += scanned.bytes;
+            next = scanned.next;
+            // Where the next segment goes on, whatever was here does not count.
+            let is_complete = following.is_none_or(|following| following == next);
+            let Some(damage) = scanned.damage else {
+                if !is_complete && !recover {
+                    let problem = format!("frames {next} to {} are missing", end - 1);
+                    return Err(damaged(offset + scanned.bytes, problem));
+                }
+                break;
+            };
+            if is_complete && !damage.was_stored {
+                report.torn_bytes += damage.size;
+                break;
+            }
+            if is_complete && following.is_some() {
+                report.torn_bytes += damage.size;
+                break;
+            }
+            if !recover {
+                return Err(damaged(damage.offset, damage.error.to_string()));
+            }
+            let Some((found, found_at)) = damage.next.filter(|&(found, _)| found < end) else {
+                tracing::warn!(
+                    "{}: {} bytes from offset {} on could not be read",
+                    path.display(),
+                    damage.size,
+                    damage.offset
+                );
+                report.lost_bytes += damage.size;
+                report.lost_frames += following.map_or(1, |following| following - next);
+                break;
+            };
+            tracing::warn!(
+                "{}: frames {next} to {} at offset {} could not be read",
+                path.display(),
+                found - 1,
+                damage.offset
+            );
+            report.lost_frames += found - next;
+            report.lost_bytes += found_at - damage.offset;
+            (next, offset) = (found, found_at);
+        }
+    }
+    report.records = replay.records();
+    let bytes = report.bytes;
+    let log = ReadLog {
+        replayed: replay.finish(),
+        next,
+        segments,
+        bytes,
+    };
+    Ok((log, report))
+}
+
+/// What all logs say together.
+pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
+    let mut merged = Replayed::default();
+    let mut retained: HashMap<Vec<u8>, ReplayedRetained> = HashMap::new();
+    for log in logs {
+        merged.session_max = merged.session_max.max(log.session_max);
+        merged.sessions.extend(log.sessions);
+        merged.suspects.extend(log.suspects);
+        for it in log.retained {
+            let topic = it.message.topic_name().to_vec();
+            let known = retained.entry(topic).or_insert_with(|| it.clone());
+            if known.version < it.version {
+                *known = it;
+            }
+        }
+    }
+    // In an order that does not depend on hashing: shards restore the same tables.
+    merged.retained = retained.into_values().collect();
+    merged.retained.sort_by_key(|it| it.version);
+    // What the publisher's own log knows of is no suspect: a repetition is recognised there.
+    let mut exchanges: BTreeMap<u64, u64> = BTreeMap::new();
+    let sessions = &mut merged.sessions;
+    merged.suspects.retain(|it| {
+        let origin = it.origin;
+        let Some(publisher) = sessions.get(&origin.session) else {
+            return false;
+        };
+        let is_lost = origin.exchange > publisher.exchanges;
+        if is_lost {
+            let last = exchanges.entry(origin.session).or_default();
+            *last = (*last).max(origin.exchange);
+        }
+        is_lost
+    });
+    for (session, exchange) in exchanges {
+        if let Some(publisher) = sessions.get_mut(&session) {
+            publisher.exchanges = exchange;
+        }
+    }
+    merged
+}
+
+/// What each shard will want of each filter.
+fn interests(sessions: &[Vec<ReplayedSession>]) -> Vec<RestoredInterest> {
+    let mut interests = Vec::new();
+    for (shard, sessions) in sessions.iter().enumerate() {
+        let mut members: BTreeMap<&str, u32> = BTreeMap::new();
+        for filter in sessions.iter().flat_map(|it| it.subscriptions.keys()) {
+            *members.entry(filter).or_default() += 1;
+        }
+        for (filter, members) in members {
+            let interest = if filter.starts_with("$share/") {
+                Interest {
+                    members_online: 0,
+                    members,
+                }
+            } else {
+                Interest::PLAIN
+            };
+            interests.push(RestoredInterest {
+                shard: ShardId(shard as u16),
+                filter: filter.into(),
+                interest,
+            });
+        }
+    }
+    interests
+}

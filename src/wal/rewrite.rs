@@ -1,0 +1,255 @@
+//! Writing a whole store at once: for another number of shards, and for what was imported.
+
+#![forbid(unsafe_code)]
+
+use super::directory::{Directory, DirectoryError, Manifest, SegmentName, at, sync_directory};
+use super::segment::SEGMENT_HEADER_SIZE;
+use super::writer::make_segment;
+use crate::journal::{
+    Journal, Lsn, Origins, Progress, Record, Replayed, ReplayedSession, StoredIdentity,
+    StoredMessage, WallClock, WillRecord,
+};
+use crate::key::ShardId;
+use crate::message::Message;
+use crate::shard::Placement;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Bytes of journal at which they are written.
+const WRITE_SIZE: usize = 1 << 20;
+
+/// Writes `replayed` as the generation that `manifest` names, and brings it to the disk. The next
+/// frame and the segments of each shard. It counts once [`Directory::set_manifest`] says so.
+///
+/// # Errors
+/// [`DirectoryError`].
+pub(super) fn rewrite(
+    directory: &Directory,
+    manifest: &Manifest,
+    replayed: &Replayed,
+    clock: WallClock,
+    segment_size: u64,
+    ports: &[u16],
+) -> Result<(Vec<Lsn>, Vec<Vec<SegmentName>>), DirectoryError> {
+    let placement = Placement::new(manifest.shard_count, manifest.seed);
+    let (mut next, mut segments) = (Vec::new(), Vec::new());
+    for shard in 0..manifest.shard_count {
+        let id = ShardId(shard as u16);
+        let mut file = ShardFile::new(directory, manifest, shard, clock, segment_size, ports);
+        let mine = replayed.sessions.values().filter(|session| {
+            let identifier = session.client_identifier();
+            placement.shard_of(identifier) == id
+        });
+        for session in mine {
+            file.session(session)?;
+        }
+        for retained in &replayed.retained {
+            if placement.shard_of_bytes(retained.message.topic_name()) == id
+                && !retained.message.as_ref().as_ref().payload.is_empty()
+            {
+                let content = StoredMessage::new(retained.message.as_ref().as_ref(), clock);
+                let version = retained.version;
+                let source = retained.message.source();
+                file.journal.append(&Record::Retained {
+                    version,
+                    source: source.map(|source| StoredIdentity::new(source, ports)),
+                    content,
+                });
+                file.end_packet(false)?;
+            }
+        }
+        let (its_next, its_segments) = file.finish()?;
+        next.push(its_next);
+        segments.push(its_segments);
+    }
+    sync_directory(directory.path()).map_err(at(directory.path()))?;
+    Ok((next, segments))
+}
+
+struct ShardFile<'a> {
+    directory: &'a Directory,
+    generation: u64,
+    shard: u64,
+    segment_size: u64,
+    clock: WallClock,
+    ports: &'a [u16],
+    journal: Journal,
+    /// Names of messages that several Sessions are owed.
+    names: HashMap<*const Message, u64>,
+    next: Lsn,
+    file: Option<(File, u64, u64)>,
+    segments: Vec<SegmentName>,
+}
+
+impl<'a> ShardFile<'a> {
+    fn new(
+        directory: &'a Directory,
+        manifest: &Manifest,
+        shard: usize,
+        clock: WallClock,
+        segment_size: u64,
+        ports: &'a [u16],
+    ) -> Self {
+        Self {
+            directory,
+            generation: manifest.generation,
+            shard: shard as u64,
+            segment_size,
+            clock,
+            ports,
+            journal: Journal::new(shard, manifest.shard_count, Origins::default(), clock),
+            names: HashMap::new(),
+            next: 1,
+            file: None,
+            segments: Vec::new(),
+        }
+    }
+
+    fn session(&mut self, session: &ReplayedSession) -> Result<(), DirectoryError> {
+        let Some(identity) = &session.identity else {
+            return Ok(());
+        };
+        let name = session.session;
+        let will = session.will.as_ref().map(|will| WillRecord {
+            message: StoredMessage::new(will.message.as_ref(), self.clock),
+            delay_interval_s: will.delay_interval_s,
+            message_expiry_interval_s: will.message_expiry_interval_s,
+        });
+        self.journal.append(&Record::Session {
+            session: name,
+            identity: StoredIdentity::new(identity, self.ports),
+            expiry_interval_s: session.expiry_interval_s,
+            next_sequence: session.next_sequence,
+            exchanges: session.exchanges,
+            will,
+        });
+        if !session.is_connected {
+            self.journal.append(&Record::Detached {
+                session: name,
+                expires_at_ms: session.expires_at_ms,
+                will_at_ms: session.will_at_ms,
+            });
+        }
+        for (filter, subscription) in &session.subscriptions {
+            self.journal.append(&Record::Subscribed {
+                session: name,
+                filter,
+                options: subscription.options,
+                identifier: subscription.identifier,
+            });
+        }
+        for &packet_identifier in &session.inbound {
+            self.journal.append(&Record::Received {
+                session: name,
+                packet_identifier,
+                exchange: session.exchanges,
+            });
+        }
+        for delivery in &session.deliveries {
+            let sequence = delivery.sequence;
+            match (&delivery.message, delivery.progress) {
+                (None, _) | (_, Progress::Released) => self.journal.append(&Record::Released {
+                    session: name,
+                    sequence,
+                }),
+                (Some(message), progress) => {
+                    let message = self.message(message);
+                    let identifiers: Vec<[u8; 4]> = delivery
+                        .subscription_identifiers
+                        .iter()
+                        .map(|identifier| identifier.get().to_le_bytes())
+                        .collect();
+                    self.journal.append(&Record::Delivery {
+                        session: name,
+                        sequence,
+                        message,
+                        qos: delivery.qos,
+                        retain: delivery.retain,
+                        sent: progress == Progress::Sent,
+                        share: delivery.share.as_deref(),
+                        subscription_identifiers: &identifiers,
+                    });
+                }
+            }
+            self.end_packet(false)?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: &Arc<Message>) -> u64 {
+        if let Some(&name) = self.names.get(&Arc::as_ptr(message)) {
+            return name;
+        }
+        let shared = Arc::strong_count(message) > 1;
+        let name = self.journal.name_message();
+        self.journal.append(&Record::Message {
+            message: name,
+            shared,
+            origin: None,
+            content: StoredMessage::new(message.as_ref().as_ref(), self.clock),
+        });
+        if shared {
+            self.names.insert(Arc::as_ptr(message), name);
+        }
+        name
+    }
+
+    fn end_packet(&mut self, is_last: bool) -> Result<(), DirectoryError> {
+        self.journal.end_packet();
+        if self.journal.size() < WRITE_SIZE && !is_last {
+            return Ok(());
+        }
+        let mut frames = Vec::new();
+        let Some(last) = self.journal.take(&mut frames) else {
+            return Ok(());
+        };
+        let size = frames.len() as u64;
+        if self
+            .file
+            .as_ref()
+            .is_none_or(|(_, offset, room)| offset + size > *room)
+        {
+            self.begin_segment(size)?;
+        }
+        let path = self.directory.path();
+        if let Some((file, offset, _)) = &mut self.file {
+            file.write_all_at(&frames, *offset).map_err(at(path))?;
+            *offset += size;
+        }
+        self.next = last + 1;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, size: u64) -> Result<(), DirectoryError> {
+        self.sync()?;
+        let name = SegmentName {
+            generation: self.generation,
+            shard: self.shard,
+            first: self.next,
+        };
+        let path = self.directory.path().join(name.file_name());
+        let (file, room) = make_segment(&path, name, size, self.segment_size).map_err(at(&path))?;
+        self.file = Some((file, SEGMENT_HEADER_SIZE as u64, room));
+        self.segments.push(name);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DirectoryError> {
+        match self.file.take() {
+            Some((file, offset, _)) => file
+                // Room that was not needed is given back.
+                .set_len(offset)
+                .and_then(|()| file.sync_all())
+                .map_err(at(self.directory.path())),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<(Lsn, Vec<SegmentName>), DirectoryError> {
+        self.end_packet(true)?;
+        self.sync()?;
+        Ok((self.next, self.segments))
+    }
+}

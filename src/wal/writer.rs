@@ -1,0 +1,351 @@
+//! The thread beside a shard that puts its frames on the disk.
+//!
+//! A shard hands over all its frames when the thread has nothing to do, so whatever comes while the
+//! disk is at work joins the next write: one `fdatasync` a shard is under way, and the busier the
+//! shard is, the more packets share one. A thread of its own and not the shard's ring: making, growing
+//! and removing files, and waiting for a disk that has failed, all block, and a shard never does.
+//!
+//! # When the disk refuses
+//! What a write or a sync failed for is written again, to another segment: after a failed sync nobody
+//! knows what the old one holds, and asking again would be answered with a success that means nothing.
+//! Until that works the shard is told that it is stalled.
+
+#![forbid(unsafe_code)]
+
+use super::directory::{SegmentName, sync_directory};
+use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::config::Durability;
+use crate::journal::Lsn;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Time between two attempts to write to a disk that refuses.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What a shard asks of its writer.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Write these frames.
+    Write {
+        frames: Vec<u8>,
+        first: Lsn,
+        last: Lsn,
+    },
+    /// Frames before this one are not needed.
+    Forget { before: Lsn },
+}
+
+/// What it is told.
+#[derive(Debug)]
+pub(super) enum Response {
+    /// A write is done, as far as was promised.
+    Written {
+        /// The buffer, to be used again.
+        frames: Vec<u8>,
+        last: Lsn,
+    },
+    /// Everything up to here is on stable storage.
+    Synced { last: Lsn },
+    /// The disk refuses, or does not any more.
+    Stalled(bool),
+}
+
+/// A file being written.
+#[derive(Debug)]
+struct Segment {
+    name: SegmentName,
+    file: File,
+    /// Where the next frame goes.
+    offset: u64,
+    /// Room that was set aside.
+    size: u64,
+}
+
+/// The writer of one shard's log.
+pub(super) struct Writer {
+    pub(super) directory: PathBuf,
+    pub(super) generation: u64,
+    pub(super) shard: u64,
+    pub(super) durability: Durability,
+    pub(super) segment_size: u64,
+    pub(super) requests: Receiver<Request>,
+    pub(super) responses: Sender<Response>,
+    /// Wakes the shard.
+    pub(super) wake: Box<dyn Fn() + Send>,
+    /// Segments that are full, oldest first.
+    pub(super) full: Vec<SegmentName>,
+    segment: Option<Segment>,
+    /// The last frame written, and whether the disk has it.
+    written: Lsn,
+    unsynced_since: Option<Instant>,
+    stalled: bool,
+}
+
+impl Writer {
+    #[allow(clippy::too_many_arguments)] // Its parts, named where they are made.
+    pub(super) fn new(
+        directory: PathBuf,
+        generation: u64,
+        shard: u64,
+        durability: Durability,
+        segment_size: u64,
+        requests: Receiver<Request>,
+        responses: Sender<Response>,
+        wake: Box<dyn Fn() + Send>,
+        full: Vec<SegmentName>,
+    ) -> Self {
+        Self {
+            directory,
+            generation,
+            shard,
+            durability,
+            segment_size,
+            requests,
+            responses,
+            wake,
+            full,
+            segment: None,
+            written: 0,
+            unsynced_since: None,
+            stalled: false,
+        }
+    }
+
+    /// Works until the shard is gone, and leaves nothing unwritten.
+    pub(super) fn run(mut self) {
+        loop {
+            let request = match (self.durability, self.unsynced_since) {
+                (Durability::Interval(every), Some(since)) => {
+                    let wait = every.saturating_sub(since.elapsed());
+                    match self.requests.recv_timeout(wait) {
+                        Ok(request) => request,
+                        Err(RecvTimeoutError::Timeout) => {
+                            self.sync_some_time();
+                            continue;
+                        }
+                        Err(RecvTimeoutError::Disconnected) => break,
+                    }
+                }
+                _ => match self.requests.recv() {
+                    Ok(request) => request,
+                    Err(_) => break,
+                },
+            };
+            match request {
+                Request::Write {
+                    frames,
+                    first,
+                    last,
+                } => self.write_until_it_works(frames, first, last),
+                Request::Forget { before } => self.forget(before),
+            }
+            if let (Durability::Interval(every), Some(since)) =
+                (self.durability, self.unsynced_since)
+                && since.elapsed() >= every
+            {
+                self.sync_some_time();
+            }
+        }
+        if let Some(segment) = &self.segment {
+            // Best effort for the weaker promises: `always` has synced already.
+            let _ = segment.file.sync_data();
+        }
+    }
+
+    fn respond(&self, response: Response) {
+        // A shard that is gone wants no answer.
+        let _ = self.responses.send(response);
+        (self.wake)();
+    }
+
+    fn write_until_it_works(&mut self, frames: Vec<u8>, first: Lsn, last: Lsn) {
+        while let Err(error) = self.write(&frames, first) {
+            self.give_up_segment();
+            if !self.stalled {
+                self.stalled = true;
+                tracing::error!(
+                    "{}: shard {}: {error}; what must be stored is refused until the disk takes it",
+                    self.directory.display(),
+                    self.shard
+                );
+                self.respond(Response::Stalled(true));
+            }
+            std::thread::sleep(RETRY_AFTER);
+            // Room may come from what is no longer needed; and nobody may be left to be answered.
+            loop {
+                match self.requests.try_recv() {
+                    Ok(Request::Forget { before }) => self.forget(before),
+                    Ok(Request::Write { .. }) | Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+        }
+        self.written = last;
+        if self.stalled {
+            self.stalled = false;
+            tracing::info!(
+                "{}: shard {}: the disk takes what is stored again",
+                self.directory.display(),
+                self.shard
+            );
+            self.respond(Response::Stalled(false));
+        }
+        if self.durability == Durability::Always {
+            let _ = self.responses.send(Response::Synced { last });
+        } else {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        self.respond(Response::Written { frames, last });
+    }
+
+    /// Writes frames, and brings them to the disk if that was promised.
+    fn write(&mut self, frames: &[u8], first: Lsn) -> io::Result<()> {
+        let size = frames.len() as u64;
+        let has_room = self
+            .segment
+            .as_ref()
+            .is_some_and(|segment| segment.offset + size <= segment.size);
+        if !has_room {
+            self.begin_segment(first, size)?;
+        }
+        let Some(segment) = &mut self.segment else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        segment.file.write_all_at(frames, segment.offset)?;
+        if self.durability == Durability::Always {
+            segment.file.sync_data()?;
+        }
+        segment.offset += size;
+        Ok(())
+    }
+
+    /// Ends the segment and makes another one whose first frame is `first`.
+    fn begin_segment(&mut self, first: Lsn, size: u64) -> io::Result<()> {
+        if let Some(segment) = self.segment.take() {
+            self.full.push(segment.name);
+            if self.durability != Durability::Always {
+                segment.file.sync_data()?;
+                self.unsynced_since = None;
+                self.respond(Response::Synced { last: first - 1 });
+            }
+        }
+        let name = SegmentName {
+            generation: self.generation,
+            shard: self.shard,
+            first,
+        };
+        let path = self.directory.join(name.file_name());
+        let made = make_segment(&path, name, size, self.segment_size)
+            .and_then(|made| sync_directory(&self.directory).map(|()| made));
+        match made {
+            Ok((file, size)) => {
+                self.segment = Some(Segment {
+                    name,
+                    file,
+                    offset: SEGMENT_HEADER_SIZE as u64,
+                    size,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                // It holds nothing; the next attempt makes it again.
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Nothing more is written to a segment that failed. What it holds before the failed frames counts,
+    /// and the next segment says where that ends.
+    fn give_up_segment(&mut self) {
+        let Some(segment) = self.segment.take() else {
+            return;
+        };
+        if segment.offset > SEGMENT_HEADER_SIZE as u64 {
+            // Room it does not need is room for the next one.
+            let _ = segment.file.set_len(segment.offset);
+            self.full.push(segment.name);
+        } else {
+            let _ = fs::remove_file(self.directory.join(segment.name.file_name()));
+        }
+    }
+
+    /// Brings what was written to the disk, for a promise that does not wait for it.
+    fn sync_some_time(&mut self) {
+        self.unsynced_since = None;
+        let Some(segment) = &self.segment else { return };
+        match segment.file.sync_data() {
+            Ok(()) => self.respond(Response::Synced { last: self.written }),
+            Err(error) => {
+                tracing::error!(
+                    "{}: {error}; what was stored since the last success may be lost at a power failure",
+                    self.directory.join(segment.name.file_name()).display()
+                );
+                self.give_up_segment();
+            }
+        }
+    }
+
+    /// Removes segments of which every frame is before `before`.
+    fn forget(&mut self, before: Lsn) {
+        let current = self.segment.as_ref().map(|segment| segment.name.first);
+        let mut count = 0;
+        while count < self.full.len() {
+            let next = self.full.get(count + 1).map(|name| name.first).or(current);
+            if next.is_none_or(|next| next > before) {
+                break;
+            }
+            count += 1;
+        }
+        for name in self.full.drain(..count) {
+            let path = self.directory.join(name.file_name());
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
+        if count > 0
+            && let Err(error) = sync_directory(&self.directory)
+        {
+            tracing::warn!("{}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it.
+/// The file, and its size.
+pub(super) fn make_segment(
+    path: &std::path::Path,
+    name: SegmentName,
+    needed: u64,
+    wanted: u64,
+) -> io::Result<(File, u64)> {
+    let header = SegmentHeader {
+        generation: name.generation,
+        shard: name.shard,
+        first: name.first,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    let needed = SEGMENT_HEADER_SIZE as u64 + needed;
+    let mut size = wanted.max(needed);
+    // Set aside in one go, so that a write changes no size and finds its room.
+    loop {
+        match fallocate(&file, FallocateFlags::empty(), 0, size) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::NOSPC) if size > needed => size = (size / 4).max(needed),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    file.write_all_at(&header.encode(), 0)?;
+    file.sync_all()?;
+    Ok((file, size))
+}
