@@ -32,7 +32,12 @@ pub fn execute(
             rate: Some(rate),
             ..common.clone()
         };
-        let outcome = run::execute(Plan::new(workload, &common)?, &common, address, progress)?;
+        let outcome = run::execute(
+            Plan::new(workload, &common)?,
+            &common,
+            vec![address],
+            progress,
+        )?;
         let p99_us = outcome.intended.value_at_quantile(0.99) as f64 / 1e3;
         let published_per_s = outcome.published as f64 / outcome.measured_s.max(1e-9);
         let is_clean = outcome.broken.is_empty() && outcome.truth.lost == 0;

@@ -24,6 +24,7 @@ mod sink;
 mod transport;
 mod wire;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -35,6 +36,7 @@ use crate::plan::{Plan, Script};
 use crate::progress::Progress;
 use crate::result::{About, RunResult};
 use crate::run::Outcome;
+use crate::self_test::Ceiling;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -76,17 +78,19 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
         },
         address: format!("{}:{}", common.host, common.port),
         started,
-        ceiling_per_s: None,
+        ceiling: None,
+        broker_configuration: common.broker_config.as_deref().map(read).transpose()?,
         warnings: Vec::new(),
     };
     let is_self_test = matches!(options.workload, Workload::SelfTest { .. });
     if is_self_test {
-        about.name = "self-test";
+        about.name = result::SELF_TEST;
         about.address = "a sink of its own".to_owned();
         let outcome = self_test::execute(&options.workload, common, &Progress::new())?;
+        about.ceiling = Some(Ceiling::of(&outcome));
         return Ok((RunResult::new(about, &outcome), outcome));
     }
-    run::allow_files(&plan)?;
+    run::allow_files(&plan, 1)?;
     let address = run::resolve(common)?;
     // Cheaper than to find out after the self-test that nobody listens.
     drop(
@@ -97,7 +101,12 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
             })?,
     );
     if plan.script == Script::Load && !common.no_ceiling {
-        about.ceiling_per_s = Some(self_test::ceiling(common)?);
+        match self_test::ceiling(&options.workload, common) {
+            Ok(ceiling) => about.ceiling = Some(ceiling),
+            Err(failure) => about.warnings.push(format!(
+                "the generator's own ceiling is not known: {failure}"
+            )),
+        }
     }
     let progress = Progress::new();
     let outcome = if common.find_max {
@@ -106,12 +115,19 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
             return Err(Failure::Options(said.to_owned()));
         }
         let (outcome, _, notes) = find_max::execute(&options.workload, common, address, &progress)?;
-        about.warnings = notes;
+        about.warnings.extend(notes);
         outcome
     } else {
-        run::execute(plan, common, address, &progress)?
+        run::execute(plan, common, vec![address], &progress)?
     };
     Ok((RunResult::new(about, &outcome), outcome))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
 }
 
 /// Says it, and gives the exit status.

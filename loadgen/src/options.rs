@@ -7,13 +7,18 @@ use serde::Serialize;
 
 use crate::wire::Version;
 
+const AFTER_HELP: &str = "\
+Results:
+  loadgen report RUN.json... -o report.html   One self-contained page about results of --json
+  loadgen manual FOLDER                       Manual pages and completions of shells";
+
 /// An MQTT load generator that states only delivered, verified figures.
 ///
 /// Every message carries its publisher, its sequence, when it was due and when it was sent; what was
 /// lost, duplicated or reordered is counted for every pair of publisher and subscriber. Exit status:
 /// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made.
 #[derive(Debug, Parser)]
-#[command(disable_version_flag = true)]
+#[command(disable_version_flag = true, after_help = AFTER_HELP)]
 pub struct Options {
     #[command(subcommand)]
     pub workload: Workload,
@@ -107,13 +112,23 @@ pub struct Common {
     /// are reported.
     #[arg(long, global = true)]
     pub broker_pid: Option<u32>,
+    /// What the broker is, for the result: name and version.
+    #[arg(long, global = true, value_name = "TEXT")]
+    pub broker_name: Option<String>,
+    /// The broker's configuration file, whose text goes into the result.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub broker_config: Option<PathBuf>,
+    /// Seconds without any progress in setting a run up after which it fails.
+    #[arg(long, global = true, default_value_t = 10.0, value_parser = seconds)]
+    pub patience: f64,
     /// Seconds without any delivery after which the rest counts as lost.
     #[arg(long, global = true, default_value_t = 5.0, value_parser = seconds)]
     pub drain: f64,
     /// Seed of everything that is random: the payload.
     #[arg(long, global = true, default_value_t = 1)]
     pub seed: u64,
-    /// Do not measure the generator's own ceiling first, which takes half a second.
+    /// Do not measure the generator's own ceiling first: the same load in a closed loop against a null
+    /// sink, which takes about a second.
     #[arg(long, global = true)]
     pub no_ceiling: bool,
     /// Write the result as JSON to this file; `-` prints it instead of the summary.
@@ -198,7 +213,8 @@ pub enum Workload {
         #[arg(long)]
         subscribe: bool,
     },
-    /// Connect, CONNACK, DISCONNECT, again and again; with --hold they stay, idle, for --duration.
+    /// Connect, CONNACK, DISCONNECT, again and again, until --count or --duration is reached; with
+    /// --hold all of them stay, idle, for --duration.
     Connect {
         #[arg(long, default_value_t = 10_000, value_parser = count)]
         count: u32,

@@ -7,6 +7,9 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::options::{Common, Workload};
 
+/// Of a publisher that would follow a schedule, where it need not.
+const SATURATING_WINDOW: u64 = 16;
+
 /// How what a Client subscribed to reaches it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Delivery {
@@ -31,6 +34,8 @@ impl Delivery {
 #[derive(Debug)]
 pub struct Client {
     pub thread: u16,
+    /// Index of the address it connects to; 0 but in a self-test.
+    pub address: u16,
     /// Clients of one stage connect together.
     pub stage: u8,
     pub topic_filters: Vec<String>,
@@ -409,6 +414,35 @@ impl Plan {
         }
     }
 
+    /// The same load in a closed loop, for a peer that passes every message on with its own QoS.
+    pub fn saturate(&mut self) {
+        self.schedules.clear();
+        for publisher in &mut self.publishers {
+            if publisher.schedule.take().is_some() {
+                // The window of a schedule is meant never to be full.
+                publisher.window = publisher.window.min(SATURATING_WINDOW);
+            }
+        }
+        for client in &mut self.clients {
+            client.qos = 2;
+        }
+    }
+
+    /// Spreads the Clients over so many brokers that know nothing of each other: who hears a
+    /// publisher stays with it.
+    pub fn spread(&mut self, addresses: usize) {
+        let is_apart = |client: &Client| {
+            client.source_count <= 1 && (client.publisher.is_none() || client.source_count == 0)
+        };
+        if !self.clients.iter().all(is_apart) {
+            return;
+        }
+        for client in &mut self.clients {
+            let source = client.publisher.unwrap_or(client.first_source) as usize;
+            client.address = (source % addresses) as u16;
+        }
+    }
+
     fn thread(&self, index: u32) -> u16 {
         (index % u32::from(self.threads)) as u16
     }
@@ -429,6 +463,7 @@ impl Plan {
         };
         self.clients.push(Client {
             thread,
+            address: 0,
             stage: 0,
             topic_filters: vec![filter],
             qos: style.subscribe_qos,
@@ -455,6 +490,7 @@ impl Plan {
         let publisher = self.publishers.len() as u32;
         self.clients.push(Client {
             thread,
+            address: 0,
             stage: 0,
             topic_filters: Vec::new(),
             qos: 0,

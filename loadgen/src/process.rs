@@ -21,6 +21,16 @@ pub fn cpu_time(process_id: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
+/// CPUs of this machine, whichever of them this process was started on.
+pub fn cpus_online() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let lines = text.lines();
+    lines
+        .filter(|line| line.starts_with("processor"))
+        .count()
+        .max(1)
+}
+
 /// Whether the process runs; one that nobody has waited for yet does not.
 pub fn is_alive(process_id: u32) -> bool {
     let Ok(text) = fs::read_to_string(format!("/proc/{process_id}/stat")) else {

@@ -17,7 +17,10 @@ use serde_json::{Map, Value};
 use crate::options::{Common, Options};
 use crate::process;
 use crate::run::Outcome;
+use crate::self_test::Ceiling;
 
+/// The name of a run against the generator's own sinks.
+pub const SELF_TEST: &str = "self-test";
 /// Share of a CPU from which the generator, not the broker, may be what is measured.
 const SATURATED_SHARE: f64 = 0.97;
 /// Share of the ceiling from which that is so.
@@ -58,7 +61,19 @@ struct Broker {
     address: String,
     pid: Option<u32>,
     command: Option<Vec<String>>,
+    /// Name and version, as `--broker-name` says.
     version: Option<String>,
+    /// The text of its configuration file.
+    configuration: Option<String>,
+}
+
+/// Only of runs that store messages before anybody asks for them.
+#[derive(Debug, Serialize)]
+struct StoredPart {
+    count: u64,
+    seconds: f64,
+    per_s: f64,
+    cpu_us_per_stored: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +125,11 @@ struct Generator {
     threads: u16,
     cpu_s: f64,
     cpu_share: f64,
+    /// What it delivers at most against a null sink, on all its threads and on one.
     ceiling_per_s: Option<f64>,
+    ceiling_per_s_per_thread: Option<f64>,
+    /// The sink, not the generator, was the limit of that.
+    ceiling_is_lower_bound: bool,
     was_limit: bool,
 }
 
@@ -143,6 +162,8 @@ pub struct RunResult {
     broker_cost: Option<BrokerCost>,
     generator: Generator,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<StoredPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<Connections>,
     warnings: Vec<String>,
     error: Option<String>,
@@ -156,7 +177,8 @@ pub struct About<'a> {
     pub mode: &'static str,
     pub address: String,
     pub started: SystemTime,
-    pub ceiling_per_s: Option<f64>,
+    pub ceiling: Option<Ceiling>,
+    pub broker_configuration: Option<String>,
     pub warnings: Vec<String>,
 }
 
@@ -167,12 +189,21 @@ impl RunResult {
         let (delivered, published) = (outcome.delivered, outcome.published);
         let delivered_per_s = delivered as f64 / seconds;
         let is_timed = outcome.measured_s > 0.0;
+        let is_self_test = about.name == SELF_TEST;
+        let reaches = |ceiling: &Ceiling| {
+            !ceiling.is_lower_bound && delivered_per_s >= CEILING_SHARE * ceiling.per_s
+        };
         let was_limit = is_timed
+            && !is_self_test
             && (outcome.cpu_share >= SATURATED_SHARE
-                || about
-                    .ceiling_per_s
-                    .is_some_and(|ceiling| delivered_per_s >= CEILING_SHARE * ceiling));
+                || about.ceiling.as_ref().is_some_and(reaches));
         let mut warnings = about.warnings;
+        if is_self_test && about.ceiling.is_some_and(|ceiling| ceiling.is_lower_bound) {
+            warnings.push(format!(
+                "the sink was the limit ({:.0} % of the generator's CPU): the generator is capable of more",
+                100.0 * outcome.cpu_share
+            ));
+        }
         if was_limit {
             warnings.push(format!(
                 "the generator was the limit ({:.0} % of its CPU): the broker may be capable of more",
@@ -223,7 +254,8 @@ impl RunResult {
                 address: about.address,
                 pid: common.broker_pid,
                 command: common.broker_pid.and_then(process::command),
-                version: None,
+                version: common.broker_name.clone(),
+                configuration: about.broker_configuration,
             },
             started_at_unix_s: about
                 .started
@@ -262,9 +294,22 @@ impl RunResult {
                 threads: common.threads,
                 cpu_s: outcome.generator_cpu_s,
                 cpu_share: outcome.cpu_share,
-                ceiling_per_s: about.ceiling_per_s,
+                ceiling_per_s: about.ceiling.map(|ceiling| ceiling.per_s),
+                ceiling_per_s_per_thread: about
+                    .ceiling
+                    .map(|ceiling| ceiling.per_s / f64::from(common.threads)),
+                ceiling_is_lower_bound: about.ceiling.is_some_and(|ceiling| ceiling.is_lower_bound),
                 was_limit,
             },
+            stored: outcome.stored.map(|stored| StoredPart {
+                count: stored.count,
+                seconds: stored.seconds,
+                per_s: stored.count as f64 / stored.seconds,
+                cpu_us_per_stored: stored
+                    .cost
+                    .filter(|_| stored.count > 0)
+                    .map(|cost| cost.cpu.as_secs_f64() * 1e6 / stored.count as f64),
+            }),
             connections: outcome.memory_kib.map(|(before, with)| Connections {
                 count: outcome.connections,
                 rss_before_kib: before,
@@ -337,6 +382,13 @@ impl RunResult {
                 cost.rss_peak_kib, cost.voluntary_switches, cost.involuntary_switches
             )?;
         }
+        if let Some(stored) = &self.stored {
+            write!(out, "  stored      {:.0}/s", stored.per_s)?;
+            if let Some(each) = stored.cpu_us_per_stored {
+                write!(out, ", broker CPU {each:.3} us each")?;
+            }
+            writeln!(out)?;
+        }
         if let Some(connections) = &self.connections {
             writeln!(
                 out,
@@ -359,7 +411,15 @@ impl RunResult {
             write!(out, ", {each:.3} us per delivered")?;
         }
         if let Some(ceiling) = generator.ceiling_per_s {
-            write!(out, ", ceiling {ceiling:.0}/s")?;
+            let bound = if generator.ceiling_is_lower_bound {
+                " at least"
+            } else {
+                ""
+            };
+            write!(out, ", ceiling{bound} {ceiling:.0}/s")?;
+            if let (2.., Some(each)) = (generator.threads, generator.ceiling_per_s_per_thread) {
+                write!(out, " ({each:.0}/s a thread)")?;
+            }
         }
         writeln!(out)?;
         let truth = &self.truth;

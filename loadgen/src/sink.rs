@@ -1,8 +1,14 @@
 //! A peer that costs next to nothing: it takes everything, checks nothing, and hands each message on
 //! as it came. What the generator reaches against it is the generator's own ceiling.
+//!
+//! A topic's subscribers are found once for each publisher and topic, by comparing every filter; a
+//! shared subscription goes to its members in turn. Sessions, retained messages and the QoS of a
+//! subscriber are not kept.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 
 use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::net::{self, Core};
@@ -10,6 +16,7 @@ use fastmq::origin::Origin;
 use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use fastmq::shard::Effects;
 use fastmq::time::Instant;
+use fastmq::topic::{TopicFilter, TopicName};
 
 use crate::failure::Failure;
 use crate::wire;
@@ -34,16 +41,41 @@ struct Peer {
     is_dirty: bool,
     is_v5: bool,
     out: Vec<u8>,
-    /// Where its last message went, and by which topic.
+    /// The topic of its last message, and who hears that.
     topic: Vec<u8>,
-    target: Option<u32>,
+    targets: Rc<Targets>,
+    /// Of the subscriptions when they were looked at.
+    looked_at: u64,
+}
+
+/// Who hears a topic: each of some, and one of each group.
+#[derive(Debug, Default)]
+struct Targets {
+    each: Vec<u32>,
+    groups: Vec<Group>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    members: Vec<u32>,
+    next: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    filter: Vec<u8>,
+    subscriber: u32,
 }
 
 #[derive(Debug, Default)]
 struct Sink {
     peers: Vec<Peer>,
     free: Vec<u32>,
-    subscribers: HashMap<Vec<u8>, u32>,
+    /// Subscribers by Topic Filters without wildcard, and the other subscriptions.
+    exact: HashMap<Vec<u8>, Vec<u32>>,
+    patterns: Vec<Pattern>,
+    /// Counts changes of the subscriptions.
+    changes: u64,
     outbound: VecDeque<()>,
 }
 
@@ -67,30 +99,87 @@ impl Sink {
                 ..Peer::default()
             };
             self.free.push(key.index);
-            self.subscribers.retain(|_, &mut index| index != key.index);
+            for subscribers in self.exact.values_mut() {
+                subscribers.retain(|&subscriber| subscriber != key.index);
+            }
+            self.patterns
+                .retain(|pattern| pattern.subscriber != key.index);
+            self.changes += 1;
         }
     }
 
     /// Where a message of this peer goes.
     #[inline]
-    fn target(&mut self, index: u32, body: &[u8]) -> Option<u32> {
+    fn targets(&mut self, index: u32, body: &[u8]) -> Option<Rc<Targets>> {
         let size = usize::from(u16::from_be_bytes([*body.first()?, *body.get(1)?]));
         let topic = body.get(2..2 + size)?;
-        let peer = &mut self.peers[index as usize];
-        if peer.topic != topic {
+        let peer = &self.peers[index as usize];
+        if peer.topic != topic || peer.looked_at != self.changes {
+            let targets = Rc::new(self.find(topic));
+            let peer = &mut self.peers[index as usize];
             peer.topic = topic.to_vec();
-            peer.target = self.subscribers.get(topic).copied();
+            peer.targets = targets;
+            peer.looked_at = self.changes;
         }
-        peer.target
+        Some(Rc::clone(&self.peers[index as usize].targets))
     }
 
-    fn forward(&mut self, target: Option<u32>, packets: &[u8], effects: &mut Effects) {
-        if let Some(target) = target
-            && !packets.is_empty()
-        {
-            self.peers[target as usize].out.extend_from_slice(packets);
-            self.mark_dirty(target, effects);
+    fn subscribe(&mut self, subscriber: u32, filters: Vec<Vec<u8>>) {
+        self.changes += 1;
+        for filter in filters {
+            let read = TopicFilter::from_validated(&filter);
+            if read.is_exact() && read.share_group().is_none() {
+                self.exact.entry(filter).or_default().push(subscriber);
+            } else {
+                self.patterns.push(Pattern { filter, subscriber });
+            }
         }
+    }
+
+    fn find(&self, topic: &[u8]) -> Targets {
+        let mut targets = Targets {
+            each: self.exact.get(topic).cloned().unwrap_or_default(),
+            groups: Vec::new(),
+        };
+        let topic = TopicName::from_validated(topic);
+        let mut groups: HashMap<&[u8], Vec<u32>> = HashMap::new();
+        for pattern in &self.patterns {
+            let filter = TopicFilter::from_validated(&pattern.filter);
+            if !filter.matches(topic) {
+                continue;
+            }
+            match filter.share_group() {
+                Some(group) => groups.entry(group).or_default().push(pattern.subscriber),
+                None => targets.each.push(pattern.subscriber),
+            }
+        }
+        targets.groups = groups
+            .into_values()
+            .map(|members| Group {
+                members,
+                next: Cell::new(0),
+            })
+            .collect();
+        targets
+    }
+
+    fn forward(&mut self, targets: Option<&Targets>, packets: &[u8], effects: &mut Effects) {
+        let Some(targets) = targets.filter(|_| !packets.is_empty()) else {
+            return;
+        };
+        for &target in &targets.each {
+            self.hand_over(target, packets, effects);
+        }
+        for group in &targets.groups {
+            let at = group.next.get();
+            group.next.set((at + 1) % group.members.len());
+            self.hand_over(group.members[at], packets, effects);
+        }
+    }
+
+    fn hand_over(&mut self, target: u32, packets: &[u8], effects: &mut Effects) {
+        self.peers[target as usize].out.extend_from_slice(packets);
+        self.mark_dirty(target, effects);
     }
 
     /// Answers everything but PUBLISH.
@@ -112,17 +201,22 @@ impl Sink {
                 }
             }
             0x82 => {
-                let at = if peer.is_v5 { 3 } else { 2 };
-                let [high, low] = identifier.to_be_bytes();
-                if peer.is_v5 {
-                    peer.out
-                        .extend_from_slice(&[wire::SUBACK, 4, high, low, 0, 2]);
-                } else {
-                    peer.out.extend_from_slice(&[wire::SUBACK, 3, high, low, 2]);
+                // The generator sends no properties here.
+                let mut at = if peer.is_v5 { 3 } else { 2 };
+                let mut filters = Vec::new();
+                while let Some(&[high, low]) = body.get(at..at + 2) {
+                    let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
+                    let Some(filter) = body.get(at + 2..end) else {
+                        break;
+                    };
+                    filters.push(filter.to_vec());
+                    at = end + 1;
                 }
-                if let Some(topic) = body.get(at + 2..body.len() - 1) {
-                    self.subscribers.insert(topic.to_vec(), index);
-                }
+                let mut suback = identifier.to_be_bytes().to_vec();
+                suback.extend(peer.is_v5.then_some(0));
+                suback.extend(filters.iter().map(|_| 2));
+                wire::write_packet(wire::SUBACK, &suback, &mut peer.out);
+                self.subscribe(index, filters);
             }
             0xc0 => peer.out.extend_from_slice(&[wire::PINGRESP, 0]),
             wire::PUBREC => wire::write_acknowledgement(wire::PUBREL, identifier, &mut peer.out),
@@ -157,14 +251,19 @@ impl Core for Sink {
     ) -> usize {
         let index = connection.index;
         let (mut at, mut from) = (0, 0);
-        let mut target = None;
+        let mut targets: Option<Rc<Targets>> = None;
         while let Ok(Some(frame)) = wire::frame(bytes, at) {
             let body = &bytes[frame.body.clone()];
             if frame.first_byte & 0xf0 == wire::PUBLISH {
-                let next = self.target(index, body);
-                if next != target {
-                    self.forward(target, &bytes[from..at], effects);
-                    (from, target) = (at, next);
+                let next = self.targets(index, body);
+                let is_same = match (&next, &targets) {
+                    (Some(next), Some(targets)) => Rc::ptr_eq(next, targets),
+                    (None, None) => true,
+                    _ => false,
+                };
+                if !is_same {
+                    self.forward(targets.as_deref(), &bytes[from..at], effects);
+                    (from, targets) = (at, next);
                 }
                 let qos = (frame.first_byte >> 1) & 3;
                 if qos > 0 {
@@ -177,13 +276,13 @@ impl Core for Sink {
                 }
                 at = frame.body.end;
             } else {
-                self.forward(target, &bytes[from..at], effects);
+                self.forward(targets.as_deref(), &bytes[from..at], effects);
                 self.answer(index, frame.first_byte, body);
                 at = frame.body.end;
-                (from, target) = (at, None);
+                (from, targets) = (at, None);
             }
         }
-        self.forward(target, &bytes[from..at], effects);
+        self.forward(targets.as_deref(), &bytes[from..at], effects);
         if !self.peers[index as usize].out.is_empty() {
             self.mark_dirty(index, effects);
         }

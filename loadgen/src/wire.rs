@@ -103,7 +103,7 @@ fn write_binary(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-fn write_packet(first_byte: u8, body: &[u8], out: &mut Vec<u8>) {
+pub fn write_packet(first_byte: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(first_byte);
     write_varint(body.len(), out);
     out.extend_from_slice(body);

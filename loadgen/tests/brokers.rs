@@ -14,6 +14,12 @@ use fastmq::shard::Shard;
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
+/// Mosquitto 2.0.11 drops QoS 1 and 2 messages to a subscriber of several publishers long before the
+/// 1,000 that its manual names are under way ("Outgoing messages are being dropped for client"). A
+/// plain socket client sees the same at 50 publishers with a window of 16, and neither does without
+/// the bound. It is the broker's choice and not what these tests are about.
+const UNBOUNDED_QUEUE: &str = "max_queued_messages 0";
+
 fn start_fastmq(shards: usize) -> (SocketAddr, Running) {
     let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), shards).unwrap();
     let listeners = listeners.into_iter().map(|socket| vec![socket]).collect();
@@ -48,7 +54,8 @@ fn start_mosquitto(name: &str, more: &str) -> Option<Mosquitto> {
     drop(socket);
     let conf = std::env::temp_dir().join(format!("loadgen-{}-{name}.conf", std::process::id()));
     let text = format!(
-        "listener {port} 127.0.0.1\npersistence false\nlog_type error\nmax_connections -1\n{more}\n"
+        "listener {port} 127.0.0.1\npersistence false\nlog_type error\nmax_connections -1\n\
+         {UNBOUNDED_QUEUE}\n{more}\n"
     );
     std::fs::write(&conf, text).unwrap();
     let child = Command::new(MOSQUITTO)
@@ -96,9 +103,7 @@ fn passes(port: u16, arguments: &str) {
     assert!(!arguments.contains("pairs") || result["delivered"].as_u64() > Some(0));
 }
 
-/// Mosquitto 2.0.11 leaves some of several publishers to one subscriber waiting for ever at QoS 1
-/// and 2 (an earlier generator on another data path saw the same), which is reported as loss.
-fn every_workload(port: u16, is_fan_in_safe: bool) {
+fn every_workload(port: u16) {
     for qos in 0..=2 {
         for version in [4, 5] {
             passes(
@@ -106,11 +111,7 @@ fn every_workload(port: u16, is_fan_in_safe: bool) {
                 &format!("pairs --pairs 3 --qos {qos} --version {version}"),
             );
         }
-        let publishers = if is_fan_in_safe || qos == 0 { 5 } else { 1 };
-        passes(
-            port,
-            &format!("fan-in --publishers {publishers} --qos {qos}"),
-        );
+        passes(port, &format!("fan-in --publishers 20 --qos {qos}"));
         passes(port, &format!("fan-out --subscribers 5 --qos {qos}"));
         passes(
             port,
@@ -145,7 +146,7 @@ fn every_workload(port: u16, is_fan_in_safe: bool) {
 #[test]
 fn every_workload_passes_against_fastmq() {
     let (address, running) = start_fastmq(2);
-    every_workload(address.port(), true);
+    every_workload(address.port());
     passes(
         address.port(),
         "pairs --version 5 --topics 3 --topic-aliases",
@@ -157,7 +158,7 @@ fn every_workload_passes_against_fastmq() {
 #[test]
 fn every_workload_passes_against_mosquitto() {
     if let Some(mosquitto) = start_mosquitto("plain", "allow_anonymous true") {
-        every_workload(mosquitto.1, false);
+        every_workload(mosquitto.1);
     }
 }
 

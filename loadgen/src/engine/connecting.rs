@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::failure::Failure;
-use crate::plan::{Script, client_identifier};
+use crate::plan::{Delivery, Script, client_identifier};
 use crate::wire::{self, Connect};
 
 use super::{Engine, State};
@@ -100,6 +100,21 @@ impl Engine {
             return Err(Failure::SessionLost {
                 client: client_identifier(client),
             });
+        }
+        if peer.is_resuming || plan.delivery == Delivery::Retained {
+            // Who comes back asked with its CONNECT, who is new asks now.
+            let asked_ns = if peer.is_resuming {
+                peer.since_ns
+            } else {
+                now_ns
+            };
+            if asked_ns >= self.from_ns {
+                let status = &run.status[self.thread];
+                let first_ns = status.first_ask_ns.load(Ordering::Relaxed);
+                if first_ns == 0 || asked_ns < first_ns {
+                    status.first_ask_ns.store(asked_ns, Ordering::Relaxed);
+                }
+            }
         }
         if plan.topic_filters.is_empty() || peer.is_resuming {
             self.become_ready(index, now_ns);

@@ -18,7 +18,7 @@ use crate::wire;
 use super::{Delivered, Engine, Event, State};
 
 /// How often an engine looks for commands and stalls.
-const TICK_NS: u64 = 10_000_000;
+pub const TICK_NS: u64 = 10_000_000;
 
 impl Core for Engine {
     type Envelope = Delivered;
@@ -33,6 +33,10 @@ impl Core for Engine {
         }
         let now_ns = self.run.clock.now_ns();
         let due_ns = self.connect_due_ns();
+        if self.run.plan.script == Script::Visits && now_ns >= self.stop_ns {
+            self.waiting.clear();
+            return None;
+        }
         if due_ns > now_ns {
             return None;
         }
@@ -58,7 +62,7 @@ impl Core for Engine {
                 return None;
             }
         }
-        Some((self.key(index), self.run.address))
+        Some((self.key(index), self.address(index)))
     }
 
     fn handle_connected(
@@ -75,7 +79,7 @@ impl Core for Engine {
             }
             Err(source) => {
                 self.peers[connection.index as usize].state = State::Offline;
-                let address = self.run.address;
+                let address = self.address(connection.index);
                 self.fail(match source.kind() {
                     std::io::ErrorKind::ConnectionRefused => Failure::Refused(address),
                     _ => Failure::Connect { address, source },

@@ -21,6 +21,7 @@ mod shared;
 mod timing;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use crate::transport::Transport;
 
 use self::publishing::{Publisher, Schedule};
 
+pub use self::data_path::TICK_NS;
 pub use self::ending::End;
 pub use self::receiving::Delivered;
 pub use self::shared::{Command, Event, Interval, Run, Status};
@@ -240,6 +242,11 @@ impl Engine {
             index,
             generation: self.peers[index as usize].generation,
         }
+    }
+
+    fn address(&self, index: u32) -> SocketAddr {
+        let client = &self.run.plan.clients[self.peers[index as usize].client as usize];
+        self.run.addresses[usize::from(client.address)]
     }
 
     fn is_current(&self, key: ConnectionKey) -> bool {

@@ -1,6 +1,7 @@
 //! What a publisher sends, and when: as its window allows, or as its schedule says.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use fastmq::shard::Effects;
 
@@ -108,6 +109,10 @@ impl Engine {
             return;
         }
         let publisher = &mut self.publishers[index as usize];
+        if publisher.quota.is_some() && publisher.window.published() == 0 {
+            let first_ns = &self.run.status[self.thread].first_publish_ns;
+            let _ = first_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        }
         let out = &mut self.peers[publisher.peer as usize].out;
         let before = publisher.window.published();
         let topics = publisher.templates.len() as u64;

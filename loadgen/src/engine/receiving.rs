@@ -71,7 +71,7 @@ impl Engine {
                 if code >= 0x80 {
                     return Err(Failure::PublishRefused { code });
                 }
-                self.handle_acknowledgement(index, first_byte, identifier, effects)
+                self.handle_acknowledgement(index, first_byte, identifier, now_ns, effects)
             }
             wire::PUBREL => {
                 let (identifier, _) = wire::read_acknowledgement(body)?;
@@ -89,7 +89,9 @@ impl Engine {
                 Ok(())
             }
             wire::PINGRESP if self.pings_sent => {
-                self.status().pongs.fetch_add(1, Ordering::Relaxed);
+                let status = self.status();
+                status.last_acknowledged_ns.store(now_ns, Ordering::Relaxed);
+                status.pongs.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
             wire::SERVER_DISCONNECT => Err(Failure::Disconnected {
@@ -242,6 +244,7 @@ impl Engine {
         index: u32,
         first_byte: u8,
         identifier: u16,
+        now_ns: u64,
         effects: &mut Effects,
     ) -> Result<(), Failure> {
         let unexpected = Failure::UnexpectedAcknowledgement(identifier);
@@ -260,6 +263,10 @@ impl Engine {
         let of_qos = if first_byte == wire::PUBACK { 1 } else { 2 };
         if of_qos != publisher.qos || !publisher.window.acknowledge(identifier, of_qos) {
             return Err(unexpected);
+        }
+        if publisher.quota.is_some() {
+            let last_ns = &self.run.status[self.thread].last_acknowledged_ns;
+            last_ns.store(now_ns, Ordering::Relaxed);
         }
         // Its own packet was the cause, so its output is looked at anyway.
         self.mark_dirty(index, effects);

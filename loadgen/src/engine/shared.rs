@@ -28,7 +28,7 @@ pub enum Command {
     Begin { start_ns: u64, from_ns: u64 },
     /// Publishes and measures until then.
     Stop(u64),
-    /// Asks every connection for a PINGRESP.
+    /// Asks every connection that is ready for a PINGRESP.
     Ping,
 }
 
@@ -45,6 +45,11 @@ pub struct Status {
     /// Publishers with messages that are not through, at the last tick.
     pub outstanding: AtomicU64,
     pub last_delivery_ns: AtomicU64,
+    /// When what is stored was asked for first; 0 before.
+    pub first_ask_ns: AtomicU64,
+    /// When the first message of a quota left, and when the broker last said that it has one.
+    pub first_publish_ns: AtomicU64,
+    pub last_acknowledged_ns: AtomicU64,
 }
 
 /// What all engines of a run share.
@@ -52,7 +57,8 @@ pub struct Status {
 pub struct Run {
     pub plan: Plan,
     pub common: Common,
-    pub address: SocketAddr,
+    /// A client names one of them; more than one only in a self-test.
+    pub addresses: Vec<SocketAddr>,
     pub wrapping: Option<Wrapping>,
     pub clock: Clock,
     pub filler: Vec<u8>,
@@ -67,7 +73,7 @@ impl Run {
     pub fn new(
         plan: Plan,
         common: &Common,
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
         clock: Clock,
     ) -> Result<Self, Failure> {
         let mut counts = vec![0; plan.threads.into()];
@@ -84,7 +90,7 @@ impl Run {
         Ok(Self {
             plan,
             common: common.clone(),
-            address,
+            addresses,
             wrapping: Wrapping::new(common)?,
             clock,
             filler,
@@ -112,6 +118,7 @@ impl Run {
 #[derive(Debug)]
 pub struct Interval {
     pub index: u64,
+    pub thread: usize,
     pub start_ns: u64,
     pub end_ns: u64,
     pub published: u64,

@@ -40,6 +40,9 @@ impl Engine {
             Command::Ping => {
                 self.pings_sent = true;
                 for index in 0..self.peers.len() {
+                    if self.peers[index].state != State::Ready {
+                        continue;
+                    }
                     self.peers[index]
                         .out
                         .extend_from_slice(&wire::PINGREQ_PACKET);
@@ -64,6 +67,7 @@ impl Engine {
             let cpu_now = cpu_ns();
             let _ = self.events.send(Event::Interval(Box::new(Interval {
                 index,
+                thread: self.thread,
                 start_ns,
                 end_ns: now_ns,
                 published: self.published - published,

@@ -1,29 +1,23 @@
-//! One run: starts the engines, tells them what to do when, and collects what they found.
+//! Commands the engines through a run, and waits for what must happen before the next command.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use fastmq::runtime::{self, NoticesSender, Placed, Running};
+use fastmq::runtime::Running;
 use hdrhistogram::Histogram;
 
-use crate::clock::Clock;
-use crate::engine::{Command, End, Engine, Event, Interval, Run, histogram};
+use crate::engine::{Command, End, Event, Interval, Run, Status, TICK_NS, histogram};
 use crate::failure::Failure;
 use crate::options::Common;
-use crate::plan::{Plan, Script};
+use crate::plan::Script;
 use crate::process::{self, Cost};
 use crate::progress::Progress;
-use crate::result::Truth;
 
-/// Files this process needs besides its connections, for one thread and for each further one.
-const OTHER_FILES: u64 = 32;
-const THREAD_FILES: u64 = 16;
-/// Nothing gets ready for so long: the run cannot be made.
-const SETUP_STALL: Duration = Duration::from_secs(10);
+use super::{Line, Outcome, Stored};
+
 /// The whole drain, however slowly it moves.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// Quiet time after the last expected message, in which duplicates would show.
@@ -33,149 +27,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Until all engines have said what they found.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// One line of the timeline.
-#[derive(Debug)]
-pub struct Line {
-    pub start_s: f64,
-    pub end_s: f64,
-    pub published: u64,
-    pub delivered: u64,
-    pub intended: Histogram<u64>,
-    threads: usize,
-}
-
-/// What a run found.
-#[derive(Debug)]
-pub struct Outcome {
-    pub error: Option<Failure>,
-    pub measured_s: f64,
-    pub published: u64,
-    pub delivered: u64,
-    pub truth: Truth,
-    /// Every promise the broker broke.
-    pub broken: Vec<String>,
-    pub intended: Histogram<u64>,
-    pub actual: Option<Histogram<u64>>,
-    pub lines: Vec<Line>,
-    pub overruns: u64,
-    pub window_restarts: u64,
-    pub cost: Option<Cost>,
-    pub generator_cpu_s: f64,
-    /// Of the busiest thread.
-    pub cpu_share: f64,
-    pub connections: u64,
-    /// Resident memory of the broker before and with the connections of an idle run.
-    pub memory_kib: Option<(u64, u64)>,
-}
-
-pub fn resolve(common: &Common) -> Result<SocketAddr, Failure> {
-    let resolved = (common.host.as_str(), common.port).to_socket_addrs();
-    let first = resolved.and_then(|mut all| {
-        all.next()
-            .ok_or_else(|| std::io::ErrorKind::NotFound.into())
-    });
-    first.map_err(|source| Failure::Address {
-        host: common.host.clone(),
-        port: common.port,
-        source,
-    })
-}
-
-/// Makes the run. An error here means that nothing was started.
-pub fn execute(
-    plan: Plan,
-    common: &Common,
-    address: SocketAddr,
-    progress: &Progress,
-) -> Result<Outcome, Failure> {
-    let connections = plan.clients.len() as u64;
-    let threads = usize::from(plan.threads);
-    allow_files(&plan)?;
-    runtime::preflight(threads)?;
-    let placed = place(common, threads)?;
-    let run = Arc::new(Run::new(plan, common, address, Clock::start())?);
-    let (sender, events) = channel();
-    let engines = run.clone();
-    let listeners = (0..threads).map(|_| Vec::new()).collect();
-    let running = runtime::start(
-        &placed,
-        listeners,
-        &NoticesSender::nowhere(),
-        move |shard, _| Engine::new(shard, &engines, sender.clone()),
-    )?;
-    let mut conductor = Conductor {
-        common,
-        run,
-        events,
-        progress,
-        lines: BTreeMap::new(),
-        intended: histogram(),
-        actual: histogram(),
-        published: 0,
-        delivered: 0,
-        busy: Vec::new(),
-        ends: Vec::new(),
-        cost: None,
-        memory_kib: None,
-        measured_s: None,
-    };
-    let played = conductor.play();
-    Ok(conductor.finish(played.err(), running, connections))
-}
-
-/// Raises the limit of open files, and says so if it cannot be enough.
-pub fn allow_files(plan: &Plan) -> Result<(), Failure> {
-    let count = plan.clients.len() as u64;
-    let connections = match plan.script {
-        Script::Visits => count.min(plan.under_way_max as u64),
-        _ => count,
-    };
-    let limit = process::raise_open_files_limit()?;
-    let further_threads = u64::from(plan.threads) - 1;
-    let needed_files = connections + OTHER_FILES + THREAD_FILES * further_threads;
-    if needed_files > limit {
-        return Err(Failure::TooFewFiles {
-            needed: connections,
-            needed_files,
-            limit,
-        });
-    }
-    Ok(())
-}
-
-fn place(common: &Common, threads: usize) -> Result<Vec<Placed>, Failure> {
-    let Some(cpus) = &common.cpus else {
-        return Ok(vec![Placed::Anywhere; threads]);
-    };
-    if cpus.0.len() < threads {
-        return Err(Failure::Options(format!(
-            "--threads {threads} needs as many --cpus"
-        )));
-    }
-    let pinned = cpus.0[..threads].iter();
-    Ok(pinned.map(|&cpu| Placed::Pinned(cpu)).collect())
-}
-
-struct Conductor<'a> {
-    common: &'a Common,
-    run: Arc<Run>,
-    events: Receiver<Event>,
-    progress: &'a Progress,
-    lines: BTreeMap<u64, Line>,
-    intended: Histogram<u64>,
-    actual: Histogram<u64>,
-    published: u64,
-    delivered: u64,
-    /// CPU time and time of each interval of a thread, seconds.
-    busy: Vec<(f64, f64)>,
-    ends: Vec<End>,
-    cost: Option<Cost>,
-    memory_kib: Option<(u64, u64)>,
-    measured_s: Option<f64>,
+pub(super) struct Conductor<'a> {
+    pub(super) common: &'a Common,
+    pub(super) run: Arc<Run>,
+    pub(super) events: Receiver<Event>,
+    pub(super) progress: &'a Progress,
+    pub(super) lines: BTreeMap<u64, Line>,
+    pub(super) intended: Histogram<u64>,
+    pub(super) actual: Histogram<u64>,
+    pub(super) published: u64,
+    pub(super) delivered: u64,
+    /// CPU time and measured time of each thread, seconds.
+    pub(super) busy: Vec<(f64, f64)>,
+    pub(super) ends: Vec<End>,
+    pub(super) cost: Option<Cost>,
+    pub(super) stored: Option<Stored>,
+    pub(super) memory_kib: Option<(u64, u64)>,
+    pub(super) measured_s: Option<f64>,
 }
 
 impl Conductor<'_> {
-    fn play(&mut self) -> Result<(), Failure> {
+    pub(super) fn play(&mut self) -> Result<(), Failure> {
         match self.run.plan.script {
             Script::Load => self.play_load(),
             Script::Retained => self.play_retained(),
@@ -202,8 +74,9 @@ impl Conductor<'_> {
     }
 
     fn play_retained(&mut self) -> Result<(), Failure> {
+        let before = self.sample()?;
         self.connect(0)?;
-        self.wait_for_quotas("retained messages stored")?;
+        self.store("retained messages stored", before)?;
         let clients = self.run.plan.clients.iter();
         let wanted: u64 = clients
             .filter(|client| client.stage == 1)
@@ -218,11 +91,12 @@ impl Conductor<'_> {
     fn play_reconnect(&mut self) -> Result<(), Failure> {
         let subscribers = self.connect(0)?;
         self.run.command(Command::Disconnect(0));
-        self.wait_for("subscribers gone", subscribers, SETUP_STALL, |run| {
+        self.wait_for("subscribers gone", subscribers, self.patience(), |run| {
             run.sum(|status| &status.left)
         })?;
+        let before = self.sample()?;
         self.connect(1)?;
-        let wanted = self.wait_for_quotas("messages queued")?;
+        let wanted = self.store("messages queued", before)?;
         self.storm(Command::Resume(0), wanted)
     }
 
@@ -242,19 +116,29 @@ impl Conductor<'_> {
             Err(failure) => return Err(failure),
         }
         self.cost = self.sample()?.zip(before).map(|(a, b)| a.since(&b));
-        self.stop_now(from_ns)?;
+        // Connecting to ask is not what is measured.
+        let asked = self.run.status.iter();
+        let asked = asked.map(|status| status.first_ask_ns.load(Ordering::Relaxed));
+        let asked_ns = asked.filter(|&at_ns| at_ns > 0).min();
+        self.stop_now(asked_ns.unwrap_or(from_ns))?;
         self.wait(QUIET)
     }
 
     fn play_visits(&mut self) -> Result<(), Failure> {
         let before = self.sample()?;
         let from_ns = self.begin_now();
-        self.progress.phase("connecting", 0.0);
+        let stop_ns = from_ns + nanoseconds(self.common.duration);
+        self.progress.phase("connecting", self.common.duration);
+        self.run.command(Command::Stop(stop_ns));
         self.run.command(Command::Connect(0));
         let wanted = self.run.plan.clients.len() as u64;
         let what = "connections made and closed";
-        self.wait_for(what, wanted, SETUP_STALL, |run| {
-            run.sum(|status| &status.left)
+        self.wait_for(what, wanted, self.patience(), |run| {
+            let left = run.sum(|status| &status.left);
+            // After the time is up only those that were begun are waited for.
+            let is_over = run.clock.now_ns() > stop_ns + 2 * TICK_NS;
+            let is_done = is_over && left >= run.sum(|status| &status.published);
+            if is_done { wanted } else { left }
         })?;
         self.cost = self.sample()?.zip(before).map(|(a, b)| a.since(&b));
         self.stop_now(from_ns)
@@ -286,9 +170,13 @@ impl Conductor<'_> {
         }
         self.run.command(Command::Ping);
         let what = "connections answered PINGREQ";
-        self.wait_for(what, wanted, SETUP_STALL, |run| {
+        self.wait_for(what, wanted, self.patience(), |run| {
             run.sum(|status| &status.pongs)
         })
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.common.patience)
     }
 
     fn begin_now(&mut self) -> u64 {
@@ -305,8 +193,11 @@ impl Conductor<'_> {
         let last = self.run.status.iter();
         let last_ns = last.map(|status| status.last_delivery_ns.load(Ordering::Relaxed));
         let last_ns = last_ns.max().unwrap_or(0);
-        self.measured_s = Some(last_ns.saturating_sub(from_ns).max(1) as f64 / 1e9);
-        self.run.command(Command::Stop(self.run.clock.now_ns()));
+        let now_ns = self.run.clock.now_ns();
+        // Where nothing arrived, nothing arrived until now.
+        let end_ns = if last_ns > from_ns { last_ns } else { now_ns };
+        self.measured_s = Some((end_ns - from_ns).max(1) as f64 / 1e9);
+        self.run.command(Command::Stop(now_ns));
         self.wait(Duration::from_millis(30))
     }
 
@@ -317,23 +208,43 @@ impl Conductor<'_> {
         let count = clients.filter(|client| client.stage == stage).count() as u64;
         self.progress.phase("connecting", 0.0);
         self.run.command(Command::Connect(stage));
-        self.wait_for("connections ready", count, SETUP_STALL, |run| {
+        self.wait_for("connections ready", count, self.patience(), |run| {
             run.sum(|status| &status.ready) - before
         })?;
         Ok(count)
     }
 
-    fn wait_for_quotas(&mut self, what: &'static str) -> Result<u64, Failure> {
+    /// Waits until everything that is to be stored is, and tells how much that was.
+    fn store(&mut self, what: &'static str, before: Option<Cost>) -> Result<u64, Failure> {
         let quotas = self.run.plan.publishers.iter();
         let wanted = quotas.filter_map(|publisher| publisher.quota).sum();
         self.progress.phase(what, 0.0);
-        self.wait_for(what, wanted, SETUP_STALL, |run| {
+        self.wait_for(what, wanted, self.patience(), |run| {
             run.sum(|status| &status.published)
         })?;
-        // At QoS 0 nothing tells when the broker has them; what follows comes later anyway.
-        self.wait_for(what, 1, SETUP_STALL, |run| {
+        self.wait_for(what, 1, self.patience(), |run| {
             u64::from(run.sum(|status| &status.outstanding) == 0)
         })?;
+        if self.run.plan.publishers.iter().any(|p| p.qos == 0) {
+            // What nobody acknowledges is taken once a PINGREQ behind it is answered.
+            let clients = self.run.plan.publishers.len() as u64;
+            self.run.command(Command::Ping);
+            self.wait_for(what, clients, self.patience(), |run| {
+                run.sum(|status| &status.pongs)
+            })?;
+        }
+        let at = |field: fn(&Status) -> &AtomicU64| {
+            let values = self.run.status.iter();
+            let values = values.map(move |status| field(status).load(Ordering::Relaxed));
+            values.filter(|&at_ns| at_ns > 0)
+        };
+        let first_ns = at(|status| &status.first_publish_ns).min().unwrap_or(0);
+        let last_ns = at(|status| &status.last_acknowledged_ns).max().unwrap_or(0);
+        self.stored = Some(Stored {
+            count: wanted,
+            seconds: last_ns.saturating_sub(first_ns).max(1) as f64 / 1e9,
+            cost: self.sample()?.zip(before).map(|(a, b)| a.since(&b)),
+        });
         self.wait(QUIET)?;
         Ok(wanted)
     }
@@ -438,7 +349,9 @@ impl Conductor<'_> {
         let seconds = (interval.end_ns - interval.start_ns) as f64 / 1e9;
         self.published += interval.published;
         self.delivered += interval.delivered;
-        self.busy.push((interval.cpu_ns as f64 / 1e9, seconds));
+        let (cpu_s, time_s) = &mut self.busy[interval.thread];
+        *cpu_s += interval.cpu_ns as f64 / 1e9;
+        *time_s += seconds;
         // Same bounds on both sides.
         let _ = self.intended.add(&interval.intended);
         let _ = self.actual.add(&interval.actual);
@@ -468,7 +381,12 @@ impl Conductor<'_> {
     }
 
     /// Ends the engines, and makes one thing of what they found.
-    fn finish(mut self, error: Option<Failure>, running: Running, connections: u64) -> Outcome {
+    pub(super) fn finish(
+        mut self,
+        error: Option<Failure>,
+        running: Running,
+        connections: u64,
+    ) -> Outcome {
         if error.is_some() {
             // What was measured until now is kept.
             self.run.command(Command::Stop(self.run.clock.now_ns()));
@@ -485,10 +403,12 @@ impl Conductor<'_> {
         let error = error.or(joined);
         let (truth, broken) = self.truth();
         let is_load = self.run.plan.script == Script::Load;
-        let cpu_s = 0.0 + self.busy.iter().map(|(cpu, _)| cpu).sum::<f64>();
         // The sum of nothing is a negative zero.
+        let cpu_s = 0.0 + self.busy.iter().map(|(cpu, _)| cpu).sum::<f64>();
         let time_s = 0.0 + self.busy.iter().map(|(_, time)| time).sum::<f64>();
         let threads = self.run.status.len() as f64;
+        let shares = self.busy.iter().filter(|(_, time)| *time > 0.0);
+        let cpu_share = shares.map(|(cpu, time)| cpu / time).fold(0.0, f64::max);
         let published = self.run.sum(|status| &status.published);
         let delivered = self.run.sum(|status| &status.delivered);
         for end in &self.ends {
@@ -509,69 +429,11 @@ impl Conductor<'_> {
             window_restarts: self.ends.iter().map(|end| end.window_restarts).sum(),
             cost: self.cost,
             generator_cpu_s: cpu_s,
-            cpu_share: if time_s > 0.0 { cpu_s / time_s } else { 0.0 },
+            cpu_share,
+            stored: self.stored,
             connections,
             memory_kib: self.memory_kib,
         }
-    }
-
-    fn truth(&self) -> (Truth, Vec<String>) {
-        let mut truth = Truth::default();
-        let plan = &self.run.plan;
-        let mut published = vec![0; plan.publishers.len()];
-        // Lost, duplicated, reordered and unsent, by QoS.
-        let mut by_qos = [[0_u64; 4]; 3];
-        for end in &self.ends {
-            truth.corrupt += end.corrupt;
-            for publisher in &end.publishers {
-                let plan = &plan.publishers[publisher.publisher as usize];
-                published[publisher.publisher as usize] = publisher.published;
-                let counts = &mut by_qos[usize::from(plan.qos)];
-                counts[3] += publisher.unsent;
-                if plan.is_shared {
-                    let arrived = publisher.arrivals - publisher.surplus;
-                    counts[0] += publisher.published.saturating_sub(arrived);
-                    counts[1] += publisher.surplus;
-                }
-            }
-        }
-        for end in self.ends.iter().flat_map(|end| &end.flows) {
-            let source = &plan.publishers[end.publisher as usize];
-            let counts = &mut by_qos[usize::from(end.qos)];
-            let topics = source.topic_names.len() as u64;
-            let sent = published[end.publisher as usize];
-            let expected = (sent + topics - 1).saturating_sub(end.topic) / topics;
-            if !end.is_shared {
-                counts[0] += end.flow.lost(expected);
-                counts[1] += end.flow.duplicated();
-            }
-            counts[2] += end.flow.reordered();
-        }
-        let mut broken = Vec::new();
-        for (qos, &[lost, duplicated, reordered, unsent]) in by_qos.iter().enumerate() {
-            truth.lost += lost;
-            truth.duplicated += duplicated;
-            truth.reordered += reordered;
-            truth.unsent += unsent;
-            let promises = [
-                (qos > 0, lost, "messages lost"),
-                // At most once, and exactly once; only at least once may repeat.
-                (qos != 1, duplicated, "messages delivered more than once"),
-                (true, reordered, "messages delivered out of order"),
-                (qos > 0, unsent, "messages never accepted"),
-            ];
-            for (promised, count, what) in promises {
-                if promised && count > 0 {
-                    broken.push(format!("{count} {what} at QoS {qos}"));
-                }
-            }
-        }
-        if truth.corrupt > 0 {
-            let what = "messages changed or delivered to the wrong subscriber";
-            broken.push(format!("{} {what}", truth.corrupt));
-        }
-        truth.passed = broken.is_empty();
-        (truth, broken)
     }
 }
 
