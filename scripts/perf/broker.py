@@ -22,35 +22,37 @@ def free_port():
 
 
 class Broker:
-    """`command` and the text in `files` (name to content) may hold {port}, {spare} (a second free port), {cpu} and {dir}. With `measured`, the broker is the
-    descendant of that name, not the started command (a start script, say).
-
+    """`command` and the text in `files` (name to content) may hold {port}, {spare} and {third} (other free
+    ports), {cpu} and {dir}. With `measured`, the broker is the descendant of that name, not the started
+    command (a start script, say). `cleanup` is run when it has been stopped.
     """
 
-    def __init__(self, name, command, cpu, folder, files=None, environment=None, measured=None):
+    def __init__(self, name, command, cpu, folder, files=None, environment=None, measured=None, cleanup=None):
         self.name, self.command, self.cpu = name, command, cpu
-        self.files, self.environment, self.measured = files or {}, environment or {}, measured
+        self.files, self.environment = files or {}, environment or {}
+        self.measured, self.cleanup = measured, cleanup
         self.folder = Path(folder) / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = self.port = self.pid = None
 
     def fill(self, text):
-        for key, value in {"port": self.port, "spare": self.spare, "cpu": self.cpu, "dir": self.folder}.items():
+        values = {"port": self.port, "spare": self.spare, "third": self.third, "cpu": self.cpu, "dir": self.folder}
+        for key, value in values.items():
             text = text.replace("{" + key + "}", str(value))
         return text
 
     def start(self):
-        self.port, self.spare = free_port(), free_port()
+        self.port, self.spare, self.third = free_port(), free_port(), free_port()
         for name, content in self.files.items():
             (self.folder / name).write_text(self.fill(content))
         words = shlex.split(self.fill(self.command))
-        environment = os.environ | {key: self.fill(value) for key, value in self.environment.items()}
+        self.variables = os.environ | {key: self.fill(value) for key, value in self.environment.items()}
         self.log = self.folder / "log"
         with open(self.log, "wb") as log:
             # taskset becomes the broker, so the process id is the broker's. In a session of its own, so
             # that what it starts can be ended with it.
             self.process = subprocess.Popen(["taskset", "-c", str(self.cpu)] + words, stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, env=environment, start_new_session=True)
+                                            stdout=log, stderr=log, env=self.variables, start_new_session=True)
         deadline = time.monotonic() + START_LIMIT_S
         while not accepts_mqtt(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -83,9 +85,13 @@ class Broker:
     def stop(self):
         if self.process is None:
             return
-        self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20)
+            if self.measured:
+                # A script between us and the broker takes its time, and there is nothing to save.
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.send_signal(signal.SIGTERM)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -94,6 +100,9 @@ class Broker:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        if self.cleanup:
+            subprocess.run(shlex.split(self.fill(self.cleanup)), env=self.variables, stdin=subprocess.DEVNULL,
+                           capture_output=True, timeout=10)
         self.process = self.pid = None
 
     def __enter__(self):

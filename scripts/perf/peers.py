@@ -1,17 +1,31 @@
-"""The brokers we know how to start for a measurement: one CPU, no persistence where that can be said."""
+"""The brokers we know how to start for a measurement: one CPU, no persistence where that can be said.
+
+Where a broker insists on files, its folder is in memory (`/dev/shm`), so that no disk is measured. Limits
+that would refuse or drop a load are lifted; nothing else is tuned, for fastmq neither.
+"""
 
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/usr/lib/rabbitmq/bin"
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", str(Path.home() / ".cargo/bin")])
+
+#: What a workload may need (`perf.workloads`), and what is said where a broker does not have it.
+MISSING = {
+    "qos1": "no QoS 1",
+    "qos2": "no QoS 2",
+    "v5": "no MQTT 5.0",
+    "shared": "no shared subscriptions",
+    "retained-wildcard": "no retained messages by wildcard",
+}
 
 
 @dataclass
 class Peer:
     name: str
-    #: The program looked for; what is not found is reported as not installed.
-    program: str
+    #: The program looked for, or several places of it; what is not found is reported as not installed.
+    program: str | tuple
     #: {program} is where it was found; the rest is filled in by `perf.broker.Broker`.
     command: str
     files: dict = field(default_factory=dict)
@@ -19,37 +33,138 @@ class Peer:
     version: tuple = ("--version",)
     #: Name of the process to measure, if a script starts it.
     measured: str = None
+    #: Run after it was stopped, in the same environment: what it leaves behind in a session of its own.
+    cleanup: str = None
+    #: Keys of `MISSING`.
+    lacks: frozenset = frozenset()
+    #: Connections it is asked for at most, and why.
+    connections_max: int = None
+    connections_why: str = ""
     #: Workload to the reason why it is not run.
     unable: dict = field(default_factory=dict)
+    #: Said below the table.
+    remark: str = ""
+    #: How it is installed.
+    source: str = ""
 
     def path(self):
-        return shutil.which(self.program, path=PATH)
+        programs = (self.program,) if isinstance(self.program, str) else self.program
+        return next((found for program in programs if (found := shutil.which(program, path=PATH))), None)
 
+    def reason_against(self, workload):
+        """Why it is not put under this workload; None when it is."""
+        if reason := self.unable.get(workload.name):
+            return reason
+        if lacking := sorted(workload.needs & self.lacks):
+            return ", ".join(MISSING[key] for key in lacking)
+        if self.connections_max and workload.connections > self.connections_max:
+            return self.connections_why
+        return None
+
+
+MOSQUITTO_CONF = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_connections -1
+max_queued_messages 0
+log_type error
+"""
+
+# QoS 1 and sessions are streams of JetStream here, which are files; {dir} is in memory.
+NATS_CONF = """\
+server_name: measured
+listen: "127.0.0.1:{spare}"
+max_connections: 65536
+jetstream { store_dir: "{dir}/jetstream" }
+mqtt {
+  listen: "127.0.0.1:{port}"
+  consumer_memory_storage: true
+  max_ack_pending: 65535
+}
+"""
+
+RABBITMQ_CONF = """\
+listeners.tcp = none
+mqtt.listeners.tcp.1 = 127.0.0.1:{port}
+mqtt.allow_anonymous = true
+mqtt.prefetch = 100
+mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_ets
+log.console = true
+log.console.level = error
+log.file = false
+"""
+
+RUMQTTD_TOML = """\
+id = 0
+[router]
+id = 0
+max_connections = 20000
+max_outgoing_packet_count = 200
+max_segment_size = 104857600
+max_segment_count = 10
+[v4.1]
+name = "v4"
+listen = "127.0.0.1:{port}"
+next_connection_delay_ms = 0
+[v4.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 1048576
+max_inflight_count = 200
+dynamic_filters = true
+[console]
+listen = "127.0.0.1:{spare}"
+"""
+
+RMQTT_TOML = """\
+[node]
+id = 1
+[rpc]
+server_addr = "127.0.0.1:{spare}"
+[log]
+to = "console"
+level = "error"
+[plugins]
+dir = "{dir}"
+default_startups = []
+[listener.tcp.external]
+addr = "127.0.0.1:{port}"
+workers = 1
+max_connections = 100000
+max_handshaking_limit = 10000
+max_packet_size = "1m"
+backlog = 4096
+allow_anonymous = true
+min_keepalive = 0
+allow_zero_keepalive = true
+max_inflight = 200
+max_mqueue_len = 100000
+mqueue_rate_limit = "10000000,1s"
+max_awaiting_rel = 10000
+"""
 
 KNOWN = (
-    Peer("mosquitto", "mosquitto", "{program} -c {dir}/mosquitto.conf", version=("-h",), files={
-        "mosquitto.conf": "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
-                          "max_connections -1\nlog_type error\n"}),
-    # MQTT needs JetStream, which keeps sessions and QoS 1 messages in files.
-    Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={
-        "nats.conf": 'server_name: measured\nlisten: "127.0.0.1:{spare}"\njetstream { store_dir: "{dir}/jetstream" }\n'
-                     'mqtt { listen: "127.0.0.1:{port}" }\n'}),
-    Peer("rabbitmq", "rabbitmq-server", "{program}", version=("--version",), measured="beam.smp", files={
-        "rabbitmq.conf": "listeners.tcp = none\nmqtt.listeners.tcp.1 = 127.0.0.1:{port}\n"
-                         "mqtt.allow_anonymous = true\nlog.console.level = error\n",
-        "enabled_plugins": "[rabbitmq_mqtt].\n"}, environment={
-        "RABBITMQ_NODENAME": "fastmq_peer_{port}@localhost", "RABBITMQ_CONFIG_FILE": "{dir}/rabbitmq.conf",
-        "RABBITMQ_ENABLED_PLUGINS_FILE": "{dir}/enabled_plugins", "RABBITMQ_MNESIA_BASE": "{dir}/mnesia",
-        "RABBITMQ_LOG_BASE": "{dir}", "RABBITMQ_DIST_PORT": "{spare}", "HOME": "{dir}"},
-        unable={"pairs-qos2": "its MQTT plugin delivers at QoS 1 at most"}),
-    Peer("rumqttd", "rumqttd", "{program} -c {dir}/rumqttd.toml", files={
-        "rumqttd.toml": 'id = 0\n[router]\nid = 0\nmax_connections = 20000\nmax_outgoing_packet_count = 200\n'
-                        'max_segment_size = 104857600\nmax_segment_count = 10\n[v4.1]\nname = "v4"\n'
-                        'listen = "127.0.0.1:{port}"\nnext_connection_delay_ms = 0\n[v4.1.connections]\n'
-                        'connection_timeout_ms = 60000\nmax_payload_size = 20480\nmax_inflight_count = 100\n'
-                        'dynamic_filters = true\n[console]\nlisten = "127.0.0.1:{spare}"\n'}),
-    Peer("rmqttd", "rmqttd", "{program} -f {dir}/rmqtt.toml", files={
-        "rmqtt.toml": '[node]\nid = 1\n[rpc]\nserver_addr = "127.0.0.1:{spare}"\n[log]\nto = "console"\n'
-                      'level = "error"\n[listener.tcp.external]\naddr = "127.0.0.1:{port}"\n'
-                      'allow_anonymous = true\n'}),
+    Peer("mosquitto", "mosquitto", "{program} -c {dir}/mosquitto.conf", version=("-h",),
+         files={"mosquitto.conf": MOSQUITTO_CONF}, source="Debian: mosquitto",
+         remark="mosquitto: without its bound of queued messages, at which it drops under fan-in"),
+    Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={"nats.conf": NATS_CONF},
+         lacks=frozenset({"qos2", "v5", "shared"}), source="Debian: nats-server",
+         remark="nats-server: QoS 1, sessions and retained messages are files, here in memory"),
+    # Debian's wrapper in /usr/sbin leaves the environment of root behind.
+    Peer("rabbitmq", ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"), "{program}", measured="beam.smp",
+         version=(),
+         files={"rabbitmq.conf": RABBITMQ_CONF, "enabled_plugins": "[rabbitmq_mqtt].\n"},
+         environment={
+             "RABBITMQ_NODENAME": "fastmq_peer_{port}@localhost", "RABBITMQ_CONFIG_FILE": "{dir}/rabbitmq.conf",
+             "RABBITMQ_ENABLED_PLUGINS_FILE": "{dir}/enabled_plugins", "RABBITMQ_MNESIA_BASE": "{dir}/mnesia",
+             "RABBITMQ_LOG_BASE": "{dir}", "RABBITMQ_DIST_PORT": "{spare}", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+             "ERL_EPMD_PORT": "{third}", "ERL_EPMD_ADDRESS": "127.0.0.1", "HOME": "{dir}"},
+         cleanup="epmd -kill", lacks=frozenset({"qos2", "v5", "shared", "retained-wildcard"}),
+         connections_max=2500, connections_why="so many connections take it minutes",
+         unable={"wildcard": "10,000 filters take it minutes"}, source="Debian: rabbitmq-server",
+         remark="rabbitmq: its MQTT plugin, retained messages in memory"),
+    Peer("rumqttd", "rumqttd", "{program} -q -c {dir}/rumqttd.toml", files={"rumqttd.toml": RUMQTTD_TOML},
+         lacks=frozenset({"v5"}), source="cargo install rumqttd"),
+    Peer("rmqttd", "rmqttd", "{program} -f {dir}/rmqtt.toml", files={"rmqtt.toml": RMQTT_TOML},
+         source="cargo install rmqttd"),
 )
