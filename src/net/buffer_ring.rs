@@ -82,6 +82,19 @@ impl BufferRing {
         }
     }
 
+    /// As [`BufferRing::bytes`], for what is decrypted where it lies.
+    pub(super) fn bytes_mut(&mut self, buffer: u16, size: usize) -> &mut [u8] {
+        assert!(buffer < BUFFER_COUNT && size <= BUFFER_SIZE);
+        // SAFETY: as in `bytes`; the borrow is exclusive as long as it lasts, and buffers do not
+        // overlap.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.slab.as_ptr().add(usize::from(buffer) * BUFFER_SIZE),
+                size,
+            )
+        }
+    }
+
     /// Gives `buffer` back. The kernel sees it after [`BufferRing::publish`].
     pub(super) fn put(&mut self, buffer: u16) {
         assert!(buffer < BUFFER_COUNT);

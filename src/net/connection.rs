@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::transport::Transport;
 use super::uring::{Operation, Token};
 use crate::key::ConnectionKey;
 use crate::origin::Origin;
@@ -16,11 +17,13 @@ pub struct Adopted {
     pub bytes: Vec<u8>,
     /// Where it comes from.
     pub origin: Origin,
+    /// What it is wrapped in, with its keys and whatever is half received.
+    pub(super) transport: Option<Box<Transport>>,
 }
 
 /// What is true of a connection, one bit each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct State(u16);
+pub(super) struct State(u32);
 
 impl State {
     /// A receive is under way: its last completion has not been seen.
@@ -56,6 +59,14 @@ impl State {
     pub(super) const SENDING: Self = Self(1 << 14);
     /// The socket has failed: nothing can be sent either.
     pub(super) const FAILED: Self = Self(1 << 15);
+    /// The handshakes of its transport are not over: it is one of its listener's pending ones.
+    pub(super) const PENDING: Self = Self(1 << 16);
+    /// What it sent in a handshake waits until it is its turn to cost something.
+    pub(super) const DEFERRED: Self = Self(1 << 17);
+    /// Its transport has come to an end, though the socket has not.
+    pub(super) const OVER: Self = Self(1 << 18);
+    /// While closing: the socket took something since somebody last looked.
+    pub(super) const PROGRESSED: Self = Self(1 << 19);
 
     #[inline]
     pub(super) const fn has(self, other: Self) -> bool {
@@ -83,6 +94,10 @@ pub(super) struct Connection {
     socket: Option<OwnedFd>,
     generation: u32,
     pub(super) state: State,
+    /// The listening socket that it was accepted from.
+    pub(super) listener: u32,
+    /// Bytes it has of what all connections may hold before their CONNECT.
+    pub(super) charged: u32,
     /// What the core calls it, until it is handed over or dead there.
     pub(super) key: Option<ConnectionKey>,
     /// Received and not consumed: the start of a packet, or anything while paused.
@@ -90,6 +105,8 @@ pub(super) struct Connection {
     /// Taken from the core and not accepted by the socket, from `unsent_offset` on.
     pub(super) unsent: Vec<u8>,
     pub(super) unsent_offset: usize,
+    /// What is between the socket and the core, if anything is.
+    pub(super) transport: Option<Box<Transport>>,
 }
 
 // A million idle connections should cost less than the kernel needs for ten thousand of them.
@@ -111,6 +128,24 @@ impl Connection {
     /// The socket.
     pub(super) fn socket(&self) -> Option<&OwnedFd> {
         self.socket.as_ref()
+    }
+
+    /// Appends the core's last output to what is unsent, and the transport's good-bye.
+    pub(super) fn append_last(&mut self, output: &[u8]) {
+        match &mut self.transport {
+            None => self.unsent.extend_from_slice(output),
+            Some(transport) => {
+                // A transport that cannot carry it any more is closed all the same.
+                transport.wrap(output, &mut self.unsent);
+                transport.close(&mut self.unsent);
+            }
+        }
+    }
+
+    /// Bytes held of what the peer has sent.
+    pub(super) fn held_size(&self) -> usize {
+        let by_transport = self.transport.as_ref().map_or(0, |it| it.held_size());
+        self.held.len() + by_transport
     }
 
     /// Bytes taken from the core that the socket has not accepted.

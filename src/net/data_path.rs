@@ -6,12 +6,13 @@
 //! once is worth more than any interface: what ten packets caused leaves in one send.
 
 use super::buffer_pool::{BufferPool, SMALL_MAX};
-use super::connection::{Adopted, Connections, State};
+use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
-use super::transport::Wrapping;
+use super::transport::{Transport, Wrapping};
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
+use super::wrapped::{Handshakes, Pending};
 use crate::key::{ConnectionKey, ShardId};
 use crate::origin::{ListenerId, Origin, PeerAddress};
 use crate::shard::{Command, Effects, HandOver, Notice};
@@ -21,6 +22,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,14 @@ const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 /// How often output buffers are taken from connections that no longer use them.
 const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
 
+/// Most that is received at once of a connection before its CONNECT.
+const FIRST_RECEIVES_SIZE: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
+/// What each connection may hold before its CONNECT whatever the others do: more than a CONNECT without
+/// a large Will has, and all that handshakes have but for a long chain of certificates.
+const HELD_FREE: usize = 8 * 1024;
+/// What those that hold more may hold together, on one shard; beyond it they are let go.
+const HELD_BEFORE_CONNECT_MAX: usize = 16 * 1024 * 1024;
+
 /// A send whose bytes the kernel may still read: it ends within the next `enter`.
 #[derive(Debug)]
 struct Send {
@@ -48,12 +58,10 @@ struct Send {
 
 /// One listening socket. Its place in the list is its name to the kernel, so it stays there.
 #[derive(Debug)]
-#[allow(dead_code)] // Until connections are wrapped.
-struct Listener {
-    id: ListenerId,
+pub(super) struct Listener {
+    pub(super) id: ListenerId,
     wrapping: Arc<Wrapping>,
-    pending_max: usize,
-    handshake_timeout: Duration,
+    pub(super) pending: Pending,
     socket: Option<OwnedFd>,
     /// Accepting rests until then.
     rests_until: Option<Instant>,
@@ -61,16 +69,16 @@ struct Listener {
 
 /// The sockets of one shard and the core that they feed.
 pub struct DataPath<C: Core> {
-    core: C,
-    uring: Uring,
+    pub(super) core: C,
+    pub(super) uring: Uring,
     /// By which threads without a ring end a wait.
     waker: Waker,
-    connections: Connections,
-    pool: BufferPool,
-    effects: Effects,
+    pub(super) connections: Connections,
+    pub(super) pool: BufferPool,
+    pub(super) effects: Effects,
     /// The time of this turn.
-    now: Instant,
-    listeners: Vec<Listener>,
+    pub(super) now: Instant,
+    pub(super) listeners: Vec<Listener>,
     accept_logged_at: Option<Instant>,
     completions: Vec<cqueue::Entry>,
     sends: Vec<Send>,
@@ -79,7 +87,10 @@ pub struct DataPath<C: Core> {
     #[allow(clippy::vec_box)]
     connecting: Vec<Box<SockAddr>>,
     /// Have new output.
-    dirty: Vec<ConnectionKey>,
+    pub(super) dirty: Vec<ConnectionKey>,
+    pub(super) handshakes: Handshakes,
+    /// Bytes held of connections that have not sent a CONNECT, of those that hold many.
+    held_before_connect: usize,
     /// Can send what they hold unsent, or finish closing.
     writable: Vec<u32>,
     /// Are to be read again.
@@ -117,6 +128,8 @@ impl<C: Core> DataPath<C> {
             sends: Vec::new(),
             connecting: Vec::new(),
             dirty: Vec::new(),
+            handshakes: Handshakes::default(),
+            held_before_connect: 0,
             writable: Vec::new(),
             resumed: Vec::new(),
             handed_over: Vec::new(),
@@ -137,8 +150,7 @@ impl<C: Core> DataPath<C> {
             self.listeners.push(Listener {
                 id: part.id,
                 wrapping: part.wrapping.clone(),
-                pending_max: part.pending_max,
-                handshake_timeout: part.handshake_timeout,
+                pending: Pending::new(part.pending_max, part.handshake_timeout),
                 socket: Some(socket),
                 rests_until: None,
             });
@@ -198,16 +210,21 @@ impl<C: Core> DataPath<C> {
 
     /// Whether there is something to do before waiting for completions makes sense.
     pub fn has_work(&self) -> bool {
-        !(self.dirty.is_empty() && self.writable.is_empty() && self.resumed.is_empty())
+        !(self.dirty.is_empty()
+            && self.writable.is_empty()
+            && self.resumed.is_empty()
+            && self.handshakes.deferred.is_empty())
             || self.core.has_work()
     }
 
     /// When [`DataPath::handle_timeouts`] wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let rests = self.listeners.iter().filter_map(|l| l.rests_until);
+        let handshakes = self.listeners.iter().filter_map(|l| l.pending.deadline());
         let closing = self.closing.front().map(|&(at, ..)| at);
         let cool_down = (!self.warm.is_empty()).then_some(self.cool_down_at);
         rests
+            .chain(handshakes)
             .chain(closing)
             .chain(cool_down)
             .chain(self.core.next_deadline())
@@ -219,6 +236,7 @@ impl<C: Core> DataPath<C> {
     /// Queues one send for every connection that has output and whose socket has room.
     // HOT: per connection and turn.
     pub fn flush(&mut self) {
+        self.continue_handshakes();
         while let Some((key, address)) = self.core.next_connect() {
             self.connect(key, address);
         }
@@ -288,10 +306,11 @@ impl<C: Core> DataPath<C> {
                 break;
             }
             self.closing.pop_front();
-            if self.connections.generation(slot) == generation {
+            if self.connections.generation(slot) == generation && !self.put_off(slot) {
                 self.abandon(slot);
             }
         }
+        self.end_late_handshakes();
         for index in 0..self.listeners.len() {
             if self.listeners[index]
                 .rests_until
@@ -342,8 +361,17 @@ impl<C: Core> DataPath<C> {
         if let Some(slot) = self.admit(adopted.socket, adopted.origin) {
             let connection = self.connections.get(slot);
             connection.held = adopted.bytes;
+            connection.transport = adopted.transport;
             connection.state.set(State::PAUSED);
             if let Some(key) = connection.key {
+                if let Some(transport) = &connection.transport {
+                    if transport.has_answers() {
+                        self.dirty.push(key);
+                    }
+                    if transport.has_ended() {
+                        connection.state.set(State::OVER);
+                    }
+                }
                 self.resume(key);
             }
         }
@@ -413,9 +441,13 @@ impl<C: Core> DataPath<C> {
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
             // A peer that has already gone has no address any more.
             if let Ok(peer) = peer_address(&socket) {
-                let id = self.listeners[token.index as usize].id;
-                let origin = Origin::new(id, peer);
+                let listener = &self.listeners[token.index as usize];
+                let transport = Transport::new(&listener.wrapping);
+                let origin = Origin::new(listener.id, peer);
                 if let Some(slot) = self.admit(socket, origin) {
+                    if let Some(transport) = transport {
+                        self.wrap(slot, token.index, transport);
+                    }
                     self.settle(slot);
                 }
             }
@@ -544,65 +576,17 @@ impl<C: Core> DataPath<C> {
     /// Gives the core what is in `buffer`, from where it is unless a packet before it was cut off.
     /// The caller carries out the effects.
     fn feed(&mut self, slot: u32, buffer: u16, size: usize) {
-        let mut bytes = self.uring.buffers().bytes(buffer, size);
         let connection = self.connections.get(slot);
-        let Some(key) = connection.key else {
+        if connection.key.is_none() {
             return; // Closing: discarded.
-        };
-        if connection.state.has(State::PAUSED) {
-            connection.held.extend_from_slice(bytes);
+        }
+        if connection.transport.is_some() {
+            self.feed_wrapped(slot, buffer, size);
             return;
         }
-        if !connection.held.is_empty() {
-            // Copy no more than completes the packet; what follows it is read in place again.
-            let size = loop {
-                let held = connection.held.len();
-                let size = self.core.packet_size(key, &connection.held);
-                let missing = size.map_or(1, |size| size.saturating_sub(held));
-                let (start, rest) = bytes.split_at(missing.min(bytes.len()));
-                if start.is_empty() {
-                    break size;
-                }
-                connection.held.extend_from_slice(start);
-                bytes = rest;
-            };
-            let mut consumed = 0;
-            // Only a few bytes do not tell their packet's size, or do not deserve one.
-            if size.is_none_or(|size| size <= connection.held.len()) {
-                consumed =
-                    self.core
-                        .handle_bytes(key, &connection.held, self.now, &mut self.effects);
-            }
-            if consumed > 0 {
-                connection.state.set(State::SETTLED);
-                connection.held.drain(..consumed);
-            }
-            let stopped = !self.effects.closes.is_empty()
-                || !self.effects.hand_overs.is_empty()
-                || self.core.is_paused(key);
-            if stopped || !connection.held.is_empty() {
-                connection.held.extend_from_slice(bytes);
-                bytes = &[];
-            } else {
-                self.pool.put(std::mem::take(&mut connection.held));
-            }
-        }
-        if !bytes.is_empty() {
-            let consumed = self
-                .core
-                .handle_bytes(key, bytes, self.now, &mut self.effects);
-            if consumed > 0 {
-                connection.state.set(State::SETTLED);
-            }
-            let rest = bytes.get(consumed..).unwrap_or_default();
-            if !rest.is_empty() {
-                connection.held = self.pool.take(rest.len());
-                connection.held.extend_from_slice(rest);
-            }
-        }
-        if self.core.is_paused(key) {
-            connection.state.set(State::PAUSED);
-        }
+        let bytes = self.uring.buffers().bytes(buffer, size);
+        let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
+        consume(core, pool, effects, self.now, connection, bytes);
     }
 
     /// Feeds what is held of a connection that was paused, and reads on.
@@ -635,7 +619,7 @@ impl<C: Core> DataPath<C> {
     }
 
     /// Reads the socket, or stops reading it, as its state demands.
-    fn settle(&mut self, slot: u32) {
+    pub(super) fn settle(&mut self, slot: u32) {
         let token = self.connections.token(Operation::Receive, slot);
         let connection = self.connections.get(slot);
         let state = connection.state;
@@ -643,9 +627,11 @@ impl<C: Core> DataPath<C> {
         let paused = state.has(State::PAUSED) && connection.key.is_some();
         if state.has(State::BROKEN) {
             self.release(slot);
-        } else if state.has(State::ENDED) {
+        } else if state.has(State::ENDED.or(State::OVER).or(State::DEFERRED)) {
             // What was received before the end is consumed before the end.
-            if !paused || connection.held.is_empty() || state.has(State::FAILED) {
+            let waits = connection.key.is_some() && state.has(State::DEFERRED)
+                || paused && !connection.held.is_empty();
+            if !waits || state.has(State::FAILED) {
                 self.end(slot);
             }
         } else if paused {
@@ -658,9 +644,38 @@ impl<C: Core> DataPath<C> {
             // Before CONNECT one receive at a time: then nothing is under way when the connection
             // turns out to belong to another shard.
             let many = state.has(State::SETTLED.or(State::CLOSING));
+            if !self.charge(slot, !many) {
+                self.handshakes.counters.held_too_much += 1;
+                self.let_go(slot);
+                return;
+            }
+            let at_most = (!many).then_some(FIRST_RECEIVES_SIZE);
+            let connection = self.connections.get(slot);
             connection.state.set(State::RECEIVING);
-            self.uring.receive(connection.fd(), many, token);
+            self.uring.receive(connection.fd(), at_most, token);
         }
+    }
+
+    /// Counts what a connection holds if that is before its CONNECT. Tells whether it may.
+    fn charge(&mut self, slot: u32, is_before_connect: bool) -> bool {
+        let connection = self.connections.get(slot);
+        let held = connection.held_size();
+        let charge = if is_before_connect && held > HELD_FREE {
+            held as u32
+        } else {
+            0
+        };
+        self.held_before_connect -= connection.charged as usize;
+        self.held_before_connect += charge as usize;
+        connection.charged = charge;
+        self.held_before_connect <= HELD_BEFORE_CONNECT_MAX || charge == 0
+    }
+
+    /// Ends a connection without a word.
+    pub(super) fn let_go(&mut self, slot: u32) {
+        let state = &mut self.connections.get(slot).state;
+        state.set(State::ENDED.or(State::FAILED));
+        self.end(slot);
     }
 
     /// A receive or poll was completing when it was to be cancelled. With a multishot receive that
@@ -696,22 +711,29 @@ impl<C: Core> DataPath<C> {
                 // A peer that ended its half may still wait for the answers.
                 let mut output = self.pool.take(0);
                 self.core.take_output(key, &mut output);
-                connection.unsent.extend_from_slice(&output);
+                connection.append_last(&output);
                 self.pool.put(output);
             }
             self.core.handle_closed(key, self.now, &mut self.effects);
         }
-        if failed || connection.unsent_size() == 0 {
+        // If only the transport has ended, what else arrives is discarded.
+        connection.state.clear(State::OVER.or(State::DEFERRED));
+        let is_done = failed || connection.unsent_size() == 0;
+        self.end_handshakes(slot);
+        if is_done {
             self.abandon(slot);
         } else {
             self.begin_closing(slot);
+            if !self.connections.get(slot).state.has(State::ENDED) {
+                self.settle(slot);
+            }
         }
         self.carry_out_effects();
     }
 
     // --- effects ---
 
-    fn carry_out_effects(&mut self) {
+    pub(super) fn carry_out_effects(&mut self) {
         self.dirty.append(&mut self.effects.dirty);
         self.resumed.append(&mut self.effects.resumed);
         while let Some(hand_over) = self.effects.hand_overs.pop() {
@@ -728,18 +750,26 @@ impl<C: Core> DataPath<C> {
         };
         let connection = self.connections.get(slot);
         connection.key = None;
-        let under_way = State::RECEIVING.or(State::POLLING).or(State::SENDING);
+        if connection.state.has(State::POLLING) {
+            // It has filled its socket with answers to handshakes and pings, and not read them: no
+            // Client does.
+            self.let_go(slot);
+            return;
+        }
+        let under_way = State::RECEIVING.or(State::SENDING);
         assert!(
             !connection.state.has(under_way),
             "hand-over of a connection with operations under way: {:?}",
             connection.state
         );
         let bytes = std::mem::take(&mut connection.held);
-        if let Some(socket) = self.connections.remove(slot) {
+        let transport = connection.transport.take();
+        if let Some(socket) = self.remove(slot) {
             let adopted = Adopted {
                 socket,
                 bytes,
                 origin: hand_over.origin,
+                transport,
             };
             self.handed_over.push((hand_over.to, adopted));
         }
@@ -752,7 +782,8 @@ impl<C: Core> DataPath<C> {
         if let Some(slot) = self.connections.find(key) {
             let connection = self.connections.get(slot);
             connection.key = None;
-            connection.unsent.extend_from_slice(&output);
+            connection.state.clear(State::OVER.or(State::DEFERRED));
+            connection.append_last(&output);
             self.pool.put(std::mem::take(&mut connection.held));
             self.begin_closing(slot);
             self.settle(slot);
@@ -762,14 +793,19 @@ impl<C: Core> DataPath<C> {
 
     /// Sends what is unsent, and closes after that or when it takes too long.
     fn begin_closing(&mut self, slot: u32) {
-        let generation = self.connections.generation(slot);
-        let deadline = self.now + CLOSE_LINGER;
-        self.closing.push_back((deadline, slot, generation));
+        self.linger(slot);
         let connection = self.connections.get(slot);
         connection.state.set(State::CLOSING);
         if !connection.state.has(State::POLLING) {
             self.writable.push(slot);
         }
+    }
+
+    /// Waits for a closing connection, but not for ever.
+    pub(super) fn linger(&mut self, slot: u32) {
+        let generation = self.connections.generation(slot);
+        let deadline = self.now + CLOSE_LINGER;
+        self.closing.push_back((deadline, slot, generation));
     }
 
     /// Everything was sent: tells the peer, and waits for it to close as well.
@@ -815,8 +851,16 @@ impl<C: Core> DataPath<C> {
     fn release(&mut self, slot: u32) {
         let under_way = State::RECEIVING.or(State::POLLING).or(State::SENDING);
         if !self.connections.get(slot).state.has(under_way) {
-            drop(self.connections.remove(slot));
+            drop(self.remove(slot));
         }
+    }
+
+    /// Takes a socket out of the table, and out of everything that counts.
+    fn remove(&mut self, slot: u32) -> Option<OwnedFd> {
+        self.end_handshakes(slot);
+        let connection = self.connections.get(slot);
+        self.held_before_connect -= connection.charged as usize;
+        self.connections.remove(slot)
     }
 
     // --- output ---
@@ -850,21 +894,30 @@ impl<C: Core> DataPath<C> {
                 self.warm.push((slot, generation));
             }
         }
-        if bytes.is_empty() {
+        let connection = self.connections.get(slot);
+        let has_answers = match &connection.transport {
+            None => false,
+            Some(transport) => transport.has_answers(),
+        };
+        if bytes.is_empty() && !has_answers {
             self.pool.put(bytes);
             return;
         }
-        let state = &mut self.connections.get(slot).state;
+        let state = &mut connection.state;
         if bytes.len() >= SMALL_MAX / 2 {
             state.set(State::LARGE);
         } else {
             state.clear(State::LARGE);
         }
-        self.send_first(slot, key, bytes);
+        if connection.transport.is_some() {
+            self.send_wrapped(slot, key, bytes);
+        } else {
+            self.send_first(slot, key, bytes);
+        }
     }
 
     /// Sends output of a connection that has nothing unsent.
-    fn send_first(&mut self, slot: u32, key: ConnectionKey, bytes: Vec<u8>) {
+    pub(super) fn send_first(&mut self, slot: u32, key: ConnectionKey, bytes: Vec<u8>) {
         self.send(slot, bytes, 0, Report::Failure);
         // Most sends succeed, and a success has no completion that would end the wait for the next
         // event: the core is told at once, and told better if the socket did not take everything.
@@ -882,12 +935,12 @@ impl<C: Core> DataPath<C> {
             let bytes = std::mem::take(&mut connection.unsent);
             let offset = std::mem::take(&mut connection.unsent_offset);
             self.send(slot, bytes, offset, Report::Always);
-        } else if connection.state.has(State::CLOSING) {
+        } else if connection.state.has(State::CLOSING) && !self.serve_on(slot) {
             self.shut(slot);
         }
     }
 
-    fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, report: Report) {
+    pub(super) fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, report: Report) {
         let token = Token::new(Operation::Send, self.sends.len() as u32, 0);
         let socket = self.connections.get(slot).fd();
         // SAFETY: the bytes go into `sends` now and leave it in `finish_sends`, which comes after
@@ -941,7 +994,10 @@ impl<C: Core> DataPath<C> {
         let key = connection.key;
         if unsent > 0 {
             connection.state.set(State::BLOCKED.or(State::POLLING));
-            connection.unsent = send.bytes;
+            let mut bytes = send.bytes;
+            // What became unsent in the same turn, such as the last words of a connection.
+            bytes.extend_from_slice(&connection.unsent);
+            connection.unsent = bytes;
             connection.unsent_offset = offset;
             self.uring.poll_writable(connection.fd(), writable);
         } else {
@@ -950,7 +1006,11 @@ impl<C: Core> DataPath<C> {
                 self.dirty.extend(key);
             }
             connection.state.clear(State::BLOCKED.or(State::DIRTY));
-            if closing {
+            if closing && (connection.transport.is_some() || connection.unsent_size() > 0) {
+                // There is more, or may be more of what is served.
+                connection.state.set(State::PROGRESSED);
+                self.writable.push(send.slot);
+            } else if closing {
                 self.shut(send.slot);
             }
         }
@@ -981,6 +1041,8 @@ impl<C: Core> DataPath<C> {
                 self.core.take_output(key, &mut bytes);
                 if bytes.is_empty() {
                     self.pool.put(bytes);
+                } else if connection.transport.is_some() {
+                    self.send_wrapped(slot, key, bytes);
                 } else {
                     self.send_first(slot, key, bytes);
                 }
@@ -992,7 +1054,7 @@ impl<C: Core> DataPath<C> {
     }
 }
 
-fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {
+pub(super) fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {
     let address = SockRef::from(socket).peer_addr()?;
     Ok(address
         .as_socket()
@@ -1008,4 +1070,66 @@ fn connecting_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     )?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+/// Gives the core `bytes`, from where they are unless a packet before them was cut off.
+#[inline]
+pub(super) fn consume<C: Core>(
+    core: &mut C,
+    pool: &mut BufferPool,
+    effects: &mut Effects,
+    now: Instant,
+    connection: &mut Connection,
+    mut bytes: &[u8],
+) {
+    let Some(key) = connection.key else { return };
+    if connection.state.has(State::PAUSED) {
+        connection.held.extend_from_slice(bytes);
+        return;
+    }
+    if !connection.held.is_empty() {
+        // Copy no more than completes the packet; what follows it is read in place again.
+        let size = loop {
+            let held = connection.held.len();
+            let size = core.packet_size(key, &connection.held);
+            let missing = size.map_or(1, |size| size.saturating_sub(held));
+            let (start, rest) = bytes.split_at(missing.min(bytes.len()));
+            if start.is_empty() {
+                break size;
+            }
+            connection.held.extend_from_slice(start);
+            bytes = rest;
+        };
+        let mut consumed = 0;
+        // Only a few bytes do not tell their packet's size, or do not deserve one.
+        if size.is_none_or(|size| size <= connection.held.len()) {
+            consumed = core.handle_bytes(key, &connection.held, now, effects);
+        }
+        if consumed > 0 {
+            connection.state.set(State::SETTLED);
+            connection.held.drain(..consumed);
+        }
+        let stopped =
+            !effects.closes.is_empty() || !effects.hand_overs.is_empty() || core.is_paused(key);
+        if stopped || !connection.held.is_empty() {
+            connection.held.extend_from_slice(bytes);
+            bytes = &[];
+        } else {
+            pool.put(std::mem::take(&mut connection.held));
+        }
+    }
+    if !bytes.is_empty() {
+        let consumed = core.handle_bytes(key, bytes, now, effects);
+        if consumed > 0 {
+            connection.state.set(State::SETTLED);
+        }
+        let rest = bytes.get(consumed..).unwrap_or_default();
+        if !rest.is_empty() {
+            connection.held = pool.take(rest.len());
+            connection.held.extend_from_slice(rest);
+        }
+    }
+    if core.is_paused(key) {
+        connection.state.set(State::PAUSED);
+    }
 }

@@ -13,10 +13,14 @@
 //! - Nobody waits for a slow peer: what a socket does not take at once is kept, and counted by the
 //!   core, until the socket has room.
 //!
-//! Between a socket and the core only plain bytes pass: `DataPath::handle_received` inwards,
-//! `DataPath::flush` outwards. A transport that wraps them (TLS, WebSocket) belongs at these two places.
+//! - A handshake costs as much as a thousand messages, so one step of one is made a turn: a flood of
+//!   them delays each other and not the Clients that are connected.
+//! - What is held of peers that have not sent a CONNECT is bounded, each and all together.
 //!
-//! Read next: `data_path.rs`, then `uring.rs`.
+//! Between a socket and the core only plain bytes pass. A connection of a listener that wraps them (PROXY,
+//! TLS, WebSocket) has a transport, which `wrapped.rs` puts between the two; one without has nothing.
+//!
+//! Read next: `data_path.rs`, then `uring.rs`; `transport/mod.rs` for what wraps.
 
 mod buffer_pool;
 mod buffer_ring;
@@ -25,10 +29,10 @@ mod core;
 mod data_path;
 mod listener;
 pub mod tls;
-#[allow(dead_code)] // Until the data path calls it.
 pub mod transport;
 mod uring;
 mod waker;
+mod wrapped;
 
 pub use self::core::Core;
 pub use connection::Adopted;

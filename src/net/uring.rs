@@ -9,6 +9,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockAddr;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,15 +219,13 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
-    /// Receives into the buffer ring: once, or until it fails, ends or is cancelled.
+    /// Receives into the buffer ring: once, and no more than `at_most` bytes, or until it fails, ends
+    /// or is cancelled.
     #[inline]
-    pub(super) fn receive(&mut self, socket: RawFd, many: bool, token: Token) {
-        let length = if many {
-            0
-        } else {
-            super::buffer_ring::BUFFER_SIZE as u32
-        };
-        let ioprio = POLL_FIRST | if many { RECV_MULTISHOT } else { 0 };
+    pub(super) fn receive(&mut self, socket: RawFd, at_most: Option<NonZeroU32>, token: Token) {
+        // With many receives the length has to be zero: each takes a buffer.
+        let length = at_most.map_or(0, NonZeroU32::get);
+        let ioprio = POLL_FIRST | if length == 0 { RECV_MULTISHOT } else { 0 };
         let entry = opcode::Recv::new(types::Fd(socket), std::ptr::null_mut(), length)
             .ioprio(ioprio)
             .buf_group(BUFFER_GROUP)

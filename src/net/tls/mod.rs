@@ -8,7 +8,7 @@
 mod ciphers;
 mod key_log;
 #[cfg(all(test, not(loom)))]
-pub(in crate::net) mod tests;
+pub(crate) mod tests;
 mod verifier;
 
 pub use ciphers::CipherError;

@@ -3,14 +3,14 @@
 #[path = "../../../tests/support/authority.rs"]
 mod authority;
 
-pub(in crate::net) use authority::{Authority, Folder, Leaf};
+pub(crate) use authority::{Authority, Folder, Leaf};
 
 use super::{KeyLogFile, Prepared, TlsSettings};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 /// Writes the files of a server certificate into `folder`.
-pub(in crate::net) fn settings(authority: &Authority, folder: &Folder) -> TlsSettings {
+pub(crate) fn settings(authority: &Authority, folder: &Folder) -> TlsSettings {
     let leaf = authority.server();
     TlsSettings {
         cafile: Some(folder.write("ca.crt", authority.certificate())),

@@ -35,6 +35,9 @@ use web_socket::{Received, WebSocket, WebSocketError};
 /// Bytes of answers that may wait for the socket; a peer that causes more without reading any is let go.
 const ANSWERS_SIZE_MAX: usize = 64 * 1024;
 
+/// How often a peer that is served a file, and reads it, is given more time: about five minutes.
+const REPRIEVES_MAX: u16 = 150;
+
 /// What a listener wraps its connections in.
 #[derive(Clone, Debug, Default)]
 pub struct Wrapping {
@@ -99,8 +102,12 @@ pub(super) struct Transport {
     web_socket: Option<WebSocket>,
     /// To be sent before anything else.
     answers: Vec<u8>,
+    /// Received, and waits for its turn.
+    deferred: Vec<u8>,
     revealed: Option<Revealed>,
     has_ended: bool,
+    /// How often its end was put off.
+    reprieves: u16,
 }
 
 impl Transport {
@@ -112,8 +119,10 @@ impl Transport {
             tls: wrapping.tls.as_ref().map(|tls| Tls::new(tls.prepared())),
             web_socket: wrapping.web_socket.as_ref().map(|_| WebSocket::default()),
             answers: Vec::new(),
+            deferred: Vec::new(),
             revealed: None,
             has_ended: false,
+            reprieves: 0,
         };
         (!wrapping.is_plain()).then(|| Box::new(transport()))
     }
@@ -130,15 +139,6 @@ impl Transport {
         self.tls.as_ref().is_some_and(Tls::is_handshaking)
     }
 
-    /// Whether the peer has not completed the first step of any handshake.
-    pub(super) fn is_silent(&self) -> bool {
-        self.header.is_some()
-            || match &self.tls {
-                Some(tls) => tls.is_silent(),
-                None => !self.is_ready(),
-            }
-    }
-
     /// Whether nothing is left to unwrap, for ever: there was only a PROXY header.
     pub(super) fn is_spent(&self) -> bool {
         self.header.is_none()
@@ -147,9 +147,26 @@ impl Transport {
             && self.revealed.is_none()
     }
 
+    /// Keeps what arrived until [`Transport::take_deferred`].
+    pub(super) fn defer(&mut self, bytes: &[u8]) {
+        self.deferred.extend_from_slice(bytes);
+    }
+
+    /// What was kept.
+    pub(super) fn take_deferred(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.deferred)
+    }
+
+    /// Whether a peer that is slow to read what is served to it may have more time.
+    pub(super) fn take_reprieve(&mut self) -> bool {
+        self.reprieves += 1;
+        self.reprieves <= REPRIEVES_MAX
+    }
+
     /// Bytes held of what the peer sent.
     pub(super) fn held_size(&self) -> usize {
-        self.header.as_ref().map_or(0, Vec::len)
+        self.deferred.len()
+            + self.header.as_ref().map_or(0, Vec::len)
             + self.tls.as_ref().map_or(0, Tls::held_size)
             + self.web_socket.as_ref().map_or(0, WebSocket::held_size)
     }
@@ -215,9 +232,12 @@ impl Transport {
                     Some(_) => &mut framed,
                 };
                 let result = tls.receive(bytes, target, answers);
-                if was_handshaking && !tls.is_handshaking() {
+                if was_handshaking
+                    && !tls.is_handshaking()
+                    && let Some(certificate) = tls.certificate()
+                {
                     let revealed = self.revealed.get_or_insert_default();
-                    revealed.certificate = tls.certificate();
+                    revealed.certificate = Some(certificate);
                 }
                 if let Some((web_socket, options)) = web_socket
                     && !framed.is_empty()
@@ -247,10 +267,11 @@ impl Transport {
         if options.require_certificate && !header.has_certificate {
             return Err(TransportError::ProxyWithoutCertificate);
         }
-        self.revealed = Some(Revealed {
+        let revealed = Revealed {
             peer: header.peer,
             certificate: header.certificate,
-        });
+        };
+        self.revealed = (revealed != Revealed::default()).then_some(revealed);
         Ok(Some(size))
     }
 

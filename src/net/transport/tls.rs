@@ -92,11 +92,6 @@ impl Tls {
         }
     }
 
-    /// Whether the client has not even said hello.
-    pub(super) fn is_silent(&self) -> bool {
-        matches!(self.state, State::Hello { .. })
-    }
-
     pub(super) fn held_size(&self) -> usize {
         self.held.len()
     }

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod transports;
+
 use super::{NoticesSender, Placed, Running, start};
 use crate::key::{ConnectionKey, ShardId};
 use crate::net::{Core, listen};
@@ -40,6 +42,7 @@ struct Peer {
     /// Not read because it does not take its output.
     blocked: bool,
     paused_until: Option<Instant>,
+    origin: Origin,
 }
 
 fn packet(command: u8, argument: &[u8]) -> Vec<u8> {
@@ -108,16 +111,26 @@ impl Echo {
             b'H' => {
                 let to = ShardId(u16::from(argument[0]));
                 if to != self.shard {
+                    let origin = self.peer(key).origin.clone();
                     self.kill(key);
                     effects.hand_overs.push(HandOver {
                         connection: key,
                         to,
-                        origin: Origin::default(),
+                        origin,
                     });
                     return false;
                 }
                 self.peer(key).settled = true;
                 self.say(key, &packet(b'H', &[self.shard.0 as u8]), effects);
+            }
+            // Where the connection comes from.
+            b'O' => {
+                let origin = &self.peer(key).origin;
+                let certificate = origin.certificate.as_ref();
+                let name = certificate.and_then(|it| it.common_name.as_deref());
+                let (listener, peer) = (origin.listener.0, origin.peer);
+                let said = format!("{listener} {peer} {}", name.unwrap_or("-"));
+                self.say(key, &packet(b'O', said.as_bytes()), effects);
             }
             b'C' => {
                 self.say(key, &packet(b'C', argument), effects);
@@ -164,17 +177,22 @@ impl Echo {
 impl Core for Echo {
     type Envelope = Vec<u8>;
 
-    fn handle_accept(&mut self, _: Origin, _now: Instant) -> Option<ConnectionKey> {
+    fn handle_accept(&mut self, origin: Origin, _now: Instant) -> Option<ConnectionKey> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(Peer::default());
             self.connections.len() as u32 - 1
         });
         let peer = &mut self.connections[index as usize];
         peer.alive = true;
+        peer.origin = origin;
         Some(ConnectionKey {
             index,
             generation: peer.generation,
         })
+    }
+
+    fn handle_origin(&mut self, key: ConnectionKey, origin: Origin) {
+        self.peer(key).origin = origin;
     }
 
     fn handle_bytes(
