@@ -25,15 +25,21 @@ pub struct Arguments {
     #[command(subcommand)]
     pub command: Option<Command>,
 
+    /// Read the configuration from FILE, which is written as Mosquitto's
+    #[arg(short, long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+
     /// Number of shards, each on a core of its own [default: one for each CPU the process may use]
     #[arg(long, value_name = "N")]
     pub cores: Option<usize>,
 
-    /// Port to listen on; 0 lets the system choose
-    #[arg(short, long, default_value_t = 1883)]
-    pub port: u16,
+    /// Port to listen on, of this machine only, if the configuration has no listener; may be given more
+    /// than once; 0 lets the system choose [default: 1883]
+    #[arg(short, long = "port", value_name = "PORT")]
+    pub ports: Vec<u16>,
 
-    /// Address to listen on; may be given more than once [default: 127.0.0.1 and ::1]
+    /// Address to listen on instead, if the configuration has no listener; may be given more than once
+    /// [default: 127.0.0.1 and ::1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Vec<IpAddr>,
 
@@ -41,26 +47,42 @@ pub struct Arguments {
     #[arg(long)]
     pub oversubscribe: bool,
 
-    /// Directory in which sessions and retained messages are stored [default: nothing is stored]
+    /// Directory in which sessions and retained messages are stored, as with `persistence true` [default:
+    /// nothing is stored]
     #[arg(long, value_name = "DIR")]
     pub persistence_location: Option<PathBuf>,
 
-    /// When a message counts as stored: always (on the disk), `interval <ms>`, os
-    #[arg(
-        long,
-        value_name = "WHEN",
-        default_value_t,
-        requires = "persistence_location"
-    )]
-    pub durability: Durability,
+    /// When a message counts as stored: always (on the disk), `interval <ms>`, os [default: always]
+    #[arg(long, value_name = "WHEN")]
+    pub durability: Option<Durability>,
 
     /// Take what can be read of a damaged store, and report what was lost
-    #[arg(long, requires = "persistence_location")]
+    #[arg(long)]
     pub recover: bool,
 
-    /// Log more
+    /// Log everything, whatever log_type says
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// Log nothing, whatever log_dest says
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Go on in the background
+    #[arg(short, long)]
+    pub daemon: bool,
+
+    /// Check the configuration and the files it names, and end
+    #[arg(long)]
+    pub test_config: bool,
+
+    /// Append the secrets of TLS connections to FILE, for Wireshark
+    #[arg(long, value_name = "FILE")]
+    pub tls_keylog: Option<PathBuf>,
+
+    /// This is the process in the background
+    #[arg(long, hide = true)]
+    pub in_background: bool,
 }
 
 /// What the program does beside being a broker.
@@ -155,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_standard_port_and_loopback() {
+    fn nothing_has_to_be_said() {
         let arguments = Arguments::try_parse_from(["fastmq"]).unwrap();
-        assert_eq!(arguments.port, 1883);
+        assert!(arguments.ports.is_empty());
         assert!(arguments.bind.is_empty());
         assert_eq!(arguments.cores, None);
     }

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod ring;
 pub mod router;
 pub mod runtime;
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod sim;

@@ -1,28 +1,43 @@
-//! How the process ends: by a signal, or because a shard panicked.
+//! What the process is told by signals, and how it ends: by one, or because a shard panicked.
 
 #![forbid(unsafe_code)]
 
-use super::Stopper;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::time::Duration;
 
-/// The process is gone this long after the first signal, whatever its connections do.
+/// The process is gone this long after the first signal to end, whatever its connections do.
 const EXIT_AFTER: Duration = Duration::from_millis(4500);
 /// Exit status after a panic, as Rust's own.
 const EXIT_PANIC: i32 = 101;
 /// Exit status when a second signal cut the orderly end short.
 const EXIT_HURRIED: i32 = 1;
 
-/// Stops the shards at the first SIGINT or SIGTERM, and exits at once at the second.
+/// What an operator asks of a broker that goes on, by the signals that Mosquitto has for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// SIGHUP: read the configuration again, and open the log again.
+    Reload,
+    /// SIGUSR1: save what is to be saved.
+    Save,
+    /// SIGUSR2: print the tree of subscriptions and retained messages.
+    DumpTree,
+}
+
+/// Calls `stop` at the first SIGINT or SIGTERM, and exits at once at the second; calls `handle` for every
+/// other signal. Both on a thread of their own.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn stop_on_signals(stopper: Stopper) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+pub fn on_signals(
+    stop: impl FnOnce() + Send + 'static,
+    mut handle: impl FnMut(Request) + Send + 'static,
+) -> io::Result<()> {
+    let mut ends = Signals::new([SIGINT, SIGTERM])?;
+    let mut requests = Signals::new([SIGHUP, SIGUSR1, SIGUSR2])?;
     let watch = move || {
-        let mut pending = signals.forever();
+        let mut pending = ends.forever();
         if let Some(signal) = pending.next() {
             let name = if signal == SIGINT {
                 "SIGINT"
@@ -30,7 +45,6 @@ pub fn stop_on_signals(stopper: Stopper) -> io::Result<()> {
                 "SIGTERM"
             };
             tracing::info!("{name}: closing connections");
-            stopper.stop();
             // Not in the way of a second signal.
             let timer = || {
                 std::thread::sleep(EXIT_AFTER);
@@ -40,6 +54,7 @@ pub fn stop_on_signals(stopper: Stopper) -> io::Result<()> {
             let _ = std::thread::Builder::new()
                 .name("fastmq-exit".into())
                 .spawn(timer);
+            stop();
         }
         if pending.next().is_some() {
             std::process::exit(EXIT_HURRIED);
@@ -48,6 +63,18 @@ pub fn stop_on_signals(stopper: Stopper) -> io::Result<()> {
     std::thread::Builder::new()
         .name("fastmq-signals".into())
         .spawn(watch)?;
+    // Apart from the others: a slow disk must not keep the broker from ending.
+    std::thread::Builder::new()
+        .name("fastmq-reload".into())
+        .spawn(move || {
+            for signal in &mut requests {
+                handle(match signal {
+                    SIGHUP => Request::Reload,
+                    SIGUSR1 => Request::Save,
+                    _ => Request::DumpTree,
+                });
+            }
+        })?;
     Ok(())
 }
 

@@ -97,8 +97,8 @@ pub enum TlsSettingsError {
     Refused(#[from] rustls::Error),
 }
 
-/// One reading of the settings and of the files they name.
-#[derive(Debug)]
+/// One reading of the settings and of the files they name. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Prepared {
     /// For clients that offer the application protocol.
     with_protocol: Arc<ServerConfig>,

@@ -1,0 +1,82 @@
+//! `-d`: the broker goes on without the terminal that started it.
+//!
+//! The process starts itself again, apart from the terminal, and ends when the other one serves or
+//! has failed. Forking would need `unsafe`, and could not take threads along anyway.
+
+#![forbid(unsafe_code)]
+
+use crate::cli::Arguments;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::process::{Command, Stdio};
+
+/// What the one in the background says when it serves.
+const READY: &[u8] = b"ready\n";
+
+/// Starts the broker in the background and waits until it serves.
+///
+/// # Errors
+/// When it does not; it has said why.
+pub(super) fn start() -> io::Result<()> {
+    let mut arguments = std::env::args_os();
+    let _ = arguments.next();
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .arg("--in-background")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = Vec::new();
+    if let Some(stdout) = &mut child.stdout {
+        stdout
+            .take(READY.len() as u64)
+            .read_to_end(&mut said)
+            .map_err(|error| io::Error::other(format!("the broker is not heard of: {error}")))?;
+    }
+    if said == READY {
+        return Ok(());
+    }
+    let status = child.wait()?;
+    Err(io::Error::other(format!(
+        "the broker did not start ({status})"
+    )))
+}
+
+/// Whether this process is the one in the background.
+#[derive(Debug)]
+pub(super) struct Background(bool);
+
+impl Background {
+    /// Parts from the terminal if it is.
+    pub(super) fn of(arguments: &Arguments) -> Self {
+        if arguments.in_background {
+            // It fails for the leader of a session, which then has no terminal to part from.
+            let _ = rustix::process::setsid();
+        }
+        Self(arguments.in_background)
+    }
+
+    /// The broker serves: whoever started it may go, and with it the terminal.
+    pub(super) fn is_ready(&self) {
+        if !self.0 {
+            return;
+        }
+        let mut stdout = io::stdout();
+        let told = stdout.write_all(READY).and_then(|()| stdout.flush());
+        if let Err(error) = told {
+            tracing::warn!("who started the broker is not told that it serves: {error}");
+        }
+        let closed = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .and_then(|null| {
+                rustix::stdio::dup2_stdout(&null)?;
+                rustix::stdio::dup2_stderr(&null)?;
+                Ok(())
+            });
+        if let Err(error) = closed {
+            tracing::warn!("the terminal is not let go of: {error}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What the configuration names: its own files, passwords, rules, certificates, the process's number.
+
+#![forbid(unsafe_code)]
+
+use super::{Failure, name_of};
+use crate::admin::Token;
+use crate::auth::{Acl, PasswordFile, Security};
+use crate::config::{
+    Config, ConfigError, FileReference, Files, Listener, Problem, Protocol, TlsVersion,
+};
+use crate::net::tls::{self, KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file system, for the parser.
+#[derive(Debug)]
+pub(super) struct Disk;
+
+impl Files for Disk {
+    fn read(&self, file: &str) -> Result<Vec<u8>, String> {
+        fs::read(file).map_err(|error| reason(&error))
+    }
+
+    fn names(&self, directory: &str) -> Result<Vec<String>, String> {
+        let entries = fs::read_dir(directory).map_err(|error| reason(&error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|error| reason(&error))?.file_name();
+            // A name that is no text ends in no `.conf` that anybody could have typed.
+            if let Ok(name) = name.into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// What the system says, without the number that Rust adds.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+fn unreadable(file: &FileReference, error: &std::io::Error) -> ConfigError {
+    ConfigError {
+        problem: Problem::Unreadable {
+            what: file.directive,
+            file: file.path.display().to_string(),
+            reason: reason(error),
+        },
+        place: Some(file.place.clone()),
+    }
+}
+
+/// What keeps strangers out, read completely: passwords, rules, certificates, the admin port's token.
+#[derive(Debug)]
+pub(super) struct Guards {
+    securities: Vec<Option<Arc<Security>>>,
+    /// One for each listener.
+    prepared: Vec<Option<Prepared>>,
+    admin_token: Token,
+    warnings: Vec<String>,
+}
+
+impl Guards {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its file and line, or directive.
+    pub(super) fn load(config: &Config, key_log: Option<Arc<KeyLogFile>>) -> Result<Self, Failure> {
+        let mut warnings = Vec::new();
+        // Listeners share what they share, so that a file is read and held once.
+        let mut read: HashMap<(Option<&Path>, Option<&Path>), Arc<Security>> = HashMap::new();
+        let mut securities = Vec::new();
+        let mut prepared = Vec::new();
+        for listener in &config.listeners {
+            let files = config.security_files(listener);
+            securities.push(if files.is_empty() {
+                None
+            } else {
+                let key = (
+                    files.password_file.map(|file| file.path.as_path()),
+                    files.acl_file.map(|file| file.path.as_path()),
+                );
+                Some(match read.get(&key) {
+                    Some(security) => security.clone(),
+                    None => {
+                        let security = Arc::new(Security {
+                            passwords: files
+                                .password_file
+                                .map(|file| passwords(file, &mut warnings))
+                                .transpose()?,
+                            acl: files
+                                .acl_file
+                                .map(|file| acl(file, &mut warnings))
+                                .transpose()?,
+                        });
+                        read.insert(key, security.clone());
+                        security
+                    }
+                })
+            });
+            let settings = listener.has_tls().then(|| tls_settings(listener, &key_log));
+            prepared.push(match settings {
+                Some(settings) => {
+                    let prepared = Prepared::load(&settings).map_err(|error| {
+                        let listener = name_of(listener);
+                        Failure::configuration(format!("Error: {listener}: {error}."))
+                    })?;
+                    warnings.extend_from_slice(prepared.warnings());
+                    Some(prepared)
+                }
+                None => None,
+            });
+        }
+        Ok(Self {
+            securities,
+            prepared,
+            admin_token: config
+                .admin
+                .token_file
+                .as_ref()
+                .map(admin_token)
+                .transpose()?,
+            warnings,
+        })
+    }
+
+    /// Passwords and rules of each listener.
+    pub(super) fn securities(&self) -> &[Option<Arc<Security>>] {
+        &self.securities
+    }
+
+    /// What is legal but hardly meant.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What the admin port demands.
+    pub(super) fn admin_token(&self) -> Token {
+        self.admin_token.clone()
+    }
+
+    /// TLS of each listener, in force for the first time.
+    pub(super) fn acceptors(&self) -> Vec<Option<TlsAcceptor>> {
+        let prepared = self.prepared.iter();
+        prepared
+            .map(|it| it.as_ref().map(|it| TlsAcceptor::new(it.clone())))
+            .collect()
+    }
+
+    /// Puts TLS in force for connections that come from now on.
+    pub(super) fn install(&self, acceptors: &[Option<TlsAcceptor>]) {
+        for (acceptor, prepared) in acceptors.iter().zip(&self.prepared) {
+            if let (Some(acceptor), Some(prepared)) = (acceptor, prepared) {
+                acceptor.install(prepared.clone());
+            }
+        }
+    }
+}
+
+fn passwords(file: &FileReference, warnings: &mut Vec<String>) -> Result<PasswordFile, Failure> {
+    let text = fs::read(&file.path).map_err(|error| unreadable(file, &error))?;
+    let name = file.path.display().to_string();
+    let passwords = PasswordFile::parse(&name, &text).map_err(|error| named(file, &error))?;
+    warnings.extend(passwords.warnings().iter().map(|it| warning(&name, it)));
+    if is_readable_by_everybody(&file.path) {
+        warnings.push(format!(
+            "{name} can be read by everybody. Future versions will refuse it: chmod 0700 {name}"
+        ));
+    }
+    Ok(passwords)
+}
+
+fn acl(file: &FileReference, warnings: &mut Vec<String>) -> Result<Acl, Failure> {
+    let text = fs::read(&file.path).map_err(|error| unreadable(file, &error))?;
+    let name = file.path.display().to_string();
+    let acl = Acl::parse(&name, &text).map_err(|error| named(file, &error))?;
+    warnings.extend(acl.warnings().iter().map(|it| warning(&name, it)));
+    Ok(acl)
+}
+
+fn warning(file: &str, warning: &crate::auth::Warning) -> String {
+    format!("{file}:{}: {}", warning.line, warning.text)
+}
+
+/// An error of a file, and where the configuration names that file.
+fn named(file: &FileReference, error: &crate::auth::FileError) -> Failure {
+    Failure::configuration(format!(
+        "Error: {error}.\nError found at {} ({}).",
+        file.place, file.directive
+    ))
+}
+
+fn is_readable_by_everybody(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o004 != 0)
+}
+
+fn admin_token(file: &FileReference) -> Result<Box<str>, Failure> {
+    let text = fs::read_to_string(&file.path).map_err(|error| unreadable(file, &error))?;
+    match text.lines().next().map(str::trim) {
+        Some(token) if !token.is_empty() => Ok(token.into()),
+        _ => {
+            let path = file.path.display();
+            let text = format!("Error: {path} has no token in its first line.");
+            Err(Failure::configuration(text))
+        }
+    }
+}
+
+fn tls_settings(listener: &Listener, key_log: &Option<Arc<KeyLogFile>>) -> TlsSettings {
+    let options = &listener.tls;
+    let path = |file: &Option<FileReference>| file.as_ref().map(|file| file.path.clone());
+    TlsSettings {
+        cafile: path(&options.cafile),
+        capath: path(&options.capath),
+        certfile: path(&options.certfile).unwrap_or_default(),
+        keyfile: path(&options.keyfile).unwrap_or_default(),
+        crlfile: path(&options.crlfile),
+        tls_version: match options.version_min {
+            TlsVersion::V12 => tls::TlsVersion::V12,
+            TlsVersion::V13 => tls::TlsVersion::V13,
+        },
+        ciphers: options.ciphers.clone(),
+        ciphers_tls13: options.ciphers_tls13.clone(),
+        require_certificate: options.require_certificate,
+        disable_client_cert_date_checks: options.disable_client_cert_date_checks,
+        protocol: match listener.protocol {
+            Protocol::Mqtt => "mqtt",
+            Protocol::Websockets => "http/1.1",
+        },
+        key_log: key_log.clone(),
+    }
+}
+
+/// The file with the number of this process, removed at the end.
+#[derive(Debug)]
+pub(super) struct PidFile(Option<PathBuf>);
+
+impl PidFile {
+    /// Writes it, if one is wanted.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write(file: Option<&FileReference>) -> Result<Self, ConfigError> {
+        let Some(file) = file else {
+            return Ok(Self(None));
+        };
+        let write = || -> std::io::Result<()> {
+            let mut out = fs::File::create(&file.path)?;
+            write!(out, "{}", std::process::id())
+        };
+        write().map_err(|error| unreadable(file, &error))?;
+        Ok(Self(Some(file.path.clone())))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // In a directory that only root may write to, it stays.
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! From what the configuration says of the log to the log.
+
+#![forbid(unsafe_code)]
+
+use super::Failure;
+use crate::cli::Arguments;
+use crate::config::{self, Destinations, LogTypes};
+use crate::log::{
+    Destination, Facility, Kind, Kinds, Log, LogLayer, Options, Publish, Timestamp, TimestampFormat,
+};
+use crate::message::{Message, MessageRef, QoS};
+use crate::runtime::Mailbox;
+use crate::shard::Command;
+use std::sync::Arc;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// What the command line says about the log wins.
+pub(super) fn apply_options(options: &mut config::LogOptions, arguments: &Arguments) {
+    if arguments.verbose {
+        options.types = LogTypes::ALL;
+    }
+    if arguments.quiet {
+        options.destinations = Destinations::NONE;
+    }
+}
+
+/// Starts the log, and has what the broker says with `tracing` written to it.
+pub(super) fn start(options: &config::LogOptions) -> Result<Log, Failure> {
+    let log = Log::start(log_options(options)?)?;
+    // The executor warns of what it then does without, such as registered buffers. The libraries of
+    // the admin port have nothing to say to an operator.
+    let levels = Targets::new()
+        .with_target("fastmq", tracing::Level::DEBUG)
+        .with_default(tracing::Level::ERROR);
+    tracing_subscriber::registry()
+        .with(LogLayer::new(log.clone()))
+        .with(levels)
+        .init();
+    Ok(log)
+}
+
+/// What the log is told.
+pub(super) fn log_options(options: &config::LogOptions) -> Result<Options, Failure> {
+    let to = &options.destinations;
+    let mut destinations = Vec::new();
+    for (is_wanted, destination) in [
+        (to.stdout, Destination::Stdout),
+        (to.stderr, Destination::Stderr),
+        (to.syslog, Destination::Syslog),
+        (to.topic, Destination::Topic),
+    ] {
+        if is_wanted {
+            destinations.push(destination);
+        }
+    }
+    let file = to.file.iter();
+    destinations.extend(file.map(|file| Destination::File(file.path.clone())));
+
+    let mut kinds = Kinds::NONE;
+    for (types, kind) in [
+        (LogTypes::ERROR, Kind::Error),
+        (LogTypes::WARNING, Kind::Warning),
+        (LogTypes::NOTICE, Kind::Notice),
+        (LogTypes::INFORMATION, Kind::Information),
+        (LogTypes::DEBUG, Kind::Debug),
+        (LogTypes::SUBSCRIBE, Kind::Subscribe),
+        (LogTypes::UNSUBSCRIBE, Kind::Unsubscribe),
+        (LogTypes::WEBSOCKETS, Kind::Websockets),
+    ] {
+        if options.types.contains(types) {
+            kinds |= kind;
+        }
+    }
+    Ok(Options {
+        destinations,
+        kinds,
+        connection_messages: options.connection_messages,
+        timestamp: match (&options.timestamp_format, options.timestamp) {
+            (_, false) => Timestamp::Off,
+            (None, true) => Timestamp::Epoch,
+            (Some(format), true) => {
+                Timestamp::Format(TimestampFormat::new(format).map_err(|error| {
+                    Failure::configuration(format!("Error: log_timestamp_format: {error}."))
+                })?)
+            }
+        },
+        facility: match options.facility {
+            config::Facility::Daemon => Facility::Daemon,
+            config::Facility::Local(number) => Facility::Local(number),
+        },
+        ..Options::default()
+    })
+}
+
+/// Publishes lines to `$SYS/broker/log`, as nothing that anybody has to acknowledge.
+pub(super) fn publisher(mailboxes: Arc<[Mailbox]>) -> Publish {
+    Box::new(move |line| {
+        let message = Message::new(MessageRef {
+            topic_name: line.topic.as_bytes(),
+            properties: &[],
+            payload: line.line.as_bytes(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        });
+        if let Some(mailbox) = mailboxes.first() {
+            mailbox.send(Command::Publish(Arc::new(message)));
+        }
+    })
+}

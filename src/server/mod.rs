@@ -1,0 +1,316 @@
+//! The broker's process: from the command line and the configuration to shards at work, and back.
+//!
+//! **Lives on** the main thread, which starts everything, waits, and ends it.
+//!
+//! # Always true
+//! - Nothing is opened before everything that the configuration names has been read and understood.
+//! - A configuration that is read again takes effect as a whole, or not at all and with an error that says
+//!   why.
+//! - Privileges are dropped before the first byte of a Client is read.
+//!
+//! Read next: `files.rs` (what the configuration names), `listeners.rs`, `reload.rs`.
+
+#![forbid(unsafe_code)]
+
+mod background;
+mod files;
+mod listeners;
+mod logging;
+mod privileges;
+mod reload;
+
+use crate::admin::{self, AdminPort, Watch, WatchOptions};
+use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
+use crate::config::{Config, ConfigError, Listener, Severity};
+use crate::log::Log;
+use crate::net::by_shard;
+use crate::net::tls::KeyLogFile;
+use crate::runtime::{self, Clock, Placed, StoredShard, open_store};
+use crate::wal::StoreOptions;
+use files::{Disk, Guards};
+use reload::Reloader;
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the last lines of the log may take.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the broker did not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The operator wrote something that cannot be meant.
+    #[error("{0}")]
+    Configuration(Box<dyn Error>),
+    /// The system refused something.
+    #[error("Error: {0}")]
+    Start(Box<dyn Error>),
+}
+
+impl Failure {
+    fn configuration(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::Configuration(error.into())
+    }
+
+    fn start(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::Start(error.into())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::configuration(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::start(error)
+    }
+}
+
+/// Is a broker until it is told to end, and returns the exit status.
+#[must_use]
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            match failure {
+                Failure::Configuration(_) => ExitCode::from(EXIT_BAD_ARGUMENTS),
+                Failure::Start(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Reads what the command line names, and makes up listeners if it names none.
+fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
+    let mut config = match &arguments.config_file {
+        Some(file) => Config::parse(&file.to_string_lossy(), &Disk)?,
+        None => Config::default(),
+    };
+    if config.is_local_only {
+        config.open_locally(&arguments.bind, &arguments.ports);
+    }
+    logging::apply_options(&mut config.log, arguments);
+    let persistence = &mut config.persistence;
+    if let Some(directory) = &arguments.persistence_location {
+        persistence.enabled = true;
+        persistence.location = Some(directory.clone());
+    }
+    if let Some(durability) = arguments.durability {
+        persistence.durability = durability;
+    }
+    Ok(config)
+}
+
+fn serve(arguments: &Arguments) -> Result<(), Failure> {
+    let config = configuration(arguments)?;
+    let key_log = match &arguments.tls_keylog {
+        Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
+            let path = path.display();
+            Failure::configuration(format!("Error: Unable to open {path}: {error}."))
+        })?)),
+        None => None,
+    };
+    let guards = Guards::load(&config, key_log.clone())?;
+    if !config.persistence.enabled && (arguments.recover || arguments.durability.is_some()) {
+        return Err(Failure::configuration(
+            "Error: --recover and --durability need persistence.",
+        ));
+    }
+    let cores = arguments.cores.or(config.cores);
+    let placed = runtime::place(cores, arguments.oversubscribe)
+        .map_err(|error| Failure::configuration(format!("fastmq: {error}")))?;
+    if arguments.test_config {
+        for remark in &config.remarks {
+            eprintln!("{remark}");
+        }
+        eprintln!("Configuration file is OK.");
+        return Ok(());
+    }
+    let background = if arguments.daemon && !arguments.in_background {
+        return background::start().map_err(Failure::start);
+    } else {
+        background::Background::of(arguments)
+    };
+
+    let log = logging::start(&config.log)?;
+    let result = serve_configured(
+        arguments, config, guards, key_log, &placed, &log, background,
+    );
+    if let Err(failure) = &result {
+        tracing::error!("{failure}");
+    }
+    log.stop(LOG_PATIENCE);
+    result
+}
+
+fn serve_configured(
+    arguments: &Arguments,
+    config: Config,
+    guards: Guards,
+    key_log: Option<Arc<KeyLogFile>>,
+    placed: &[Placed],
+    log: &Log,
+    background: background::Background,
+) -> Result<(), Failure> {
+    let shard_count = placed.len();
+    let version = env!("CARGO_PKG_VERSION");
+    let plural = if shard_count == 1 { "" } else { "s" };
+    tracing::info!("fastmq {version}, {shard_count} shard{plural}");
+    remark(&config, arguments);
+    for warning in guards.warnings() {
+        tracing::warn!("{warning}");
+    }
+    runtime::preflight(shard_count).map_err(Failure::start)?;
+    if let Some(files) = runtime::raise_open_files() {
+        tracing::debug!("{files} files may be open");
+    }
+    if placed.contains(&Placed::Anywhere) {
+        tracing::warn!("more shards than CPUs: they are not pinned, and slow each other down");
+    }
+
+    let acceptors = guards.acceptors();
+    let mut listening = listeners::open(&config, &acceptors, shard_count)?;
+    let admin_listener = admin::listen(&config.admin).map_err(|error| {
+        let address = config.admin.listener.map(|it| it.to_string());
+        let address = address.unwrap_or_default();
+        Failure::start(format!("cannot listen on {address} (admin port): {error}"))
+    })?;
+    let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
+    privileges::drop(config.user.as_deref()).map_err(Failure::start)?;
+
+    runtime::exit_on_panic();
+    // Placement by Client Identifier must not be predictable from outside: who knows it could put
+    // all load on one shard.
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let clock = Clock::start();
+    let settings = Arc::new(config.settings(guards.securities(), shard_count));
+    let opened = match store_options(&config, arguments) {
+        Some(options) => {
+            let (opened, report) = open_store(&options, shard_count, seed, clock, &settings)
+                .map_err(Failure::start)?;
+            tracing::info!("{report}");
+            tracing::info!("{}", options.durability.promise());
+            Some(opened)
+        }
+        None => {
+            tracing::info!(
+                "Nothing is stored on disk: messages and sessions do not survive a restart."
+            );
+            None
+        }
+    };
+    let parts = by_shard(&mut listening.open, shard_count);
+    let (sender, notices) = runtime::notices();
+    let make_core = move |shard, shard_count| {
+        StoredShard::new(shard, shard_count, settings.clone(), seed, opened.as_ref())
+    };
+    let running =
+        runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
+    let mailboxes = running.mailboxes();
+    runtime::authenticate(notices.authentications, mailboxes.clone())?;
+    log.attach_shards(
+        notices.events,
+        notices.trees,
+        notices.events_dropped.clone(),
+        listening.ports().into(),
+    );
+    log.attach_publisher(logging::publisher(mailboxes.clone()));
+    let watch = Watch::start(WatchOptions {
+        sys_interval: Duration::from_secs(config.sys_interval_s.into()),
+        sys_constants: vec![("version".to_owned(), format!("fastmq version {version}"))],
+        numbers: running.numbers(),
+        mailboxes: mailboxes.clone(),
+        log: Some(log.clone()),
+        events_dropped: notices.events_dropped,
+    })?;
+    let admin_port = match admin_listener {
+        Some(listener) => Some(AdminPort::start(
+            listener,
+            guards.admin_token(),
+            watch.clone(),
+        )?),
+        None => None,
+    };
+
+    let stopper = running.stopper();
+    let (stop_log, stop_watch) = (log.clone(), watch.clone());
+    let mut reloader = Reloader {
+        file: arguments.config_file.clone(),
+        arguments: arguments.clone(),
+        config,
+        key_log,
+        acceptors,
+        mailboxes,
+        shard_count,
+        log: log.clone(),
+        watch: watch.clone(),
+        admin_port: admin_port.clone(),
+    };
+    runtime::on_signals(
+        move || {
+            admin::notify_stopping();
+            stop_watch.set_ready(false);
+            stop_log.flush(Duration::from_millis(100));
+            stopper.stop();
+        },
+        move |request| reloader.handle(request),
+    )?;
+    for place in listening.places() {
+        tracing::info!("listening on {place}");
+    }
+    if let Some(port) = &admin_port {
+        tracing::info!("admin port on http://{}/", port.address());
+    }
+    watch.set_ready(true);
+    admin::notify_ready("serving clients");
+    background.is_ready();
+    running.join().map_err(Failure::start)?;
+    watch.stop();
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Where and how to store, if anything is to be stored.
+fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions> {
+    let persistence = &config.persistence;
+    persistence.enabled.then(|| StoreOptions {
+        durability: persistence.durability,
+        recover: arguments.recover,
+        ..StoreOptions::new(persistence.location.clone().unwrap_or_else(|| ".".into()))
+    })
+}
+
+/// Says what the configuration deserves to be told, and what the command line asks for in vain.
+fn remark(config: &Config, arguments: &Arguments) {
+    for remark in &config.remarks {
+        match remark.severity {
+            Severity::Warning => tracing::warn!("{remark}"),
+            Severity::Notice | Severity::Information => tracing::info!("{remark}"),
+        }
+    }
+    let has_addresses = !arguments.ports.is_empty() || !arguments.bind.is_empty();
+    if has_addresses && !config.is_local_only {
+        tracing::warn!("-p and --bind change nothing: the configuration has listeners");
+    }
+    if config.is_local_only && arguments.bind.is_empty() {
+        tracing::info!(
+            "Starting in local only mode. Connections will only be possible from clients running on \
+             this machine. Create a configuration file which defines a listener to allow remote \
+             access."
+        );
+    }
+}
+
+/// The one of `listeners` that a message is about.
+fn name_of(listener: &Listener) -> String {
+    match &listener.place {
+        Some(place) => format!("listener {} ({place})", listener.address),
+        None => format!("listener {}", listener.address),
+    }
+}

@@ -1,0 +1,104 @@
+//! The configuration is read again, while everything goes on.
+
+#![forbid(unsafe_code)]
+
+use super::files::Guards;
+use super::{Failure, configuration, logging};
+use crate::admin::{self, AdminPort, Watch};
+use crate::cli::Arguments;
+use crate::config::{Config, Severity};
+use crate::log::Log;
+use crate::net::tls::{KeyLogFile, TlsAcceptor};
+use crate::runtime::{Mailbox, Request};
+use crate::shard::Command;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Does what signals ask for.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    pub(super) file: Option<PathBuf>,
+    pub(super) arguments: Arguments,
+    /// The configuration in force.
+    pub(super) config: Config,
+    pub(super) key_log: Option<Arc<KeyLogFile>>,
+    pub(super) acceptors: Vec<Option<TlsAcceptor>>,
+    pub(super) mailboxes: Arc<[Mailbox]>,
+    pub(super) shard_count: usize,
+    pub(super) log: Log,
+    pub(super) watch: Watch,
+    pub(super) admin_port: Option<AdminPort>,
+}
+
+impl Reloader {
+    /// Does it.
+    pub(super) fn handle(&mut self, request: Request) {
+        match request {
+            Request::Reload => {
+                // Whatever becomes of the rest, logrotate has moved the file away.
+                self.log.reopen();
+                admin::notify_reloading();
+                match self.reload() {
+                    Ok(()) => tracing::info!("Reloading config."),
+                    Err(failure) => {
+                        for line in failure.to_string().lines() {
+                            tracing::error!("{line}");
+                        }
+                        tracing::error!(
+                            "Error reloading configuration, which stays as it was before."
+                        );
+                    }
+                }
+                admin::notify_ready("serving clients");
+            }
+            Request::Save => {
+                let text = if self.config.persistence.enabled {
+                    "what was acknowledged is stored already"
+                } else {
+                    "persistence is off"
+                };
+                tracing::info!("SIGUSR1: nothing is to be saved: {text}");
+            }
+            Request::DumpTree => {
+                for mailbox in &*self.mailboxes {
+                    mailbox.send(Command::DumpTree);
+                }
+            }
+        }
+    }
+
+    /// Reads everything, and only then changes anything.
+    fn reload(&mut self) -> Result<(), Failure> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        let mut config = configuration(&self.arguments)?;
+        config.succeed(&self.config)?;
+        let guards = Guards::load(&config, self.key_log.clone())?;
+        let log = logging::log_options(&config.log)?;
+
+        for remark in &config.remarks {
+            match remark.severity {
+                Severity::Warning => tracing::warn!("{remark}"),
+                Severity::Notice | Severity::Information => tracing::info!("{remark}"),
+            }
+        }
+        for warning in guards.warnings() {
+            tracing::warn!("{warning}");
+        }
+        guards.install(&self.acceptors);
+        let settings = Arc::new(config.settings(guards.securities(), self.shard_count));
+        for mailbox in &*self.mailboxes {
+            mailbox.send(Command::Configure(settings.clone()));
+        }
+        self.log.configure(log);
+        self.watch
+            .set_sys_interval(Duration::from_secs(config.sys_interval_s.into()));
+        if let Some(port) = &self.admin_port {
+            port.set_token(guards.admin_token());
+        }
+        self.config = config;
+        Ok(())
+    }
+}
