@@ -228,6 +228,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        let before = self.clients.settings.clone();
         self.clients.configure(settings);
         let connections: Vec<_> = self.clients.connections.keys().collect();
         for key in connections {
@@ -245,9 +246,15 @@ impl Shard {
             if self.clients.guarded {
                 self.clients.purge(session);
             }
+            let mount_point = |settings: &Settings| {
+                let listener = settings.listener(identity.listener);
+                listener.and_then(|listener| listener.mount_point.clone())
+            };
+            // What it subscribed to is below the old one.
+            let has_moved = mount_point(&before) != mount_point(&self.clients.settings);
             // As Mosquitto does with Clients that could not log in again.
             if let Some(key) = connection
-                && !self.is_still_admitted(session, credential)
+                && (has_moved || !self.is_still_admitted(session, credential))
             {
                 let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
                 self.disconnect(key, cause, now, effects);

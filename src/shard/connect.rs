@@ -73,9 +73,12 @@ impl Shard {
             return Step::Stop;
         };
         let is_other = self.clients.identify(session, Arc::new(identity));
-        if is_other && session_present && self.clients.guarded {
-            // Another User Name, or another listener: other things may be read.
-            self.router.forget_matches();
+        if session_present && self.clients.guarded {
+            if is_other {
+                // Another User Name, or another listener: other things may be read.
+                self.router.forget_matches();
+            }
+            // Rules may have changed too since what is in flight was first sent.
             self.clients.purge(session);
         }
         self.attach(session, key, connect, now);

@@ -2,12 +2,14 @@
 
 #![allow(dead_code, missing_docs)] // Shared by several tests, none of which needs all of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::limits::Limits;
 use fastmq::origin::Origin;
-use fastmq::shard::{Effects, Shard};
+use fastmq::policy::Settings;
+use fastmq::shard::{Command, Effects, Shard};
 use fastmq::time::Instant;
 
 /// One shard, and Clients that speak hex.
@@ -36,8 +38,12 @@ impl Broker {
     }
 
     pub fn with(limits: Limits) -> Self {
+        Self::with_settings(Settings::permissive(limits))
+    }
+
+    pub fn with_settings(settings: Settings) -> Self {
         Self {
-            shard: Shard::new(ShardId(0), 1, limits, 1),
+            shard: Shard::with_settings(ShardId(0), 1, Arc::new(settings), 1),
             effects: Effects::default(),
             now: Instant::ZERO,
         }
@@ -47,6 +53,13 @@ impl Broker {
         self.shard
             .handle_accept(Origin::default(), self.now)
             .expect("there is room")
+    }
+
+    /// The operator has the configuration read again.
+    pub fn configure(&mut self, settings: Settings) {
+        let command = Command::Configure(Arc::new(settings));
+        self.shard
+            .handle_command(command, self.now, &mut self.effects);
     }
 
     /// Sends `packets` and returns, in hex, what this Client is sent in answer.
