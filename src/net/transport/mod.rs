@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 mod identity;
 pub mod proxy;
 mod static_files;

@@ -1,0 +1,231 @@
+//! What reads bytes.
+
+use fastmq::auth::{Access, Acl, PasswordFile, Subject};
+use fastmq::codec::{Packet, decode, decode_fixed_header, encode};
+use fastmq::config;
+use fastmq::message::ProtocolVersion;
+use fastmq::net::transport::WebSocketOptions;
+use fastmq::net::transport::fuzz::read_web_socket;
+use fastmq::net::transport::proxy::{self, ProxyVersion, V2_SIZE_MAX};
+use fastmq::topic::{TopicFilter, TopicName};
+
+use crate::{fuzz, outcome, seeds};
+
+/// Larger than any input.
+const PACKET_SIZE_MAX: u32 = 1 << 20;
+
+#[test]
+fn mqtt_packets() {
+    fuzz("mqtt_packets", seeds::MQTT, seeds::MQTT_WORDS, |input| {
+        let Some((version, mut bytes)) = input.split_first() else {
+            return 0;
+        };
+        let mut version = match version {
+            3 => ProtocolVersion::V3,
+            4 => ProtocolVersion::V311,
+            _ => ProtocolVersion::V5,
+        };
+        let mut came_of_it = Vec::new();
+        loop {
+            let header = match decode_fixed_header(bytes, PACKET_SIZE_MAX) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => {
+                    came_of_it.push(error.to_string());
+                    break;
+                }
+            };
+            let Some(body) = bytes.get(header.header_size..header.total_size()) else {
+                break;
+            };
+            match decode(version, header.first_byte, body) {
+                Ok(packet) => {
+                    if let Packet::Connect(connect) = packet {
+                        version = connect.version;
+                    }
+                    came_of_it.push(format!("{:x}", header.first_byte));
+                    written_and_read_again(&packet, version);
+                }
+                Err(error) => came_of_it.push(error.to_string()),
+            }
+            bytes = &bytes[header.total_size()..];
+        }
+        outcome(came_of_it)
+    });
+}
+
+/// What was read is what will be read of what is written of it.
+fn written_and_read_again(packet: &Packet<'_>, version: ProtocolVersion) {
+    let mut written = Vec::new();
+    encode(packet, version, &mut written);
+    let header = decode_fixed_header(&written, PACKET_SIZE_MAX)
+        .unwrap()
+        .unwrap();
+    assert_eq!(header.total_size(), written.len());
+    let again = decode(version, header.first_byte, &written[header.header_size..]).unwrap();
+    let mut written_again = Vec::new();
+    encode(&again, version, &mut written_again);
+    assert_eq!(written, written_again);
+}
+
+#[test]
+fn configuration() {
+    let seeds = seeds::CONFIGURATION;
+    fuzz(
+        "configuration",
+        seeds,
+        seeds::CONFIGURATION_WORDS,
+        |input| {
+            config::fuzz(input);
+            let result = config::Config::parse("main", &Only(input));
+            match result {
+                Ok(config) => outcome((config.listeners.len(), config.remarks.len())),
+                // The name of a directive or the value would make every input a new one.
+                Err(error) => outcome(std::mem::discriminant(&error.problem)),
+            }
+        },
+    );
+}
+
+/// A disk with one file.
+struct Only<'a>(&'a [u8]);
+
+impl config::Files for Only<'_> {
+    fn read(&self, file: &str) -> Result<Vec<u8>, String> {
+        match file {
+            "main" => Ok(self.0.to_vec()),
+            _ => Err("no such file".to_owned()),
+        }
+    }
+    fn names(&self, _: &str) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn access_rules() {
+    fuzz("access_rules", seeds::ACL, seeds::ACL_WORDS, |input| {
+        let acl = match Acl::parse("acl", input) {
+            Ok(acl) => acl,
+            Err(error) => return outcome(std::mem::discriminant(&error.problem)),
+        };
+        let mut answers = vec![!acl.warnings().is_empty()];
+        for username in [None, Some("ann"), Some("a+"), Some("#"), Some("")] {
+            let subject = Subject {
+                username,
+                client_identifier: "one",
+            };
+            for topic in [
+                "home/safe/x",
+                "devices/one/state",
+                "users/ann/1",
+                "$SYS/a",
+                "/",
+                "a",
+            ] {
+                for access in [Access::Read, Access::Write] {
+                    let answer = acl.check(&subject, access, topic.as_bytes());
+                    let standing = acl.standing(&subject);
+                    let again = acl.check_with(standing, &subject, access, topic.as_bytes());
+                    assert_eq!(answer, again);
+                    answers.push(answer);
+                }
+            }
+        }
+        outcome(answers)
+    });
+}
+
+#[test]
+fn password_files() {
+    fuzz(
+        "password_files",
+        seeds::PASSWORDS,
+        seeds::PASSWORDS_WORDS,
+        |input| {
+            match PasswordFile::parse("passwd", input) {
+                Ok(file) => {
+                    // Verifying is meant to take long: not here.
+                    let known = file.credential("ann").is_some();
+                    outcome((file.users_count(), file.warnings().len(), known))
+                }
+                Err(error) => outcome(std::mem::discriminant(&error.problem)),
+            }
+        },
+    );
+}
+
+#[test]
+fn topics() {
+    let seeds: [&[u8]; 3] = [b"a/+/c/#\0a/b/c/d", b"$share/g/a/#\0a", b"#\0$SYS/x"];
+    let words: [&[u8]; 6] = [b"+", b"#", b"/", b"$share/", b"\0", b"\xc3\xa9"];
+    fuzz("topics", &seeds, &words, |input| {
+        let Ok(text) = std::str::from_utf8(input) else {
+            return 0;
+        };
+        let (filter, name) = text.split_once('\0').unwrap_or((text, text));
+        match (TopicFilter::new(filter), TopicName::new(name)) {
+            (Ok(filter), Ok(name)) => {
+                let matches = filter.matches(name);
+                outcome((matches, name.levels().count()))
+            }
+            (filter, name) => outcome((
+                filter.err().map(|error| error.to_string()),
+                name.err().map(|error| error.to_string()),
+            )),
+        }
+    });
+}
+
+#[test]
+fn proxy_headers() {
+    fuzz("proxy_headers", seeds::PROXY, seeds::PROXY_WORDS, |input| {
+        let both = [ProxyVersion::V1, ProxyVersion::V2].map(|version| {
+            let whole = proxy::parse(version, input);
+            match &whole {
+                Ok(Some((header, size))) => {
+                    assert!(*size <= input.len() && *size <= V2_SIZE_MAX);
+                    // Neither what follows nor how it arrives changes what it says.
+                    let alone = proxy::parse(version, &input[..*size]).unwrap().unwrap();
+                    assert_eq!((&alone.0, &alone.1), (header, size));
+                    for cut in 0..*size {
+                        assert_eq!(proxy::parse(version, &input[..cut]), Ok(None), "at {cut}");
+                    }
+                }
+                // More would never be taken.
+                Ok(None) => assert!(input.len() < V2_SIZE_MAX),
+                Err(_) => {}
+            }
+            match whole {
+                Ok(header) => Ok(header.map(|(header, _)| {
+                    (header.peer.is_some(), header.is_tls, header.has_certificate)
+                })),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        outcome(both)
+    });
+}
+
+#[test]
+fn web_sockets() {
+    let seeds = seeds::WEB_SOCKET;
+    fuzz("web_sockets", seeds, seeds::WEB_SOCKET_WORDS, |input| {
+        let options = WebSocketOptions::default();
+        let whole = read_web_socket(&options, &[input]);
+        assert!(whole.plain.len() <= input.len());
+        assert!(whole.held_size <= options.headers_size_max);
+        // A client waits for the upgrade; after it, frames may be cut anywhere.
+        let head = input.windows(4).position(|four| four == b"\r\n\r\n");
+        if let Some(head) = head
+            && whole.answers.starts_with(b"HTTP/1.1 101 ")
+        {
+            let (head, frames) = input.split_at(head + 4);
+            let mut pieces = vec![head];
+            pieces.extend(frames.chunks(1 + frames.len() % 7));
+            assert_eq!(read_web_socket(&options, &pieces), whole);
+        }
+        let status = whole.answers.get(9..12).map(<[u8]>::to_vec);
+        outcome((whole.end, status, whole.plain.len()))
+    });
+}
