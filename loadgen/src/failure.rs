@@ -7,6 +7,10 @@ use crate::wire::WireError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    #[error(
+        "no rate passes: {tried:.1}/s already breaks the bound of {bound_us} us, or loses messages"
+    )]
+    NoRatePasses { tried: f64, bound_us: f64 },
     #[error("no address for {host}:{port}: {source}")]
     Address {
         host: String,

@@ -10,6 +10,8 @@ use crate::run::{self, Outcome};
 
 /// The rate that the search begins with.
 const FIRST_RATE: f64 = 1000.0;
+/// A broker that fails at less is not searched further down.
+const LAST_RATE: f64 = 2.0;
 /// The search ends when what passes and what fails are so close.
 const PRECISION: f64 = 1.05;
 /// Share of what was due that has to have been published.
@@ -57,8 +59,18 @@ pub fn execute(
             best = Some((outcome, rate));
         } else {
             failed = Some(rate);
-            if best.is_none() && rate < 2.0 {
-                return Ok((outcome, rate, notes));
+            if best.is_none() && rate < LAST_RATE {
+                return Ok((
+                    Outcome {
+                        error: Some(Failure::NoRatePasses {
+                            tried: rate,
+                            bound_us,
+                        }),
+                        ..outcome
+                    },
+                    rate,
+                    notes,
+                ));
             }
         }
         rate = match (&best, failed) {

@@ -79,6 +79,7 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
         address: format!("{}:{}", common.host, common.port),
         started,
         ceiling: None,
+        found_rate_per_s: None,
         broker_configuration: common.broker_config.as_deref().map(read).transpose()?,
         warnings: Vec::new(),
     };
@@ -114,8 +115,10 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
             let said = "--find-max needs a workload that has a rate";
             return Err(Failure::Options(said.to_owned()));
         }
-        let (outcome, _, notes) = find_max::execute(&options.workload, common, address, &progress)?;
+        let (outcome, rate, notes) =
+            find_max::execute(&options.workload, common, address, &progress)?;
         about.warnings.extend(notes);
+        about.found_rate_per_s = outcome.error.is_none().then_some(rate);
         outcome
     } else {
         run::execute(plan, common, vec![address], &progress)?

@@ -150,6 +150,9 @@ pub struct RunResult {
     broker: Broker,
     started_at_unix_s: u64,
     workload: WorkloadPart,
+    /// Of `--find-max`: the highest rate that passed, which the figures are about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found_rate_per_s: Option<f64>,
     measured_s: f64,
     published: u64,
     delivered: u64,
@@ -178,6 +181,8 @@ pub struct About<'a> {
     pub address: String,
     pub started: SystemTime,
     pub ceiling: Option<Ceiling>,
+    /// What `--find-max` found.
+    pub found_rate_per_s: Option<f64>,
     pub broker_configuration: Option<String>,
     pub warnings: Vec<String>,
 }
@@ -266,6 +271,7 @@ impl RunResult {
                 mode: about.mode,
                 options: options_value(about.options),
             },
+            found_rate_per_s: about.found_rate_per_s,
             measured_s: outcome.measured_s,
             published,
             delivered,
@@ -353,6 +359,13 @@ impl RunResult {
             "{} ({}): MQTT {mqtt}, QoS {}, {} B payload, {:.1} s",
             workload.name, workload.mode, common.qos, common.payload, self.measured_s
         )?;
+        if let Some(rate) = self.found_rate_per_s {
+            let bound_us = common.p99_us.unwrap_or(f64::INFINITY);
+            writeln!(
+                out,
+                "  found       {rate:.0}/s with p99 below {bound_us} us and no loss"
+            )?;
+        }
         if self.published > 0 {
             writeln!(out, "  published   {:.0}/s", self.published_per_s)?;
             writeln!(out, "  delivered   {:.0}/s", self.delivered_per_s)?;

@@ -123,7 +123,10 @@ pub struct Connect<'a> {
     pub topic_alias_maximum: u16,
 }
 
-/// A CONNECT without Keep Alive, so that an idle connection is idle.
+/// Longer than any run, so that an idle connection is idle; some brokers refuse to go without.
+const KEEP_ALIVE_S: u16 = u16::MAX;
+
+/// A CONNECT.
 pub fn write_connect(connect: &Connect<'_>, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(64);
     write_binary(b"MQTT", &mut body);
@@ -133,7 +136,7 @@ pub fn write_connect(connect: &Connect<'_>, out: &mut Vec<u8>) {
     let user = u8::from(connect.user.is_some()) << 7;
     let password = u8::from(connect.password.is_some()) << 6;
     body.push(clean | user | password);
-    body.extend_from_slice(&[0, 0]);
+    body.extend_from_slice(&KEEP_ALIVE_S.to_be_bytes());
     if connect.version.is_v5() {
         let mut properties = Vec::new();
         if connect.is_persistent {

@@ -61,7 +61,7 @@ impl Engine {
                 } else {
                     ""
                 },
-                topic_alias: uses_aliases.then_some(index as u16 + 1),
+                topic_alias: uses_aliases.then(|| index as u16 + 1),
                 qos: plan.qos,
                 retain: plan.retain,
                 publisher: global,
