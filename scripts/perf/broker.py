@@ -8,27 +8,35 @@ import subprocess
 import time
 from pathlib import Path
 
-START_LIMIT_S = 60
+START_LIMIT_S = 40
 
 
 class BrokerError(Exception):
     """The broker did not do what it must to be measured."""
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count):
+    """Different ones: all are held until the last is found."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 class Broker:
-    """`command` and the text in `files` (name to content) may hold {port}, {spare} and {third} (other free
-    ports), {cpu} and {dir}. With `measured`, the broker is the descendant of that name, not the started
+    """`command` and the text in `files` (name to content) may hold {port}, {spare}, {third} and {fourth} (other
+    free ports), {cpu}, {dir} and what `values` names. The load goes to the port named `load_port`. With `measured`, the broker is the descendant of that name, not the started
     command (a start script, say). `cleanup` is run when it has been stopped.
     """
 
-    def __init__(self, name, command, cpu, folder, files=None, environment=None, measured=None, cleanup=None):
+    def __init__(self, name, command, cpu, folder, files=None, environment=None, measured=None, cleanup=None,
+                 load_port="port", values=None):
         self.name, self.command, self.cpu = name, command, cpu
+        self.load_port, self.values = load_port, values or {}
         self.files, self.environment = files or {}, environment or {}
         self.measured, self.cleanup = measured, cleanup
         self.folder = Path(folder) / name
@@ -36,13 +44,12 @@ class Broker:
         self.process = self.port = self.pid = None
 
     def fill(self, text):
-        values = {"port": self.port, "spare": self.spare, "third": self.third, "cpu": self.cpu, "dir": self.folder}
-        for key, value in values.items():
+        for key, value in (self.values | self.ports | {"cpu": self.cpu, "dir": self.folder}).items():
             text = text.replace("{" + key + "}", str(value))
         return text
 
     def start(self):
-        self.port, self.spare, self.third = free_port(), free_port(), free_port()
+        self.ports = dict(zip(("port", "spare", "third", "fourth"), free_ports(4)))
         for name, content in self.files.items():
             (self.folder / name).write_text(self.fill(content))
         words = shlex.split(self.fill(self.command))
@@ -54,11 +61,18 @@ class Broker:
             self.process = subprocess.Popen(["taskset", "-c", str(self.cpu)] + words, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, env=self.variables, start_new_session=True)
         deadline = time.monotonic() + START_LIMIT_S
-        while not accepts_mqtt(self.port):
+        while not accepts_mqtt(self.ports["port"]):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = self.log.read_text(errors="replace")[-2000:]
                 self.stop()
-                raise BrokerError(f"{self.name} does not speak MQTT on {self.port}: {shlex.join(words)}\n{text}")
+                raise BrokerError(f"{self.name} does not speak MQTT on {self.ports['port']}: {shlex.join(words)}\n{text}")
+            time.sleep(0.02)
+        self.port = self.ports[self.load_port]
+        # The probe speaks plain MQTT; another listener only has to be there.
+        while not listens(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise BrokerError(f"{self.name} does not listen on {self.port}, its {self.load_port}")
             time.sleep(0.02)
         self.pid = self.measured_pid() if self.measured else self.process.pid
         return self
@@ -106,10 +120,22 @@ class Broker:
         self.process = self.pid = None
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_):
         self.stop()
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
 
 
 CONNECT = bytes.fromhex("10 11 0004 4d515454 04 02 003c 0005 70726f6265")

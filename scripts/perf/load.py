@@ -4,12 +4,17 @@ import json
 import shlex
 import subprocess
 
-#: Seconds that setting up and draining may take besides what is measured.
-PATIENCE_S = 150
+#: Seconds that setting up and draining may take besides what is measured, and without any progress.
+LIMIT_S = 60
+PATIENCE_S = 20
 
 
 class LoadError(Exception):
     """The run could not be made, or what came of it is no result."""
+
+
+class NoEnd(LoadError):
+    """It took far longer than it should: asking again would cost as much."""
 
 
 def run(loadgen, arguments, broker, cpu, duration, warmup, extra=(), ceiling=False):
@@ -18,12 +23,12 @@ def run(loadgen, arguments, broker, cpu, duration, warmup, extra=(), ceiling=Fal
     With `ceiling` the generator measures itself first, on the broker's CPU and its own.
     """
     command = ["taskset", "-c", str(cpu), str(loadgen), *arguments, "--cpus", str(cpu), "--port", str(broker.port),
-               "--broker-pid", str(broker.pid), "--duration", str(duration), "--warmup", str(warmup), *extra,
+               "--broker-pid", str(broker.pid), "--duration", str(duration), "--warmup", str(warmup), "--patience", str(PATIENCE_S), *extra,
                *(() if ceiling else ("--no-ceiling",)), "--json", "-"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=duration + warmup + PATIENCE_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=duration + warmup + LIMIT_S)
     except subprocess.TimeoutExpired as error:
-        raise LoadError(f"no end after {error.timeout:g} s: {shlex.join(command)}") from error
+        raise NoEnd(f"no end after {error.timeout:g} s: {shlex.join(command)}") from error
     try:
         report = json.loads(done.stdout)
     except ValueError as error:

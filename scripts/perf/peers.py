@@ -20,6 +20,17 @@ MISSING = {
     "retained-wildcard": "no retained messages by wildcard",
 }
 
+NOT_SET_UP = {"tls": "no TLS listener set up here", "websocket": "no WebSocket listener set up here"}
+
+
+@dataclass
+class Listener:
+    """One more listener than the plain one: where the load goes, and what is added to the configuration."""
+    port: str
+    files: dict
+    #: Instead of the usual one.
+    command: str = None
+
 
 @dataclass
 class Peer:
@@ -42,6 +53,8 @@ class Peer:
     connections_why: str = ""
     #: Workload to the reason why it is not run.
     unable: dict = field(default_factory=dict)
+    #: "tls", "websocket", "v5" to `Listener`; MQTT 5.0 is spoken on the plain one where that is not said.
+    listeners: dict = field(default_factory=dict)
     #: Said below the table.
     remark: str = ""
     #: How it is installed.
@@ -57,9 +70,19 @@ class Peer:
             return reason
         if lacking := sorted(workload.needs & self.lacks):
             return ", ".join(MISSING[key] for key in lacking)
+        if workload.listener in NOT_SET_UP and workload.listener not in self.listeners:
+            return NOT_SET_UP[workload.listener]
         if self.connections_max and workload.connections > self.connections_max:
             return self.connections_why
         return None
+
+    def started_for(self, workload):
+        """Command, files and the name of the load's port."""
+        listener = self.listeners.get(workload.listener)
+        if listener is None:
+            return self.command, self.files, "port"
+        added = {name: self.files.get(name, "") + text for name, text in listener.files.items()}
+        return listener.command or self.command, self.files | added, listener.port
 
 
 MOSQUITTO_CONF = """\
@@ -68,8 +91,42 @@ allow_anonymous true
 persistence false
 max_connections -1
 max_queued_messages 0
+max_inflight_messages 0
 log_type error
 """
+
+# Without the domain, a WebSocket listener of Mosquitto 2.0 ignores its address and opens an IPv6 socket, which
+# fails where IPv6 is off.
+MOSQUITTO_LISTENERS = {
+    "tls": Listener("spare", {"mosquitto.conf": """\
+listener {spare} 127.0.0.1
+certfile {certificate}
+keyfile {key}
+user root
+"""}),
+    "websocket": Listener("spare", {"mosquitto.conf": """\
+listener {spare} 127.0.0.1
+protocol websockets
+socket_domain ipv4
+"""}),
+}
+
+# The same configuration as Mosquitto's, without what only that needs.
+FASTMQ_CONF = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+listener {spare} 127.0.0.1
+allow_anonymous true
+"""
+FASTMQ_WITH_CONF = "{program} -c {dir}/fastmq.conf --cores 1"
+FASTMQ = {
+    "command": "{program} --cores 1 --port {port}",
+    "listeners": {
+        "tls": Listener("spare", {"fastmq.conf": FASTMQ_CONF + "certfile {certificate}\nkeyfile {key}\n"},
+                        FASTMQ_WITH_CONF),
+        "websocket": Listener("spare", {"fastmq.conf": FASTMQ_CONF + "protocol websockets\n"}, FASTMQ_WITH_CONF),
+    },
+}
 
 # QoS 1 and sessions are streams of JetStream here, which are files; {dir} is in memory.
 NATS_CONF = """\
@@ -80,9 +137,13 @@ jetstream { store_dir: "{dir}/jetstream" }
 mqtt {
   listen: "127.0.0.1:{port}"
   consumer_memory_storage: true
-  max_ack_pending: 65535
+  max_ack_pending: 30000
 }
 """
+
+NATS_LISTENERS = {"websocket": Listener("third", {"nats.conf": """\
+websocket { listen: "127.0.0.1:{third}", no_tls: true }
+"""})}
 
 RABBITMQ_CONF = """\
 listeners.tcp = none
@@ -116,6 +177,39 @@ dynamic_filters = true
 listen = "127.0.0.1:{spare}"
 """
 
+RUMQTTD_CONNECTIONS = """\
+connection_timeout_ms = 60000
+max_payload_size = 1048576
+max_inflight_count = 200
+dynamic_filters = true
+"""
+RUMQTTD_LISTENERS = {
+    "v5": Listener("third", {"rumqttd.toml": """\
+[v5.1]
+name = "v5"
+listen = "127.0.0.1:{third}"
+next_connection_delay_ms = 0
+[v5.1.connections]
+""" + RUMQTTD_CONNECTIONS}),
+    "tls": Listener("third", {"rumqttd.toml": """\
+[v4.2]
+name = "v4-tls"
+listen = "127.0.0.1:{third}"
+next_connection_delay_ms = 0
+[v4.2.tls]
+certpath = "{certificate}"
+keypath = "{key}"
+[v4.2.connections]
+""" + RUMQTTD_CONNECTIONS}),
+    "websocket": Listener("third", {"rumqttd.toml": """\
+[ws.1]
+name = "ws"
+listen = "127.0.0.1:{third}"
+next_connection_delay_ms = 0
+[ws.1.connections]
+""" + RUMQTTD_CONNECTIONS}),
+}
+
 RMQTT_TOML = """\
 [node]
 id = 1
@@ -145,9 +239,10 @@ max_awaiting_rel = 10000
 
 KNOWN = (
     Peer("mosquitto", "mosquitto", "{program} -c {dir}/mosquitto.conf", version=("-h",),
-         files={"mosquitto.conf": MOSQUITTO_CONF}, source="Debian: mosquitto",
-         remark="mosquitto: without its bound of queued messages, at which it drops under fan-in"),
-    Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={"nats.conf": NATS_CONF},
+         files={"mosquitto.conf": MOSQUITTO_CONF}, listeners=MOSQUITTO_LISTENERS, source="Debian: mosquitto",
+         remark="mosquitto: without its bounds of queued and inflight messages, at which it drops under fan-in and "
+                "ends connections"),
+    Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={"nats.conf": NATS_CONF}, listeners=NATS_LISTENERS,
          lacks=frozenset({"qos2", "v5", "shared"}), source="Debian: nats-server",
          remark="nats-server: QoS 1, sessions and retained messages are files, here in memory"),
     # Debian's wrapper in /usr/sbin leaves the environment of root behind.
@@ -164,7 +259,7 @@ KNOWN = (
          unable={"wildcard": "10,000 filters take it minutes"}, source="Debian: rabbitmq-server",
          remark="rabbitmq: its MQTT plugin, retained messages in memory"),
     Peer("rumqttd", "rumqttd", "{program} -q -c {dir}/rumqttd.toml", files={"rumqttd.toml": RUMQTTD_TOML},
-         lacks=frozenset({"v5"}), source="cargo install rumqttd"),
+         listeners=RUMQTTD_LISTENERS, source="cargo install rumqttd"),
     Peer("rmqttd", "rmqttd", "{program} -f {dir}/rmqtt.toml", files={"rmqtt.toml": RMQTT_TOML},
          source="cargo install rmqttd"),
 )

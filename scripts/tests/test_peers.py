@@ -1,10 +1,14 @@
 """What the table of brokers says, above all about what went wrong."""
 
+import argparse
+import contextlib
 import importlib.machinery
 import importlib.util
+import io
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(SCRIPTS))
@@ -12,6 +16,8 @@ sys.dont_write_bytecode = True
 loader = importlib.machinery.SourceFileLoader("perf_peers", str(SCRIPTS / "perf-peers"))
 perf_peers = importlib.util.module_from_spec(importlib.util.spec_from_loader("perf_peers", loader))
 loader.exec_module(perf_peers)
+
+from perf import broker, load, peers, workloads  # noqa: E402
 
 
 def report(rate, lost=0, limit=False):
@@ -40,6 +46,69 @@ class Cell(unittest.TestCase):
 
     def test_nothing_measured_is_not_a_zero(self):
         self.assertEqual(self.cell([]), "not measured")
+
+    def test_what_failed_every_time_says_how(self):
+        self.assertEqual(self.cell([], errors=["it ended\nand more"]), "failed: it ended")
+
+
+class Rounds(unittest.TestCase):
+    """`measure` with runs that are made up."""
+
+    def measure(self, outcomes, **more):
+        peer = perf_peers.Peer("mine", "true", "{program}")
+        options = argparse.Namespace(**({"minutes": 1, "seed": 1, "runs": 2} | more))
+        result, written = {"workloads": {}}, []
+        outcomes = iter(outcomes)
+
+        def run(*_):
+            outcome = next(outcomes)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        with mock.patch.object(perf_peers, "run", run), contextlib.redirect_stderr(io.StringIO()):
+            perf_peers.measure(result, [peer], ["pipe", "fan-in"], options, {}, lambda: written.append(len(written)))
+        return result, written
+
+    def entry(self, result, workload):
+        return result["workloads"][workload]["peers"]["mine"]
+
+    def test_every_load_has_its_turn_in_every_round_and_is_written_after_it(self):
+        result, written = self.measure([report(1), report(2), report(3), report(4)])
+        rates = [found["delivered_per_s"] for found in self.entry(result, "fan-in")["reports"]]
+        self.assertEqual(rates, [2, 4])
+        self.assertEqual(result["workloads"]["pipe"]["medians"]["mine"]["delivered_per_s"], 2)
+        self.assertEqual(len(written), 4)
+
+    def test_whatever_goes_wrong_is_recorded_and_ends_nothing(self):
+        result, _ = self.measure([RuntimeError("odd"), report(1), report(2), OSError(5, "no disk")])
+        self.assertEqual(self.entry(result, "pipe")["errors"], ["RuntimeError: odd"])
+        self.assertEqual(len(self.entry(result, "pipe")["reports"]), 1)
+        self.assertEqual(len(self.entry(result, "fan-in")["errors"]), 1)
+
+    def test_what_never_ends_is_not_asked_again(self):
+        result, _ = self.measure([load.NoEnd("no end after 60 s"), report(1), report(2)])
+        self.assertEqual(self.entry(result, "pipe")["unable"], "no end after 60 s")
+        self.assertEqual(len(self.entry(result, "fan-in")["reports"]), 2)
+
+    def test_out_of_time_says_so_and_keeps_what_is_there(self):
+        result, written = self.measure([], minutes=0)
+        self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
+        self.assertEqual(len(written), 1)
+
+
+class Peers(unittest.TestCase):
+    def test_a_listener_adds_to_the_configuration_and_names_its_port(self):
+        listener = peers.Listener("spare", {"a.conf": "listener {spare}\n"})
+        peer = peers.Peer("mine", "true", "{program}", files={"a.conf": "listener {port}\n"}, listeners={"tls": listener})
+        tls = peer.started_for(workloads.ALL["tls-qos1"])
+        self.assertEqual(tls, ("{program}", {"a.conf": "listener {port}\nlistener {spare}\n"}, "spare"))
+        self.assertEqual(peer.started_for(workloads.ALL["pipe"]), ("{program}", peer.files, "port"))
+        self.assertIsNone(peer.reason_against(workloads.ALL["tls-qos1"]))
+        self.assertIn("WebSocket", peer.reason_against(workloads.ALL["websocket-qos1"]))
+
+    def test_no_two_ports_of_a_broker_are_the_same(self):
+        self.assertEqual(len(set(broker.free_ports(4))), 4)
 
 
 if __name__ == "__main__":
