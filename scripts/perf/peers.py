@@ -113,10 +113,9 @@ socket_domain ipv4
 
 # The same configuration as Mosquitto's, without what only that needs.
 FASTMQ_CONF = """\
+allow_anonymous true
 listener {port} 127.0.0.1
-allow_anonymous true
 listener {spare} 127.0.0.1
-allow_anonymous true
 """
 FASTMQ_WITH_CONF = "{program} -c {dir}/fastmq.conf --cores 1"
 FASTMQ = {
@@ -240,8 +239,8 @@ max_awaiting_rel = 10000
 KNOWN = (
     Peer("mosquitto", "mosquitto", "{program} -c {dir}/mosquitto.conf", version=("-h",),
          files={"mosquitto.conf": MOSQUITTO_CONF}, listeners=MOSQUITTO_LISTENERS, source="Debian: mosquitto",
-         remark="mosquitto: without its bounds of queued and inflight messages, at which it drops under fan-in and "
-                "ends connections"),
+         remark="mosquitto: without its bounds of queued and inflight messages, at which it loses QoS 1 "
+                "and 2"),
     Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={"nats.conf": NATS_CONF}, listeners=NATS_LISTENERS,
          lacks=frozenset({"qos2", "v5", "shared"}), source="Debian: nats-server",
          remark="nats-server: QoS 1, sessions and retained messages are files, here in memory"),
