@@ -91,6 +91,15 @@ class Rounds(unittest.TestCase):
         self.assertEqual(self.entry(result, "pipe")["unable"], "no end after 60 s")
         self.assertEqual(len(self.entry(result, "fan-in")["reports"]), 2)
 
+    def test_the_table_says_once_why_there_is_nothing(self):
+        result, _ = self.measure([load.NoEnd("no end after 60 s"), report(1000)], runs=1)
+        result |= {"peers": {"mine": {"version": "mine 1", "remark": ""}}, "machine": perf_peers.machine.describe(),
+                   "broker_cpu": 0, "load_cpu": 1, "payload": 64, "duration_s": 1, "not_installed": ["other"]}
+        text = perf_peers.table(result)
+        self.assertEqual(text.count("no end after 60 s"), 1)
+        self.assertIn("delivered, k/s | 1.0 |", text)
+        self.assertIn("Not installed here, so not measured: other.", text)
+
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
         self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
