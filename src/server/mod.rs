@@ -182,6 +182,8 @@ fn serve_configured(
         Failure::start(format!("cannot listen on {address} (admin port): {error}"))
     })?;
     let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
+    // Files of the log are opened by its thread, which has to have happened while root may.
+    log.flush(LOG_PATIENCE);
     privileges::drop(config.user.as_deref()).map_err(Failure::start)?;
 
     runtime::exit_on_panic();
