@@ -14,8 +14,7 @@ pub struct PersistenceOptions {
     pub enabled: bool,
     /// The directory of the store (`persistence_location`); `None` for the working directory.
     pub location: Option<PathBuf>,
-    /// The name of Mosquitto's database in it, which is read when there is no store yet
-    /// (`persistence_file`).
+    /// The name of Mosquitto's database in it, which is left alone (`persistence_file`).
     pub file: String,
     /// What an acknowledgement promises (`fastmq_durability`).
     pub durability: Durability,

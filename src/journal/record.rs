@@ -190,7 +190,7 @@ pub enum Record<'a> {
         expiry_interval_s: u32,
         /// The place of its next delivery.
         next_sequence: u64,
-        /// QoS 2 messages it has sent us.
+        /// All of its QoS 2 messages up to this one were taken.
         exchanges: u64,
         /// Its Will.
         will: Option<WillRecord<'a>>,
@@ -288,6 +288,13 @@ pub enum Record<'a> {
         /// Counts them.
         exchange: u64,
     },
+    /// A QoS 2 message of a Session was taken, whatever became of it since.
+    Taken {
+        /// The Session.
+        session: u64,
+        /// Which of its messages.
+        exchange: u64,
+    },
     /// PUBREL has come, or the message was refused: the identifier is free.
     Freed {
         /// The Session.
@@ -325,6 +332,7 @@ const FREED: u8 = 12;
 const RETAINED: u8 = 13;
 const SNAPSHOT_BEGAN: u8 = 14;
 const SNAPSHOT_ENDED: u8 = 15;
+const TAKEN: u8 = 16;
 
 impl<'a> Record<'a> {
     /// Appends the record.
@@ -438,6 +446,7 @@ impl<'a> Record<'a> {
                 put_two(out, RECEIVED, *session, *exchange);
                 put_u16(out, packet_identifier.get());
             }
+            Self::Taken { session, exchange } => put_two(out, TAKEN, *session, *exchange),
             Self::Freed {
                 session,
                 packet_identifier,
@@ -569,6 +578,10 @@ impl<'a> Record<'a> {
                 session: reader.u64()?,
                 exchange: reader.u64()?,
                 packet_identifier: PacketIdentifier::new(reader.u16()?)?,
+            },
+            TAKEN => Self::Taken {
+                session: reader.u64()?,
+                exchange: reader.u64()?,
             },
             FREED => Self::Freed {
                 session: reader.u64()?,
@@ -789,6 +802,10 @@ mod tests {
             Record::Freed {
                 session: 1,
                 packet_identifier: identifier,
+            },
+            Record::Taken {
+                session: 1,
+                exchange: 12,
             },
             Record::Retained {
                 version: RetainedVersion {

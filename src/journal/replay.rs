@@ -15,7 +15,7 @@ use crate::origin::Identity;
 use crate::router::RetainedVersion;
 use smallvec::SmallVec;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -88,8 +88,12 @@ pub struct ReplayedSession {
     pub will_at_ms: Option<u64>,
     /// The place of its next delivery.
     pub next_sequence: u64,
-    /// QoS 2 messages it has sent us.
+    /// QoS 2 messages it has sent us, as far as is known.
     pub exchanges: u64,
+    /// All of them up to this one were taken.
+    pub taken_up_to: u64,
+    /// Others that were, the last ones.
+    pub taken: BTreeSet<u64>,
     /// Its Subscriptions by filter.
     pub subscriptions: BTreeMap<String, ReplayedSubscription>,
     /// What it is owed, in order.
@@ -99,6 +103,23 @@ pub struct ReplayedSession {
 }
 
 impl ReplayedSession {
+    /// Whether the QoS 2 message `exchange` is known to have been taken.
+    #[must_use]
+    pub fn has_taken(&self, exchange: u64) -> bool {
+        exchange <= self.taken_up_to || self.taken.contains(&exchange)
+    }
+
+    fn take(&mut self, exchange: u64) {
+        self.exchanges = self.exchanges.max(exchange);
+        self.taken.insert(exchange);
+        // Nothing older is under way still.
+        if self.taken.len() > 2 * HELD_ACKNOWLEDGEMENTS_MAX
+            && let Some(oldest) = self.taken.pop_first()
+        {
+            self.taken_up_to = self.taken_up_to.max(oldest);
+        }
+    }
+
     fn position(&self, sequence: u64) -> Result<usize, usize> {
         // Nearly all are the first, or come behind the last.
         match (self.deliveries.front(), self.deliveries.back()) {
@@ -245,6 +266,7 @@ impl Replay {
                 state.expiry_interval_s = expiry_interval_s;
                 state.next_sequence = state.next_sequence.max(next_sequence);
                 state.exchanges = state.exchanges.max(exchanges);
+                state.taken_up_to = state.taken_up_to.max(exchanges);
                 state.will = will;
                 state.will_at_ms = None;
                 state.expires_at_ms = None;
@@ -367,11 +389,12 @@ impl Replay {
                 exchange,
             } => {
                 let state = self.session(session);
-                state.exchanges = state.exchanges.max(exchange);
+                state.take(exchange);
                 if !state.inbound.contains(&packet_identifier) {
                     state.inbound.push(packet_identifier);
                 }
             }
+            Record::Taken { session, exchange } => self.session(session).take(exchange),
             Record::Freed {
                 session,
                 packet_identifier,

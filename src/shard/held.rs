@@ -41,6 +41,16 @@ struct Waiting {
     packet: HeldPacket,
 }
 
+impl Waiting {
+    /// Other shards have stored it. What was written down of a QoS 2 exchange by then is waited for.
+    fn answered(&mut self, position: Lsn) {
+        self.ticket = 0;
+        if matches!(self.packet, HeldPacket::PubRec(..)) {
+            self.lsn = self.lsn.max(position);
+        }
+    }
+}
+
 /// A packet that waits.
 #[derive(Debug)]
 pub(super) enum HeldPacket {
@@ -144,9 +154,16 @@ impl Shard {
             let Some(held) = &mut connection.held else {
                 return false;
             };
-            let Some(first) = held.waiting.front() else {
+            let Some(first) = held.waiting.front_mut() else {
                 return false;
             };
+            if let Some(store) = &self.clients.store
+                && first.ticket != 0
+                && store.is_answered(first.ticket)
+            {
+                // The answer came for an earlier connection of this Client.
+                first.answered(store.journal.position());
+            }
             let (lsn, ticket) = (first.lsn, first.ticket);
             if !self.is_ready(lsn, ticket) {
                 return true;
@@ -247,12 +264,31 @@ impl Shard {
         let Some(store) = &mut self.clients.store else {
             return;
         };
-        match store.answered(ticket) {
-            None => {}
-            Some(Waiter::Connection(key)) => {
+        let Some(answered) = store.answered(ticket) else {
+            return;
+        };
+        if let Some(received) = answered.received
+            && let Some(member) = self.clients.members.get(received.session)
+            && member.session.stored == Some(received.name)
+            && member.session.inbound.contains(received.packet_identifier)
+        {
+            store.received(received);
+        }
+        match answered.waiter {
+            Waiter::Connection(key) => {
+                let position = store.journal.position();
+                let connection = self.clients.connections.get_mut(key);
+                let held = connection.and_then(|connection| connection.held.as_mut());
+                let waiting = held.and_then(|held| {
+                    let mut waiting = held.waiting.iter_mut();
+                    waiting.find(|waiting| waiting.ticket == ticket)
+                });
+                if let Some(waiting) = waiting {
+                    waiting.answered(position);
+                }
                 self.release_ready(key, now, effects);
             }
-            Some(Waiter::Shard { to, ticket, lsn }) => self.answer_ticket(to, ticket, lsn),
+            Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
         }
     }
 

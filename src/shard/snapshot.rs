@@ -119,13 +119,7 @@ impl Shard {
                         store.subscribed(name, text, options, identifier);
                     }
                 }
-                for packet_identifier in member.session.inbound.iter() {
-                    store.journal.append(&Record::Received {
-                        session: name.get(),
-                        packet_identifier,
-                        exchange: member.session.exchanges,
-                    });
-                }
+                store.taken(&member.session);
             }
             cursor.session = Some((key, 0));
         }

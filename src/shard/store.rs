@@ -44,11 +44,31 @@ pub(super) enum Waiter {
 }
 
 /// A message that other shards must store before it is acknowledged.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     /// Answers that have not come.
     pub(super) missing: u32,
     pub(super) waiter: Waiter,
+    /// What is written down once they have.
+    pub(super) received: Option<Received>,
+}
+
+/// A QoS 2 message of a stored Session that was taken, as is written down once every other shard has
+/// what it has to have of it: written earlier, a crash would leave a message that counts as taken and
+/// that some subscribers never get.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    pub(super) session: SessionKey,
+    pub(super) name: NonZeroU64,
+    pub(super) packet_identifier: PacketIdentifier,
+    pub(super) exchange: u64,
+}
+
+/// A message that some Sessions had before a crash, and that may come again.
+#[derive(Debug, Default)]
+struct Had {
+    exchange: u64,
+    sessions: Vec<u64>,
 }
 
 /// An answer to another shard that waits for our disk.
@@ -71,6 +91,8 @@ pub(super) struct Routing {
     /// Whether that exchange is with another shard, so that its deliveries here must name it.
     pub(super) is_forwarded: bool,
     pub(super) duplicate: bool,
+    /// What is to be written down of the publisher's exchange.
+    pub(super) received: Option<Received>,
     /// Sessions that have had it before a crash.
     pub(super) skipped: Vec<u64>,
     /// Size of the journal when it began.
@@ -94,7 +116,7 @@ pub(super) struct Store {
     pub(super) awaiting: Vec<SessionKey>,
     /// The texts of shared subscriptions of stored Sessions.
     shares: HashMap<u32, Arc<str>, ahash::RandomState>,
-    suspects: HashMap<(u64, PacketIdentifier), Vec<u64>, ahash::RandomState>,
+    suspects: HashMap<(u64, PacketIdentifier), Had, ahash::RandomState>,
     /// The last message written, while its frame is open.
     last_message: Option<(Arc<Message>, u64, Lsn)>,
     /// The disk takes nothing.
@@ -105,10 +127,19 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(journal: Journal, suspects: &[Suspect], ports: Vec<u16>) -> Self {
         let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut table: HashMap<_, Vec<u64>, _> = HashMap::with_hasher(hasher());
+        let mut table: HashMap<_, Had, _> = HashMap::with_hasher(hasher());
         for suspect in suspects {
             let key = (suspect.origin.session, suspect.origin.packet_identifier);
-            table.entry(key).or_default().extend(&suspect.sessions);
+            let had = table.entry(key).or_default();
+            let exchange = suspect.origin.exchange;
+            // Of an identifier that was used again, the last message counts.
+            if had.exchange < exchange {
+                had.exchange = exchange;
+                had.sessions.clear();
+            }
+            if had.exchange == exchange {
+                had.sessions.extend(&suspect.sessions);
+            }
         }
         Self {
             journal,
@@ -213,7 +244,7 @@ impl Store {
             identity: StoredIdentity::new(&member.identity, &self.ports),
             expiry_interval_s: session.expiry_interval_s,
             next_sequence: session.next_sequence,
-            exchanges: session.exchanges,
+            exchanges: self.taken_up_to(session),
             will,
         });
     }
@@ -299,6 +330,7 @@ impl Store {
         routing.ticket = 0;
         routing.size = self.journal.size();
         routing.origin = None;
+        routing.received = None;
         routing.duplicate = false;
         routing.is_forwarded = false;
         routing.skipped.clear();
@@ -322,7 +354,7 @@ impl Store {
             .suspects
             .remove(&(origin.session, origin.packet_identifier));
         if duplicate {
-            self.routing.skipped = had.unwrap_or_default();
+            self.routing.skipped = had.unwrap_or_default().sessions;
         }
     }
 
@@ -347,7 +379,11 @@ impl Store {
         let waiter = self.routing.waiter?;
         if self.routing.ticket == 0 {
             self.routing.ticket = self.first_ticket + self.tickets.len() as u64;
-            self.tickets.push_back(Pending { missing: 0, waiter });
+            self.tickets.push_back(Pending {
+                missing: 0,
+                waiter,
+                received: None,
+            });
         }
         if let Some(pending) = self.tickets.back_mut() {
             pending.missing += 1;
@@ -369,15 +405,15 @@ impl Store {
             .is_none_or(|pending| pending.missing == 0)
     }
 
-    /// One shard has. Who waited, if it was the last one.
-    pub(super) fn answered(&mut self, ticket: u64) -> Option<Waiter> {
+    /// One shard has. What waited, if it was the last one.
+    pub(super) fn answered(&mut self, ticket: u64) -> Option<Pending> {
         let index = ticket.checked_sub(self.first_ticket)?;
         let pending = self.tickets.get_mut(index as usize)?;
         pending.missing = pending.missing.saturating_sub(1);
         if pending.missing > 0 {
             return None;
         }
-        let waiter = pending.waiter;
+        let answered = *pending;
         while self
             .tickets
             .front()
@@ -386,7 +422,67 @@ impl Store {
             self.tickets.pop_front();
             self.first_ticket += 1;
         }
-        Some(waiter)
+        Some(answered)
+    }
+
+    /// QoS 2 messages of a Session that are on their way to other shards' disks.
+    fn under_way(&self, session: &Session) -> impl Iterator<Item = Received> {
+        let name = session.stored;
+        let pending = self.tickets.iter().filter_map(|pending| pending.received);
+        pending.filter(move |received| Some(received.name) == name)
+    }
+
+    /// All QoS 2 messages of a Session up to this one are known to have been taken.
+    fn taken_up_to(&self, session: &Session) -> u64 {
+        let Some(name) = session.stored else { return 0 };
+        let suspects = self.suspects.iter();
+        let suspects = suspects
+            .filter(|((session, _), _)| *session == name.get())
+            .map(|(_, had)| had.exchange);
+        let under_way = self.under_way(session).map(|received| received.exchange);
+        let first = under_way.chain(suspects).min();
+        first.map_or(session.exchanges, |first| first.saturating_sub(1))
+    }
+
+    /// Writes down what is taken of the QoS 2 messages of a Session, for a snapshot.
+    pub(super) fn taken(&mut self, session: &Session) {
+        let Some(name) = session.stored else { return };
+        let up_to = self.taken_up_to(session);
+        let under_way: SmallVec<[Received; 4]> = self.under_way(session).collect();
+        for packet_identifier in session.inbound.iter() {
+            let is_under_way = under_way
+                .iter()
+                .any(|received| received.packet_identifier == packet_identifier);
+            if !is_under_way {
+                self.journal.append(&Record::Received {
+                    session: name.get(),
+                    packet_identifier,
+                    exchange: up_to,
+                });
+            }
+        }
+        for exchange in up_to + 1..=session.exchanges {
+            let suspects = &self.suspects;
+            let is_open = under_way.iter().any(|it| it.exchange == exchange)
+                || suspects
+                    .iter()
+                    .any(|(&(session, _), had)| session == name.get() && had.exchange == exchange);
+            if !is_open {
+                self.journal.append(&Record::Taken {
+                    session: name.get(),
+                    exchange,
+                });
+            }
+        }
+    }
+
+    /// Writes down that the PUBLISH of a QoS 2 exchange was taken.
+    pub(super) fn received(&mut self, received: Received) {
+        self.journal.append(&Record::Received {
+            session: received.name.get(),
+            packet_identifier: received.packet_identifier,
+            exchange: received.exchange,
+        });
     }
 
     /// Whether a QoS 2 delivery may be sent for the first time.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
-use super::store::{HeldPacket, Ticket, Waiter};
+use super::store::{HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
 use crate::codec::ReasonCode;
 use crate::journal::{Origin, Record};
@@ -60,6 +60,18 @@ impl Shard {
         let received = self.receive_qos2(key, session, packet_identifier, message, now, effects);
         let (mut lsn, mut ticket) = self.end_stored();
         let code = received?;
+        if let Some(store) = &mut self.clients.store
+            && let Some(received) = store.routing.received.take()
+            && !code.is_error()
+        {
+            match store.tickets.back_mut().filter(|_| ticket != 0) {
+                Some(pending) => pending.received = Some(received),
+                None => {
+                    store.received(received);
+                    lsn = store.journal.position();
+                }
+            }
+        }
         let position = self.stored_position();
         if let Some(member) = self.clients.members.get_mut(session) {
             if is_repeated {
@@ -81,7 +93,7 @@ impl Shard {
         }
     }
 
-    /// Writes down that the PUBLISH of a QoS 2 exchange was taken.
+    /// The PUBLISH of a QoS 2 exchange is taken: what is to be written down of it.
     pub(super) fn store_received(
         &mut self,
         session: SessionKey,
@@ -103,8 +115,11 @@ impl Shard {
         };
         let duplicate = store.routing.duplicate;
         store.set_origin(origin, duplicate);
-        store.journal.append(&Record::Received {
-            session: name.get(),
+        // Alone, all of it is in one frame.
+        store.routing.is_forwarded = self.peers.len() > 1;
+        store.routing.received = Some(Received {
+            session,
+            name,
             packet_identifier,
             exchange: state.exchanges,
         });

@@ -33,6 +33,8 @@ mod options;
 mod recover;
 mod rewrite;
 mod segment;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod writer;
 
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};

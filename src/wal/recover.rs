@@ -505,7 +505,7 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
         let Some(publisher) = sessions.get(&origin.session) else {
             return false;
         };
-        let is_lost = origin.exchange > publisher.exchanges;
+        let is_lost = !publisher.has_taken(origin.exchange);
         if is_lost {
             let last = exchanges.entry(origin.session).or_default();
             *last = (*last).max(origin.exchange);
@@ -514,7 +514,7 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
     });
     for (session, exchange) in exchanges {
         if let Some(publisher) = sessions.get_mut(&session) {
-            publisher.exchanges = exchange;
+            publisher.exchanges = publisher.exchanges.max(exchange);
         }
     }
     merged

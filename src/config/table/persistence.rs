@@ -51,8 +51,8 @@ pub(super) const SECTION: Section = Section {
         .once()
         .at_restart()
         .text(
-            "The name of Mosquitto's database in persistence_location. It is not written; fastmq import \
-             reads it.",
+            "The name of Mosquitto's database in persistence_location. It is neither written nor read: \
+             fastmq has a store of its own.",
         ),
         Directive::new(
             "fastmq_durability",

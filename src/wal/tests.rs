@@ -1,0 +1,617 @@
+//! Shards with logs in a real directory: what leaves when, and what is there afterwards.
+
+use super::{OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions, open, scan};
+use crate::journal::{Lsn, WallClock};
+use crate::key::{ConnectionKey, ShardId};
+use crate::limits::Limits;
+use crate::origin::Origin;
+use crate::shard::{Effects, Shard};
+use crate::time::Instant;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+const NOTHING: [u8; 0] = [];
+const CONNACK: u8 = 2;
+const PUBLISH: u8 = 3;
+const PUBACK: u8 = 4;
+const PUBREC: u8 = 5;
+const PUBREL: u8 = 6;
+const PUBCOMP: u8 = 7;
+const SUBACK: u8 = 9;
+const UNSUBACK: u8 = 11;
+
+/// A directory of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("fastmq-wal-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|it| it == "log"));
+        paths.sort();
+        paths
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Shards and their logs, driven by hand.
+struct Broker {
+    shards: Vec<Shard>,
+    logs: Vec<super::Log>,
+    report: super::Report,
+    effects: Effects,
+    now: Instant,
+    _directory: super::Directory,
+}
+
+/// A Client's connection: its shard, and what that calls it.
+type Wire = (usize, ConnectionKey);
+
+impl Broker {
+    fn try_open(path: &Path, count: usize, recover: bool) -> Result<Self, OpenError> {
+        let options = StoreOptions {
+            recover,
+            segment_size: 1 << 16,
+            ..StoreOptions::new(path.to_owned())
+        };
+        let clock = WallClock { start_ms: 1000 };
+        let Store {
+            seed,
+            shards: parts,
+            mut logs,
+            report,
+            directory,
+        } = open(&options, count, 7, clock, &[0])?;
+        let now = Instant::ZERO.add_seconds(1);
+        let mut shards = Vec::new();
+        for (index, part) in parts.into_iter().enumerate() {
+            let id = ShardId(index as u16);
+            let mut shard = Shard::new(id, count, Limits::default(), seed);
+            part.restore(&mut shard, index, count, now);
+            shards.push(shard);
+        }
+        for log in &mut logs {
+            log.start(Box::new(|| ())).unwrap();
+        }
+        Ok(Self {
+            shards,
+            logs,
+            report,
+            effects: Effects::default(),
+            now,
+            _directory: directory,
+        })
+    }
+
+    fn open(folder: &Folder, count: usize) -> Self {
+        Self::try_open(&folder.0, count, false).unwrap()
+    }
+
+    /// Moves what goes from shard to shard, without a disk.
+    fn exchange(&mut self) {
+        let count = self.shards.len();
+        loop {
+            let mut moved = false;
+            for from in 0..count {
+                for to in (0..count).filter(|&to| to != from) {
+                    let target = ShardId(to as u16);
+                    let envelopes: Vec<_> = self.shards[from].outbound(target).drain(..).collect();
+                    moved |= !envelopes.is_empty();
+                    for envelope in envelopes {
+                        let from = ShardId(from as u16);
+                        let effects = &mut self.effects;
+                        self.shards[to].handle_envelope(from, envelope, self.now, effects);
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, (shard, key): Wire, bytes: &[u8]) {
+        let consumed = self.shards[shard].handle_bytes(key, bytes, self.now, &mut self.effects);
+        assert_eq!(consumed, bytes.len(), "not all was read");
+        self.exchange();
+    }
+
+    fn output(&mut self, (shard, key): Wire) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.shards[shard].take_output(key, &mut bytes);
+        bytes
+    }
+
+    /// Types of the packets that leave without a disk.
+    fn leaves(&mut self, wire: Wire) -> Vec<u8> {
+        types(&self.output(wire))
+    }
+
+    /// What leaves once the disks have worked, which must be something.
+    fn stored(&mut self, wire: Wire) -> Vec<u8> {
+        for _ in 0..10_000 {
+            for (shard, log) in self.shards.iter_mut().zip(&mut self.logs) {
+                log.turn(shard, self.now, &mut self.effects);
+            }
+            self.exchange();
+            let bytes = self.output(wire);
+            if !bytes.is_empty() {
+                return bytes;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("nothing left after ten seconds");
+    }
+
+    fn connect_unanswered(&mut self, name: &str, flags: u8) -> Wire {
+        let shard = self.shards[0].shard_of(name).index();
+        let key = self.shards[shard]
+            .handle_accept(Origin::default(), self.now)
+            .unwrap();
+        let mut body = b"\0\x04MQTT\x04".to_vec();
+        body.extend([flags, 0, 0]);
+        put_text(&mut body, name);
+        self.send((shard, key), &packet(0x10, &body));
+        (shard, key)
+    }
+
+    /// Connects a Client whose Session stays. Whether it was there, and what it is sent at once.
+    fn connect(&mut self, name: &str) -> (Wire, bool, Vec<u8>) {
+        let wire = self.connect_unanswered(name, 0);
+        let bytes = self.stored(wire);
+        assert_eq!((bytes[0], bytes[3]), (CONNACK << 4, 0));
+        (wire, bytes[2] == 1, bytes[4..].to_vec())
+    }
+
+    fn subscribe(&mut self, wire: Wire, filter: &str, qos: u8) {
+        self.send(wire, &subscribe(filter, qos));
+        assert_eq!(types(&self.stored(wire)), [SUBACK]);
+    }
+
+    fn leave(&mut self, wire: Wire) {
+        self.send(wire, &[0xe0, 0]);
+    }
+
+    fn end(mut self) {
+        for (shard, log) in self.shards.iter_mut().zip(self.logs.drain(..)) {
+            log.finish(shard, self.now, &mut self.effects);
+        }
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u16).to_be_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() < 128);
+    [&[first, body.len() as u8], body].concat()
+}
+
+fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    put_text(&mut body, filter);
+    body.push(qos);
+    packet(0x82, &body)
+}
+
+fn publish(flags: u8, topic: &str, identifier: u16, payload: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    put_text(&mut body, topic);
+    if flags & 6 != 0 {
+        body.extend(identifier.to_be_bytes());
+    }
+    body.extend(payload.as_bytes());
+    packet(0x30 | flags, &body)
+}
+
+const QOS1: u8 = 2;
+const QOS2: u8 = 4;
+const RETAIN: u8 = 1;
+const DUP: u8 = 8;
+
+fn acknowledge(first: u8, identifier: u16) -> Vec<u8> {
+    packet(first, &identifier.to_be_bytes())
+}
+
+fn packets(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while !bytes.is_empty() {
+        assert!(bytes[1] < 128);
+        let (packet, rest) = bytes.split_at(2 + usize::from(bytes[1]));
+        packets.push(packet.to_vec());
+        bytes = rest;
+    }
+    packets
+}
+
+fn types(bytes: &[u8]) -> Vec<u8> {
+    packets(bytes).iter().map(|packet| packet[0] >> 4).collect()
+}
+
+fn payloads(bytes: &[u8], topic: &str) -> Vec<String> {
+    let publishes = packets(bytes)
+        .into_iter()
+        .filter(|it| it[0] >> 4 == PUBLISH);
+    publishes
+        .map(|packet| {
+            let skipped = 4 + topic.len() + if packet[0] & 6 == 0 { 0 } else { 2 };
+            String::from_utf8(packet[skipped..].to_vec()).unwrap()
+        })
+        .collect()
+}
+
+/// A Session that subscribed to `t` with QoS 2 and is away.
+fn sleeper(broker: &mut Broker, name: &str) {
+    let (wire, _, _) = broker.connect(name);
+    broker.subscribe(wire, "t", 2);
+    broker.leave(wire);
+}
+
+// The rows of the table in `mod.rs`: nothing leaves, then the disk works, then it leaves.
+
+#[test]
+fn connack_leaves_once_the_session_is_stored() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    let wire = broker.connect_unanswered("a", 0);
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [CONNACK]);
+}
+
+#[test]
+fn connack_of_a_session_that_ends_with_its_connection_does_not_wait() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    let wire = broker.connect_unanswered("a", 2);
+    assert_eq!(broker.leaves(wire), [CONNACK]);
+    broker.send(wire, &subscribe("t", 2));
+    assert_eq!(broker.leaves(wire), [SUBACK]);
+    // To nobody who is stored: nothing is written, nothing waits.
+    broker.send(wire, &publish(QOS2, "t", 1, "x"));
+    assert_eq!(broker.leaves(wire), [PUBLISH, PUBREC]);
+    assert!(!broker.shards[0].has_journal());
+}
+
+#[test]
+fn suback_and_unsuback_leave_once_the_subscription_is_stored() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    let (wire, _, _) = broker.connect("a");
+    broker.send(wire, &subscribe("t", 1));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [SUBACK]);
+    broker.send(wire, &packet(0xa2, b"\0\x02\0\x01t"));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [UNSUBACK]);
+}
+
+#[test]
+fn puback_leaves_once_the_message_is_stored_for_every_session() {
+    for count in [1, 4] {
+        let folder = Folder::new();
+        let mut broker = Broker::open(&folder, count);
+        for name in ["a", "b", "c", "d", "e"] {
+            sleeper(&mut broker, name);
+        }
+        let publisher = broker.connect_unanswered("p", 2);
+        assert_eq!(broker.leaves(publisher), [CONNACK]);
+        broker.send(publisher, &publish(QOS1, "t", 1, "x"));
+        assert_eq!(broker.leaves(publisher), NOTHING);
+        assert_eq!(types(&broker.stored(publisher)), [PUBACK]);
+        broker.end();
+        let mut broker = Broker::open(&folder, count);
+        for name in ["a", "b", "c", "d", "e"] {
+            let (_, was_there, bytes) = broker.connect(name);
+            assert!(was_there);
+            assert_eq!(payloads(&bytes, "t"), ["x"]);
+        }
+    }
+}
+
+#[test]
+fn pubrec_and_pubcomp_leave_once_the_exchange_is_stored() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    let (wire, _, _) = broker.connect("a");
+    broker.send(wire, &publish(QOS2, "t", 7, "x"));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    broker.send(wire, &acknowledge(0x62, 7));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [PUBCOMP]);
+}
+
+#[test]
+fn qos1_goes_to_a_subscriber_at_once_and_qos2_once_it_is_stored() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    let (wire, _, _) = broker.connect("a");
+    broker.subscribe(wire, "t", 2);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    broker.send(publisher, &publish(0, "t", 0, "zero"));
+    broker.send(publisher, &publish(QOS1, "t", 1, "one"));
+    assert_eq!(broker.leaves(wire), [PUBLISH, PUBLISH]);
+    broker.send(publisher, &publish(QOS2, "t", 2, "two"));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    let bytes = broker.stored(wire);
+    assert_eq!(payloads(&bytes, "t"), ["two"]);
+    // And PUBREL once its PUBREC is.
+    let identifier = u16::from_be_bytes([bytes[5], bytes[6]]);
+    broker.send(wire, &acknowledge(0x50, identifier));
+    assert_eq!(broker.leaves(wire), NOTHING);
+    assert_eq!(types(&broker.stored(wire)), [PUBREL]);
+}
+
+#[test]
+fn acknowledgements_keep_the_order_of_what_they_acknowledge() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    // The second one goes to nobody, and waits for the first all the same [MQTT-4.6.0-2].
+    broker.send(publisher, &publish(QOS1, "t", 1, "x"));
+    broker.send(publisher, &publish(QOS1, "nobody", 2, "x"));
+    assert_eq!(broker.leaves(publisher), NOTHING);
+    let mut identifiers = Vec::new();
+    while identifiers.len() < 2 {
+        let acknowledged = packets(&broker.stored(publisher));
+        identifiers.extend(acknowledged.iter().map(|packet| packet[3]));
+    }
+    assert_eq!(identifiers, [1, 2]);
+}
+
+// What is there afterwards.
+
+#[test]
+fn a_qos2_message_repeated_after_a_restart_is_delivered_once() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 2);
+    sleeper(&mut broker, "a");
+    let (publisher, _, _) = broker.connect("p");
+    broker.send(publisher, &publish(QOS2, "t", 7, "x"));
+    assert_eq!(types(&broker.stored(publisher)), [PUBREC]);
+    broker.end();
+    for count in [2, 3] {
+        let mut broker = Broker::open(&folder, count);
+        let (publisher, was_there, _) = broker.connect("p");
+        assert!(was_there);
+        broker.send(publisher, &publish(QOS2 | DUP, "t", 7, "x"));
+        assert_eq!(types(&broker.stored(publisher)), [PUBREC]);
+        broker.end();
+    }
+    let mut broker = Broker::open(&folder, 1);
+    let (_, _, bytes) = broker.connect("a");
+    assert_eq!(payloads(&bytes, "t"), ["x"]);
+}
+
+#[test]
+fn sessions_queues_and_retained_messages_are_dealt_out_to_any_number_of_shards() {
+    let folder = Folder::new();
+    let names: Vec<String> = (0..12).map(|number| format!("client-{number}")).collect();
+    let mut broker = Broker::open(&folder, 2);
+    for name in &names {
+        sleeper(&mut broker, name);
+    }
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    for number in 1..=3 {
+        broker.send(publisher, &publish(QOS1, "t", number, &number.to_string()));
+        assert_eq!(types(&broker.stored(publisher)), [PUBACK]);
+    }
+    broker.send(publisher, &publish(QOS1 | RETAIN, "kept", 4, "value"));
+    assert_eq!(types(&broker.stored(publisher)), [PUBACK]);
+    broker.end();
+    for count in [1, 5, 3, 2] {
+        let broker = Broker::open(&folder, count);
+        let report = &broker.report;
+        assert_eq!(
+            (report.sessions, report.deliveries, report.retained),
+            (12, 36, 1)
+        );
+        broker.end();
+    }
+    let mut broker = Broker::open(&folder, 3);
+    for name in &names {
+        let (wire, was_there, bytes) = broker.connect(name);
+        assert!(was_there, "{name}");
+        assert_eq!(payloads(&bytes, "t"), ["1", "2", "3"], "{name}");
+        broker.send(wire, &subscribe("kept", 0));
+        let mut bytes = broker.stored(wire);
+        bytes.extend(broker.output(wire));
+        assert_eq!(payloads(&bytes, "kept"), ["value"], "{name}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_does_not_come_again() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    for number in 1..=3 {
+        broker.send(publisher, &publish(QOS1, "t", number, &number.to_string()));
+        broker.stored(publisher);
+    }
+    let (wire, _, bytes) = broker.connect("a");
+    let identifiers: Vec<u16> = packets(&bytes)
+        .iter()
+        .map(|packet| u16::from_be_bytes([packet[5], packet[6]]))
+        .collect();
+    broker.send(wire, &acknowledge(0x40, identifiers[1]));
+    broker.leave(wire);
+    broker.end();
+    let mut broker = Broker::open(&folder, 1);
+    let (_, _, bytes) = broker.connect("a");
+    assert_eq!(payloads(&bytes, "t"), ["1", "3"]);
+    // Packet Identifiers stay what they were, and DUP is set [MQTT-4.4.0-1] [MQTT-3.3.1-1].
+    for (packet, identifier) in packets(&bytes).iter().zip([identifiers[0], identifiers[2]]) {
+        assert_eq!(u16::from_be_bytes([packet[5], packet[6]]), identifier);
+        assert_eq!(packet[0] & DUP, DUP);
+    }
+}
+
+#[test]
+fn snapshots_shorten_the_log_and_lose_nothing() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    let (reader, _, _) = broker.connect("reader");
+    broker.subscribe(reader, "r", 1);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    broker.send(publisher, &publish(QOS1, "t", 1, "kept"));
+    broker.stored(publisher);
+    let payload = "x".repeat(100);
+    let mut most = 0;
+    for number in 0..4000_u16 {
+        broker.send(publisher, &publish(QOS1, "r", number + 1, &payload));
+        for packet in packets(&broker.output(reader)) {
+            let identifier = u16::from_be_bytes([packet[5], packet[6]]);
+            broker.send(reader, &acknowledge(0x40, identifier));
+        }
+        if number % 16 == 0 {
+            broker.stored(publisher);
+            most = most.max(folder.segments().len());
+        }
+    }
+    assert!(most < 12, "{most} segments of what is not needed");
+    broker.end();
+    let mut broker = Broker::open(&folder, 1);
+    let (_, _, bytes) = broker.connect("a");
+    assert_eq!(payloads(&bytes, "t"), ["kept"]);
+}
+
+// What a disk may do.
+
+/// Where the frames of a segment end.
+fn end_of_frames(path: &Path) -> usize {
+    let bytes = fs::read(path).unwrap();
+    let header = bytes.first_chunk::<SEGMENT_HEADER_SIZE>().unwrap();
+    let first = SegmentHeader::decode(header).unwrap().first;
+    let frames = &mut &bytes[SEGMENT_HEADER_SIZE..];
+    let scanned = scan::<io::Error>(frames, first, Lsn::MAX, 0, |_| Ok(())).unwrap();
+    SEGMENT_HEADER_SIZE + scanned.bytes as usize
+}
+
+fn broker_with_messages(folder: &Folder) -> PathBuf {
+    let mut broker = Broker::open(folder, 1);
+    sleeper(&mut broker, "a");
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    for number in 1..=5 {
+        broker.send(publisher, &publish(QOS1, "t", number, "x"));
+        broker.stored(publisher);
+    }
+    broker.end();
+    folder.segments().pop().unwrap()
+}
+
+#[test]
+fn an_unfinished_write_at_the_end_is_left_out_and_reported() {
+    let folder = Folder::new();
+    let path = broker_with_messages(&folder);
+    let end = end_of_frames(&path);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[end..end + 8].copy_from_slice(&[200, 0, 0, 0, 1, 2, 3, 4]);
+    fs::write(&path, &bytes).unwrap();
+    let mut broker = Broker::open(&folder, 1);
+    assert_eq!(broker.report.torn_bytes, 8);
+    assert!(broker.report.to_string().contains("8 bytes of a write"));
+    let (_, _, bytes) = broker.connect("a");
+    assert_eq!(payloads(&bytes, "t").len(), 5);
+}
+
+#[test]
+fn damage_to_what_was_stored_refuses_to_start_and_says_where() {
+    let folder = Folder::new();
+    let path = broker_with_messages(&folder);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[SEGMENT_HEADER_SIZE + 30] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = Broker::try_open(&folder.0, 1, false)
+        .map(|_| ())
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    assert!(text.contains("offset 40"), "{text}");
+    assert!(text.contains("--recover"), "{text}");
+    let broker = Broker::try_open(&folder.0, 1, true).unwrap();
+    assert_eq!(broker.report.lost_frames, 1);
+    assert!(broker.report.to_string().contains("LOST"));
+}
+
+#[test]
+fn another_format_is_refused_even_with_recover() {
+    let folder = Folder::new();
+    let path = broker_with_messages(&folder);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8] = 9;
+    fs::write(&path, &bytes).unwrap();
+    for recover in [false, true] {
+        let error = Broker::try_open(&folder.0, 1, recover)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains("format 9"), "{error}");
+    }
+}
+
+#[test]
+fn one_broker_uses_a_directory_at_a_time() {
+    let folder = Folder::new();
+    let broker = Broker::open(&folder, 1);
+    let error = Broker::try_open(&folder.0, 1, false)
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.to_string().contains("another broker"), "{error}");
+    broker.end();
+    Broker::open(&folder, 1);
+}
+
+#[test]
+fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    broker.end();
+    let mut broker = Broker::open(&folder, 1);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    // A file cannot be made in a directory that has another name now.
+    let away = folder.0.with_extension("away");
+    fs::rename(&folder.0, &away).unwrap();
+    broker.send(publisher, &publish(QOS1, "t", 1, "first"));
+    for _ in 0..400 {
+        broker.logs[0].turn(&mut broker.shards[0], broker.now, &mut broker.effects);
+        assert_eq!(broker.leaves(publisher), NOTHING);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Told by now that the disk refuses: what needs none goes on.
+    broker.send(publisher, &publish(QOS1, "nobody", 3, "x"));
+    broker.send(publisher, &publish(0, "t", 0, "x"));
+    fs::rename(&away, &folder.0).unwrap();
+    assert_eq!(types(&broker.stored(publisher)), [PUBACK, PUBACK]);
+    broker.end();
+    let mut broker = Broker::open(&folder, 1);
+    let (_, _, bytes) = broker.connect("a");
+    assert_eq!(payloads(&bytes, "t"), ["first"]);
+}
