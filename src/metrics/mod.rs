@@ -117,6 +117,18 @@ pub struct Counters {
     pub publish_bytes_sent: u64,
     /// Sessions that ended because nobody resumed them in time.
     pub sessions_expired: u64,
+    /// Handshakes (PROXY, TLS, WebSocket) that came to a good end.
+    pub handshakes_completed: u64,
+    /// Handshakes whose peer broke the protocol, or is not who it should be.
+    pub handshakes_failed: u64,
+    /// Handshakes that took longer than a listener's `handshake_timeout`.
+    pub handshakes_timed_out: u64,
+    /// Handshakes let go for a newer one: the listener had `pending_max` of them.
+    pub handshakes_displaced: u64,
+    /// Connections that broke their transport's protocol after the handshake.
+    pub transport_errors: u64,
+    /// Connections let go because too much was held before their CONNECT.
+    pub refused_held_too_much: u64,
 }
 }
 
@@ -189,21 +201,4 @@ mod tests {
             .unwrap();
         assert_eq!(help.trim(), "CONNECT packets answered with success.");
     }
-}
-
-/// What became of the handshakes (PROXY, TLS, WebSocket) that strangers began with a shard.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct TransportCounters {
-    /// They came to a good end.
-    pub handshakes_completed: u64,
-    /// The peer broke the protocol, or is not who it should be.
-    pub handshakes_failed: u64,
-    /// They took longer than a listener's `handshake_timeout`.
-    pub handshakes_timed_out: u64,
-    /// Let go for a newer one: the listener had `pending_max` of them.
-    pub handshakes_displaced: u64,
-    /// Connections that broke their transport's protocol later.
-    pub transport_errors: u64,
-    /// Connections let go because too much was held before their CONNECT.
-    pub held_too_much: u64,
 }

@@ -645,7 +645,7 @@ impl<C: Core> DataPath<C> {
             // turns out to belong to another shard.
             let many = state.has(State::SETTLED.or(State::CLOSING));
             if !self.charge(slot, !many) {
-                self.handshakes.counters.held_too_much += 1;
+                self.handshakes.counters.refused_held_too_much += 1;
                 self.let_go(slot);
                 return;
             }

@@ -11,7 +11,7 @@ use super::data_path::{DataPath, consume, peer_address};
 use super::transport::{Transport, TransportError};
 use super::uring::{Operation, Report};
 use crate::key::ConnectionKey;
-use crate::metrics::TransportCounters;
+use crate::metrics::{Counters, Snapshot};
 use crate::origin::{Origin, PeerAddress};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -33,7 +33,8 @@ pub(super) struct Handshakes {
     pub(super) deferred: VecDeque<(u32, u32)>,
     /// Holds what was unwrapped on its way to the core.
     plain: Vec<u8>,
-    pub(super) counters: TransportCounters,
+    /// All zero but for those of handshakes and transports.
+    pub(super) counters: Counters,
 }
 
 /// The connections of a listening socket whose handshakes are not over.
@@ -86,9 +87,10 @@ fn is_pending(connections: &mut Connections, slot: u32, generation: u32) -> bool
 }
 
 impl<C: Core> DataPath<C> {
-    /// What became of handshakes.
-    pub fn transport_counters(&self) -> &TransportCounters {
-        &self.handshakes.counters
+    /// Fills in what is known of the core, and of its connections before they reached it.
+    pub fn show(&self, snapshot: &mut Snapshot) {
+        self.core.show(snapshot);
+        snapshot.counters = snapshot.counters.plus(&self.handshakes.counters);
     }
 
     /// Puts `transport` between a new connection and the core, and lets the oldest handshake of its

@@ -130,7 +130,7 @@ impl<C: Core> ShardLoop<C> {
             turns: self.turns,
             ..Snapshot::default()
         };
-        self.path.core_mut().show(&mut snapshot);
+        self.path.show(&mut snapshot);
         self.slot.answer(&snapshot);
     }
 

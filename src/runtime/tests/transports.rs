@@ -1,6 +1,7 @@
 //! What connections are wrapped in, over real sockets: with independent clients, floods and stragglers.
 
 use super::{Echo, packet, stop};
+use crate::metrics::Counters;
 use crate::net::tls::tests::{Authority, Folder, Leaf, settings};
 use crate::net::tls::{Prepared, TlsAcceptor, TlsSettings};
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
@@ -47,6 +48,15 @@ impl Served {
 
     fn connect(&self) -> TcpStream {
         connect(self.address())
+    }
+
+    /// Of all shards together.
+    fn counters(&self) -> Counters {
+        let numbers = self.running.numbers();
+        numbers.ask();
+        wait_until(|| numbers.read().all(|(_, is_new)| is_new));
+        let shards = numbers.read().map(|(snapshot, _)| snapshot.counters);
+        shards.fold(Counters::default(), |sum, shard| sum.plus(&shard))
     }
 
     fn stop(self) {
@@ -616,6 +626,9 @@ fn the_oldest_handshakes_make_room_for_new_ones() {
     for client in &mut connected {
         client.echo(b"undisturbed");
     }
+    let counters = served.counters();
+    assert_eq!(counters.handshakes_completed, 11);
+    assert_eq!(counters.handshakes_displaced, 8);
     served.stop();
 }
 
@@ -649,6 +662,7 @@ fn handshakes_that_take_too_long_are_ended_whatever_they_are_at() {
         let _ = stream.read_to_end(&mut rest);
         assert!(began.elapsed() >= Duration::from_millis(150));
         assert!(began.elapsed() < PATIENCE);
+        assert_eq!(served.counters().handshakes_timed_out, 1);
         served.stop();
     }
 }
@@ -695,6 +709,7 @@ fn what_is_held_before_the_first_packet_is_bounded_over_all_connections() {
     modest.expect(b'H', &[0]);
     let at_most = (16 << 20) / SIZE;
     wait_until(|| hoarders.iter().filter(|it| is_kept(it)).count() <= at_most);
+    assert!(served.counters().refused_held_too_much > 0);
     // It is given back: others may have it.
     for stream in &hoarders {
         let _ = stream.shutdown(Shutdown::Both);
@@ -752,6 +767,75 @@ fn a_large_file_is_served_to_the_end_and_a_refusal_is_read_though_more_was_sent(
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 404 Not Found\r\n"));
+        assert_eq!(served.counters().handshakes_failed, 1);
         served.stop();
     }
+}
+
+#[test]
+fn certificates_of_the_script_are_what_a_listener_and_its_clients_need() {
+    let mut tls = Tls::new();
+    let folder = tls.folder.path().join("certificates");
+    let script = |arguments: &[&str]| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/make-certs");
+        let made = std::process::Command::new(path)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+    };
+    let path = folder.to_str().unwrap();
+    script(&[path, "alice", "bob"]);
+    script(&["--revoke", "bob", path]);
+    let file = |name: &str| folder.join(name);
+    tls.settings = TlsSettings {
+        cafile: Some(file("ca.crt")),
+        certfile: file("server.crt"),
+        keyfile: file("server.key"),
+        crlfile: Some(file("ca.crl")),
+        require_certificate: true,
+        ..tls.settings
+    };
+    let acceptor = TlsAcceptor::new(Prepared::load(&tls.settings).unwrap());
+    let served = Served::wrapped(
+        1,
+        Wrapping {
+            tls: Some(acceptor),
+            ..Wrapping::default()
+        },
+    );
+    let client = |name: &str| {
+        let pem = |kind: &str| std::fs::read(file(&format!("{name}.{kind}"))).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(file("ca.crt")).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(&pem("crt")).unwrap()],
+                PrivateKeyDer::from_pem_slice(&pem("key")).unwrap(),
+            )
+            .unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        StreamOwned::new(session, served.connect())
+    };
+    let mut alice = Client(Box::new(client("alice")));
+    alice.send(b'H', &[0]);
+    alice.expect(b'H', &[0]);
+    assert!(alice.origin().ends_with(" alice"));
+    let mut bob = client("bob");
+    let said = bob
+        .write_all(&packet(b'H', &[0]))
+        .and_then(|()| bob.read(&mut [0; 1]));
+    assert!(said.unwrap_err().to_string().contains("Revoked"));
+    served.stop();
 }
