@@ -178,6 +178,8 @@ impl Transport {
             None => plain,
         };
         tls.writer().write_all(framed).map_err(failure)?;
+        // What arrives goes through the same buffer.
+        self.between.clear();
         while tls.wants_write() {
             tls.write_tls(out).map_err(failure)?;
         }
