@@ -428,6 +428,8 @@ impl Oracle {
                 self.mix(bytes);
                 self.output(*wire, bytes)
             }
+            // Its Clients have every right there is.
+            Event::Configured { .. } => Ok(()),
             Event::Closing { wire } => self.closing(*wire),
             Event::Lost { wire } => self.lost(*wire),
             Event::HandedOver { wire, .. } => {

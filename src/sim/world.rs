@@ -32,6 +32,11 @@ pub enum Event {
         /// Which one.
         shard: ShardId,
     },
+    /// A shard was told what the operator decided anew.
+    Configured {
+        /// Which one.
+        shard: ShardId,
+    },
     /// A shard took one whole packet from a connection.
     Consumed {
         /// The connection.
@@ -428,6 +433,11 @@ impl World {
             self.carry_out(index, None);
         }
         while let Some(command) = self.hosts[index].commands.pop_front() {
+            if matches!(command, Command::Configure(_)) {
+                self.log.push(Event::Configured {
+                    shard: ShardId(index as u16),
+                });
+            }
             let host = &mut self.hosts[index];
             host.shard
                 .handle_command(command, self.now, &mut host.effects);

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod delivery;
 mod ending;
 mod sessions;
