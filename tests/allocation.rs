@@ -176,3 +176,28 @@ fn a_qos0_publish_to_a_subscriber_on_another_shard_allocates_nothing() {
     let bytes = publish("a/b/c", QoS::AtMostOnce, 0).repeat(10);
     assert_eq!(rounds_allocate(&mut rig, 0, publisher, &bytes), 0);
 }
+
+/// Bytes the core may hold for a Client that is connected and silent.
+///
+/// At a power of two, where every table that doubles has just been filled.
+const IDLE_BYTES_MAX: u64 = 700;
+
+#[test]
+fn an_idle_client_holds_little_memory_in_the_core() {
+    const CLIENTS: u64 = 8192;
+    let mut rig = Rig::new(1);
+    let counted = allocation_counter::measure(|| {
+        for index in 0..CLIENTS {
+            let key = rig.connect(0, ProtocolVersion::V311, &format!("idle-{index}"));
+            // Its buffer goes back to the pool of the data path.
+            let mut output = Vec::new();
+            rig.shards[0].take_output(key, &mut output);
+        }
+    });
+    let bytes = u64::try_from(counted.bytes_current).expect("more is held than before") / CLIENTS;
+    println!(
+        "{bytes} bytes in {} allocations a Client",
+        counted.count_current as u64 / CLIENTS
+    );
+    assert!(bytes <= IDLE_BYTES_MAX, "{bytes} bytes for an idle Client");
+}
