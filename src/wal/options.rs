@@ -6,7 +6,7 @@ use crate::config::Durability;
 use std::path::PathBuf;
 
 /// Bytes of a segment, unless the disk has not that much room in one piece.
-pub const SEGMENT_SIZE: u64 = 64 << 20;
+pub const SEGMENT_SIZE: u64 = 16 << 20;
 
 /// Where and how Sessions and retained messages are stored.
 #[derive(Clone, Debug)]

@@ -195,6 +195,11 @@ pub fn open(
     let mut next: Vec<Lsn> = logs.iter().map(|log| log.next).collect();
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
+    // Nothing is written to them again, so the room that they were given is for others.
+    for (path, end) in logs.iter().flat_map(|log| &log.ends) {
+        let file = File::options().write(true).open(path).map_err(at(path))?;
+        file.set_len(*end).map_err(at(path))?;
+    }
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
     if manifest.shard_count != shard_count || found.is_none() {
@@ -299,6 +304,8 @@ struct ReadLog {
     next: Lsn,
     segments: Vec<SegmentName>,
     bytes: u64,
+    /// Files with room, or an unfinished write, behind their last frame, and where that ends.
+    ends: Vec<(PathBuf, u64)>,
 }
 
 fn read_logs(
@@ -363,6 +370,7 @@ fn read_log(
 ) -> Result<(ReadLog, Report), OpenError> {
     let mut replay = Replay::new(clock, ports);
     let mut report = Report::default();
+    let mut ends = Vec::new();
     let mut next = segments.first().map_or(1, |name| name.first);
     for (index, name) in segments.iter().enumerate() {
         let path = directory.path().join(name.file_name());
@@ -427,6 +435,13 @@ fn read_log(
             next = scanned.next;
             // Where the next segment goes on, whatever was here does not count.
             let is_complete = following.is_none_or(|following| following == next);
+            let end_of_frames = offset + scanned.bytes;
+            if is_complete
+                && scanned.damage.is_none_or(|damage| !damage.was_stored)
+                && end_of_frames < size
+            {
+                ends.push((path.clone(), end_of_frames));
+            }
             let Some(damage) = scanned.damage else {
                 if !is_complete && !recover {
                     let problem = format!("frames {next} to {} are missing", end - 1);
@@ -474,6 +489,7 @@ fn read_log(
         next,
         segments,
         bytes,
+        ends,
     };
     Ok((log, report))
 }

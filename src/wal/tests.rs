@@ -537,6 +537,8 @@ fn an_unfinished_write_at_the_end_is_left_out_and_reported() {
     let mut broker = Broker::open(&folder, 1);
     assert_eq!(broker.report.torn_bytes, 8);
     assert!(broker.report.to_string().contains("8 bytes of a write"));
+    // The room behind the frames is given back.
+    assert_eq!(fs::metadata(&path).unwrap().len(), end as u64);
     let (_, _, bytes) = broker.connect("a");
     assert_eq!(payloads(&bytes, "t").len(), 5);
 }
