@@ -5,66 +5,85 @@
 
 #![forbid(unsafe_code)]
 
+use super::api::{self, Since};
 use super::metrics_text;
-use super::watch::{Second, Watch};
+use super::token::{Token, is_shown};
+use super::watch::Watch;
 use crate::config::AdminOptions;
-use crate::metrics::{TURN_BUCKETS, Turns};
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 /// Connections served at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest time from the beginning of a connection to the end of a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// Longest life of a connection.
+/// A connection is asked to end after so long.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
+/// And is cut off so much later, whatever it has not read.
+const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 /// Largest head of a request.
 const HEAD_SIZE_MAX: usize = 16 * 1024;
 
 /// The dashboard: one page that needs nothing but this port.
 const DASHBOARD: &str = include_str!("dashboard.html");
-
-/// What nobody but the operator may see, if there is a token.
-pub type Token = Option<Box<str>>;
+/// It has no parts elsewhere, and nobody may show it inside of a page of theirs.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'",
+);
 
 /// The admin port, open.
 #[derive(Clone, Debug)]
 pub struct AdminPort {
     address: SocketAddr,
-    token: Arc<RwLock<Token>>,
+    guard: Arc<Guard>,
 }
 
 impl AdminPort {
     /// Serves what `watch` sees, on `listener`.
     ///
     /// # Errors
-    /// When there can be no thread, or no runtime on it.
+    /// When other machines reach the address and there is no token, or when there can be no thread or
+    /// no runtime on it.
     pub fn start(listener: TcpListener, token: Token, watch: Watch) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        let is_local = address.ip().to_canonical().is_loopback();
+        if token.is_none() && !is_local {
+            let text = format!(
+                "other machines reach the admin port at {address}, which needs a token \
+                 (fastmq_admin_token_file)"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         listener.set_nonblocking(true)?;
-        let token = Arc::new(RwLock::new(token));
-        let app = app(watch, token.clone());
+        let guard = Arc::new(Guard {
+            token: RwLock::new(token),
+            is_local,
+        });
+        let app = app(watch, guard.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         std::thread::Builder::new()
             .name("fastmq-admin".into())
             .spawn(move || runtime.block_on(serve(listener, app)))?;
-        Ok(Self { address, token })
+        Ok(Self { address, guard })
     }
 
     /// Where it listens, with the port that was chosen if port 0 was asked for.
@@ -73,9 +92,40 @@ impl AdminPort {
         self.address
     }
 
-    /// The token was read again.
+    /// The token was read again. Without one, nobody is let in from other machines.
     pub fn set_token(&self, token: Token) {
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+        let current = self.guard.token.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = token;
+    }
+}
+
+/// Who is let in.
+#[derive(Debug)]
+struct Guard {
+    token: RwLock<Token>,
+    /// Only this machine reaches the port.
+    is_local: bool,
+}
+
+impl Guard {
+    fn read<T>(&self, read: impl FnOnce(Option<&str>) -> T) -> T {
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        read(token.as_deref())
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let shown = headers.get(header::AUTHORIZATION);
+        self.read(|token| match token {
+            Some(token) => shown.is_some_and(|shown| is_shown(token, shown.as_bytes())),
+            None => self.is_local,
+        })
+    }
+
+    /// Without a token nothing but its address protects the port. A page of somebody else could have
+    /// its own name resolve to that address, and read through the operator's browser: so that name is
+    /// not answered to.
+    fn answers_to(&self, headers: &HeaderMap) -> bool {
+        self.read(|token| token.is_some()) || is_plain_host(headers)
     }
 }
 
@@ -87,19 +137,22 @@ pub fn listen(options: &AdminOptions) -> io::Result<Option<TcpListener>> {
     options.listener.map(TcpListener::bind).transpose()
 }
 
-fn app(watch: Watch, token: Arc<RwLock<Token>>) -> Router {
+fn app(watch: Watch, guard: Arc<Guard>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
-        .route("/api/state", get(state))
+        .route("/api/status", get(status))
+        .route("/api/history", get(history))
         .with_state(watch.clone())
-        .layer(middleware::from_fn_with_state(token, demand_token));
-    // Health is for machines that have no secrets, and tells none.
+        .layer(middleware::from_fn_with_state(guard.clone(), demand_token));
+    // Health is for machines that have no secrets, and tells none. The page holds no numbers: it asks
+    // for the token, and then for them.
     Router::new()
-        .route("/", get(dashboard))
+        .route("/", get(async || Html(DASHBOARD)))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(watch)
         .merge(guarded)
+        .layer(middleware::from_fn_with_state(guard, harden))
 }
 
 async fn serve(listener: TcpListener, app: Router) {
@@ -123,54 +176,72 @@ async fn serve(listener: TcpListener, app: Router) {
                 continue;
             }
         };
-        let service = TowerToHyperService::new(app.clone());
+        let app = app.clone();
         tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_WITHIN)
-                .max_buf_size(HEAD_SIZE_MAX)
-                .serve_connection(TokioIo::new(stream), service);
-            // Whoever breaks off is nobody's error.
-            let _ = tokio::time::timeout(CONNECTION_MAX, connection).await;
+            serve_connection(stream, app).await;
             drop(place);
         });
     }
 }
 
-/// Lets through who shows the token, as `Authorization: Bearer TOKEN`.
-async fn demand_token(
-    State(token): State<Arc<RwLock<Token>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let is_admitted = {
-        let token = token.read().unwrap_or_else(PoisonError::into_inner);
-        token.as_deref().is_none_or(|token| {
-            let shown = request.headers().get(header::AUTHORIZATION);
-            let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-            shown.is_some_and(|shown| shown.ct_eq(token.as_bytes()).into())
-        })
-    };
-    if is_admitted {
-        next.run(request).await
-    } else {
-        let demand = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-        (StatusCode::UNAUTHORIZED, demand, "a token is needed\n").into_response()
+async fn serve_connection(stream: TcpStream, app: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_SIZE_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut connection = pin!(connection);
+    // Whoever breaks off is nobody's error.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(CONNECTION_MAX) => connection.as_mut().graceful_shutdown(),
     }
+    let _ = tokio::time::timeout(CONNECTION_GRACE, connection).await;
 }
 
-async fn dashboard() -> Response {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                  connect-src 'self'; img-src data:";
-    (
-        [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (header::CONTENT_SECURITY_POLICY, policy),
-            (header::CACHE_CONTROL, "no-store"),
-        ],
-        DASHBOARD,
-    )
-        .into_response()
+/// Lets through who shows the token, as `Authorization: Bearer TOKEN`.
+async fn demand_token(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    if guard.admits(request.headers()) {
+        return next.run(request).await;
+    }
+    let demand = [(header::WWW_AUTHENTICATE, "Bearer realm=\"fastmq\"")];
+    (StatusCode::UNAUTHORIZED, demand, "a token is needed\n").into_response()
+}
+
+/// What all answers have in common.
+async fn harden(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let mut response = if guard.answers_to(request.headers()) {
+        next.run(request).await
+    } else {
+        let why = "without a token, only localhost or an address may be asked for\n";
+        (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    let no_referrer = HeaderValue::from_static("no-referrer");
+    headers.insert(header::REFERRER_POLICY, no_referrer);
+    let no_store = HeaderValue::from_static("no-store");
+    headers.insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
+/// Whether the request names this machine in a way that nobody else can give a meaning to.
+fn is_plain_host(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else {
+        // HTTP/1.0, which no browser speaks.
+        return true;
+    };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost") || bare.unwrap_or(name).parse::<IpAddr>().is_ok()
 }
 
 async fn metrics(State(watch): State<Watch>) -> Response {
@@ -196,99 +267,19 @@ async fn healthz(State(watch): State<Watch>) -> Response {
 /// Whether clients may be sent here.
 async fn readyz(State(watch): State<Watch>) -> Response {
     if watch.is_ready() {
-        "ready\n".into_response()
+        healthz(State(watch)).await
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     }
 }
 
-#[derive(Debug, serde::Deserialize)]
-struct Since {
-    /// The `looks` of the answer before; seconds up to it are not wanted again.
-    #[serde(default)]
-    since: u64,
+async fn status(State(watch): State<Watch>) -> Json<serde_json::Value> {
+    Json(api::status(&watch))
 }
 
-/// What the dashboard shows. Times are seconds, sizes bytes, rates per second.
-#[derive(Debug, serde::Serialize)]
-struct Shown {
-    version: &'static str,
-    looks: u64,
-    uptime: u64,
-    memory: Option<u64>,
-    memory_maximum: Option<u64>,
-    history: Vec<Second>,
-    shards: Vec<ShownShard>,
-    total: ShownShard,
-    /// Upper bounds of the histogram of turns; the last bucket has none.
-    turn_bounds: Vec<Option<f64>>,
-    log_lines_dropped: u64,
-}
-
-#[derive(Debug, serde::Serialize)]
-struct ShownShard {
-    busy: f64,
-    hangs: bool,
-    connections: u64,
-    clients: u64,
-    sessions: u64,
-    subscriptions: u64,
-    retained: u64,
-    queued: u64,
-    queued_bytes: u64,
-    received: u64,
-    sent: u64,
-    dropped: u64,
-    turns: [u64; TURN_BUCKETS],
-}
-
-impl ShownShard {
-    fn of(snapshot: &crate::metrics::Snapshot, busy: f64, hangs: bool) -> Self {
-        let (counters, gauges) = (&snapshot.counters, &snapshot.gauges);
-        Self {
-            busy,
-            hangs,
-            connections: gauges.connections,
-            clients: gauges.clients_connected,
-            sessions: gauges.sessions,
-            subscriptions: gauges.subscriptions,
-            retained: gauges.retained_messages,
-            queued: gauges.queued_messages,
-            queued_bytes: gauges.queued_bytes,
-            received: counters.publish_received,
-            sent: counters.publish_sent,
-            dropped: counters.dropped(),
-            turns: snapshot.turns.buckets,
-        }
-    }
-}
-
-async fn state(State(watch): State<Watch>, Query(Since { since }): Query<Since>) -> Json<Shown> {
-    Json(watch.read(|seen| {
-        let picture = &seen.picture;
-        let hanging = picture.hanging();
-        let shards = picture.shards.iter().enumerate();
-        let shards: Vec<_> = shards
-            .map(|(index, it)| {
-                ShownShard::of(&it.snapshot, it.busy_share, hanging.contains(&index))
-            })
-            .collect();
-        let busy = shards.iter().map(|shard| shard.busy).sum();
-        let new = usize::try_from(seen.looks.saturating_sub(since)).unwrap_or(usize::MAX);
-        let old = seen.history.len().saturating_sub(new);
-        Shown {
-            version: env!("CARGO_PKG_VERSION"),
-            looks: seen.looks,
-            uptime: picture.uptime.as_secs(),
-            memory: picture.memory.map(|(current, _)| current),
-            memory_maximum: picture.memory.map(|(_, maximum)| maximum),
-            history: seen.history.iter().skip(old).cloned().collect(),
-            total: ShownShard::of(&picture.total, busy, !hanging.is_empty()),
-            shards,
-            turn_bounds: (0..TURN_BUCKETS)
-                .map(|index| Turns::upper_bound(index).map(|bound| bound.as_secs_f64()))
-                .collect(),
-            log_lines_dropped: picture.log.dropped + picture.log.lost + picture.log_events_dropped,
-        }
-    }))
+async fn history(
+    State(watch): State<Watch>,
+    Query(since): Query<Since>,
+) -> Json<serde_json::Value> {
+    Json(api::history(&watch, since))
 }

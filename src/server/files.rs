@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Failure, name_of};
-use crate::admin::Token;
+use crate::admin::{Token, parse_token};
 use crate::auth::{Acl, PasswordFile, Security};
 use crate::config::{
     Config, ConfigError, FileReference, Files, Listener, Problem, Protocol, TlsVersion,
@@ -205,14 +205,13 @@ fn is_readable_by_everybody(path: &Path) -> bool {
 
 fn admin_token(file: &FileReference) -> Result<Box<str>, Failure> {
     let text = fs::read_to_string(&file.path).map_err(|error| unreadable(file, &error))?;
-    match text.lines().next().map(str::trim) {
-        Some(token) if !token.is_empty() => Ok(token.into()),
-        _ => {
-            let path = file.path.display();
-            let text = format!("Error: {path} has no token in its first line.");
-            Err(Failure::configuration(text))
-        }
-    }
+    parse_token(&text).map_err(|error| {
+        let path = file.path.display();
+        Failure::configuration(format!(
+            "Error: {path} holds no token: {error}.\nError found at {} ({}).",
+            file.place, file.directive
+        ))
+    })
 }
 
 fn tls_settings(listener: &Listener, key_log: &Option<Arc<KeyLogFile>>) -> TlsSettings {

@@ -55,8 +55,8 @@ pub(super) const SECTION: Section = Section {
             Scope::Global(Value::File(|config| &mut config.admin.token_file)),
         )
         .text(
-            "The first line of FILE has to be shown by every request to the admin port, as \
-             Authorization: Bearer TOKEN; the dashboard asks for it.",
+            "The first line of FILE, of 16 characters or more, has to be shown by whoever reads numbers from \
+             the admin port, as Authorization: Bearer TOKEN; the dashboard asks for it.",
         ),
         Directive::new(
             "fastmq_connect_timeout",
