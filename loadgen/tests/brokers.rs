@@ -8,7 +8,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fastmq::limits::Limits;
-use fastmq::net::listen;
+use fastmq::net::tls::{Prepared, TlsAcceptor, TlsSettings};
+use fastmq::net::transport::{WebSocketOptions, Wrapping};
+use fastmq::net::{ListenerAddress, ListenerOptions, by_shard, open};
+use fastmq::origin::ListenerId;
 use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use fastmq::shard::Shard;
 
@@ -21,8 +24,18 @@ const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 const UNBOUNDED_QUEUE: &str = "max_queued_messages 0";
 
 fn start_fastmq(shards: usize) -> (SocketAddr, Running) {
-    let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), shards).unwrap();
-    let listeners = listeners.into_iter().map(|socket| vec![socket]).collect();
+    start_wrapped(shards, Wrapping::default())
+}
+
+fn start_wrapped(shards: usize, wrapping: Wrapping) -> (SocketAddr, Running) {
+    let address = ListenerAddress::Ip("127.0.0.1:0".parse().unwrap());
+    let options = ListenerOptions {
+        wrapping,
+        ..ListenerOptions::new(address)
+    };
+    let mut listening = open(ListenerId::default(), &options, shards).unwrap();
+    let address = listening.addresses()[0];
+    let listeners = by_shard([&mut listening], shards);
     let placed = vec![Placed::Anywhere; shards];
     let running = runtime::start(
         &placed,
@@ -168,6 +181,62 @@ fn a_websocket_carries_the_same_load() {
         passes(mosquitto.1, "pairs --pairs 2 --qos 1 --ws");
         passes(mosquitto.1, "pairs --payload 3000 --window 4 --ws");
     }
+}
+
+#[test]
+fn fastmq_carries_the_same_load_over_tls_and_websockets() {
+    let folder = std::env::temp_dir().join(format!("loadgen-wrapped-{}", std::process::id()));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/make-certs");
+    let made = Command::new(script).arg(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let tls = TlsSettings {
+        certfile: folder.join("server.crt"),
+        keyfile: folder.join("server.key"),
+        protocol: "mqtt",
+        ..TlsSettings::default()
+    };
+    let tls = TlsAcceptor::new(Prepared::load(&tls).unwrap());
+    let web_socket = WebSocketOptions::default();
+    let cafile = folder.join("ca.crt");
+    let secured = format!("--tls --cafile {}", cafile.display());
+    for (wrapping, how) in [
+        (
+            Wrapping {
+                tls: Some(tls.clone()),
+                ..Wrapping::default()
+            },
+            secured.clone(),
+        ),
+        (
+            Wrapping {
+                web_socket: Some(web_socket.clone()),
+                ..Wrapping::default()
+            },
+            "--ws".to_owned(),
+        ),
+        (
+            Wrapping {
+                tls: Some(tls),
+                web_socket: Some(web_socket),
+                ..Wrapping::default()
+            },
+            format!("--ws {secured}"),
+        ),
+    ] {
+        let (address, running) = start_wrapped(2, wrapping);
+        for load in [
+            "pairs --pairs 3 --qos 2",
+            "pairs --pairs 2 --qos 1 --payload 70000 --window 4",
+            "fan-out --subscribers 5",
+            "connect --count 50",
+        ] {
+            passes(address.port(), &format!("{load} {how}"));
+        }
+        running.stopper().stop();
+        running.join().unwrap();
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
