@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::Config;
 use super::listener::{Listener, Protocol, ProxyProtocol};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
+use super::{Config, Durability};
 
 /// # Errors
 /// Directives that contradict or lack one another.
@@ -23,6 +23,14 @@ pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
                     .to_owned(),
             });
         }
+    }
+    let persistence = &config.persistence;
+    if !persistence.enabled && persistence.durability != Durability::Always {
+        config.remarks.push(Remark {
+            severity: Severity::Warning,
+            place: None,
+            text: "fastmq_durability has no effect without `persistence true`".to_owned(),
+        });
     }
     check_admin(config)
 }

@@ -7,7 +7,7 @@ use super::security::SecurityOptions;
 use super::value::FileReference;
 use crate::policy::ListenerPolicy;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ pub struct Listener {
     pub place: Option<Place>,
     /// Where it listens.
     pub address: ListenAddress,
-    /// Whether the broker starts without it on a machine that has no such address family.
-    pub is_optional: bool,
+    /// Whether a reload has taken it away. Its connections are still there, and refer to its place among
+    /// the listeners.
+    pub is_closed: bool,
     /// The network interface it is bound to (`bind_interface`).
     pub bind_interface: Option<String>,
     /// The only address family it listens on (`socket_domain`).
@@ -54,7 +55,7 @@ impl Default for Listener {
         Self {
             place: None,
             address: ListenAddress::default(),
-            is_optional: false,
+            is_closed: false,
             bind_interface: None,
             socket_domain: None,
             protocol: Protocol::default(),
@@ -81,6 +82,11 @@ pub enum ListenAddress {
         /// Zero lets the system choose.
         port: u16,
     },
+    /// A TCP port that only this machine reaches.
+    Loopback {
+        /// Zero lets the system choose.
+        port: u16,
+    },
     /// A unix socket.
     Unix(PathBuf),
 }
@@ -102,6 +108,7 @@ impl fmt::Display for ListenAddress {
                 host: Some(host),
                 port,
             } => write!(f, "{port} {host}"),
+            Self::Loopback { port } => write!(f, "{port} localhost"),
             Self::Unix(path) => write!(f, "0 {}", path.display()),
         }
     }
@@ -124,12 +131,6 @@ impl Listener {
         self.tls.certfile.is_some()
     }
 }
-
-/// The addresses of a broker that only this machine can reach. The second may be missing.
-pub(super) const LOOPBACK: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::LOCALHOST),
-    IpAddr::V6(Ipv6Addr::LOCALHOST),
-];
 
 /// An address family.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

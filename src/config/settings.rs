@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::listener::{LOOPBACK, ListenAddress};
-use super::log::LogTypes;
+use super::listener::ListenAddress;
+use super::log::{Destinations, LogTypes};
 use super::value::FileReference;
 use super::{Config, Listener, PORT};
 use crate::auth::Security;
@@ -37,20 +37,34 @@ impl Config {
             return;
         }
         let template = self.listeners.pop().unwrap_or_default();
-        let is_loopback = addresses.is_empty();
-        let addresses = if is_loopback { &LOOPBACK } else { addresses };
         let ports = if ports.is_empty() { &[PORT] } else { ports };
+        let mut open = |address| {
+            self.listeners.push(Listener {
+                address,
+                ..template.clone()
+            });
+        };
         for &port in ports {
-            for &address in addresses {
-                self.listeners.push(Listener {
-                    is_optional: is_loopback && address.is_ipv6(),
-                    address: ListenAddress::Tcp {
-                        host: Some(address.to_string()),
-                        port,
-                    },
-                    ..template.clone()
+            if addresses.is_empty() {
+                open(ListenAddress::Loopback { port });
+            }
+            for address in addresses {
+                open(ListenAddress::Tcp {
+                    host: Some(address.to_string()),
+                    port,
                 });
             }
+        }
+    }
+
+    /// Makes the system's log the destination of lines if nothing else was asked for: a process in the
+    /// background has no standard error.
+    pub fn log_to_system(&mut self) {
+        if !self.is_log_dest_given {
+            self.log.destinations = Destinations {
+                syslog: true,
+                ..Destinations::NONE
+            };
         }
     }
 
@@ -100,7 +114,7 @@ impl Config {
         let (own, all) = (&listener.security, &self.security);
         ListenerPolicy {
             port: match listener.address {
-                ListenAddress::Tcp { port, .. } => port,
+                ListenAddress::Tcp { port, .. } | ListenAddress::Loopback { port } => port,
                 ListenAddress::Unix(_) => 0,
             },
             allow_anonymous: own
@@ -125,6 +139,9 @@ impl Config {
     /// Which events the shards report.
     fn log_mask(&self) -> LogMask {
         let types = self.log.types;
+        if self.log.destinations == Destinations::NONE {
+            return LogMask::NONE;
+        }
         let mut mask = LogMask::NONE;
         if self.log.connection_messages && types.contains(LogTypes::NOTICE) {
             mask = mask.or(LogMask::CONNECTIONS);

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
-use super::{Config, Listener};
+use super::{Config, LISTENERS_MAX, Listener};
 use crate::policy::ListenerPolicy;
 use std::collections::BTreeMap;
 
@@ -14,23 +14,25 @@ type GivenKey = (Option<String>, &'static str);
 type GivenValues<'a> = (Vec<&'a str>, &'a Place);
 
 impl Config {
-    /// Prepares this configuration to take the place of `old`: listeners in the order of `old`, and what
-    /// only counts at the start as it was, with a remark for each directive that has changed.
+    /// Prepares this configuration to take the place of `old`. Listeners that `old` had keep their place
+    /// among the listeners, open or closed, and new ones come behind them. What only counts at the
+    /// start stays as it was, with a remark for each directive that has changed.
     ///
     /// # Errors
-    /// When a listener has come or gone, or would begin or cease to be encrypted.
+    /// When a listener would begin or cease to be encrypted, or there have been too many.
     pub fn succeed(&mut self, old: &Self) -> Result<(), ConfigError> {
         self.remark_changes(old);
         let mut candidates: Vec<Option<Listener>> = self.listeners.drain(..).map(Some).collect();
         for was in &old.listeners {
             let same = |slot: &&mut Option<Listener>| {
-                slot.as_ref().is_some_and(|new| new.address == was.address)
+                !was.is_closed && slot.as_ref().is_some_and(|new| new.address == was.address)
             };
             let Some(new) = candidates.iter_mut().find(same).and_then(Option::take) else {
-                return Err(refused(
-                    format!("listener {} is missing", was.address),
-                    None,
-                ));
+                self.listeners.push(Listener {
+                    is_closed: true,
+                    ..was.clone()
+                });
+                continue;
             };
             if new.has_tls() != was.has_tls() {
                 let what = if was.has_tls() {
@@ -40,7 +42,7 @@ impl Config {
                 };
                 return Err(refused(
                     format!(
-                        "listener {} {what} TLS, and keeps it so until the next start",
+                        "The listener {} {what} TLS, and keeps it so until the next start.",
                         was.address
                     ),
                     new.place.as_ref(),
@@ -48,18 +50,18 @@ impl Config {
             }
             self.listeners.push(succeeding_listener(new, was));
         }
-        // One that this machine had no address for is not there to be missed.
-        let added = candidates
-            .into_iter()
-            .flatten()
-            .find(|new| !new.is_optional);
-        if let Some(new) = added {
-            return Err(refused(
-                format!("listener {} is new", new.address),
-                new.place.as_ref(),
-            ));
+        for new in candidates.into_iter().flatten() {
+            if self.listeners.len() == LISTENERS_MAX {
+                return Err(refused(
+                    format!(
+                        "There have been {LISTENERS_MAX} listeners since the start, those that are gone \
+                         included."
+                    ),
+                    new.place.as_ref(),
+                ));
+            }
+            self.listeners.push(new);
         }
-        self.is_local_only = old.is_local_only;
         self.pid_file.clone_from(&old.pid_file);
         self.user.clone_from(&old.user);
         self.cores = old.cores;
@@ -97,12 +99,8 @@ impl Config {
     /// The values of directives that only count at the start, by listener and name.
     fn given_at_start(&self) -> BTreeMap<GivenKey, GivenValues<'_>> {
         let mut all: BTreeMap<_, (Vec<&str>, &Place)> = BTreeMap::new();
-        // A changed listener is an error, and their order means nothing.
-        for given in self
-            .given
-            .iter()
-            .filter(|given| given.directive != "listener")
-        {
+        // Listeners come and go, and their order means nothing.
+        for given in self.given.iter().filter(|given| !is_listener(given)) {
             let listener = given.listener.map(|index| match self.listeners.get(index) {
                 Some(listener) if !self.is_local_only => listener.address.to_string(),
                 _ => String::new(),
@@ -117,10 +115,12 @@ impl Config {
     }
 }
 
-fn refused(what: String, place: Option<&Place>) -> ConfigError {
-    let text = format!(
-        "It is not currently possible to add/remove listeners when reloading the config file: {what}."
-    );
+/// Whether the directive begins a listener or says where it is.
+fn is_listener(given: &super::Given) -> bool {
+    matches!(given.directive, "listener" | "port" | "bind_address")
+}
+
+fn refused(text: String, place: Option<&Place>) -> ConfigError {
     ConfigError {
         problem: Problem::Contradiction(text.into()),
         place: place.cloned(),

@@ -73,13 +73,23 @@ impl Guards {
     ///
     /// # Errors
     /// The first thing that is wrong, with its file and line, or directive.
-    pub(super) fn load(config: &Config, key_log: Option<Arc<KeyLogFile>>) -> Result<Self, Failure> {
+    pub(super) fn load(
+        config: &Config,
+        key_log: Option<Arc<KeyLogFile>>,
+        before: &[Option<Arc<Security>>],
+    ) -> Result<Self, Failure> {
         let mut warnings = Vec::new();
         // Listeners share what they share, so that a file is read and held once.
         let mut read: HashMap<(Option<&Path>, Option<&Path>), Arc<Security>> = HashMap::new();
         let mut securities = Vec::new();
         let mut prepared = Vec::new();
-        for listener in &config.listeners {
+        for (index, listener) in config.listeners.iter().enumerate() {
+            if listener.is_closed && config.per_listener_settings {
+                // Its files may be gone like itself; its connections go by what was read before.
+                securities.push(before.get(index).cloned().flatten());
+                prepared.push(None);
+                continue;
+            }
             let files = config.security_files(listener);
             securities.push(if files.is_empty() {
                 None
@@ -106,7 +116,8 @@ impl Guards {
                     }
                 })
             });
-            let settings = listener.has_tls().then(|| tls_settings(listener, &key_log));
+            let has_tls = listener.has_tls() && !listener.is_closed;
+            let settings = has_tls.then(|| tls_settings(listener, &key_log));
             prepared.push(match settings {
                 Some(settings) => {
                     let prepared = Prepared::load(&settings).map_err(|error| {
@@ -147,9 +158,9 @@ impl Guards {
         self.admin_token.clone()
     }
 
-    /// TLS of each listener, in force for the first time.
-    pub(super) fn acceptors(&self) -> Vec<Option<TlsAcceptor>> {
-        let prepared = self.prepared.iter();
+    /// TLS of the listeners from number `first` on, in force for the first time.
+    pub(super) fn acceptors(&self, first: usize) -> Vec<Option<TlsAcceptor>> {
+        let prepared = self.prepared.iter().skip(first);
         prepared
             .map(|it| it.as_ref().map(|it| TlsAcceptor::new(it.clone())))
             .collect()

@@ -6,71 +6,142 @@ use super::{Failure, name_of};
 use crate::config::{Config, ListenAddress, Listener, Protocol, ProxyProtocol, SocketDomain};
 use crate::net::tls::TlsAcceptor;
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
-use crate::net::{IpFamily, ListenerAddress, ListenerOptions, Listening, open as open_listener};
+use crate::net::{
+    IpFamily, ListenerAddress, ListenerChange, ListenerOptions, Listening, ShardListener, by_shard,
+    open as open_listener,
+};
 use crate::origin::ListenerId;
+use crate::policy::Settings;
+use crate::runtime::Mailbox;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// All listeners of the broker.
+/// One listener.
 #[derive(Debug)]
+struct Slot {
+    /// The one that was asked for, or that the system chose; zero for a unix socket.
+    port: u16,
+    /// Absent once it was closed.
+    listening: Option<Listening>,
+}
+
+/// The listeners of the broker by their numbers, those included that a reload has closed: connections
+/// refer to them.
+#[derive(Debug, Default)]
 pub(super) struct AllListening {
-    /// Those that listen, in the order of the configuration.
-    pub(super) open: Vec<Listening>,
-    /// By listener, those included that this machine has no address for.
-    ports: Vec<u16>,
+    slots: Vec<Slot>,
 }
 
 impl AllListening {
-    /// The port of each listener, by its number.
-    pub(super) fn ports(&self) -> &[u16] {
-        &self.ports
+    /// How many there are or were.
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
     }
 
-    /// Where they listen, in words.
-    pub(super) fn places(&self) -> impl Iterator<Item = String> + '_ {
-        self.open.iter().flat_map(|listening| {
-            let addresses = listening.addresses().iter().map(ToString::to_string);
-            let path = listening.path().map(|path| path.display().to_string());
-            addresses.chain(path)
-        })
+    /// The port of each listener, by its number.
+    pub(super) fn ports(&self) -> Box<[u16]> {
+        self.slots.iter().map(|slot| slot.port).collect()
+    }
+
+    /// Where those listen that come from number `first` on, in words.
+    pub(super) fn places(&self, first: usize) -> Vec<String> {
+        let slots = self.slots.iter().skip(first);
+        let mut places = Vec::new();
+        for listening in slots.filter_map(|slot| slot.listening.as_ref()) {
+            places.extend(listening.addresses().iter().map(ToString::to_string));
+            places.extend(listening.path().map(|path| path.display().to_string()));
+        }
+        places
+    }
+
+    /// The parts of all, for each shard.
+    pub(super) fn take_parts(&mut self, shard_count: usize) -> Vec<Vec<ShardListener>> {
+        let slots = self.slots.iter_mut();
+        by_shard(
+            slots.filter_map(|slot| slot.listening.as_mut()),
+            shard_count,
+        )
+    }
+
+    /// Tells `settings` the ports, some of which the system has chosen.
+    pub(super) fn name_ports(&self, settings: &mut Settings) {
+        for (policy, slot) in settings.listeners.iter_mut().zip(&self.slots) {
+            policy.port = slot.port;
+        }
+    }
+
+    /// Opens the listeners of `config` that come behind those there are.
+    ///
+    /// # Errors
+    /// The first that cannot be opened; none of the new ones stays open.
+    pub(super) fn open(
+        &mut self,
+        config: &Config,
+        acceptors: &[Option<TlsAcceptor>],
+        shard_count: usize,
+    ) -> Result<(), Failure> {
+        let first = self.slots.len();
+        for (index, listener) in config.listeners.iter().enumerate().skip(first) {
+            let acceptor = acceptors.get(index).cloned().flatten();
+            // With port 0 several addresses have the port that the system chose for the first.
+            let first_port = self.slots.first().map(|slot| slot.port);
+            let chosen = first_port.filter(|_| config.is_local_only);
+            match open_one(config, listener, index, acceptor, chosen, shard_count) {
+                Ok(slot) => self.slots.push(slot),
+                Err(failure) => {
+                    self.slots.truncate(first);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the shards accept on the listeners from number `first` on.
+    pub(super) fn hand_over(&mut self, first: usize, mailboxes: &[Mailbox]) {
+        for slot in self.slots.iter_mut().skip(first) {
+            let parts = slot.listening.as_mut().map(Listening::take_shards);
+            for (mailbox, part) in mailboxes.iter().zip(parts.into_iter().flatten()) {
+                mailbox.change_listener(ListenerChange::Open(part));
+            }
+        }
+    }
+
+    /// Closes those that `config` has no more. Their connections stay.
+    pub(super) fn close(&mut self, config: &Config, mailboxes: &[Mailbox]) {
+        let slots = self.slots.iter_mut().zip(&config.listeners);
+        for (index, (slot, listener)) in slots.enumerate() {
+            if listener.is_closed && slot.listening.take().is_some() {
+                for mailbox in mailboxes {
+                    mailbox.change_listener(ListenerChange::Close(number(index)));
+                }
+                tracing::info!("no longer listening on {}", listener.address);
+            }
+        }
     }
 }
 
-/// Opens all listeners of `config`.
-///
-/// # Errors
-/// The first that cannot be opened, but for one that only matters on a machine with IPv6.
-pub(super) fn open(
+/// There are at most `LISTENERS_MAX`.
+fn number(index: usize) -> ListenerId {
+    u16::try_from(index).map(ListenerId).unwrap_or_default()
+}
+
+fn open_one(
     config: &Config,
-    acceptors: &[Option<TlsAcceptor>],
+    listener: &Listener,
+    index: usize,
+    acceptor: Option<TlsAcceptor>,
+    chosen_port: Option<u16>,
     shard_count: usize,
-) -> Result<AllListening, Failure> {
-    let mut all = AllListening {
-        open: Vec::new(),
-        ports: Vec::new(),
-    };
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let acceptor = acceptors.get(index).cloned().flatten();
-        // With port 0 both loopback addresses have the port that the system chose for the first.
-        let chosen = all.ports.last().copied().filter(|_| config.is_local_only);
-        let options = options(config, listener, acceptor, chosen)?;
-        let id = u16::try_from(index).map(ListenerId).unwrap_or_default();
-        match open_listener(id, &options, shard_count) {
-            Ok(listening) => {
-                let port = listening
-                    .addresses()
-                    .first()
-                    .map(std::net::SocketAddr::port);
-                all.ports.push(port.unwrap_or_default());
-                all.open.push(listening);
-            }
-            Err(error) if listener.is_optional => {
-                tracing::debug!("{error}");
-                all.ports.push(chosen.unwrap_or_default());
-            }
-            Err(error) => return Err(Failure::start(format!("{}: {error}", name_of(listener)))),
-        }
-    }
-    Ok(all)
+) -> Result<Slot, Failure> {
+    let options = options(config, listener, acceptor, chosen_port)?;
+    let listening = open_listener(number(index), &options, shard_count)
+        .map_err(|error| Failure::start(format!("{}: {error}", name_of(listener))))?;
+    let port = listening.addresses().first().map(SocketAddr::port);
+    Ok(Slot {
+        port: port.unwrap_or_default(),
+        listening: Some(listening),
+    })
 }
 
 fn options(
@@ -91,6 +162,7 @@ fn options(
                 _ => *port,
             },
         },
+        &ListenAddress::Loopback { port } => ListenerAddress::Loopback { port },
         ListenAddress::Unix(path) => ListenerAddress::Unix(path.clone()),
     };
     let mut options = ListenerOptions::new(address);

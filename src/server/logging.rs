@@ -5,12 +5,15 @@
 use super::Failure;
 use crate::cli::Arguments;
 use crate::config::{self, Destinations, LogTypes};
+use crate::key::ShardId;
 use crate::log::{
-    Destination, Facility, Kind, Kinds, Log, LogLayer, Options, Publish, Timestamp, TimestampFormat,
+    Destination, Dropped, Facility, Kind, Kinds, Log, LogLayer, Options, Publish, Timestamp,
+    TimestampFormat,
 };
 use crate::message::{Message, MessageRef, QoS};
 use crate::runtime::Mailbox;
-use crate::shard::Command;
+use crate::shard::{Command, Event};
+use crossbeam::channel::Receiver;
 use std::sync::Arc;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -39,6 +42,26 @@ pub(super) fn start(options: &config::LogOptions) -> Result<Log, Failure> {
         .with(levels)
         .init();
     Ok(log)
+}
+
+/// The channels from the shards to the log.
+#[derive(Clone, Debug)]
+pub(super) struct ShardLines {
+    pub(super) events: Receiver<(ShardId, Box<Event>)>,
+    pub(super) trees: Receiver<(ShardId, Box<str>)>,
+    pub(super) dropped: Dropped,
+}
+
+impl ShardLines {
+    /// Has `log` write what comes, with these ports of listeners.
+    pub(super) fn attach(&self, log: &Log, ports: Box<[u16]>) {
+        log.attach_shards(
+            self.events.clone(),
+            self.trees.clone(),
+            self.dropped.clone(),
+            ports,
+        );
+    }
 }
 
 /// What the log is told.

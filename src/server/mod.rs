@@ -23,16 +23,17 @@ use crate::admin::{self, AdminPort, Watch, WatchOptions};
 use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Severity};
 use crate::log::Log;
-use crate::net::by_shard;
 use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Clock, Placed, StoredShard, open_store};
 use crate::wal::StoreOptions;
 use files::{Disk, Guards};
+use listeners::AllListening;
+use logging::ShardLines;
 use reload::Reloader;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the last lines of the log may take.
@@ -95,6 +96,9 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     if config.is_local_only {
         config.open_locally(&arguments.bind, &arguments.ports);
     }
+    if arguments.daemon {
+        config.log_to_system();
+    }
     logging::apply_options(&mut config.log, arguments);
     let persistence = &mut config.persistence;
     if let Some(directory) = &arguments.persistence_location {
@@ -116,7 +120,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         })?)),
         None => None,
     };
-    let guards = Guards::load(&config, key_log.clone())?;
+    let guards = Guards::load(&config, key_log.clone(), &[])?;
     if !config.persistence.enabled && (arguments.recover || arguments.durability.is_some()) {
         return Err(Failure::configuration(
             "Error: --recover and --durability need persistence.",
@@ -174,8 +178,9 @@ fn serve_configured(
         tracing::warn!("more shards than CPUs: they are not pinned, and slow each other down");
     }
 
-    let acceptors = guards.acceptors();
-    let mut listening = listeners::open(&config, &acceptors, shard_count)?;
+    let acceptors = guards.acceptors(0);
+    let mut listening = AllListening::default();
+    listening.open(&config, &acceptors, shard_count)?;
     let admin_listener = admin::listen(&config.admin).map_err(|error| {
         let address = config.admin.listener.map(|it| it.to_string());
         let address = address.unwrap_or_default();
@@ -191,7 +196,9 @@ fn serve_configured(
     // all load on one shard.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     let clock = Clock::start();
-    let settings = Arc::new(config.settings(guards.securities(), shard_count));
+    let mut settings = config.settings(guards.securities(), shard_count);
+    listening.name_ports(&mut settings);
+    let settings = Arc::new(settings);
     let opened = match store_options(&config, arguments) {
         Some(options) => {
             let (opened, report) = open_store(&options, shard_count, seed, clock, &settings)
@@ -207,7 +214,7 @@ fn serve_configured(
             None
         }
     };
-    let parts = by_shard(&mut listening.open, shard_count);
+    let parts = listening.take_parts(shard_count);
     let (sender, notices) = runtime::notices();
     let make_core = move |shard, shard_count| {
         StoredShard::new(shard, shard_count, settings.clone(), seed, opened.as_ref())
@@ -216,12 +223,12 @@ fn serve_configured(
         runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
     let mailboxes = running.mailboxes();
     runtime::authenticate(notices.authentications, mailboxes.clone())?;
-    log.attach_shards(
-        notices.events,
-        notices.trees,
-        notices.events_dropped.clone(),
-        listening.ports().into(),
-    );
+    let shard_lines = ShardLines {
+        events: notices.events,
+        trees: notices.trees,
+        dropped: notices.events_dropped.clone(),
+    };
+    shard_lines.attach(log, listening.ports());
     log.attach_publisher(logging::publisher(mailboxes.clone()));
     let watch = Watch::start(WatchOptions {
         sys_interval: Duration::from_secs(config.sys_interval_s.into()),
@@ -242,12 +249,17 @@ fn serve_configured(
 
     let stopper = running.stopper();
     let (stop_log, stop_watch) = (log.clone(), watch.clone());
+    let places = listening.places(0);
+    let listening = Arc::new(Mutex::new(listening));
     let mut reloader = Reloader {
         file: arguments.config_file.clone(),
         arguments: arguments.clone(),
         config,
         key_log,
         acceptors,
+        securities: guards.securities().to_vec(),
+        listening: listening.clone(),
+        shard_lines,
         mailboxes,
         shard_count,
         log: log.clone(),
@@ -263,7 +275,7 @@ fn serve_configured(
         },
         move |request| reloader.handle(request),
     )?;
-    for place in listening.places() {
+    for place in places {
         tracing::info!("listening on {place}");
     }
     if let Some(port) = &admin_port {
@@ -274,6 +286,8 @@ fn serve_configured(
     background.is_ready();
     running.join().map_err(Failure::start)?;
     watch.stop();
+    // The thread of the signals has it as well, and unix sockets leave their names behind otherwise.
+    *listening.lock().unwrap_or_else(PoisonError::into_inner) = AllListening::default();
     tracing::info!("ended");
     Ok(())
 }

@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::files::Guards;
+use super::listeners::AllListening;
+use super::logging::ShardLines;
 use super::{Failure, configuration, logging};
 use crate::admin::{self, AdminPort, Watch};
+use crate::auth::Security;
 use crate::cli::Arguments;
 use crate::config::{Config, Severity};
 use crate::log::Log;
@@ -12,7 +15,7 @@ use crate::net::tls::{KeyLogFile, TlsAcceptor};
 use crate::runtime::{Mailbox, Request};
 use crate::shard::Command;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Does what signals ask for.
@@ -24,6 +27,9 @@ pub(super) struct Reloader {
     pub(super) config: Config,
     pub(super) key_log: Option<Arc<KeyLogFile>>,
     pub(super) acceptors: Vec<Option<TlsAcceptor>>,
+    pub(super) securities: Vec<Option<Arc<Security>>>,
+    pub(super) listening: Arc<Mutex<AllListening>>,
+    pub(super) shard_lines: ShardLines,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) shard_count: usize,
     pub(super) log: Log,
@@ -75,8 +81,16 @@ impl Reloader {
         }
         let mut config = configuration(&self.arguments)?;
         config.succeed(&self.config)?;
-        let guards = Guards::load(&config, self.key_log.clone())?;
+        let guards = Guards::load(&config, self.key_log.clone(), &self.securities)?;
         let log = logging::log_options(&config.log)?;
+        let listening = self.listening.clone();
+        let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = listening.count();
+        let mut acceptors = self.acceptors.clone();
+        acceptors.extend(guards.acceptors(first));
+        listening.open(&config, &acceptors, self.shard_count)?;
+
+        // From here on nothing fails.
 
         for remark in &config.remarks {
             match remark.severity {
@@ -88,16 +102,27 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         guards.install(&self.acceptors);
-        let settings = Arc::new(config.settings(guards.securities(), self.shard_count));
+        self.acceptors = acceptors;
+        let mut settings = config.settings(guards.securities(), self.shard_count);
+        listening.name_ports(&mut settings);
+        let settings = Arc::new(settings);
         for mailbox in &*self.mailboxes {
             mailbox.send(Command::Configure(settings.clone()));
         }
+        // Behind the settings, in the same mailboxes: no connection comes to a listener unknown to them.
+        listening.hand_over(first, &self.mailboxes);
+        listening.close(&config, &self.mailboxes);
+        for place in listening.places(first) {
+            tracing::info!("listening on {place}");
+        }
+        self.shard_lines.attach(&self.log, listening.ports());
         self.log.configure(log);
         self.watch
             .set_sys_interval(Duration::from_secs(config.sys_interval_s.into()));
         if let Some(port) = &self.admin_port {
             port.set_token(guards.admin_token());
         }
+        self.securities = guards.securities().to_vec();
         self.config = config;
         Ok(())
     }

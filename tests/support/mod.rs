@@ -32,8 +32,15 @@ impl Broker {
 
     /// The same on a port that is known, of a broker that was there before.
     pub fn start_on(port: u16, arguments: &[&str]) -> Self {
+        let port = port.to_string();
+        let mut all = vec!["--port", &port];
+        all.extend(arguments);
+        Self::start_configured(&all)
+    }
+
+    /// The same with nothing but these arguments, of which one is a configuration with a listener.
+    pub fn start_configured(arguments: &[&str]) -> Self {
         let mut child = command()
-            .args(["--port", &port.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -96,8 +103,13 @@ impl Broker {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends any signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let process_id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process_id, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(process_id, signal).unwrap();
     }
 
     /// Its exit status, if it ends in time.

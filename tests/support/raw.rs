@@ -62,7 +62,8 @@ impl Raw {
     }
 }
 
-fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
+/// A packet of any kind.
+pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
     assert!(body.len() < 16_384, "two bytes of length are enough here");
     let mut bytes = vec![first_byte];
     if body.len() < 128 {

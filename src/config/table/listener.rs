@@ -16,8 +16,8 @@ pub(super) const SECTION: Section = Section {
     title: "Listeners",
     introduction: "Without a listener the broker listens on port 1883 of the loopback addresses, or on the \
                    ports that the command line names, and anonymous clients may connect. The directives \
-                   of a listener stand below it. At a reload listeners can neither come nor go, but what \
-                   clients of a listener may do can change.",
+                   of a listener stand below it. A reload opens listeners that are new and closes those \
+                   that are gone, whose connections stay.",
     directives: &[
         Directive::new(
             "listener",

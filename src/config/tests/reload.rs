@@ -78,21 +78,42 @@ fn listeners_may_change_their_order_and_keep_their_place() {
     assert!(new.remarks.is_empty(), "{:?}", new.remarks);
 }
 
+/// The addresses of the listeners, and which of them are closed.
+fn listeners(config: &Config) -> Vec<(String, bool)> {
+    config
+        .listeners
+        .iter()
+        .map(|listener| (listener.address.to_string(), listener.is_closed))
+        .collect()
+}
+
 #[test]
-fn listeners_neither_come_nor_go() {
-    let error = succeed("listener 1", "listener 1\nlistener 2").unwrap_err();
-    assert!(
-        error.contains("not currently possible to add/remove listeners"),
-        "{error}"
+fn a_new_listener_comes_last_and_one_that_is_gone_keeps_its_place() {
+    let new = succeed("listener 1\nlistener 2", "listener 3\nlistener 2").unwrap();
+    let said = |name: &str, is_closed| (name.to_owned(), is_closed);
+    assert_eq!(
+        listeners(&new),
+        [said("1", true), said("2", false), said("3", false)]
     );
-    assert!(
-        error.contains("listener 2 is new") && error.ends_with("m.conf:2."),
-        "{error}"
+    assert!(new.remarks.is_empty(), "{:?}", new.remarks);
+    // One that comes back is another one: connections of the old one may still be there.
+    let mut again = good("listener 1\nlistener 2\nlistener 3");
+    again.succeed(&new).unwrap();
+    let is_closed: Vec<_> = again.listeners.iter().map(|it| it.is_closed).collect();
+    assert_eq!(is_closed, [true, false, false, false]);
+    assert_eq!(again.listeners[3].address.to_string(), "1");
+}
+
+#[test]
+fn what_was_open_to_this_machine_only_closes_when_there_is_a_listener() {
+    let new = succeed("", "listener 1").unwrap();
+    assert_eq!(
+        listeners(&new),
+        [("1883 localhost".to_owned(), true), ("1".to_owned(), false)]
     );
-    let error = succeed("listener 1\nlistener 2", "listener 2").unwrap_err();
-    assert!(error.contains("listener 1 is missing"), "{error}");
-    assert!(succeed("", "listener 1").is_err());
-    assert!(succeed("", "max_qos 1").is_ok());
+    // Nobody asked for anonymous clients on it.
+    assert!(!new.settings(&[], 1).listeners[1].allow_anonymous);
+    assert!(succeed("", "max_qos 1").unwrap().listeners.len() == 1);
 }
 
 #[test]
@@ -101,7 +122,7 @@ fn a_listener_stays_encrypted_or_not() {
     assert!(
         succeed(tls, "listener 1")
             .unwrap_err()
-            .contains("listener 1 has TLS")
+            .contains("The listener 1 has TLS")
     );
     assert!(
         succeed("listener 1", tls)

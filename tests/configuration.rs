@@ -1,0 +1,375 @@
+//! What a configuration file does to the process: Mosquitto's messages and exit status for what is wrong
+//! with it, and reloads that change what they should and nothing else.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::raw::{Raw, packet, publish, subscribe};
+use support::{Broker, PATIENCE, command, run_to_end};
+
+/// Exit status for a configuration that the broker does not start with.
+const USAGE: Option<i32> = Some(3);
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "fastmq-configuration-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes a file and returns its whole name.
+    fn write(&self, name: &str, content: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A broker with a configuration that begins with one listener on a free port. Where root runs the tests,
+/// it stays root, to read files that are made while it runs.
+struct Configured {
+    folder: Folder,
+    file: String,
+    broker: Broker,
+}
+
+const FIRST: &str = "user root\nlistener 0 127.0.0.1\n";
+
+impl Configured {
+    fn start(rest: &str) -> Self {
+        Self::start_in(Folder::new(), rest)
+    }
+
+    fn start_in(folder: Folder, rest: &str) -> Self {
+        let file = folder.write("fastmq.conf", &format!("{FIRST}{rest}"));
+        let broker = Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"]);
+        Self {
+            folder,
+            file,
+            broker,
+        }
+    }
+
+    /// Writes another configuration and has the broker read it. Returns what it said about it.
+    fn reload(&self, whole: &str) -> String {
+        fs::write(&self.file, whole).unwrap();
+        let said_before = self.broker.stderr().len();
+        self.broker.signal(rustix::process::Signal::HUP);
+        let is_said = |said: &str| {
+            said.contains("Reloading config.") || said.contains("Error reloading configuration")
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.broker.stderr().split_off(said_before);
+            if is_said(&said) {
+                return said;
+            }
+            assert!(Instant::now() < deadline, "no end of the reload: {said}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The reason code with which a CONNECT of MQTT 3.1.1 is answered.
+fn connack(port: u16, user: Option<(&str, &str)>) -> u8 {
+    let mut client = Raw::open(port);
+    let mut body = b"\x00\x04MQTT\x04".to_vec();
+    body.push(if user.is_some() { 0xc2 } else { 0x02 });
+    body.extend(60u16.to_be_bytes());
+    let mut field = |text: &str| {
+        body.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        body.extend(text.as_bytes());
+    };
+    field("somebody");
+    if let Some((name, password)) = user {
+        field(name);
+        field(password);
+    }
+    client.send(&packet(0x10, &body));
+    let (first, body) = client.receive().expect("CONNACK");
+    assert_eq!(first, 0x20);
+    body[1]
+}
+
+fn is_open(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// The port of the last line that says where the broker listens.
+fn last_port(said: &str) -> u16 {
+    let line = said
+        .lines()
+        .rfind(|line| line.contains("listening on "))
+        .unwrap_or_else(|| panic!("nothing is listened on: {said}"));
+    line.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
+    let folder = Folder::new();
+    let missing = folder.path("missing").display().to_string();
+    let passwords = folder.write("broken-passwords", "name:$9$nothing\n");
+    let acl = folder.write("broken-acl", "user a\ntopik read b\n");
+    let cases = [
+        (
+            "foo bar\n".to_owned(),
+            "Unknown configuration variable 'foo'",
+            1,
+        ),
+        ("listener 1\nmax_qos 3\n".to_owned(), "max_qos", 2),
+        ("\n\nconnection one\n".to_owned(), "connection", 3),
+        (
+            format!("listener 1\npassword_file {missing}\n"),
+            missing.as_str(),
+            2,
+        ),
+        (
+            format!("listener 1\npassword_file {passwords}\n"),
+            "broken-passwords:1",
+            2,
+        ),
+        (format!("listener 1\nacl_file {acl}\n"), "broken-acl:2", 2),
+        (
+            format!("listener 1\ncertfile {missing}\nkeyfile {missing}\n"),
+            "certfile",
+            2,
+        ),
+    ];
+    for (text, named, line) in cases {
+        let file = folder.write("bad.conf", &text);
+        for extra in [&[][..], &["--test-config"]] {
+            let (code, said) = run_to_end(command().args(["-c", &file]).args(extra));
+            assert_eq!(code, USAGE, "{text}: {said}");
+            assert!(
+                said.contains("Error: ") && said.contains(named),
+                "{text}: {said}"
+            );
+            let place = format!("Error found at {file}:{line}.");
+            assert!(said.contains(&place), "{text}: {said}");
+        }
+    }
+    let (code, said) = run_to_end(command().args(["-c", &missing]));
+    assert_eq!(code, USAGE);
+    assert!(said.contains("Unable to open config file"), "{said}");
+}
+
+#[test]
+fn a_configuration_that_is_right_is_only_checked_when_that_is_asked_for() {
+    let folder = Folder::new();
+    let file = folder.write("good.conf", "listener 0 127.0.0.1\nretry_interval 5\n");
+    let (code, said) = run_to_end(command().args(["-c", &file, "--test-config"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("Configuration file is OK."), "{said}");
+    assert!(
+        said.contains("'retry_interval' option has no effect"),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_a_listener_the_ports_of_the_command_line_are_for_this_machine_and_anybody_on_it() {
+    let folder = Folder::new();
+    let file = folder.write("empty.conf", "user root\n");
+    let broker = Broker::start(&["-c", &file, "--cores", "1"]);
+    assert!(
+        broker.stderr().contains("local only mode"),
+        "{}",
+        broker.stderr()
+    );
+    assert_eq!(connack(broker.port(), None), 0);
+    for line in broker.stderr().lines() {
+        if let Some((_, address)) = line.split_once("listening on ") {
+            assert!(
+                address.starts_with("127.0.0.1:") || address.starts_with("[::1]:"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn with_a_listener_the_ports_of_the_command_line_are_ignored_and_anonymous_clients_refused() {
+    let folder = Folder::new();
+    let file = folder.write("one.conf", FIRST);
+    let broker = Broker::start_configured(&["-c", &file, "-p", "1", "--cores", "1"]);
+    assert!(
+        broker.stderr().contains("-p and --bind change nothing"),
+        "{}",
+        broker.stderr()
+    );
+    assert_eq!(connack(broker.port(), None), 5, "not authorised");
+}
+
+#[test]
+fn a_reload_keeps_connections_and_applies_passwords_and_access_rules_to_them() {
+    let folder = Folder::new();
+    let passwords = folder.write("passwords", PASSWORDS);
+    let acl = folder.write("acl", "topic readwrite #\n");
+    let rest = format!("allow_anonymous true\nacl_file {acl}\n");
+    let it = Configured::start_in(folder, &rest);
+    let port = it.broker.port();
+    let mut client = Raw::connect(port, 4, "stays");
+    client.send(&subscribe("a", 0));
+    assert_eq!(client.receive().unwrap().0, 0x90);
+    client.send(&publish("a", b"1"));
+    assert_eq!(client.receive(), Some((0x30, b"\x00\x01a1".to_vec())));
+
+    it.folder.write("acl", "topic read #\n");
+    let said = it.reload(&format!(
+        "{FIRST}password_file {passwords}\nacl_file {acl}\n"
+    ));
+    assert!(said.contains("Reloading config."), "{said}");
+    assert_eq!(
+        connack(port, None),
+        5,
+        "anonymous Clients are not allowed any more"
+    );
+    assert_eq!(connack(port, Some(("roger", "password"))), 0);
+    assert_eq!(connack(port, Some(("roger", "wrong"))), 5);
+    // Its message is not delivered, and its connection is there: the ping comes back first.
+    client.send(&publish("a", b"2"));
+    client.send(&[0xc0, 0]);
+    assert_eq!(client.receive(), Some((0xd0, Vec::new())));
+}
+
+/// `roger:password`, as in Mosquitto's documentation of PBKDF2 entries made anew for this test.
+const PASSWORDS: &str = include_str!("support/passwords");
+
+#[test]
+fn a_broken_reload_changes_nothing_and_says_so_with_file_and_line() {
+    let it = Configured::start("allow_anonymous true\n");
+    let port = it.broker.port();
+    let mut client = Raw::connect(port, 4, "stays");
+    let missing = it.folder.path("missing").display().to_string();
+    let broken = [
+        ("allow_anonymous false\nnonsense 1\n".to_owned(), 4),
+        (
+            format!("allow_anonymous false\npassword_file {missing}\n"),
+            4,
+        ),
+        (
+            format!(
+                "allow_anonymous false\nlistener 0 127.0.0.1\ncertfile {missing}\nkeyfile {missing}\n"
+            ),
+            5,
+        ),
+    ];
+    for (rest, line) in broken {
+        let said = it.reload(&format!("{FIRST}{rest}"));
+        assert!(said.contains("Error reloading configuration"), "{said}");
+        assert!(
+            said.contains(&format!("Error found at {}:{line}.", it.file)),
+            "{said}"
+        );
+        assert_eq!(connack(port, None), 0, "as before");
+        client.send(&[0xc0, 0]);
+        assert_eq!(client.receive(), Some((0xd0, Vec::new())));
+    }
+    let _ = fs::remove_file(&it.file);
+    it.broker.signal(rustix::process::Signal::HUP);
+    client.send(&[0xc0, 0]);
+    assert_eq!(client.receive(), Some((0xd0, Vec::new())));
+}
+
+#[test]
+fn a_reload_opens_listeners_that_are_new_and_closes_those_that_are_gone_but_not_their_connections()
+{
+    let it = Configured::start("allow_anonymous true\n");
+    let first = it.broker.port();
+    let said = it.reload(&format!(
+        "{FIRST}allow_anonymous true\nlistener 0 127.0.0.2\n"
+    ));
+    let second = last_port(&said);
+    assert!(is_open(first), "it is the one that was there");
+    assert!(std::net::TcpStream::connect(("127.0.0.2", second)).is_ok());
+    let mut client = Raw::connect(first, 4, "stays");
+
+    let said = it.reload("user root\nallow_anonymous true\nlistener 0 127.0.0.2\n");
+    assert!(said.contains("no longer listening on"), "{said}");
+    let deadline = Instant::now() + PATIENCE;
+    while is_open(first) {
+        assert!(Instant::now() < deadline, "it is not closed");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(std::net::TcpStream::connect(("127.0.0.2", second)).is_ok());
+    client.send(&[0xc0, 0]);
+    assert_eq!(client.receive(), Some((0xd0, Vec::new())));
+}
+
+#[test]
+fn the_log_goes_where_the_configuration_says_in_mosquittos_words_and_follows_its_file() {
+    let folder = Folder::new();
+    let log = folder.path("log").display().to_string();
+    let rest = format!("allow_anonymous true\nlog_dest stderr\nlog_dest file {log}\n");
+    let it = Configured::start_in(folder, &rest);
+    drop(Raw::connect(it.broker.port(), 4, "known"));
+    wait_for(Path::new(&log), "New client connected from 127.0.0.1:");
+    wait_for(Path::new(&log), " as known (p2, c1, ");
+    wait_for(Path::new(&log), "Client known ");
+
+    fs::rename(&log, format!("{log}.1")).unwrap();
+    it.reload(&format!("{FIRST}{rest}"));
+    drop(Raw::connect(it.broker.port(), 4, "later"));
+    wait_for(Path::new(&log), " as later (p2, c1, ");
+}
+
+fn wait_for(file: &Path, text: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let content = fs::read_to_string(file).unwrap_or_default();
+        if content.contains(text) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{text:?} is not in {content}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_process_identifier_is_in_its_file_as_long_as_the_broker_runs() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let mut it = Configured::start_in(folder, &format!("pid_file {pid}\n"));
+    assert_eq!(
+        fs::read_to_string(&pid).unwrap().trim(),
+        it.broker.process_id().to_string()
+    );
+    it.broker.terminate();
+    assert!(it.broker.wait(PATIENCE).unwrap().success());
+    assert!(!Path::new(&pid).exists());
+}
+
+#[test]
+fn quiet_says_nothing_and_unknown_options_are_said() {
+    let (code, said) = run_to_end(command().args(["-q", "-v"]));
+    assert_eq!(code, USAGE, "{said}");
+    let (code, said) = run_to_end(command().args(["-c"]));
+    assert_eq!(code, USAGE, "{said}");
+    assert!(said.contains("--config-file"), "{said}");
+}
