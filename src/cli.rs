@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use crate::clients::{self, PubArguments, SubArguments};
 use crate::manual;
+use crate::passwd::{self, PasswdArguments};
 
 /// Exit status for arguments that make no sense, as Mosquitto's.
 pub const EXIT_BAD_ARGUMENTS: u8 = 3;
@@ -98,6 +99,12 @@ pub enum Command {
     /// Options, output and exit statuses are those of mosquitto_pub. Exactly one of -f, -l, -m, -n
     /// and -s says what to publish.
     Pub(Box<PubArguments>),
+    /// Create and change password files
+    ///
+    /// Options, messages and exit statuses are those of mosquitto_passwd, which reads the same files.
+    /// Without -b the password is asked for, or read twice from standard input. The running broker reads
+    /// a changed file when it gets SIGHUP.
+    Passwd(PasswdArguments),
     /// Print the completions of a shell, to be read by it when it starts
     Completions {
         /// The shell
@@ -118,6 +125,7 @@ impl Command {
         match self {
             Self::Sub(arguments) => clients::run_sub(arguments),
             Self::Pub(arguments) => clients::run_pub(arguments),
+            Self::Passwd(arguments) => passwd::run(arguments),
             Self::Completions { shell } => {
                 status(manual::print_completions(&Arguments::command(), *shell))
             }
@@ -150,6 +158,7 @@ impl Arguments {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let status_of_mistakes = match arguments.get(1).and_then(|argument| argument.to_str()) {
             Some("sub" | "pub") => clients::EXIT_USAGE,
+            Some("passwd") => passwd::EXIT_FAILURE,
             _ => EXIT_BAD_ARGUMENTS,
         };
         let arguments = clients::with_defaults(arguments).map_err(|error| {

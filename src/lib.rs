@@ -19,6 +19,7 @@ pub mod message;
 pub mod metrics;
 pub mod net;
 pub mod origin;
+pub mod passwd;
 pub mod policy;
 pub mod ring;
 pub mod router;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::Security;
 use crate::key::ConnectionKey;
 use crate::message::Message;
 use crate::policy::Settings;
@@ -17,6 +18,9 @@ pub enum Command {
         connection: ConnectionKey,
         /// What became of it.
         verdict: Verdict,
+        /// What it was checked against. If that is not what the listener has now, the verdict is void and
+        /// the shard asks again.
+        security: Arc<Security>,
     },
     /// The configuration was read again. Goes to every shard.
     Configure(Arc<Settings>),

@@ -13,7 +13,7 @@ use super::effects::{Effects, HandOver};
 use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
 use super::timers::Slot;
 use super::{Shard, Step};
-use crate::auth::{self, Admission};
+use crate::auth::{self, Admission, Security};
 use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::message::{ProtocolVersion, QoS};
@@ -223,12 +223,18 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         verdict: Verdict,
+        security: &Arc<Security>,
         effects: &mut Effects,
     ) {
         if let Some(connection) = self.clients.connections.get_mut(key)
             && connection.pause.contains(Pause::AUTHENTICATION)
         {
-            connection.verdict = Some(verdict);
+            // What was true of the files before a reload may have been revoked by it.
+            let listener = self.clients.settings.listener(connection.origin.listener);
+            let current = listener.and_then(|policy| policy.security.as_ref());
+            if current.is_some_and(|current| Arc::ptr_eq(current, security)) {
+                connection.verdict = Some(verdict);
+            }
             self.resume(key, Pause::AUTHENTICATION, effects);
         }
     }

@@ -228,7 +228,8 @@ impl Shard {
             Command::Authenticated {
                 connection,
                 verdict,
-            } => self.handle_verdict(connection, verdict, effects),
+                security,
+            } => self.handle_verdict(connection, verdict, &security, effects),
             Command::Configure(settings) => self.configure(settings, now, effects),
             Command::Publish(message) => {
                 self.route(message.as_ref().as_ref(), None, now, effects);

@@ -687,6 +687,7 @@ impl World {
                         .push_back(Command::Authenticated {
                             connection,
                             verdict,
+                            security: request.security,
                         });
                 }
                 other => self.notices.push((ShardId(index as u16), other)),

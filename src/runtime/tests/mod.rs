@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod logins;
 mod transports;
 
 use super::{NoticesSender, Placed, Running, start};
