@@ -1,5 +1,7 @@
 //! A certificate authority for one test.
 
+#![allow(dead_code)] // Shared by several tests, none of which needs all of it.
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
