@@ -167,6 +167,7 @@ impl Broker {
         let verdict = Command::Authenticated {
             connection,
             verdict,
+            security: request.security,
         };
         self.shard
             .handle_command(verdict, self.now, &mut self.effects);
