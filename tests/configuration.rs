@@ -98,6 +98,11 @@ impl Configured {
 
 /// The reason code with which a CONNECT of MQTT 3.1.1 is answered.
 fn connack(port: u16, user: Option<(&str, &str)>) -> u8 {
+    log_in(port, "somebody", user).1
+}
+
+/// A connection whose CONNECT was answered, and that reason code.
+fn log_in(port: u16, client_identifier: &str, user: Option<(&str, &str)>) -> (Raw, u8) {
     let mut client = Raw::open(port);
     let mut body = b"\x00\x04MQTT\x04".to_vec();
     body.push(if user.is_some() { 0xc2 } else { 0x02 });
@@ -106,7 +111,7 @@ fn connack(port: u16, user: Option<(&str, &str)>) -> u8 {
         body.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
         body.extend(text.as_bytes());
     };
-    field("somebody");
+    field(client_identifier);
     if let Some((name, password)) = user {
         field(name);
         field(password);
@@ -114,7 +119,7 @@ fn connack(port: u16, user: Option<(&str, &str)>) -> u8 {
     client.send(&packet(0x10, &body));
     let (first, body) = client.receive().expect("CONNACK");
     assert_eq!(first, 0x20);
-    body[1]
+    (client, body[1])
 }
 
 fn is_open(port: u16) -> bool {
@@ -230,27 +235,29 @@ fn with_a_listener_the_ports_of_the_command_line_are_ignored_and_anonymous_clien
 fn a_reload_keeps_connections_and_applies_passwords_and_access_rules_to_them() {
     let folder = Folder::new();
     let passwords = folder.write("passwords", PASSWORDS);
-    let acl = folder.write("acl", "topic readwrite #\n");
-    let rest = format!("allow_anonymous true\nacl_file {acl}\n");
-    let it = Configured::start_in(folder, &rest);
+    let acl = folder.write("acl", "user roger\ntopic readwrite #\n");
+    let files = format!("password_file {passwords}\nacl_file {acl}\n");
+    let it = Configured::start_in(folder, &format!("allow_anonymous true\n{files}"));
     let port = it.broker.port();
-    let mut client = Raw::connect(port, 4, "stays");
+    let mut nobody = Raw::connect(port, 4, "goes");
+    let roger = Some(("roger", "password"));
+    let (mut client, code) = log_in(port, "stays", roger);
+    assert_eq!(code, 0);
     client.send(&subscribe("a", 0));
     assert_eq!(client.receive().unwrap().0, 0x90);
     client.send(&publish("a", b"1"));
     assert_eq!(client.receive(), Some((0x30, b"\x00\x01a1".to_vec())));
 
-    it.folder.write("acl", "topic read #\n");
-    let said = it.reload(&format!(
-        "{FIRST}password_file {passwords}\nacl_file {acl}\n"
-    ));
+    it.folder.write("acl", "user roger\ntopic read #\n");
+    let said = it.reload(&format!("{FIRST}{files}"));
     assert!(said.contains("Reloading config."), "{said}");
     assert_eq!(
         connack(port, None),
         5,
         "anonymous Clients are not allowed any more"
     );
-    assert_eq!(connack(port, Some(("roger", "password"))), 0);
+    assert_eq!(nobody.receive(), None, "nor is the one that was there");
+    assert_eq!(connack(port, roger), 0);
     assert_eq!(connack(port, Some(("roger", "wrong"))), 5);
     // Its message is not delivered, and its connection is there: the ping comes back first.
     client.send(&publish("a", b"2"));
@@ -258,7 +265,7 @@ fn a_reload_keeps_connections_and_applies_passwords_and_access_rules_to_them() {
     assert_eq!(client.receive(), Some((0xd0, Vec::new())));
 }
 
-/// `roger:password`, as in Mosquitto's documentation of PBKDF2 entries made anew for this test.
+/// `roger:password`, as mosquitto_passwd writes it.
 const PASSWORDS: &str = include_str!("support/passwords");
 
 #[test]

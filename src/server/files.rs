@@ -120,9 +120,13 @@ impl Guards {
             let settings = has_tls.then(|| tls_settings(listener, &key_log));
             prepared.push(match settings {
                 Some(settings) => {
+                    let options = &listener.tls;
                     let prepared = Prepared::load(&settings).map_err(|error| {
                         let listener = name_of(listener);
-                        Failure::configuration(format!("Error: {listener}: {error}."))
+                        let place = options.certfile.as_ref().map(|file| &file.place);
+                        let place = place
+                            .map_or_else(String::new, |place| format!("\nError found at {place}."));
+                        Failure::configuration(format!("Error: {listener}: {error}.{place}"))
                     })?;
                     warnings.extend_from_slice(prepared.warnings());
                     Some(prepared)
@@ -203,10 +207,7 @@ fn warning(file: &str, warning: &crate::auth::Warning) -> String {
 
 /// An error of a file, and where the configuration names that file.
 fn named(file: &FileReference, error: &crate::auth::FileError) -> Failure {
-    Failure::configuration(format!(
-        "Error: {error}.\nError found at {} ({}).",
-        file.place, file.directive
-    ))
+    Failure::configuration(format!("Error: {error}.\nError found at {}.", file.place))
 }
 
 fn is_readable_by_everybody(path: &Path) -> bool {

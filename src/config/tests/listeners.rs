@@ -140,8 +140,8 @@ fn anonymous_clients_are_refused_unless_allowed() {
         allowed("per_listener_settings true\nlistener 1\nallow_anonymous true\nlistener 2"),
         [true, false]
     );
-    assert_eq!(allowed("allow_anonymous false"), [false, false]);
-    assert_eq!(allowed(""), [true, true]);
+    assert_eq!(allowed("allow_anonymous false"), [false]);
+    assert_eq!(allowed(""), [true]);
 }
 
 #[test]
