@@ -1,5 +1,7 @@
 //! The admin port, asked over HTTP.
 
+mod browser;
+
 use super::*;
 use crate::limits::Limits;
 use crate::net::listen;
