@@ -88,6 +88,12 @@ impl PasswdArguments {
         }
         let mut operands = self.operands.iter();
         let file = operands.next();
+        // Operands may begin with a hyphen, as passwords do; the first one is an option nobody knows.
+        if let Some(file) = file
+            && let [b'-', _, ..] = file.as_encoded_bytes()
+        {
+            return usage(format!("Unknown option '{}'.", file.display()));
+        }
         let username = if self.update { None } else { operands.next() };
         let password = if self.batch { operands.next() } else { None };
         if let Some(surplus) = operands.next() {
@@ -96,10 +102,6 @@ impl PasswdArguments {
         let Some(file) = file else {
             return usage(self.missing());
         };
-        // Operands may begin with a hyphen, as passwords do, and end the options.
-        if let [b'-', _, ..] = file.as_encoded_bytes() {
-            return usage(format!("Unknown option '{}'.", file.display()));
-        }
         let file = Path::new(file);
         if self.update {
             return Ok(Order {
