@@ -1,7 +1,7 @@
 """The brokers we know how to start for a measurement: one CPU, no persistence where that can be said.
 
 Where a broker insists on files, its folder is in memory (`/dev/shm`), so that no disk is measured. Limits
-that would refuse or drop a load are lifted; nothing else is tuned, for fastmq neither.
+that would refuse, drop or slow a load down are lifted, for fastmq as for Mosquitto; nothing else is tuned.
 """
 
 import os
@@ -114,16 +114,17 @@ socket_domain ipv4
 # The same configuration as Mosquitto's, without what only that needs.
 FASTMQ_CONF = """\
 allow_anonymous true
+max_queued_messages 0
+max_inflight_messages 0
+log_type error
 listener {port} 127.0.0.1
-listener {spare} 127.0.0.1
 """
-FASTMQ_WITH_CONF = "{program} -c {dir}/fastmq.conf --cores 1"
 FASTMQ = {
-    "command": "{program} --cores 1 --port {port}",
+    "command": "{program} -c {dir}/fastmq.conf --cores 1",
+    "files": {"fastmq.conf": FASTMQ_CONF},
     "listeners": {
-        "tls": Listener("spare", {"fastmq.conf": FASTMQ_CONF + "certfile {certificate}\nkeyfile {key}\n"},
-                        FASTMQ_WITH_CONF),
-        "websocket": Listener("spare", {"fastmq.conf": FASTMQ_CONF + "protocol websockets\n"}, FASTMQ_WITH_CONF),
+        "tls": Listener("spare", {"fastmq.conf": "listener {spare} 127.0.0.1\ncertfile {certificate}\nkeyfile {key}\n"}),
+        "websocket": Listener("spare", {"fastmq.conf": "listener {spare} 127.0.0.1\nprotocol websockets\n"}),
     },
 }
 
