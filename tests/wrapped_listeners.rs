@@ -9,13 +9,10 @@ mod support;
 
 use authority::{Authority, Folder, Leaf};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{Broker, PATIENCE};
 use tungstenite::client::IntoClientRequest;
@@ -51,27 +48,7 @@ fn tls<S: Read + Write>(
     authority: &Authority,
     leaf: Option<&Leaf>,
 ) -> StreamOwned<ClientConnection, S> {
-    let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(authority.certificate().as_bytes()).unwrap();
-    roots.add(root).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
-    let config = match leaf {
-        None => builder.with_no_client_auth(),
-        Some(leaf) => {
-            let chain = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-            let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-            builder.with_client_auth_cert(vec![chain], key).unwrap()
-        }
-    };
-    let name = ServerName::try_from("localhost").unwrap();
-    StreamOwned::new(
-        ClientConnection::new(Arc::new(config), name).unwrap(),
-        stream,
-    )
+    StreamOwned::new(authority.client_session(leaf), stream)
 }
 
 /// Waits for `wanted` in what the broker has said.

@@ -6,10 +6,9 @@
 use super::service;
 use super::sys_tree::{Input, SysTree, total};
 use crate::log::{Counts, Log};
-use crate::message::{Message, MessageRef, QoS};
+use crate::message::QoS;
 use crate::metrics::Snapshot;
 use crate::runtime::{Mailbox, Numbers};
-use crate::shard::Command;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -311,22 +310,10 @@ impl Watcher {
             return;
         };
         self.sys_tree.update(&input, |topic, value| {
-            publish(mailbox, topic, value.as_bytes(), true);
+            // With Mosquitto's QoS.
+            mailbox.publish(topic, value.as_bytes(), QoS::ExactlyOnce, true);
         });
     }
-}
-
-/// Publishes for the broker itself, with Mosquitto's QoS.
-pub(super) fn publish(mailbox: &Mailbox, topic: &str, payload: &[u8], retain: bool) {
-    let message = Message::new(MessageRef {
-        topic_name: topic.as_bytes(),
-        properties: &[],
-        payload,
-        qos: QoS::ExactlyOnce,
-        retain,
-        expires_at: None,
-    });
-    mailbox.send(Command::Publish(Arc::new(message)));
 }
 
 fn second(before: &Picture, after: &Picture, elapsed: f64) -> Second {

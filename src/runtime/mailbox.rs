@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::message::{Message, MessageRef, QoS};
 use crate::net::{ListenerChange, Waker};
 use crate::shard::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
 
 /// Commands that may wait for one shard. It takes all of them each turn, so a sender that finds no
 /// room waits for microseconds.
@@ -31,6 +33,19 @@ impl Mailbox {
     /// ended.
     pub fn send(&self, command: Command) -> bool {
         self.post(Letter::Command(command))
+    }
+
+    /// Has the shard publish a message of the broker itself, as [`Mailbox::send`].
+    pub fn publish(&self, topic_name: &str, payload: &[u8], qos: QoS, retain: bool) -> bool {
+        let message = Message::new(MessageRef {
+            topic_name: topic_name.as_bytes(),
+            properties: &[],
+            payload,
+            qos,
+            retain,
+            expires_at: None,
+        });
+        self.send(Command::Publish(Arc::new(message)))
     }
 
     /// Has the shard open, change or close a listener, as [`Mailbox::send`].

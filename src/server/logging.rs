@@ -10,9 +10,9 @@ use crate::log::{
     Destination, Dropped, Facility, Kind, Kinds, Log, LogLayer, Options, Publish, Timestamp,
     TimestampFormat,
 };
-use crate::message::{Message, MessageRef, QoS};
+use crate::message::QoS;
 use crate::runtime::Mailbox;
-use crate::shard::{Command, Event};
+use crate::shard::Event;
 use crossbeam::channel::Receiver;
 use std::sync::Arc;
 use tracing_subscriber::filter::Targets;
@@ -120,16 +120,8 @@ pub(super) fn log_options(options: &config::LogOptions) -> Result<Options, Failu
 /// Publishes lines to `$SYS/broker/log`, as nothing that anybody has to acknowledge.
 pub(super) fn publisher(mailboxes: Arc<[Mailbox]>) -> Publish {
     Box::new(move |line| {
-        let message = Message::new(MessageRef {
-            topic_name: line.topic.as_bytes(),
-            properties: &[],
-            payload: line.line.as_bytes(),
-            qos: QoS::AtMostOnce,
-            retain: false,
-            expires_at: None,
-        });
         if let Some(mailbox) = mailboxes.first() {
-            mailbox.send(Command::Publish(Arc::new(message)));
+            mailbox.publish(line.topic, line.line.as_bytes(), QoS::AtMostOnce, false);
         }
     })
 }

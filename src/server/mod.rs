@@ -166,10 +166,8 @@ fn serve_configured(
     let version = env!("CARGO_PKG_VERSION");
     let plural = if shard_count == 1 { "" } else { "s" };
     tracing::info!("fastmq {version}, {shard_count} shard{plural}");
-    remark(&config, arguments);
-    for warning in guards.warnings() {
-        tracing::warn!("{warning}");
-    }
+    remark(&config, &guards);
+    remark_arguments(&config, arguments);
     runtime::preflight(shard_count).map_err(Failure::start)?;
     if let Some(files) = runtime::raise_open_files() {
         tracing::debug!("{files} files may be open");
@@ -302,14 +300,21 @@ fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions>
     })
 }
 
-/// Says what the configuration deserves to be told, and what the command line asks for in vain.
-fn remark(config: &Config, arguments: &Arguments) {
+/// Says what is to be said of a configuration and of the files it names.
+fn remark(config: &Config, guards: &Guards) {
     for remark in &config.remarks {
         match remark.severity {
             Severity::Warning => tracing::warn!("{remark}"),
             Severity::Notice | Severity::Information => tracing::info!("{remark}"),
         }
     }
+    for warning in guards.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Says what the command line asks for in vain, and what its absence means.
+fn remark_arguments(config: &Config, arguments: &Arguments) {
     let has_addresses = !arguments.ports.is_empty() || !arguments.bind.is_empty();
     if has_addresses && !config.is_local_only {
         tracing::warn!("-p and --bind change nothing: the configuration has listeners");

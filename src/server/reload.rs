@@ -5,11 +5,11 @@
 use super::files::Guards;
 use super::listeners::AllListening;
 use super::logging::ShardLines;
-use super::{Failure, configuration, logging};
+use super::{Failure, configuration, logging, remark};
 use crate::admin::{self, AdminPort, Watch};
 use crate::auth::Security;
 use crate::cli::Arguments;
-use crate::config::{Config, Severity};
+use crate::config::Config;
 use crate::log::Log;
 use crate::net::tls::{KeyLogFile, TlsAcceptor};
 use crate::runtime::{Mailbox, Request};
@@ -91,16 +91,7 @@ impl Reloader {
         listening.open(&config, &acceptors, self.shard_count)?;
 
         // From here on nothing fails.
-
-        for remark in &config.remarks {
-            match remark.severity {
-                Severity::Warning => tracing::warn!("{remark}"),
-                Severity::Notice | Severity::Information => tracing::info!("{remark}"),
-            }
-        }
-        for warning in guards.warnings() {
-            tracing::warn!("{warning}");
-        }
+        remark(&config, &guards);
         guards.install(&self.acceptors);
         self.acceptors = acceptors;
         let mut settings = config.settings(guards.securities(), self.shard_count);

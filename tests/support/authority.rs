@@ -7,8 +7,14 @@ use rcgen::{
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
     KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, DEFAULT_VERSIONS, RootCertStore, SupportedProtocolVersion,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Signs certificates.
@@ -69,6 +75,37 @@ impl Authority {
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(2001, 1, 1);
         self.sign(params)
+    }
+
+    /// Of a client that trusts this authority, and shows `leaf` if there is one.
+    pub fn client_config(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        leaf: Option<&Leaf>,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(self.certificate().as_bytes()).unwrap();
+        roots.add(root).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        match leaf {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => {
+                let chain = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![chain], key).unwrap()
+            }
+        }
+    }
+
+    /// That client's end of a connection to `localhost`, in any version.
+    pub fn client_session(&self, leaf: Option<&Leaf>) -> ClientConnection {
+        let config = self.client_config(DEFAULT_VERSIONS, leaf);
+        let name = ServerName::try_from("localhost").unwrap();
+        ClientConnection::new(Arc::new(config), name).unwrap()
     }
 
     fn sign(&self, mut params: CertificateParams) -> Leaf {

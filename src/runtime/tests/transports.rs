@@ -148,34 +148,12 @@ impl Tls {
         }
     }
 
-    fn session(&self, leaf: Option<&Leaf>) -> ClientConnection {
-        let mut roots = RootCertStore::empty();
-        let root = self.authority.certificate();
-        let root = CertificateDer::from_pem_slice(root.as_bytes()).unwrap();
-        roots.add(root).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match leaf {
-            None => builder.with_no_client_auth(),
-            Some(leaf) => {
-                let chain = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-                let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![chain], key).unwrap()
-            }
-        };
-        let name = ServerName::try_from("localhost").unwrap();
-        ClientConnection::new(Arc::new(config), name).unwrap()
-    }
-
     fn over<S: Read + Write>(
         &self,
         stream: S,
         leaf: Option<&Leaf>,
     ) -> StreamOwned<ClientConnection, S> {
-        StreamOwned::new(self.session(leaf), stream)
+        StreamOwned::new(self.authority.client_session(leaf), stream)
     }
 
     fn connect(&self, served: &Served) -> StreamOwned<ClientConnection, TcpStream> {
@@ -185,7 +163,10 @@ impl Tls {
     /// What a client says first.
     fn hello(&self) -> Vec<u8> {
         let mut wire = Vec::new();
-        self.session(None).write_tls(&mut wire).unwrap();
+        self.authority
+            .client_session(None)
+            .write_tls(&mut wire)
+            .unwrap();
         wire
     }
 }

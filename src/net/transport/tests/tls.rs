@@ -3,10 +3,9 @@ use super::Server;
 use crate::net::tls::tests::{Authority, Folder, Leaf, settings};
 use crate::net::tls::{Prepared, TlsAcceptor, TlsSettings, TlsVersion};
 use proptest::prelude::*;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConnection, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
 
@@ -48,27 +47,7 @@ impl Client {
         leaf: Option<&Leaf>,
         protocols: &[&str],
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        let root = SERVED.0.certificate();
-        roots
-            .add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match leaf {
-            None => builder.with_no_client_auth(),
-            Some(leaf) => {
-                let certificate =
-                    CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-                let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-                builder
-                    .with_client_auth_cert(vec![certificate], key)
-                    .unwrap()
-            }
-        };
+        let mut config = SERVED.0.client_config(&[version], leaf);
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
