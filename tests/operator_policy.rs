@@ -510,6 +510,9 @@ fn an_upgraded_qos_is_that_of_the_subscription_for_live_and_retained_messages() 
             broker.send(late, &subscribe("t", "01")),
             format!("{suback}{retained}")
         );
+        // The bytes of both payloads, live and retained.
+        let counters = broker.shard.counters();
+        assert_eq!((counters.publish_sent, counters.publish_bytes_sent), (2, 2));
     }
 }
 

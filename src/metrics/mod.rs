@@ -161,6 +161,14 @@ pub struct Gauges {
 }
 
 impl Counters {
+    /// A PUBLISH with a payload of so many bytes was sent.
+    // HOT: per delivery.
+    #[inline]
+    pub fn count_publish_sent(&mut self, payload_size: usize) {
+        self.publish_sent += 1;
+        self.publish_bytes_sent += payload_size as u64;
+    }
+
     /// Messages that a subscriber should have got and did not, for whatever reason.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -310,8 +310,8 @@ impl Clients {
                 return;
             }
             if copy_or_write(connection, fanout, qos, &recipient, None) {
-                self.counters.publish_sent += 1;
-                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
+                self.counters
+                    .count_publish_sent(fanout.message.payload.len());
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
@@ -343,8 +343,8 @@ impl Clients {
             let packet_identifier = session.inflight.next_identifier();
             if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
                 session.inflight.push(delivery);
-                self.counters.publish_sent += 1;
-                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
+                self.counters
+                    .count_publish_sent(fanout.message.payload.len());
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
@@ -506,11 +506,10 @@ impl Clients {
                 &delivery.subscription_identifiers,
                 now,
             );
-            let payload_size = header.payload.len() as u64;
+            let payload_size = header.payload.len();
             let was_written = write(connection, header);
             if was_written {
-                self.counters.publish_sent += 1;
-                self.counters.publish_bytes_sent += payload_size;
+                self.counters.count_publish_sent(payload_size);
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
@@ -571,10 +570,9 @@ impl Clients {
                         now,
                     );
                     header.duplicate = true;
-                    let payload_size = header.payload.len() as u64;
+                    let payload_size = header.payload.len();
                     if write(connection, header) {
-                        counters.publish_sent += 1;
-                        counters.publish_bytes_sent += payload_size;
+                        counters.count_publish_sent(payload_size);
                     } else {
                         // The Client takes smaller packets now than when this was first sent.
                         counters.dropped_packet_too_large += 1;
@@ -661,7 +659,7 @@ impl Clients {
                     place: Place::default(),
                 });
             }
-            self.counters.publish_sent += 1;
+            self.counters.count_publish_sent(message.payload.len());
             mark_dirty(connection, key, effects);
         } else {
             self.counters.dropped_packet_too_large += 1;

@@ -545,8 +545,8 @@ impl Clients {
                 session
                     .inflight
                     .push_at(sequence, Progress::Published(delivery));
-                self.counters.publish_sent += 1;
-                self.counters.publish_bytes_sent += fanout.message.payload.len() as u64;
+                self.counters
+                    .count_publish_sent(fanout.message.payload.len());
                 mark_dirty(connection, key, effects);
             } else {
                 self.counters.dropped_packet_too_large += 1;
