@@ -120,8 +120,10 @@ impl WebSocket {
     ) -> Result<Received, WebSocketError> {
         let after_request;
         let bytes = if self.state == State::Requested {
+            // The end of a request may have begun in what came before.
+            let seen_size = self.held.len().saturating_sub(b"\n\r".len());
             self.held.extend_from_slice(bytes);
-            match self.request(options, out)? {
+            match self.request(options, seen_size, out)? {
                 None => return Ok(Received::More),
                 Some(Granted::File(file)) => {
                     self.state = State::Closed;
@@ -144,14 +146,17 @@ impl WebSocket {
     }
 
     /// Looks at the request only when it may be complete or has doubled, so that one that comes byte by
-    /// byte is not read a thousand times.
+    /// byte is not read a thousand times. No empty line ends the request within its first `seen_size` bytes.
     fn request(
         &mut self,
         options: &WebSocketOptions,
+        seen_size: usize,
         out: &mut Vec<u8>,
     ) -> Result<Option<Granted>, WebSocketError> {
-        let is_complete = self.held.ends_with(b"\n\r\n") || self.held.ends_with(b"\n\n");
-        if self.held.len() < self.look_at && !is_complete {
+        let unseen = self.held.get(seen_size..).unwrap_or_default();
+        let may_be_complete = unseen.windows(3).any(|end| end == b"\n\r\n")
+            || unseen.windows(2).any(|end| end == b"\n\n");
+        if self.held.len() < self.look_at && !may_be_complete {
             return Ok(None);
         }
         self.look_at = (self.held.len() * 2).min(options.headers_size_max);

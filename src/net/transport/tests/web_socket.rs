@@ -93,6 +93,20 @@ fn an_upgrade_is_granted_whatever_pieces_it_comes_in() {
     }
 }
 
+#[test]
+fn frames_that_come_before_the_upgrade_is_granted_are_read_whatever_pieces_they_come_in() {
+    for start in ["", "\r\n\r\n"] {
+        let mut bytes = start.as_bytes().to_vec();
+        bytes.extend(request(&[]).as_bytes());
+        bytes.extend(frame(BINARY, true, b"first"));
+        for piece in [1, 7, 100, bytes.len() - 8, bytes.len()] {
+            let mut server = server(WebSocketOptions::default());
+            server.receive(&bytes, piece);
+            assert_eq!(server.plain, b"first", "in pieces of {piece} bytes");
+        }
+    }
+}
+
 // [MQTT-6.0.0-3] [MQTT-6.0.0-4]
 #[test]
 fn the_subprotocol_is_one_that_carries_mqtt() {
