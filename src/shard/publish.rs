@@ -720,10 +720,11 @@ impl Shard {
 
     /// Takes a retained message into this shard's replica.
     fn apply_retained(&mut self, message: &Arc<Message>, version: RetainedVersion, now: Instant) {
-        if self.router.retain(message, version) {
+        let was_taken = self.router.retain(message, version);
+        if was_taken {
             self.retained_changes += 1;
-            self.store_retained(message, version);
         }
+        self.store_retained(message, version, was_taken);
         if let Some(at) = self.router.next_retained_expiry() {
             self.timers.arm(Slot::RetainedExpiry, at);
         }

@@ -95,6 +95,8 @@ pub(super) struct Routing {
     pub(super) received: Option<Received>,
     /// Sessions that have had it before a crash.
     pub(super) skipped: Vec<u64>,
+    /// A later write to its topic, which may not be durable, is what is written down in its place.
+    is_superseded: bool,
     /// Size of the journal when it began.
     size: usize,
 }
@@ -271,6 +273,12 @@ impl Store {
         });
     }
 
+    /// A retained message comes after a later one of its topic. Were it acknowledged before that is
+    /// durable, a crash could bring back one that is older than both.
+    pub(super) fn superseded(&mut self) {
+        self.routing.is_superseded = true;
+    }
+
     /// A delivery has left the queue: its PUBLISH is being sent, or it cannot be sent at all.
     pub(super) fn sent(&mut self, session: &mut Session, delivery: Delivery, was_written: bool) {
         let sequence = delivery.place.sequence;
@@ -333,6 +341,7 @@ impl Store {
         routing.received = None;
         routing.duplicate = false;
         routing.is_forwarded = false;
+        routing.is_superseded = false;
         routing.skipped.clear();
         if let Some(ticket) = ticket {
             routing.is_forwarded = true;
@@ -366,7 +375,8 @@ impl Store {
         routing.origin = None;
         routing.is_forwarded = false;
         routing.skipped.clear();
-        let lsn = if self.journal.size() == routing.size {
+        let is_written = self.journal.size() != routing.size;
+        let lsn = if !is_written && !routing.is_superseded {
             0
         } else {
             self.journal.position()

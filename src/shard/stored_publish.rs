@@ -143,13 +143,23 @@ impl Shard {
         self.placement.shard_of_bytes(topic_name)
     }
 
-    pub(super) fn store_retained(&mut self, message: &Arc<Message>, version: RetainedVersion) {
+    /// A retained message has come; the replica took it, unless there is a later one.
+    pub(super) fn store_retained(
+        &mut self,
+        message: &Arc<Message>,
+        version: RetainedVersion,
+        was_taken: bool,
+    ) {
         if self.clients.store.is_some()
             && self.retained_keeper(message.topic_name()) == self.id
             && !message.topic_name().starts_with(b"$SYS/")
             && let Some(store) = &mut self.clients.store
         {
-            store.retained(message, version);
+            if was_taken {
+                store.retained(message, version);
+            } else {
+                store.superseded();
+            }
         }
     }
 

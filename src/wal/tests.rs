@@ -326,6 +326,38 @@ fn puback_leaves_once_the_message_is_stored_for_every_session() {
 }
 
 #[test]
+fn puback_of_a_retained_message_that_came_too_late_waits_for_the_later_one() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 2);
+    let names: Vec<String> = (0..32).map(|number| format!("c{number}")).collect();
+    let on = |broker: &Broker, shard| {
+        let is_there = |name: &&String| broker.shards[0].shard_of(name).index() == shard;
+        names.iter().find(is_there).unwrap().clone()
+    };
+    // Topics are spread like Client Identifiers.
+    let topic = on(&broker, 0);
+    let keeper = broker.connect_unanswered(&topic, 2);
+    let name = on(&broker, 1);
+    let other = broker.connect_unanswered(&name, 2);
+    assert_eq!(broker.leaves(keeper), [CONNACK]);
+    assert_eq!(broker.leaves(other), [CONNACK]);
+    let late = publish(QOS1 | RETAIN, &topic, 1, "late");
+    let (shard, key) = other;
+    let taken = broker.shards[shard].handle_bytes(key, &late, broker.now, &mut broker.effects);
+    assert_eq!(taken, late.len());
+    // Two writes put the keeper's logical clock ahead of what is on its way to it.
+    for identifier in [1, 2] {
+        let later = publish(QOS1 | RETAIN, &topic, identifier, "later");
+        let (shard, key) = keeper;
+        broker.shards[shard].handle_bytes(key, &later, broker.now, &mut broker.effects);
+    }
+    broker.exchange();
+    assert_eq!(broker.leaves(other), NOTHING);
+    assert_eq!(types(&broker.stored(other)), [PUBACK]);
+    assert_eq!(broker.leaves(keeper), [PUBACK, PUBACK]);
+}
+
+#[test]
 fn pubrec_and_pubcomp_leave_once_the_exchange_is_stored() {
     let folder = Folder::new();
     let mut broker = Broker::open(&folder, 1);
