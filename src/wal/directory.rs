@@ -11,10 +11,17 @@
 
 #![forbid(unsafe_code)]
 
+use super::storage::{Folder, Storage};
 use crate::journal::Lsn;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MANIFEST: &str = "STORE";
+/// Becomes [`MANIFEST`] once all of it is on the disk.
+const NEW_MANIFEST: &str = "STORE.new";
+/// Bytes of a manifest at most.
+const MANIFEST_SIZE_MAX: u64 = 4096;
 
 /// Which files of a directory count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,17 +62,15 @@ pub enum DirectoryError {
 }
 
 /// Says which path an operation failed on.
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError + use<> {
     let path = path.to_owned();
     |source| DirectoryError::Io { path, source }
 }
 
-/// A directory that this process alone uses.
-#[derive(Debug)]
+/// The files of a store, which this process alone uses.
+#[derive(Clone, Debug)]
 pub struct Directory {
-    path: PathBuf,
-    /// Locked while it is open.
-    _lock: File,
+    storage: Arc<dyn Storage>,
 }
 
 impl Directory {
@@ -74,37 +79,23 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(at(path))?;
-            if let Some(parent) = path.parent() {
-                sync_directory(parent).map_err(at(parent))?;
-            }
-        }
-        let lock_path = path.join("LOCK");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: lock_path }),
-            Err(TryLockError::Error(error)) => Err(at(&lock_path)(error)),
-        }
+        Folder::open(path).map(|folder| Self::in_storage(Arc::new(folder)))
     }
 
-    /// Where it is.
+    /// The store in a storage that nobody else uses.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn in_storage(storage: Arc<dyn Storage>) -> Self {
+        Self { storage }
     }
 
-    fn manifest_path(&self) -> PathBuf {
-        self.path.join("STORE")
+    /// Where its files lie.
+    pub(super) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Says which file an operation failed on.
+    pub(super) fn at(&self, name: &str) -> impl FnOnce(io::Error) -> DirectoryError + use<> {
+        at(&self.storage.path(name))
     }
 
     /// What STORE says; `None` if there is no store here yet.
@@ -112,15 +103,25 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn manifest(&self) -> Result<Option<Manifest>, DirectoryError> {
-        let path = self.manifest_path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let mut text = String::new();
+        let read = self.storage.open(MANIFEST).and_then(|(source, _)| {
+            let mut source = source.take(MANIFEST_SIZE_MAX);
+            source.read_to_string(&mut text)
+        });
+        match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(at(&path)(error)),
-        };
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+                return Err(self.at(MANIFEST)(error));
+            }
+            // What is no text is no manifest.
+            _ => {}
+        }
         match decode_manifest(&text) {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(problem) => Err(DirectoryError::Manifest { path, problem }),
+            Err(problem) => Err(DirectoryError::Manifest {
+                path: self.storage.path(MANIFEST),
+                problem,
+            }),
         }
     }
 
@@ -129,15 +130,14 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn set_manifest(&self, manifest: &Manifest) -> Result<(), DirectoryError> {
-        let path = self.path.join("STORE.new");
         let write = || {
-            let mut file = File::create(&path)?;
-            file.write_all(encode_manifest(manifest).as_bytes())?;
+            let mut file = self.storage.create(NEW_MANIFEST, 0)?;
+            file.write_all_at(encode_manifest(manifest).as_bytes(), 0)?;
             file.sync_all()?;
-            fs::rename(&path, self.manifest_path())?;
-            sync_directory(&self.path)
+            self.storage.rename(NEW_MANIFEST, MANIFEST)?;
+            self.storage.sync()
         };
-        write().map_err(at(&path))
+        write().map_err(self.at(NEW_MANIFEST))
     }
 
     /// The segments of every generation, in order.
@@ -145,11 +145,11 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn segments(&self) -> Result<Vec<SegmentName>, DirectoryError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(at(&self.path))? {
-            let entry = entry.map_err(at(&self.path))?;
-            names.extend(entry.file_name().to_str().and_then(SegmentName::parse));
-        }
+        let names = self.storage.names().map_err(self.at(""))?;
+        let mut names: Vec<_> = names
+            .iter()
+            .filter_map(|name| SegmentName::parse(name))
+            .collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -159,8 +159,8 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn remove(&self, name: &SegmentName) -> Result<(), DirectoryError> {
-        let path = self.path.join(name.file_name());
-        fs::remove_file(&path).map_err(at(&path))
+        let name = name.file_name();
+        self.storage.remove(&name).map_err(self.at(&name))
     }
 }
 
@@ -196,19 +196,6 @@ impl SegmentName {
         };
         (parts.next().is_none() && parsed.file_name() == name).then_some(parsed)
     }
-}
-
-/// Makes names that were made or removed in a directory last.
-///
-/// # Errors
-/// What the system said.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)?.sync_all()
 }
 
 fn encode_manifest(manifest: &Manifest) -> String {

@@ -84,6 +84,11 @@ impl Log {
         Ok(())
     }
 
+    /// The writer, for who drives it by hand instead of starting it.
+    pub fn take_writer(&mut self) -> Option<Writer> {
+        self.writer.take()
+    }
+
     /// Whether [`Log::turn`] has something to do that nobody will wake the shard for.
     #[must_use]
     pub fn has_work(&self, shard: &Shard) -> bool {

@@ -23,7 +23,8 @@
 //! - A segment that failed is not written to again: see `writer.rs`.
 //! - The log is shortened by snapshots that go on beside everything else: see `log.rs`.
 //!
-//! Read next: `writer.rs` (frames to disk), `recover.rs` (and back), `directory.rs` (what lies where).
+//! Read next: `writer.rs` (frames to disk), `recover.rs` (and back), `directory.rs` (what lies where),
+//! `storage.rs` (what is asked of a disk).
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod options;
 mod recover;
 mod rewrite;
 mod segment;
+mod storage;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod writer;
@@ -40,7 +42,9 @@ mod writer;
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
 pub use log::Log;
 pub use options::{SEGMENT_SIZE, StoreOptions};
-pub use recover::{Common, OpenError, Report, ShardStore, Store, open};
+pub use recover::{Common, OpenError, Report, ShardStore, Store, open, open_in};
 pub use segment::{
     Damage, FORMAT_VERSION, HeaderError, SEGMENT_HEADER_SIZE, Scanned, SegmentHeader, scan,
 };
+pub use storage::{Source, Storage, StoredFile};
+pub use writer::Writer;

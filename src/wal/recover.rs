@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::directory::{Directory, DirectoryError, Manifest, SegmentName, at};
+use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::log::{Log, REQUESTS_MAX};
 use super::options::StoreOptions;
 use super::rewrite::rewrite;
@@ -23,7 +23,6 @@ use crate::shard::{Placement, RestoredInterest, Shard};
 use crate::time::Instant;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,8 +181,23 @@ pub fn open(
     clock: WallClock,
     ports: &[u16],
 ) -> Result<Store, OpenError> {
-    let began = std::time::Instant::now();
     let directory = Directory::open(&options.directory)?;
+    open_in(directory, options, shard_count, seed, clock, ports)
+}
+
+/// The same in a directory that is open already, wherever it is.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_in(
+    directory: Directory,
+    options: &StoreOptions,
+    shard_count: usize,
+    seed: u64,
+    clock: WallClock,
+    ports: &[u16],
+) -> Result<Store, OpenError> {
+    let began = std::time::Instant::now();
     let fresh = Manifest {
         generation: 1,
         shard_count,
@@ -196,9 +210,9 @@ pub fn open(
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
     // Nothing is written to them again, so the room that they were given is for others.
-    for (path, end) in logs.iter().flat_map(|log| &log.ends) {
-        let file = File::options().write(true).open(path).map_err(at(path))?;
-        file.set_len(*end).map_err(at(path))?;
+    for (name, end) in logs.iter().flat_map(|log| &log.ends) {
+        let cut = directory.storage().truncate(name, *end);
+        cut.map_err(directory.at(name))?;
     }
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
@@ -273,7 +287,7 @@ pub fn open(
             let (requests, their_requests) = crossbeam::channel::bounded(REQUESTS_MAX);
             let (their_responses, responses) = crossbeam::channel::unbounded();
             let writer = Writer::new(
-                options.directory.clone(),
+                directory.storage().clone(),
                 manifest.generation,
                 shard as u64,
                 options.durability,
@@ -305,7 +319,7 @@ struct ReadLog {
     segments: Vec<SegmentName>,
     bytes: u64,
     /// Files with room, or an unfinished write, behind their last frame, and where that ends.
-    ends: Vec<(PathBuf, u64)>,
+    ends: Vec<(String, u64)>,
 }
 
 fn read_logs(
@@ -373,7 +387,8 @@ fn read_log(
     let mut ends = Vec::new();
     let mut next = segments.first().map_or(1, |name| name.first);
     for (index, name) in segments.iter().enumerate() {
-        let path = directory.path().join(name.file_name());
+        let file_name = name.file_name();
+        let path = directory.storage().path(&file_name);
         let following = segments.get(index + 1).map(|name| name.first);
         let damaged = |offset: u64, problem: String| OpenError::Damaged {
             path: path.clone(),
@@ -389,12 +404,12 @@ fn read_log(
             report.lost_frames += name.first.saturating_sub(next);
             next = name.first;
         }
-        let mut file = File::open(&path).map_err(at(&path))?;
+        let at = |error| directory.at(&file_name)(error);
+        let (mut file, size) = directory.storage().open(&file_name).map_err(at)?;
         let mut header = [0; SEGMENT_HEADER_SIZE];
-        let size = file.metadata().map_err(at(&path))?.len();
         let is_whole = size >= SEGMENT_HEADER_SIZE as u64;
         if is_whole {
-            file.read_exact(&mut header).map_err(at(&path))?;
+            file.read_exact(&mut header).map_err(at)?;
         }
         // A segment is made, then written to: without its header it holds nothing yet.
         if header.iter().all(|&byte| byte == 0) && following.is_none() {
@@ -421,13 +436,13 @@ fn read_log(
         let mut offset = SEGMENT_HEADER_SIZE as u64;
         let end = following.unwrap_or(Lsn::MAX);
         loop {
-            file.seek(SeekFrom::Start(offset)).map_err(at(&path))?;
+            file.seek(SeekFrom::Start(offset)).map_err(at)?;
             let scanned = scan(&mut file, next, end, offset, |payload| {
                 replay.frame(payload).map_err(ReadError::Unknown)
             });
             let scanned = match scanned {
                 Ok(scanned) => scanned,
-                Err(ReadError::Io(error)) => return Err(at(&path)(error).into()),
+                Err(ReadError::Io(error)) => return Err(at(error).into()),
                 Err(ReadError::Unknown(error)) => return Err(damaged(offset, error.to_string())),
             };
             report.frames += scanned.frames;
@@ -440,7 +455,7 @@ fn read_log(
                 && scanned.damage.is_none_or(|damage| !damage.was_stored)
                 && end_of_frames < size
             {
-                ends.push((path.clone(), end_of_frames));
+                ends.push((file_name.clone(), end_of_frames));
             }
             let Some(damage) = scanned.damage else {
                 if !is_complete && !recover {

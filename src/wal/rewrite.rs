@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::directory::{Directory, DirectoryError, Manifest, SegmentName, at, sync_directory};
+use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::segment::SEGMENT_HEADER_SIZE;
+use super::storage::StoredFile;
 use super::writer::make_segment;
 use crate::journal::{
     Journal, Lsn, Origins, Progress, Record, Replayed, ReplayedSession, StoredIdentity,
@@ -13,8 +14,6 @@ use crate::key::ShardId;
 use crate::message::Message;
 use crate::shard::Placement;
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Bytes of journal at which they are written.
@@ -64,7 +63,7 @@ pub(super) fn rewrite(
         next.push(its_next);
         segments.push(its_segments);
     }
-    sync_directory(directory.path()).map_err(at(directory.path()))?;
+    directory.storage().sync().map_err(directory.at(""))?;
     Ok((next, segments))
 }
 
@@ -79,7 +78,7 @@ struct ShardFile<'a> {
     /// Names of messages that several Sessions are owed.
     names: HashMap<*const Message, u64>,
     next: Lsn,
-    file: Option<(File, u64, u64)>,
+    file: Option<(Box<dyn StoredFile>, u64, u64)>,
     segments: Vec<SegmentName>,
 }
 
@@ -213,9 +212,9 @@ impl<'a> ShardFile<'a> {
         {
             self.begin_segment(size)?;
         }
-        let path = self.directory.path();
         if let Some((file, offset, _)) = &mut self.file {
-            file.write_all_at(&frames, *offset).map_err(at(path))?;
+            let at = self.directory.at("");
+            file.write_all_at(&frames, *offset).map_err(at)?;
             *offset += size;
         }
         self.next = last + 1;
@@ -229,8 +228,9 @@ impl<'a> ShardFile<'a> {
             shard: self.shard,
             first: self.next,
         };
-        let path = self.directory.path().join(name.file_name());
-        let (file, room) = make_segment(&path, name, size, self.segment_size).map_err(at(&path))?;
+        let storage = &**self.directory.storage();
+        let (file, room) = make_segment(storage, name, size, self.segment_size)
+            .map_err(self.directory.at(&name.file_name()))?;
         self.file = Some((file, SEGMENT_HEADER_SIZE as u64, room));
         self.segments.push(name);
         Ok(())
@@ -238,11 +238,11 @@ impl<'a> ShardFile<'a> {
 
     fn sync(&mut self) -> Result<(), DirectoryError> {
         match self.file.take() {
-            Some((file, offset, _)) => file
+            Some((mut file, offset, _)) => file
                 // Room that was not needed is given back.
                 .set_len(offset)
                 .and_then(|()| file.sync_all())
-                .map_err(at(self.directory.path())),
+                .map_err(self.directory.at("")),
             None => Ok(()),
         }
     }

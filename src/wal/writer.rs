@@ -12,20 +12,20 @@
 
 #![forbid(unsafe_code)]
 
-use super::directory::{SegmentName, sync_directory};
+use super::directory::SegmentName;
 use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader};
+use super::storage::{Storage, StoredFile};
 use crate::config::Durability;
 use crate::journal::Lsn;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use rustix::fs::{FallocateFlags, fallocate};
-use std::fs::{self, File, OpenOptions};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time between two attempts to write to a disk that refuses.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// Longest wait for a request. A shard that ends says so; this keeps clocks away from their limits.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// What a shard asks of its writer.
 #[derive(Debug)]
@@ -59,27 +59,37 @@ pub(super) enum Response {
 #[derive(Debug)]
 struct Segment {
     name: SegmentName,
-    file: File,
+    file: Box<dyn StoredFile>,
     /// Where the next frame goes.
     offset: u64,
     /// Room that was set aside.
     size: u64,
 }
 
+/// Frames that are to be written.
+#[derive(Debug)]
+struct Write {
+    frames: Vec<u8>,
+    first: Lsn,
+    last: Lsn,
+}
+
 /// The writer of one shard's log.
-pub(super) struct Writer {
-    pub(super) directory: PathBuf,
-    pub(super) generation: u64,
+pub struct Writer {
+    storage: Arc<dyn Storage>,
+    generation: u64,
     pub(super) shard: u64,
-    pub(super) durability: Durability,
-    pub(super) segment_size: u64,
-    pub(super) requests: Receiver<Request>,
-    pub(super) responses: Sender<Response>,
+    durability: Durability,
+    segment_size: u64,
+    requests: Receiver<Request>,
+    responses: Sender<Response>,
     /// Wakes the shard.
     pub(super) wake: Box<dyn Fn() + Send>,
     /// Segments that are full, oldest first.
-    pub(super) full: Vec<SegmentName>,
+    full: Vec<SegmentName>,
     segment: Option<Segment>,
+    /// What the disk has refused so far.
+    refused: Option<Write>,
     /// The last frame written, and whether the disk has it.
     written: Lsn,
     unsynced_since: Option<Instant>,
@@ -89,7 +99,7 @@ pub(super) struct Writer {
 impl Writer {
     #[allow(clippy::too_many_arguments)] // Its parts, named where they are made.
     pub(super) fn new(
-        directory: PathBuf,
+        storage: Arc<dyn Storage>,
         generation: u64,
         shard: u64,
         durability: Durability,
@@ -100,7 +110,7 @@ impl Writer {
         full: Vec<SegmentName>,
     ) -> Self {
         Self {
-            directory,
+            storage,
             generation,
             shard,
             durability,
@@ -110,50 +120,83 @@ impl Writer {
             wake,
             full,
             segment: None,
+            refused: None,
             written: 0,
             unsynced_since: None,
             stalled: false,
         }
     }
 
-    /// Works until the shard is gone, and leaves nothing unwritten.
+    /// Works until the shard is gone, and leaves nothing unwritten that the disk takes.
     pub(super) fn run(mut self) {
         loop {
-            let request = match (self.durability, self.unsynced_since) {
-                (Durability::Interval(every), Some(since)) => {
-                    let wait = every.saturating_sub(since.elapsed());
-                    match self.requests.recv_timeout(wait) {
-                        Ok(request) => request,
-                        Err(RecvTimeoutError::Timeout) => {
-                            self.sync_some_time();
-                            continue;
-                        }
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    }
-                }
-                _ => match self.requests.recv() {
-                    Ok(request) => request,
-                    Err(_) => break,
-                },
-            };
-            match request {
-                Request::Write {
-                    frames,
-                    first,
-                    last,
-                } => self.write_until_it_works(frames, first, last),
-                Request::Forget { before } => self.forget(before),
+            match self.requests.recv_timeout(self.patience()) {
+                Ok(request) => self.handle(request),
+                Err(RecvTimeoutError::Timeout) => self.go_on(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let (Durability::Interval(every), Some(since)) =
-                (self.durability, self.unsynced_since)
-                && since.elapsed() >= every
-            {
+            if self.is_sync_due() {
                 self.sync_some_time();
             }
         }
-        if let Some(segment) = &self.segment {
+        if let Some(segment) = &mut self.segment {
             // Best effort for the weaker promises: `always` has synced already.
             let _ = segment.file.sync_data();
+        }
+    }
+
+    /// How long to wait for a request.
+    fn patience(&self) -> Duration {
+        match (self.durability, self.unsynced_since) {
+            _ if self.refused.is_some() => RETRY_AFTER,
+            (Durability::Interval(every), Some(since)) => every.saturating_sub(since.elapsed()),
+            _ => WAIT_MAX,
+        }
+    }
+
+    fn is_sync_due(&self) -> bool {
+        matches!(
+            (self.durability, self.unsynced_since),
+            (Durability::Interval(every), Some(since)) if since.elapsed() >= every
+        )
+    }
+
+    /// One thing that is to be done, without waiting: a request, or what the disk refused before. For
+    /// who drives it by hand. Whether there was one.
+    pub fn step(&mut self) -> bool {
+        match self.requests.try_recv() {
+            Ok(request) => self.handle(request),
+            Err(_) if self.refused.is_some() => self.go_on(),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Write {
+                frames,
+                first,
+                last,
+            } => {
+                let write = Write {
+                    frames,
+                    first,
+                    last,
+                };
+                self.write_or_keep(write);
+            }
+            Request::Forget { before } => {
+                self.forget(before);
+                // That may have made room.
+                self.go_on();
+            }
+        }
+    }
+
+    fn go_on(&mut self) {
+        if let Some(write) = self.refused.take() {
+            self.write_or_keep(write);
         }
     }
 
@@ -163,34 +206,29 @@ impl Writer {
         (self.wake)();
     }
 
-    fn write_until_it_works(&mut self, frames: Vec<u8>, first: Lsn, last: Lsn) {
-        while let Err(error) = self.write(&frames, first) {
+    /// Writes, or keeps what the disk refused until it is asked again.
+    fn write_or_keep(&mut self, write: Write) {
+        if let Err(error) = self.write(&write.frames, write.first) {
             self.give_up_segment();
             if !self.stalled {
                 self.stalled = true;
                 tracing::error!(
                     "{}: shard {}: {error}; what must be stored is refused until the disk takes it",
-                    self.directory.display(),
+                    self.storage.path("").display(),
                     self.shard
                 );
                 self.respond(Response::Stalled(true));
             }
-            std::thread::sleep(RETRY_AFTER);
-            // Room may come from what is no longer needed; and nobody may be left to be answered.
-            loop {
-                match self.requests.try_recv() {
-                    Ok(Request::Forget { before }) => self.forget(before),
-                    Ok(Request::Write { .. }) | Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
-                }
-            }
+            self.refused = Some(write);
+            return;
         }
+        let Write { frames, last, .. } = write;
         self.written = last;
         if self.stalled {
             self.stalled = false;
             tracing::info!(
                 "{}: shard {}: the disk takes what is stored again",
-                self.directory.display(),
+                self.storage.path("").display(),
                 self.shard
             );
             self.respond(Response::Stalled(false));
@@ -226,7 +264,7 @@ impl Writer {
 
     /// Ends the segment and makes another one whose first frame is `first`.
     fn begin_segment(&mut self, first: Lsn, size: u64) -> io::Result<()> {
-        if let Some(segment) = self.segment.take() {
+        if let Some(mut segment) = self.segment.take() {
             self.full.push(segment.name);
             if self.durability != Durability::Always {
                 segment.file.sync_data()?;
@@ -239,9 +277,9 @@ impl Writer {
             shard: self.shard,
             first,
         };
-        let path = self.directory.join(name.file_name());
-        let made = make_segment(&path, name, size, self.segment_size)
-            .and_then(|made| sync_directory(&self.directory).map(|()| made));
+        let storage = &*self.storage;
+        let made = make_segment(storage, name, size, self.segment_size)
+            .and_then(|made| storage.sync().map(|()| made));
         match made {
             Ok((file, size)) => {
                 self.segment = Some(Segment {
@@ -254,7 +292,7 @@ impl Writer {
             }
             Err(error) => {
                 // It holds nothing; the next attempt makes it again.
-                let _ = fs::remove_file(&path);
+                let _ = storage.remove(&name.file_name());
                 Err(error)
             }
         }
@@ -263,7 +301,7 @@ impl Writer {
     /// Nothing more is written to a segment that failed. What it holds before the failed frames counts,
     /// and the next segment says where that ends.
     fn give_up_segment(&mut self) {
-        let Some(segment) = self.segment.take() else {
+        let Some(mut segment) = self.segment.take() else {
             return;
         };
         if segment.offset > SEGMENT_HEADER_SIZE as u64 {
@@ -271,20 +309,22 @@ impl Writer {
             let _ = segment.file.set_len(segment.offset);
             self.full.push(segment.name);
         } else {
-            let _ = fs::remove_file(self.directory.join(segment.name.file_name()));
+            let _ = self.storage.remove(&segment.name.file_name());
         }
     }
 
     /// Brings what was written to the disk, for a promise that does not wait for it.
     fn sync_some_time(&mut self) {
         self.unsynced_since = None;
-        let Some(segment) = &self.segment else { return };
+        let Some(segment) = &mut self.segment else {
+            return;
+        };
         match segment.file.sync_data() {
             Ok(()) => self.respond(Response::Synced { last: self.written }),
             Err(error) => {
                 tracing::error!(
                     "{}: {error}; what was stored since the last success may be lost at a power failure",
-                    self.directory.join(segment.name.file_name()).display()
+                    self.storage.path(&segment.name.file_name()).display()
                 );
                 self.give_up_segment();
             }
@@ -303,15 +343,15 @@ impl Writer {
             count += 1;
         }
         for name in self.full.drain(..count) {
-            let path = self.directory.join(name.file_name());
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!("{}: {error}", path.display());
+            let name = name.file_name();
+            if let Err(error) = self.storage.remove(&name) {
+                tracing::warn!("{}: {error}", self.storage.path(&name).display());
             }
         }
         if count > 0
-            && let Err(error) = sync_directory(&self.directory)
+            && let Err(error) = self.storage.sync()
         {
-            tracing::warn!("{}: {error}", self.directory.display());
+            tracing::warn!("{}: {error}", self.storage.path("").display());
         }
     }
 }
@@ -319,32 +359,27 @@ impl Writer {
 /// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it.
 /// The file, and its size.
 pub(super) fn make_segment(
-    path: &std::path::Path,
+    storage: &dyn Storage,
     name: SegmentName,
     needed: u64,
     wanted: u64,
-) -> io::Result<(File, u64)> {
+) -> io::Result<(Box<dyn StoredFile>, u64)> {
     let header = SegmentHeader {
         generation: name.generation,
         shard: name.shard,
         first: name.first,
     };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)?;
+    let file_name = name.file_name();
     let needed = SEGMENT_HEADER_SIZE as u64 + needed;
     let mut size = wanted.max(needed);
-    // Set aside in one go, so that a write changes no size and finds its room.
-    loop {
-        match fallocate(&file, FallocateFlags::empty(), 0, size) {
-            Ok(()) => break,
-            Err(rustix::io::Errno::NOSPC) if size > needed => size = (size / 4).max(needed),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => break,
-            Err(error) => return Err(error.into()),
+    let mut file = loop {
+        match storage.create(&file_name, size) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && size > needed => {
+                size = (size / 4).max(needed);
+            }
+            made => break made?,
         }
-    }
+    };
     file.write_all_at(&header.encode(), 0)?;
     file.sync_all()?;
     Ok((file, size))
