@@ -20,6 +20,9 @@ pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
 /// Acknowledgements of one Client that may wait for a disk. Beyond it the Client is not read until half
 /// of them have left.
 pub const HELD_ACKNOWLEDGEMENTS_MAX: usize = 1024;
+/// How long publishers of what must be stored wait in TCP for a disk that takes nothing. Then MQTT 5
+/// Clients are told.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(5);
 /// Largest Control Packet MQTT can express.
 pub const PACKET_SIZE_MAX: u32 = 268_435_455 + 5;
 

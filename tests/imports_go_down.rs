@@ -17,7 +17,7 @@ struct Layer {
     together: bool,
 }
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     Layer {
         rooms: &["message", "time", "key", "limits", "origin"],
         together: true,
@@ -52,7 +52,11 @@ const LAYERS: [Layer; 10] = [
         together: false,
     },
     Layer {
-        rooms: &["sim", "wal"],
+        rooms: &["wal"],
+        together: false,
+    },
+    Layer {
+        rooms: &["sim"],
         together: false,
     },
     Layer {

@@ -99,7 +99,9 @@ pub struct Counters {
     pub paused_outbox_full: u64,
     /// Times a Client was not read because its acknowledgements waited for a disk.
     pub paused_held_full: u64,
-    /// Publications refused or not read because a disk took nothing.
+    /// Times a publisher was not read because a disk took nothing.
+    pub paused_disk_stalled: u64,
+    /// Publications refused because a disk took nothing for `DISK_PATIENCE`.
     pub refused_disk_stalled: u64,
     /// Messages handed on from a leaving member of a shared subscription.
     pub shared_handed_on: u64,

@@ -28,13 +28,16 @@ impl Pause {
     pub(super) const RING: Self = Self(2);
     /// The Client does not read what we send.
     pub(super) const OUTBOX: Self = Self(4);
-    /// Its acknowledgements wait for a disk, or a disk takes nothing.
+    /// Its acknowledgements wait for a disk.
     pub(super) const STORE: Self = Self(16);
+    /// It published what must be stored, and a disk takes nothing.
+    pub(super) const DISK: Self = Self(32);
     /// Its CONNECT waits until somebody else has checked the password.
     pub(super) const AUTHENTICATION: Self = Self(8);
     /// What a Client cannot do anything about: its silence does not count meanwhile.
-    pub(super) const NOT_ITS_FAULT: Self =
-        Self(Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0 | Self::STORE.0);
+    pub(super) const NOT_ITS_FAULT: Self = Self(
+        Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0 | Self::STORE.0 | Self::DISK.0,
+    );
 
     pub(super) fn any(self) -> bool {
         self.0 != 0

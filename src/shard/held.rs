@@ -178,7 +178,7 @@ impl Shard {
                 return false;
             };
             let has_room = held.waiting.len() <= HELD_ACKNOWLEDGEMENTS_MAX / 2;
-            if has_room && !self.waiting_for_store.contains(&key) {
+            if has_room {
                 self.resume(key, Pause::STORE, effects);
             }
             self.release(key, first.packet, now, effects);

@@ -122,7 +122,9 @@ pub struct Shard {
     /// Connections not read because of that.
     waiting_for_ring: Vec<ConnectionKey>,
     /// Connections not read because a disk takes nothing.
-    waiting_for_store: Vec<ConnectionKey>,
+    waiting_for_disk: Vec<ConnectionKey>,
+    /// Since when some shard's disk takes nothing.
+    disk_stalled_at: Option<Instant>,
     /// Counts this shard's interest announcements.
     announced: u64,
     /// SUBACKs that wait for other shards, oldest first.
@@ -178,7 +180,8 @@ impl Shard {
             peers: (0..shard_count).map(|_| Peer::default()).collect(),
             ring_is_full: false,
             waiting_for_ring: Vec::new(),
-            waiting_for_store: Vec::new(),
+            waiting_for_disk: Vec::new(),
+            disk_stalled_at: None,
             announced: 0,
             barriers: VecDeque::new(),
             clock: 0,
@@ -563,6 +566,7 @@ impl Shard {
                 }
                 Slot::Tombstones => self.request_clocks(now),
                 Slot::RetainedExpiry => self.expire_retained(now),
+                Slot::DiskPatience => self.resume_waiting_for_disk(effects),
             }
         }
     }

@@ -14,11 +14,13 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::clients::{Clients, Fanout, Member, Recipient, copy_or_write, mark_dirty};
 use super::effects::Effects;
+use super::timers::Slot;
 use crate::codec::{Publish, SubscriptionOptions};
 use crate::journal::{
     Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WillRecord,
 };
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, QoS};
 use crate::router::RetainedVersion;
 use crate::session::{Delivery, Inflight, Place, Progress, Session, ShareTag};
@@ -663,13 +665,22 @@ impl Shard {
     }
 
     /// Publishers that were stopped by a disk are read again once no disk stops them.
-    pub(super) fn handle_stalls_changed(&mut self, _now: Instant, effects: &mut Effects) {
+    pub(super) fn handle_stalls_changed(&mut self, now: Instant, effects: &mut Effects) {
         let own = self.clients.store.as_ref().is_some_and(|it| it.stalled);
         if own || self.peers.iter().any(|peer| peer.stalled) {
+            let since = *self.disk_stalled_at.get_or_insert(now);
+            self.timers.arm(Slot::DiskPatience, since + DISK_PATIENCE);
             return;
         }
-        for key in std::mem::take(&mut self.waiting_for_store) {
-            self.resume(key, super::Pause::STORE, effects);
+        self.disk_stalled_at = None;
+        self.resume_waiting_for_disk(effects);
+    }
+
+    /// Publishers that were stopped by a disk are read again: what they want is taken, or some are told
+    /// that it is not.
+    pub(super) fn resume_waiting_for_disk(&mut self, effects: &mut Effects) {
+        for key in std::mem::take(&mut self.waiting_for_disk) {
+            self.resume(key, super::Pause::DISK, effects);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{Shard, Step};
 use crate::codec::ReasonCode;
 use crate::journal::{Origin, Record};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
 use crate::router::RetainedVersion;
 use crate::session::{ProtocolError, Session};
@@ -215,8 +216,8 @@ impl Shard {
         }
     }
 
-    /// A publication that needs a disk which takes nothing. A v5 Client is told; others, and retained
-    /// messages that nobody acknowledges, are not read on until there is room.
+    /// A publication that needs a disk which takes nothing. The Client waits in TCP; a v5 Client is told
+    /// if that takes long, unless nobody acknowledges what it published.
     pub(super) fn refuse_for_disk(
         &mut self,
         key: ConnectionKey,
@@ -225,13 +226,16 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        self.clients.counters.refused_disk_stalled += 1;
+        let is_over = |since| now - since >= DISK_PATIENCE;
+        let patience_is_over = self.disk_stalled_at.is_some_and(is_over);
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return Step::Stop;
         };
-        if connection.version.is_v5()
+        if patience_is_over
+            && connection.version.is_v5()
             && let Some(identifier) = packet_identifier
         {
+            self.clients.counters.refused_disk_stalled += 1;
             let packet = if qos == QoS::AtLeastOnce {
                 HeldPacket::PubAck(identifier, ReasonCode::QuotaExceeded)
             } else {
@@ -240,9 +244,10 @@ impl Shard {
             self.hold(key, 0, 0, packet, now, effects);
             return Step::Continue;
         }
-        connection.pause.set(Pause::STORE);
-        if !self.waiting_for_store.contains(&key) {
-            self.waiting_for_store.push(key);
+        if !connection.pause.contains(Pause::DISK) {
+            connection.pause.set(Pause::DISK);
+            self.clients.counters.paused_disk_stalled += 1;
+            self.waiting_for_disk.push(key);
         }
         Step::Blocked
     }

@@ -20,6 +20,8 @@ pub(super) enum Slot {
     Tombstones,
     /// The retained message that expires next.
     RetainedExpiry,
+    /// The end of the patience with a disk that takes nothing.
+    DiskPatience,
 }
 
 const UNARMED: Instant = Instant::from_nanos(u64::MAX);
@@ -31,6 +33,7 @@ pub(super) struct Timers {
     sessions: Vec<Instant>,
     tombstones: Instant,
     retained_expiry: Instant,
+    disk_patience: Instant,
 }
 
 impl Timers {
@@ -41,6 +44,7 @@ impl Timers {
             sessions: Vec::new(),
             tombstones: UNARMED,
             retained_expiry: UNARMED,
+            disk_patience: UNARMED,
         }
     }
 
@@ -50,6 +54,7 @@ impl Timers {
             Slot::Session(index) => (&mut self.sessions, index as usize),
             Slot::Tombstones => return &mut self.tombstones,
             Slot::RetainedExpiry => return &mut self.retained_expiry,
+            Slot::DiskPatience => return &mut self.disk_patience,
         };
         if table.len() <= index {
             table.resize(index + 1, UNARMED);

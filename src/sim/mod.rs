@@ -8,11 +8,13 @@
 //! **Knows nothing of** threads, sockets and clocks; whoever runs it may.
 //!
 //! Read next: `world.rs` (shards, rings, network), `client.rs` (what Clients do), `oracle.rs` (what
-//! is right), `simulation.rs` (chaos, rest, the end).
+//! is right), `simulation.rs` (chaos, rest, the end); `disk.rs` and `durable.rs` (brokers that crash).
 
 #![forbid(unsafe_code)]
 
 mod client;
+mod disk;
+mod durable;
 mod oracle;
 mod plan;
 mod random;
@@ -21,6 +23,8 @@ mod simulation;
 mod tests;
 mod world;
 
+pub use disk::{Disk, Faults};
+pub use durable::{DurableReport, simulate_durable};
 pub use oracle::Violation;
 pub use plan::Plan;
 pub use random::Random;

@@ -315,7 +315,7 @@ impl Simulation<'_> {
     }
 }
 
-fn describe(event: &Event) -> String {
+pub(super) fn describe(event: &Event) -> String {
     let mut text = format!("{event:?}");
     if let Event::Consumed {
         wire,

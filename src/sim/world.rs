@@ -20,6 +20,7 @@ use crate::origin::Origin;
 use crate::policy::Settings;
 use crate::shard::{Census, Command, Effects, Envelope, Notice, Shard, Verdict};
 use crate::time::Instant;
+use crate::wal::{Log, Store, Writer};
 
 /// A Network Connection, counted from 0 over the whole simulation.
 pub type WireId = usize;
@@ -161,6 +162,8 @@ struct Host {
     forgets: Vec<ConnectionKey>,
     /// What side threads have for it.
     commands: VecDeque<Command>,
+    /// Its log, if Sessions are stored.
+    log: Option<(Log, Writer)>,
 }
 
 /// A whole broker, its network and its clock.
@@ -205,6 +208,7 @@ impl World {
             resumed: VecDeque::new(),
             forgets: Vec::new(),
             commands: VecDeque::new(),
+            log: None,
         };
         Self {
             now: Instant::ZERO.add_seconds(1),
@@ -219,6 +223,25 @@ impl World {
             unsent_max: 0,
             notices: Vec::new(),
         }
+    }
+
+    /// A broker that goes on with what is stored.
+    #[must_use]
+    pub fn with_store(
+        store: Store,
+        settings: Settings,
+        ring_capacity: usize,
+        now: Instant,
+    ) -> Self {
+        let count = store.shards.len();
+        let mut world = Self::new(count, settings, store.seed, ring_capacity, 1 << 16);
+        world.now = now;
+        let logs = store.shards.into_iter().zip(store.logs);
+        for (index, (host, (part, mut log))) in world.hosts.iter_mut().zip(logs).enumerate() {
+            part.restore(&mut host.shard, index, count, now);
+            host.log = log.take_writer().map(|writer| (log, writer));
+        }
+        world
     }
 
     /// A side thread sends `command` to one shard.
@@ -451,6 +474,7 @@ impl World {
         if pace.often() {
             self.read(index, pace);
         }
+        self.turn_log(index);
         self.present_resumed(index);
         self.flush(index, pace);
         self.fill_rings(index, pace);
@@ -458,6 +482,21 @@ impl World {
         while !self.hosts[index].dirty.is_empty() || !self.hosts[index].resumed.is_empty() {
             self.present_resumed(index);
             self.flush(index, pace);
+        }
+    }
+
+    fn turn_log(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        if let Some((log, _)) = &mut host.log {
+            log.turn(&mut host.shard, self.now, &mut host.effects);
+            self.carry_out(index, None);
+        }
+    }
+
+    /// The disk of one shard does one thing that it was asked for.
+    pub fn turn_disk(&mut self, index: usize) {
+        if let Some((_, writer)) = &mut self.hosts[index].log {
+            self.moved += u64::from(writer.step());
         }
     }
 

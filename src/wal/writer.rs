@@ -18,9 +18,9 @@ use super::storage::{Storage, StoredFile};
 use crate::config::Durability;
 use crate::journal::Lsn;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 /// Time between two attempts to write to a disk that refuses.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -94,6 +94,15 @@ pub struct Writer {
     written: Lsn,
     unsynced_since: Option<Instant>,
     stalled: bool,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("segment", &self.segment)
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Writer {
@@ -342,13 +351,18 @@ impl Writer {
             }
             count += 1;
         }
-        for name in self.full.drain(..count) {
+        // The oldest first, and none after one that stays: a log must have no gaps.
+        let mut removed = 0;
+        for name in self.full.iter().take(count) {
             let name = name.file_name();
             if let Err(error) = self.storage.remove(&name) {
                 tracing::warn!("{}: {error}", self.storage.path(&name).display());
+                break;
             }
+            removed += 1;
         }
-        if count > 0
+        self.full.drain(..removed);
+        if removed > 0
             && let Err(error) = self.storage.sync()
         {
             tracing::warn!("{}: {error}", self.storage.path("").display());

@@ -1,0 +1,347 @@
+//! A disk under control: it forgets what was not brought to it, tears, refuses, runs full, rots.
+//!
+//! What processes see is the cache. What a power failure leaves is the platter: everything that a sync
+//! brought there, and of what came later whatever chance decides, sector by sector. Names are kept as
+//! a journaling file system keeps them: in order, up to some point. After a sync that failed the cache
+//! counts as clean, so the next one succeeds and brings nothing.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::random::Random;
+use crate::wal::{Source, Storage, StoredFile};
+
+/// What a disk writes as a whole or not at all.
+const SECTOR: usize = 512;
+
+/// What the disk does to those who use it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// There is no room that was not set aside before.
+    pub is_full: bool,
+    /// Percent of operations that fail.
+    pub failing: usize,
+    /// Operations until the power fails; everything fails from then on.
+    pub power_for: Option<usize>,
+}
+
+/// A disk, and whoever uses it.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Mutex<State>>);
+
+#[derive(Clone, Debug)]
+struct State {
+    random: Random,
+    faults: Faults,
+    names: BTreeMap<String, usize>,
+    /// Changes of names since they were last brought to the platter.
+    renamings: Vec<Renaming>,
+    names_on_platter: BTreeMap<String, usize>,
+    files: Vec<File>,
+    /// Syncs done.
+    syncs: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Renaming {
+    Set(String, usize),
+    Remove(String),
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    cache: Vec<u8>,
+    platter: Vec<u8>,
+    /// What the platter does not have, oldest first.
+    dirty: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Resize(usize),
+}
+
+impl Change {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes } => put(content, *offset, bytes),
+            Self::Resize(size) => content.resize(*size, 0),
+        }
+    }
+}
+
+fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
+}
+
+impl File {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.cache);
+        self.dirty.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.dirty.drain(..) {
+            change.apply(&mut self.platter);
+        }
+    }
+
+    /// Some of what is dirty comes to the platter, in no order.
+    fn leak(&mut self, random: &mut Random) {
+        for change in std::mem::take(&mut self.dirty) {
+            match (random.below(3), change) {
+                (0, _) => {}
+                (1, Change::Write { offset, bytes }) => {
+                    for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                        if random.chance(50) {
+                            put(&mut self.platter, offset + index * SECTOR, sector);
+                        }
+                    }
+                }
+                (_, change) => change.apply(&mut self.platter),
+            }
+        }
+    }
+}
+
+impl Renaming {
+    fn apply(self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Set(name, file) => names.insert(name, file),
+            Self::Remove(name) => names.remove(&name),
+        };
+    }
+}
+
+impl State {
+    /// What an operation does before it does anything.
+    fn begin(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.faults.power_for {
+            if *left == 0 {
+                return Err(io::Error::other("no power"));
+            }
+            *left -= 1;
+        }
+        if self.random.chance(self.faults.failing) {
+            return Err(io::Error::other("simulated I/O error"));
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> io::Result<usize> {
+        let found = self.names.get(name).copied();
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&mut self, renaming: Renaming) {
+        renaming.clone().apply(&mut self.names);
+        self.renamings.push(renaming);
+    }
+}
+
+impl Disk {
+    /// An empty one.
+    #[must_use]
+    pub fn new(random: Random) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            random,
+            faults: Faults::default(),
+            names: BTreeMap::new(),
+            renamings: Vec::new(),
+            names_on_platter: BTreeMap::new(),
+            files: Vec::new(),
+            syncs: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Behaves like that from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// Syncs that succeeded.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// The power fails and comes back.
+    pub fn lose_power(&self) {
+        let state = &mut *self.state();
+        state.faults = Faults::default();
+        let kept = state.random.below(state.renamings.len() + 1);
+        for renaming in state.renamings.drain(..).take(kept) {
+            renaming.apply(&mut state.names_on_platter);
+        }
+        state.names = state.names_on_platter.clone();
+        for file in &mut state.files {
+            file.leak(&mut state.random);
+            file.cache = file.platter.clone();
+        }
+    }
+
+    /// A copy of all that is there.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// What a file holds.
+    #[must_use]
+    pub fn content(&self, name: &str) -> Vec<u8> {
+        let state = self.state();
+        let file = state.names.get(name).map(|&file| &state.files[file]);
+        file.map_or_else(Vec::new, |file| file.cache.clone())
+    }
+
+    /// Turns one bit of a file over.
+    pub fn flip(&self, name: &str, bit: usize) {
+        let state = &mut *self.state();
+        if let Some(&file) = state.names.get(name) {
+            let file = &mut state.files[file];
+            for content in [&mut file.cache, &mut file.platter] {
+                if let Some(byte) = content.get_mut(bit / 8) {
+                    *byte ^= 1 << (bit % 8);
+                }
+            }
+        }
+    }
+}
+
+impl Storage for Disk {
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from("simulated").join(name)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut state = self.state();
+        state.begin()?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str, size: u64) -> io::Result<Box<dyn StoredFile>> {
+        let mut state = self.state();
+        state.begin()?;
+        if state.faults.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut file = File::default();
+        file.change(Change::Resize(size as usize));
+        state.files.push(file);
+        let file = state.files.len() - 1;
+        state.rename(Renaming::Set(name.to_owned(), file));
+        let disk = self.clone();
+        Ok(Box::new(Open { disk, file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<(Box<dyn Source>, u64)> {
+        let mut state = self.state();
+        state.begin()?;
+        let file = state.find(name)?;
+        let content = state.files[file].cache.clone();
+        let size = content.len() as u64;
+        Ok((Box::new(Cursor::new(content)), size))
+    }
+
+    fn truncate(&self, name: &str, size: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin()?;
+        let file = state.find(name)?;
+        state.files[file].change(Change::Resize(size as usize));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin()?;
+        let file = state.find(from)?;
+        // Both at once, as a journal keeps them.
+        let from = Renaming::Remove(from.to_owned());
+        from.clone().apply(&mut state.names);
+        state.rename(Renaming::Set(to.to_owned(), file));
+        state.renamings.push(from);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin()?;
+        state.find(name)?;
+        state.rename(Renaming::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let state = &mut *self.state();
+        state.begin()?;
+        for renaming in state.renamings.drain(..) {
+            renaming.apply(&mut state.names_on_platter);
+        }
+        Ok(())
+    }
+}
+
+/// A file that is written.
+#[derive(Debug)]
+struct Open {
+    disk: Disk,
+    file: usize,
+}
+
+impl StoredFile for Open {
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let state = &mut *self.disk.state();
+        let offset = offset as usize;
+        let file = &mut state.files[self.file];
+        let has_room = offset + bytes.len() <= file.cache.len();
+        let (bytes, outcome) = if state.faults.is_full && !has_room {
+            (&bytes[..0], Err(io::ErrorKind::StorageFull.into()))
+        } else {
+            match state.begin() {
+                Ok(()) => (bytes, Ok(())),
+                // Some of it.
+                Err(error) => (&bytes[..state.random.below(bytes.len() + 1)], Err(error)),
+            }
+        };
+        let bytes = bytes.to_vec();
+        state.files[self.file].change(Change::Write { offset, bytes });
+        outcome
+    }
+
+    fn set_len(&mut self, size: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.begin()?;
+        state.files[self.file].change(Change::Resize(size as usize));
+        Ok(())
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        let state = &mut *self.disk.state();
+        let outcome = state.begin();
+        let file = &mut state.files[self.file];
+        if outcome.is_ok() {
+            file.sync();
+            state.syncs += 1;
+        } else if state.faults.power_for.is_none() {
+            file.leak(&mut state.random);
+        }
+        outcome
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
