@@ -29,6 +29,10 @@ use crate::message::{ProtocolVersion, QoS};
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
 
+/// Bytes that one more Subscription Identifier adds to a PUBLISH at most: the property, four bytes of
+/// value, and one of the properties' length.
+const SUBSCRIPTION_IDENTIFIER_SIZE_MAX: usize = 6;
+
 /// A Client, counted from 0.
 pub type ClientIndex = usize;
 /// A message, counted from 0.
@@ -933,6 +937,10 @@ impl Oracle {
                 if owed.size.saturating_add(20) > largest {
                     owed.filters.clear();
                 }
+                // Its new identifier may come along, which a later connection may not take.
+                if identifier.is_some() && matches(filter, self.messages[*message as usize].topic) {
+                    owed.size = owed.size.saturating_add(SUBSCRIPTION_IDENTIFIER_SIZE_MAX);
+                }
             }
             session.owed.retain(|_, owed| !owed.filters.is_empty());
             if is_shared(filter) {
@@ -1405,10 +1413,12 @@ impl Oracle {
                 other.ambiguous.insert(index);
             }
         }
-        if let Some(identifier) = publish.packet_identifier
-            && let Some(exchange) = self.sessions[client].outbound.get_mut(&identifier.get())
-        {
-            exchange.group = Some(filter);
+        if let Some(identifier) = publish.packet_identifier.map(PacketIdentifier::get) {
+            // Given out before the Client left the group, and seen after: it stays with the Client.
+            let has_left = !self.sessions[client].subscriptions.contains_key(&filter);
+            if let Some(exchange) = self.sessions[client].outbound.get_mut(&identifier) {
+                exchange.group = Some(filter).filter(|_| !has_left);
+            }
         }
         Ok(())
     }

@@ -411,12 +411,16 @@ fn read_log(
         if is_whole {
             file.read_exact(&mut header).map_err(at)?;
         }
-        // A segment is made, then written to: without its header it holds nothing yet.
-        if header.iter().all(|&byte| byte == 0) && following.is_none() {
+        let decoded = SegmentHeader::decode(&header);
+        // A segment is made, then written to: while its header is unfinished it holds nothing.
+        if following.is_none()
+            && decoded == Err(HeaderError::NotASegment)
+            && is_all_zeros(&mut file).map_err(at)?
+        {
             report.torn_bytes += size;
             continue;
         }
-        match SegmentHeader::decode(&header) {
+        match decoded {
             Ok(found)
                 if (found.generation, found.shard, found.first)
                     == (name.generation, name.shard, name.first) => {}
@@ -499,14 +503,23 @@ fn read_log(
     }
     report.records = replay.records();
     let bytes = report.bytes;
+    // One that was made and holds nothing is made again, under the same name: it must not be taken for
+    // an old one then.
+    let segments = segments.into_iter().filter(|name| name.first < next);
     let log = ReadLog {
         replayed: replay.finish(),
         next,
-        segments,
+        segments: segments.collect(),
         bytes,
         ends,
     };
     Ok((log, report))
+}
+
+/// Whether nothing was ever written to the rest of a file.
+fn is_all_zeros(file: &mut impl Read) -> io::Result<bool> {
+    let scanned = scan::<io::Error>(file, 1, Lsn::MAX, 0, |_| Ok(()))?;
+    Ok(scanned.frames == 0 && scanned.damage.is_none())
 }
 
 /// What all logs say together.

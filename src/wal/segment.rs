@@ -75,10 +75,11 @@ impl SegmentHeader {
             u32::from_le_bytes(value)
         };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-        if bytes[0..8] != MAGIC {
+        let found = u32_at(8);
+        // There was no format 0; that is a header of which only the beginning was written.
+        if bytes[0..8] != MAGIC || found == 0 {
             return Err(HeaderError::NotASegment);
         }
-        let found = u32_at(8);
         if found != FORMAT_VERSION {
             return Err(HeaderError::Version { found });
         }

@@ -502,6 +502,24 @@ fn what_was_acknowledged_does_not_come_again() {
     }
 }
 
+/// Makes the segment that would come next, with `size` bytes of its header, as a crash leaves it.
+fn begin_segment(folder: &Folder, size: usize) {
+    let last = folder.segments().pop().unwrap();
+    let bytes = fs::read(&last).unwrap();
+    let header = SegmentHeader::decode(bytes.first_chunk().unwrap()).unwrap();
+    let frames = &mut &bytes[SEGMENT_HEADER_SIZE..];
+    let scanned = scan::<io::Error>(frames, header.first, Lsn::MAX, 0, |_| Ok(())).unwrap();
+    let next = SegmentHeader {
+        first: scanned.next,
+        ..header
+    };
+    let mut content = next.encode()[..size].to_vec();
+    content.resize(1000, 0);
+    let name = last.file_name().unwrap().to_str().unwrap();
+    let [old, new] = [header.first, next.first].map(|first| format!("{first:020}"));
+    fs::write(folder.0.join(name.replace(&old, &new)), content).unwrap();
+}
+
 #[test]
 fn snapshots_shorten_the_log_and_lose_nothing() {
     let folder = Folder::new();
@@ -531,6 +549,58 @@ fn snapshots_shorten_the_log_and_lose_nothing() {
     let mut broker = Broker::open(&folder, 1);
     let (_, _, bytes) = broker.connect("a");
     assert_eq!(payloads(&bytes, "t"), ["kept"]);
+}
+
+#[test]
+fn a_segment_that_was_made_before_a_crash_and_holds_nothing_is_not_removed_as_an_old_one() {
+    let folder = Folder::new();
+    // More than is written before a snapshot is worth its while, all of it needed: the next life begins
+    // with one.
+    let mut broker = Broker::open(&folder, 1);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        sleeper(&mut broker, name);
+    }
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    for number in 1..=900 {
+        let payload = format!("{number} {}", "x".repeat(90));
+        broker.send(publisher, &publish(QOS1, "t", number, &payload));
+        if number % 50 == 0 {
+            broker.stored(publisher);
+        }
+    }
+    broker.end();
+    begin_segment(&folder, SEGMENT_HEADER_SIZE);
+    for _ in 0..3 {
+        let mut broker = Broker::open(&folder, 1);
+        assert_eq!(broker.report.sessions, names.len());
+        assert_eq!(broker.report.deliveries, names.len() * 900);
+        let publisher = broker.connect_unanswered("p", 2);
+        broker.leaves(publisher);
+        // Until what the snapshot has made needless is removed.
+        for number in 1..=200 {
+            broker.send(publisher, &publish(QOS1 | RETAIN, "r", number, "x"));
+            broker.stored(publisher);
+        }
+        broker.end();
+    }
+}
+
+#[test]
+fn a_header_of_which_only_the_beginning_was_written_is_a_segment_that_holds_nothing() {
+    for size in [0, 5, 8, 10, 39] {
+        let folder = Folder::new();
+        broker_with_messages(&folder);
+        begin_segment(&folder, size);
+        let mut broker = Broker::open(&folder, 1);
+        let (_, _, delivered) = broker.connect("a");
+        assert_eq!(
+            payloads(&delivered, "t").len(),
+            5,
+            "{size} bytes of the header"
+        );
+    }
 }
 
 // What a disk may do.
