@@ -415,7 +415,7 @@ fn read_log(
         // A segment is made, then written to: while its header is unfinished it holds nothing.
         if following.is_none()
             && decoded == Err(HeaderError::NotASegment)
-            && is_all_zeros(&mut file).map_err(at)?
+            && (!is_whole || is_all_zeros(&mut file).map_err(at)?)
         {
             report.torn_bytes += size;
             continue;

@@ -502,8 +502,9 @@ fn what_was_acknowledged_does_not_come_again() {
     }
 }
 
-/// Makes the segment that would come next, with `size` bytes of its header, as a crash leaves it.
-fn begin_segment(folder: &Folder, size: usize) {
+/// Makes the segment that would come next, with `size` bytes of its header and `room` bytes in all, as a
+/// crash leaves it.
+fn begin_segment(folder: &Folder, size: usize, room: usize) {
     let last = folder.segments().pop().unwrap();
     let bytes = fs::read(&last).unwrap();
     let header = SegmentHeader::decode(bytes.first_chunk().unwrap()).unwrap();
@@ -514,7 +515,7 @@ fn begin_segment(folder: &Folder, size: usize) {
         ..header
     };
     let mut content = next.encode()[..size].to_vec();
-    content.resize(1000, 0);
+    content.resize(room, 0);
     let name = last.file_name().unwrap().to_str().unwrap();
     let [old, new] = [header.first, next.first].map(|first| format!("{first:020}"));
     fs::write(folder.0.join(name.replace(&old, &new)), content).unwrap();
@@ -571,7 +572,7 @@ fn a_segment_that_was_made_before_a_crash_and_holds_nothing_is_not_removed_as_an
         }
     }
     broker.end();
-    begin_segment(&folder, SEGMENT_HEADER_SIZE);
+    begin_segment(&folder, SEGMENT_HEADER_SIZE, 1000);
     for _ in 0..3 {
         let mut broker = Broker::open(&folder, 1);
         assert_eq!(broker.report.sessions, names.len());
@@ -589,10 +590,11 @@ fn a_segment_that_was_made_before_a_crash_and_holds_nothing_is_not_removed_as_an
 
 #[test]
 fn a_header_of_which_only_the_beginning_was_written_is_a_segment_that_holds_nothing() {
-    for size in [0, 5, 8, 10, 39] {
+    let all = [0, 5, 8, 10, 39].map(|size| [(size, 1000), (size, size)]);
+    for (size, room) in all.into_iter().flatten() {
         let folder = Folder::new();
         broker_with_messages(&folder);
-        begin_segment(&folder, size);
+        begin_segment(&folder, size, room);
         let mut broker = Broker::open(&folder, 1);
         let (_, _, delivered) = broker.connect("a");
         assert_eq!(
