@@ -6,10 +6,11 @@
 //! `FASTMQ_SIM_TAIL` is how many events a failure shows.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use fastmq::sim::{DurableReport, Report, simulate, simulate_durable};
+use fastmq::sim::{DurableReport, Report, Violation, simulate, simulate_durable};
 
 /// Seeds of a run that was not told how long to run.
 const SEEDS: u64 = 150;
@@ -28,10 +29,13 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// Simulates one seed; a failure tells how to repeat it and what happened last.
-fn run(seed: u64, shards: Option<usize>) -> Report {
-    let attempt = |tail: Option<&mut VecDeque<String>>| {
-        catch_unwind(AssertUnwindSafe(|| simulate(seed, shards, tail)))
-    };
+fn attempt<R>(
+    seed: u64,
+    how: &str,
+    simulate: impl Fn(Option<&mut VecDeque<String>>) -> Result<R, Violation>,
+) -> R {
+    let attempt =
+        |tail: Option<&mut VecDeque<String>>| catch_unwind(AssertUnwindSafe(|| simulate(tail)));
     let reason = match attempt(None) {
         Ok(Ok(report)) => return report,
         Ok(Err(violation)) => violation.to_string(),
@@ -40,121 +44,97 @@ fn run(seed: u64, shards: Option<usize>) -> Report {
     let mut tail = VecDeque::with_capacity(variable("FASTMQ_SIM_TAIL").unwrap_or(60) as usize);
     let _ = attempt(Some(&mut tail));
     let tail: Vec<String> = tail.into();
-    let with_shards = shards.map_or(String::new(), |it| format!("FASTMQ_SIM_SHARDS={it} "));
+    let shards = variable("FASTMQ_SIM_SHARDS");
+    let shards = shards.map_or(String::new(), |it| format!("FASTMQ_SIM_SHARDS={it} "));
     panic!(
-        "{}\n\nseed {seed}, shards {shards:?}: {reason}\n\nrepeat with: {with_shards}\
-         FASTMQ_SIM_SEED={seed} cargo test --release --test simulation -- --nocapture",
+        "{}\n\nseed {seed}: {reason}\n\nrepeat with: {shards}FASTMQ_SIM_SEED={seed} cargo test --release \
+         --test simulation {how} -- --nocapture",
         tail.join("\n")
     );
 }
 
-#[test]
-fn every_seed_keeps_every_promise() {
-    let shards = variable("FASTMQ_SIM_SHARDS").map(|it| it as usize);
-    let seconds = variable("FASTMQ_SIM_SECONDS");
-    let first = variable("FASTMQ_SIM_SEED");
-    if let (Some(seed), None) = (first, seconds) {
-        println!("{:?}", run(seed, shards));
-        return;
-    }
-    let begin = Instant::now();
-    let until = seconds.map(|seconds| begin + Duration::from_secs(seconds));
-    let first = first.unwrap_or(1);
-    let (mut seed, mut events, mut deliveries, mut steps) = (first, 0, 0, 0);
-    loop {
-        let over = until.map_or(seed >= first + SEEDS, |until| Instant::now() >= until);
-        if over {
-            break;
-        }
-        // Many shards cost much; they have their turn.
-        let shards = shards.or((seed % 64 == 63).then_some(64));
-        let report = run(seed, shards);
-        if seed.is_multiple_of(TWICE) {
-            let again = run(seed, shards);
-            assert_eq!(
-                report.hash, again.hash,
-                "seed {seed} does not repeat itself"
-            );
-        }
-        events += report.events;
-        deliveries += report.deliveries;
-        steps += report.steps;
-        seed += 1;
-    }
-    let count = seed - first;
-    println!(
-        "{count} seeds from {first} in {:?}: {steps} steps, {events} events, {deliveries} deliveries",
-        begin.elapsed()
-    );
+fn run(seed: u64, shards: Option<usize>) -> Report {
+    // Many shards cost much; they have their turn.
+    let shards = shards.or((seed % 64 == 63).then_some(64));
+    attempt(seed, "every_seed", |tail| simulate(seed, shards, tail))
 }
 
-/// Simulates one seed of crashes; a failure tells how to repeat it.
 fn run_durable(seed: u64) -> DurableReport {
     // On several shards, where the number of them changes too, some seeds still find a QoS 2 message that
     // comes twice: what a snapshot, or dealing the Sessions out anew, says again of a message does not
     // say which exchange brought it. Until it does, more than one shard is for who asks for it.
     let shards = variable("FASTMQ_SIM_SHARDS").map_or(1, |it| it as usize);
-    let attempt = |tail: Option<&mut VecDeque<String>>| {
-        catch_unwind(AssertUnwindSafe(|| simulate_durable(seed, shards, tail)))
-    };
-    let reason = match attempt(None) {
-        Ok(Ok(report)) => return report,
-        Ok(Err(violation)) => violation.to_string(),
-        Err(_) => "a panic, see above".to_owned(),
-    };
-    let mut tail = VecDeque::with_capacity(variable("FASTMQ_SIM_TAIL").unwrap_or(60) as usize);
-    let _ = attempt(Some(&mut tail));
-    let tail: Vec<String> = tail.into();
-    panic!(
-        "{}\n\nseed {seed}: {reason}\n\nrepeat with: FASTMQ_SIM_SEED={seed} cargo test --release --test \
-         simulation crash -- --nocapture",
-        tail.join("\n")
-    );
+    attempt(seed, "crash", |tail| simulate_durable(seed, shards, tail))
 }
 
-#[test]
-fn no_crash_takes_what_was_acknowledged_whatever_the_disk_does() {
+/// Simulates the seed that was asked for, seeds for as long as was asked for, or `count` of them. How many,
+/// unless it was the one.
+fn for_each_seed<R: Debug>(
+    count: u64,
+    run: impl Fn(u64) -> R,
+    hash: impl Fn(&R) -> u64,
+    mut add: impl FnMut(R),
+) -> Option<u64> {
     let seconds = variable("FASTMQ_SIM_SECONDS");
     let first = variable("FASTMQ_SIM_SEED");
     if let (Some(seed), None) = (first, seconds) {
-        println!("{:?}", run_durable(seed));
-        return;
+        println!("{:?}", run(seed));
+        return None;
     }
     let begin = Instant::now();
     let until = seconds.map(|seconds| begin + Duration::from_secs(seconds));
     let first = first.unwrap_or(1);
     let mut seed = first;
-    let mut sum = DurableReport::default();
-    loop {
-        let over = until.map_or(seed >= first + DURABLE_SEEDS, |until| {
-            Instant::now() >= until
-        });
-        if over {
-            break;
-        }
-        let report = run_durable(seed);
+    while until.map_or(seed < first + count, |until| Instant::now() < until) {
+        let report = run(seed);
         if seed.is_multiple_of(TWICE) {
-            let again = run_durable(seed);
+            let again = run(seed);
             assert_eq!(
-                report.hash, again.hash,
+                hash(&report),
+                hash(&again),
                 "seed {seed} does not repeat itself"
             );
         }
+        add(report);
+        seed += 1;
+    }
+    println!(
+        "{} seeds from {first} in {:?}",
+        seed - first,
+        begin.elapsed()
+    );
+    Some(seed - first)
+}
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    let shards = variable("FASTMQ_SIM_SHARDS").map(|it| it as usize);
+    let (mut events, mut deliveries, mut steps) = (0, 0, 0);
+    let add = |report: Report| {
+        events += report.events;
+        deliveries += report.deliveries;
+        steps += report.steps;
+    };
+    if for_each_seed(SEEDS, |seed| run(seed, shards), |it| it.hash, add).is_some() {
+        println!("{steps} steps, {events} events, {deliveries} deliveries");
+    }
+}
+
+#[test]
+fn no_crash_takes_what_was_acknowledged_whatever_the_disk_does() {
+    let mut sum = DurableReport::default();
+    let add = |report: DurableReport| {
         sum.crashes += report.crashes;
         sum.acknowledged += report.acknowledged;
         sum.refused += report.refused;
         sum.deliveries += report.deliveries;
         sum.syncs += report.syncs;
         sum.damages += report.damages;
-        seed += 1;
-    }
-    let count = seed - first;
-    println!(
-        "{count} seeds from {first} in {:?}: {sum:?}",
-        begin.elapsed()
-    );
+    };
+    let count = for_each_seed(DURABLE_SEEDS, run_durable, |it| it.hash, add);
+    println!("{sum:?}");
     // What was never tried was not kept either.
-    if count >= DURABLE_SEEDS {
+    if count.is_some_and(|count| count >= DURABLE_SEEDS) {
         assert!(sum.crashes > 0 && sum.acknowledged > 0 && sum.deliveries > 0);
         assert!(sum.refused > 0 && sum.damages > 0, "{sum:?}");
     }

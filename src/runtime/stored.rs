@@ -44,7 +44,15 @@ pub fn open_store(
     let calendar = WallClock {
         start_ms: clock.start_ms(),
     };
-    let store = wal::open(options, shard_count, seed, calendar, &settings.ports())?;
+    let directory = Directory::open(&options.directory)?;
+    let store = wal::open(
+        directory,
+        options,
+        shard_count,
+        seed,
+        calendar,
+        &settings.ports(),
+    )?;
     let parts = store.shards.into_iter().zip(store.logs).map(Some).collect();
     let opened = Opened {
         parts: Arc::new(Mutex::new(parts)),

@@ -12,14 +12,13 @@ use std::time::Duration;
 use super::oracle::{ClientIndex, MessageIndex, Oracle, Publication, Violation};
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{WireId, World};
+use super::world::{WireId, World, split_packet};
 use crate::codec::{
     self, Acknowledgement, Connect, Disconnect, ForwardedFields, ForwardedProperties, Packet,
     PublishHeader, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe,
     UserProperties, Will,
 };
 use crate::key::PacketIdentifier;
-use crate::limits::PACKET_SIZE_MAX;
 use crate::message::{ProtocolVersion, QoS};
 use crate::time::Instant;
 
@@ -620,13 +619,10 @@ impl Client {
         self.buffer.extend(world.receive(wire, count));
         let buffer = std::mem::take(&mut self.buffer);
         let mut rest = buffer.as_slice();
-        while let Ok(Some(header)) = codec::decode_fixed_header(rest, PACKET_SIZE_MAX) {
-            let Some(body) = rest.get(header.header_size..header.total_size()) else {
-                break;
-            };
+        while let Some((header, body, after)) = split_packet(rest) {
             let packet = codec::decode(self.version, header.first_byte, body)
                 .map_err(|error| self.violation(&format!("{error} in {rest:?}")))?;
-            rest = &rest[header.total_size()..];
+            rest = after;
             self.hear(world, oracle, &packet)?;
         }
         self.buffer = rest.to_vec();

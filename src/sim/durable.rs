@@ -14,7 +14,7 @@ use super::disk::{Disk, Faults};
 use super::oracle::Violation;
 use super::random::Random;
 use super::simulation::describe;
-use super::world::{Event, Pace, WireId, World};
+use super::world::{Event, Pace, WireId, World, split_packet};
 use crate::codec::{
     self, Acknowledgement, Connect, Packet, PublishHeader, ReasonCode, Subscribe,
     SubscriptionOptions,
@@ -22,12 +22,12 @@ use crate::codec::{
 use crate::config::Durability;
 use crate::journal::{Lsn, WallClock, next_frame};
 use crate::key::PacketIdentifier;
-use crate::limits::{DISK_PATIENCE, Limits, PACKET_SIZE_MAX};
+use crate::limits::{DISK_PATIENCE, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
 use crate::time::Instant;
 use crate::wal::{
-    Directory, OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions, open_in,
+    Directory, OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions, open,
 };
 
 /// Filter of all messages that are counted.
@@ -284,13 +284,10 @@ impl Client {
         self.buffer.extend(world.receive(wire, count));
         let buffer = std::mem::take(&mut self.buffer);
         let mut rest = buffer.as_slice();
-        while let Ok(Some(header)) = codec::decode_fixed_header(rest, PACKET_SIZE_MAX) {
-            let Some(body) = rest.get(header.header_size..header.total_size()) else {
-                break;
-            };
+        while let Some((header, body, after)) = split_packet(rest) {
             let packet = codec::decode(self.version, header.first_byte, body)
                 .map_err(|error| self.violation(&format!("{error} in {rest:?}")))?;
-            rest = &rest[header.total_size()..];
+            rest = after;
             self.hear(world, &packet)?;
         }
         self.buffer = rest.to_vec();
@@ -656,7 +653,7 @@ impl Scene<'_> {
         let directory = Directory::in_storage(std::sync::Arc::new(disk.clone()));
         // As if all lives were of one process, whose clock goes on.
         let clock = WallClock { start_ms: 1000 };
-        open_in(directory, &options, shards, self.seed, clock, &[0])
+        open(directory, &options, shards, self.seed, clock, &[0])
     }
 
     fn open(&mut self) -> Result<World, Violation> {
@@ -761,9 +758,7 @@ impl Scene<'_> {
         let mut found = [0; RETAINED_TOPICS];
         let mut is_answered = false;
         let mut rest = bytes.as_slice();
-        while let Ok(Some(header)) = codec::decode_fixed_header(rest, PACKET_SIZE_MAX) {
-            let (packet, after) = rest.split_at(header.total_size());
-            let body = &packet[header.header_size..];
+        while let Some((header, body, after)) = split_packet(rest) {
             match codec::decode(version, header.first_byte, body) {
                 Ok(Packet::SubAck(_)) => is_answered = true,
                 Ok(Packet::Publish(publish)) => {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::random::Random;
-use crate::codec;
+use crate::codec::{self, FixedHeader};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::PACKET_SIZE_MAX;
 use crate::origin::Origin;
@@ -113,6 +113,13 @@ impl Pace<'_> {
             random.shuffle(items);
         }
     }
+}
+
+/// The whole packet that `bytes` begins with: its header, its body and what follows it.
+pub(super) fn split_packet(bytes: &[u8]) -> Option<(FixedHeader, &[u8], &[u8])> {
+    let header = codec::decode_fixed_header(bytes, PACKET_SIZE_MAX).ok()??;
+    let body = bytes.get(header.header_size..header.total_size())?;
+    Some((header, body, &bytes[header.total_size()..]))
 }
 
 /// Where the broker's end of a connection is.
@@ -745,11 +752,8 @@ impl World {
     }
 
     fn log_packets(&mut self, index: usize, wire: WireId, mut bytes: &[u8]) {
-        while let Ok(Some(header)) = codec::decode_fixed_header(bytes, PACKET_SIZE_MAX) {
-            if header.total_size() > bytes.len() {
-                break;
-            }
-            let (packet, rest) = bytes.split_at(header.total_size());
+        while let Some((header, _, rest)) = split_packet(bytes) {
+            let packet = &bytes[..header.total_size()];
             let shard = ShardId(index as u16);
             self.log.push(Event::Consumed {
                 wire,

@@ -42,7 +42,7 @@ mod writer;
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
 pub use log::Log;
 pub use options::{SEGMENT_SIZE, StoreOptions};
-pub use recover::{Common, OpenError, Report, ShardStore, Store, open, open_in};
+pub use recover::{Common, OpenError, Report, ShardStore, Store, open};
 pub use segment::{
     Damage, FORMAT_VERSION, HeaderError, SEGMENT_HEADER_SIZE, Scanned, SegmentHeader, scan,
 };

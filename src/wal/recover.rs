@@ -169,27 +169,12 @@ pub struct Store {
     pub directory: Directory,
 }
 
-/// Opens the store for `shard_count` shards. `clock` is the process's, `seed` what a new store is to
-/// use, `ports` those of the listeners, in order.
+/// Opens the store in `directory` for `shard_count` shards. `clock` is the process's, `seed` what a new store
+/// is to use, `ports` those of the listeners, in order.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn open(
-    options: &StoreOptions,
-    shard_count: usize,
-    seed: u64,
-    clock: WallClock,
-    ports: &[u16],
-) -> Result<Store, OpenError> {
-    let directory = Directory::open(&options.directory)?;
-    open_in(directory, options, shard_count, seed, clock, ports)
-}
-
-/// The same in a directory that is open already, wherever it is.
-///
-/// # Errors
-/// [`OpenError`].
-pub fn open_in(
     directory: Directory,
     options: &StoreOptions,
     shard_count: usize,

@@ -1,6 +1,8 @@
 //! Shards with logs in a real directory: what leaves when, and what is there afterwards.
 
-use super::{OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions, open, scan};
+use super::{
+    Directory, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions, open, scan,
+};
 use crate::journal::{Lsn, WallClock};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::Limits;
@@ -76,7 +78,7 @@ impl Broker {
             mut logs,
             report,
             directory,
-        } = open(&options, count, 7, clock, &[0])?;
+        } = open(Directory::open(path)?, &options, count, 7, clock, &[0])?;
         let now = Instant::ZERO.add_seconds(1);
         let mut shards = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
