@@ -29,9 +29,11 @@ use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::AllListening;
 use logging::ShardLines;
+pub(crate) use privileges::{PrivilegesError, drop as drop_privileges};
 use reload::Reloader;
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -87,10 +89,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// Reads the configuration `file` and what it includes: for the commands beside the broker.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(crate) fn read_configuration(file: &Path) -> Result<Config, ConfigError> {
+    Config::parse(&file.to_string_lossy(), &Disk)
+}
+
 /// Reads what the command line names, and makes up listeners if it names none.
 fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config_file {
-        Some(file) => Config::parse(&file.to_string_lossy(), &Disk)?,
+        Some(file) => read_configuration(file)?,
         None => Config::default(),
     };
     if config.is_local_only {
