@@ -77,10 +77,13 @@ impl From<io::Error> for Failure {
 /// Is a broker until it is told to end, and returns the exit status.
 #[must_use]
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match serve(arguments) {
+    let mut is_said = false;
+    match serve(arguments, &mut is_said) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !is_said {
+                eprintln!("{failure}");
+            }
             match failure {
                 Failure::Configuration(_) => ExitCode::from(EXIT_BAD_ARGUMENTS),
                 Failure::Start(_) => ExitCode::FAILURE,
@@ -121,7 +124,8 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn serve(arguments: &Arguments) -> Result<(), Failure> {
+/// `is_said` becomes true once the log has told whoever started the broker why it fails.
+fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let config = configuration(arguments)?;
     let key_log = match &arguments.tls_keylog {
         Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
@@ -153,11 +157,13 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     };
 
     let log = logging::start(&config.log)?;
+    let is_seen = logging::shows_errors(&config.log);
     let result = serve_configured(
         arguments, config, guards, key_log, &placed, &log, background,
     );
     if let Err(failure) = &result {
         tracing::error!("{failure}");
+        *is_said = is_seen;
     }
     log.stop(LOG_PATIENCE);
     result
