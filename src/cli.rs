@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::clients::{self, PubArguments, SubArguments};
+use crate::import::{self, ImportArguments};
 use crate::manual;
 use crate::passwd::{self, PasswdArguments};
 
@@ -105,6 +106,18 @@ pub enum Command {
     /// Without -b the password is asked for, or read twice from standard input. The running broker reads
     /// a changed file when it gets SIGHUP.
     Passwd(PasswdArguments),
+    /// Take over the sessions and retained messages of a Mosquitto
+    ///
+    /// FILE is Mosquitto's persistence file, of Mosquitto 1.6 to 2.1, which is left as it is. Sessions,
+    /// subscriptions, queued messages, messages in flight in both directions and retained messages become
+    /// a store of fastmq. A store that holds something already is refused, and so is one that a broker
+    /// uses. Wills and shared subscriptions are not in the file; clients bring them again. Stop Mosquitto
+    /// before: what comes after it wrote the file is lost. Run by root, the store belongs to the user that
+    /// the broker becomes.
+    ///
+    /// The exit status is 0 if everything was taken; 1 if something could not be, which is named, or if
+    /// nothing was.
+    Import(ImportArguments),
     /// Print the completions of a shell, to be read by it when it starts
     Completions {
         /// The shell
@@ -126,6 +139,7 @@ impl Command {
             Self::Sub(arguments) => clients::run_sub(arguments),
             Self::Pub(arguments) => clients::run_pub(arguments),
             Self::Passwd(arguments) => passwd::run(arguments),
+            Self::Import(arguments) => import::run(arguments),
             Self::Completions { shell } => {
                 status(manual::print_completions(&Arguments::command(), *shell))
             }
@@ -159,6 +173,7 @@ impl Arguments {
         let status_of_mistakes = match arguments.get(1).and_then(|argument| argument.to_str()) {
             Some("sub" | "pub") => clients::EXIT_USAGE,
             Some("passwd") => passwd::EXIT_FAILURE,
+            Some("import") => import::EXIT_FAILURE,
             _ => EXIT_BAD_ARGUMENTS,
         };
         let arguments = clients::with_defaults(arguments).map_err(|error| {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clients;
 pub mod codec;
 pub mod config;
+pub mod import;
 pub mod journal;
 pub mod key;
 pub mod limits;

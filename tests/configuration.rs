@@ -380,3 +380,84 @@ fn quiet_says_nothing_and_unknown_options_are_said() {
     assert_eq!(code, USAGE, "{said}");
     assert!(said.contains("--config-file"), "{said}");
 }
+
+#[test]
+fn why_the_broker_does_not_start_is_said_once_wherever_the_log_goes() {
+    let folder = Folder::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let log = folder.path("log").display().to_string();
+    let to_file = format!("log_dest file {log}\n");
+    for (rest, stamped) in [
+        ("", true),
+        (to_file.as_str(), false),
+        ("log_type debug\n", false),
+    ] {
+        let text = format!("user root\nlistener {port} 127.0.0.1\n{rest}");
+        let file = folder.write("taken.conf", &text);
+        let (code, said) = run_to_end(command().args(["-c", &file, "--cores", "1"]));
+        assert_eq!(code, Some(1), "{said}");
+        let errors: Vec<_> = said
+            .lines()
+            .filter(|line| line.contains("Error: "))
+            .collect();
+        assert_eq!(errors.len(), 1, "{rest}: {said}");
+        assert!(
+            errors[0].contains(&format!("cannot listen on 127.0.0.1:{port}: ")),
+            "{said}"
+        );
+        assert_eq!(!errors[0].starts_with("Error: "), stamped, "{rest}: {said}");
+    }
+    assert!(
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("cannot listen on")
+    );
+}
+
+/// Root reads files at the start that the user it becomes cannot read at a reload.
+#[test]
+fn a_password_file_of_root_alone_is_refused_at_a_reload_and_what_was_read_stays() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root becomes somebody else");
+        return;
+    }
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let folder = Folder::new();
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let passwords = folder.path("passwords").display().to_string();
+    let passwd = |options: &[&str], password: &str| {
+        let mut command = command();
+        command.args(["passwd", "-b"]).args(options);
+        let (code, said) = run_to_end(command.args([&passwords, "ann", password]));
+        assert_eq!(code, Some(0), "{said}");
+    };
+    // As an operator makes it: its mode is 0600.
+    passwd(&["-c"], "secret");
+    let whole = format!("user nobody\nlistener 0 127.0.0.1\npassword_file {passwords}\n");
+    let file = folder.write("fastmq.conf", &whole);
+    let broker = Broker::start_configured(&["-c", &file, "--cores", "1"]);
+    let configured = Configured {
+        folder,
+        file,
+        broker,
+    };
+    let port = configured.broker.port();
+    let ann = || connack(port, Some(("ann", "secret")));
+    assert_eq!(ann(), 0);
+    let said = configured.reload(&whole);
+    assert!(
+        said.contains("Permission denied") && said.contains("stays as it was before"),
+        "{said}"
+    );
+    assert_eq!(ann(), 0);
+    // Its group is enough.
+    let process = format!("/proc/{}", configured.broker.process_id());
+    let group = fs::metadata(process).unwrap().gid();
+    std::os::unix::fs::chown(&passwords, None, Some(group)).unwrap();
+    fs::set_permissions(&passwords, fs::Permissions::from_mode(0o640)).unwrap();
+    passwd(&[], "other");
+    let said = configured.reload(&whole);
+    assert!(said.contains("Reloading config."), "{said}");
+    assert_ne!(ann(), 0);
+}

@@ -61,17 +61,17 @@ const LAYERS: [Layer; 11] = [
     },
     Layer {
         rooms: &[
-            "net", "log", "admin", "bridge", "runtime", "server", "clients", "passwd", "manual",
-            "cli", "main",
+            "net", "log", "admin", "bridge", "runtime", "server", "clients", "passwd", "import",
+            "manual", "cli", "main",
         ],
         together: true,
     },
 ];
 
 /// The rooms that may touch the outside world.
-const INPUT_OUTPUT: [&str; 12] = [
-    "net", "wal", "log", "admin", "bridge", "runtime", "server", "clients", "passwd", "manual",
-    "cli", "main",
+const INPUT_OUTPUT: [&str; 13] = [
+    "net", "wal", "log", "admin", "bridge", "runtime", "server", "clients", "passwd", "import",
+    "manual", "cli", "main",
 ];
 
 /// The rooms in which `unsafe` may appear.

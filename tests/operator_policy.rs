@@ -918,6 +918,8 @@ fn subscriptions_and_publishes_are_in_the_log_with_their_mount_point() {
         Event::Published {
             client_identifier: name.clone(),
             topic_name: "m/t".into(),
+            duplicate: false,
+            packet_identifier: None,
             qos: QoS::AtMostOnce,
             retain: false,
             payload_size: 3,

@@ -222,3 +222,82 @@ fn a_reload_shows_new_certificates_and_keeps_connections() {
     stays.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0xD0, 0]);
 }
+
+/// What a request for `/` is answered on a listener for WebSockets.
+fn page(port: u16) -> String {
+    let mut stream = tcp(port);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Whether a page of this origin may speak MQTT.
+fn is_welcome(port: u16, origin: &str) -> bool {
+    let mut request = "ws://localhost/mqtt".into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+    headers.insert("Origin", origin.parse().unwrap());
+    tungstenite::client(request, tcp(port)).is_ok()
+}
+
+#[test]
+fn a_reload_changes_pages_origins_and_proxies_for_connections_that_come_then() {
+    let folder = Folder::new();
+    let path = folder.path().join("mqtt.sock");
+    for name in ["one", "two"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        folder.write(&format!("{name}/index.html"), format!("page {name}"));
+    }
+    let whole = |name: &str, proxy: &str| {
+        format!(
+            "user root\nlog_type all\nallow_anonymous true\n\
+             listener 0 127.0.0.1\nprotocol websockets\nhttp_dir {}\n\
+             websockets_origin http://{name}.example\nlistener 0 {}\n{proxy}",
+            folder.path().join(name).display(),
+            path.display()
+        )
+    };
+    let file = folder.write("fastmq.conf", whole("one", ""));
+    let file = file.to_str().unwrap();
+    let broker = Broker::start_configured(&["-c", file, "--cores", "1"]);
+    let port = broker.port();
+    assert!(page(port).ends_with("page one"));
+    assert!(is_welcome(port, "http://one.example") && !is_welcome(port, "http://two.example"));
+    let near = || UnixStream::connect(&path).unwrap();
+    let mut stays = near();
+    assert!(greet(&mut stays, "stays").unwrap());
+
+    let process = Pid::from_raw(broker.process_id() as i32).unwrap();
+    folder.write("fastmq.conf", whole("two", "enable_proxy_protocol 1\n"));
+    kill_process(process, Signal::HUP).unwrap();
+    wait_for(&broker, "Reloading config.");
+    assert!(!broker.stderr().contains("counts from the next start on"));
+    // The one shard may still be on its way to it.
+    let deadline = Instant::now() + PATIENCE;
+    while page(port).ends_with("page one") {
+        assert!(Instant::now() < deadline, "it still serves the first page");
+    }
+    assert!(page(port).ends_with("page two"));
+    assert!(is_welcome(port, "http://two.example") && !is_welcome(port, "http://one.example"));
+    let mut behind = near();
+    behind
+        .write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 77 1883\r\n")
+        .unwrap();
+    assert!(greet(behind, "behind").unwrap());
+    wait_for(&broker, "192.0.2.7:77 as behind ");
+    greet(near(), "without a header").unwrap_err();
+    stays.write_all(&[0xC0, 0]).unwrap();
+    let mut answer = [0; 2];
+    stays.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [0xD0, 0]);
+
+    // Pages that are not there leave everything as it was.
+    folder.write("fastmq.conf", whole("three", ""));
+    kill_process(process, Signal::HUP).unwrap();
+    wait_for(&broker, "stays as it was before");
+    assert!(page(port).ends_with("page two"));
+    greet(near(), "still without a header").unwrap_err();
+}

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::watch::Watch;
-use crate::metrics::{Counters, Gauges, Snapshot, TURN_BUCKETS, Turns};
+use crate::metrics::{Counters, Flow, Gauges, Snapshot, TURN_BUCKETS, Talker, Turns};
 use serde_json::{Map, Value, json};
 
 /// The look that the asker has seen already: [`history`] begins behind it.
@@ -53,6 +53,7 @@ pub(super) fn status(watch: &Watch) -> Value {
             "memory": memory,
             "total": numbers(&picture.total),
             "shards": shards,
+            "talkers": picture.talkers.iter().map(talker).collect::<Vec<_>>(),
             "turn_bounds_us": turn_bounds_us(),
             "log": {
                 "written": written,
@@ -77,6 +78,17 @@ pub(super) fn history(watch: &Watch, since: Since) -> Value {
         let skipped = known.saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
         let seconds: Vec<_> = seen.history.iter().skip(skipped).collect();
         json!({ "look": seen.looks, "seconds": seconds })
+    })
+}
+
+fn talker(talker: &Talker) -> Value {
+    let flow = |flow: Flow| json!({ "messages": flow.messages, "bytes": flow.bytes });
+    json!({
+        "client": &*talker.client_identifier,
+        "port": talker.port,
+        "peer": talker.peer.to_string(),
+        "in": flow(talker.received),
+        "out": flow(talker.sent),
     })
 }
 

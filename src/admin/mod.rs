@@ -19,6 +19,7 @@ mod load;
 mod metrics_text;
 mod service;
 mod sys_tree;
+mod talkers;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod token;

@@ -5,9 +5,10 @@
 
 use super::service;
 use super::sys_tree::{Input, SysTree, total};
+use super::talkers::{self, Recent};
 use crate::log::{Counts, Log};
 use crate::message::QoS;
-use crate::metrics::Snapshot;
+use crate::metrics::{Snapshot, Talker};
 use crate::runtime::{Mailbox, Numbers};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::VecDeque;
@@ -52,6 +53,8 @@ pub(super) struct Picture {
     pub(super) log: Counts,
     pub(super) log_events_dropped: u64,
     pub(super) memory: Option<(u64, u64)>,
+    /// Clients with most messages, a second.
+    pub(super) talkers: Vec<Talker>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +123,9 @@ impl Watch {
             log: Counts::default(),
             log_events_dropped: 0,
             memory: None,
+            talkers: Vec::new(),
         };
+        let recent = vec![Recent::default(); options.numbers.shard_count()];
         let seen = Arc::new(Mutex::new(Seen {
             picture: picture.clone(),
             history: VecDeque::new(),
@@ -137,6 +142,7 @@ impl Watch {
             control: control_out,
             seen,
             picture,
+            recent,
             started_at,
             sys_tree,
             sys_updated_at: None,
@@ -197,6 +203,8 @@ struct Watcher {
     control: Receiver<Control>,
     seen: Arc<Mutex<Seen>>,
     picture: Picture,
+    /// Of each shard.
+    recent: Vec<Recent>,
     started_at: Instant,
     sys_tree: SysTree,
     sys_updated_at: Option<Instant>,
@@ -258,6 +266,10 @@ impl Watcher {
             .unwrap_or_default();
         self.picture.log_events_dropped = self.options.events_dropped.load(Ordering::Relaxed);
         self.picture.memory = memory();
+        for (recent, said) in self.recent.iter_mut().zip(numbers.take_talkers()) {
+            recent.push(said);
+        }
+        self.picture.talkers = talkers::loudest(&self.recent);
         let second = second(&before, &self.picture, elapsed);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.picture = self.picture.clone();

@@ -137,6 +137,10 @@ fn succeeding_listener(new: Listener, was: &Listener) -> Listener {
         },
         security: new.security,
         tls: new.tls,
+        proxy_protocol: new.proxy_protocol,
+        proxy_protocol_v2_require_tls: new.proxy_protocol_v2_require_tls,
+        websockets_origins: new.websockets_origins,
+        http_dir: new.http_dir,
         ..was.clone()
     }
 }

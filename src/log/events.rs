@@ -107,6 +107,8 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
         Event::Published {
             client_identifier,
             topic_name,
+            duplicate,
+            packet_identifier,
             qos,
             retain,
             payload_size,
@@ -118,10 +120,13 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
                 None => "Received",
             };
             let (client, topic) = (Sanitised(client_identifier), Sanitised(topic_name));
-            let (qos, retain) = (*qos as u8, u8::from(*retain));
+            let (duplicate, qos, retain) = (u8::from(*duplicate), *qos as u8, u8::from(*retain));
+            // Zero is none, as Mosquitto has it.
+            let identifier = packet_identifier.map_or(0, |it| it.get());
             write!(
                 out,
-                "{what} PUBLISH from {client} (q{qos}, r{retain}, '{topic}', ... ({payload_size} bytes))"
+                "{what} PUBLISH from {client} (d{duplicate}, q{qos}, r{retain}, m{identifier}, '{topic}', \
+                 ... ({payload_size} bytes))"
             )
         }
     };
@@ -207,6 +212,7 @@ fn reason(code: ReasonCode) -> &'static str {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::key::PacketIdentifier;
     use crate::origin::{ListenerId, PeerAddress};
     use std::sync::Arc;
 
@@ -337,6 +343,8 @@ mod tests {
         let published = |refused| Event::Published {
             client_identifier: client_identifier.clone(),
             topic_name: "a".into(),
+            duplicate: true,
+            packet_identifier: PacketIdentifier::new(7),
             qos: crate::message::QoS::AtLeastOnce,
             retain: true,
             payload_size: 3,
@@ -348,12 +356,12 @@ mod tests {
             (
                 published(None),
                 Kind::Debug,
-                "Received PUBLISH from c (q1, r1, 'a', ... (3 bytes))",
+                "Received PUBLISH from c (d1, q1, r1, m7, 'a', ... (3 bytes))",
             ),
             (
                 published(Some(ReasonCode::NotAuthorized)),
                 Kind::Debug,
-                "Denied PUBLISH from c (q1, r1, 'a', ... (3 bytes))",
+                "Denied PUBLISH from c (d1, q1, r1, m7, 'a', ... (3 bytes))",
             ),
         ] {
             let mut out = String::new();

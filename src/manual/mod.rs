@@ -94,6 +94,7 @@ mod tests {
             "fastmq.1",
             "fastmq-sub.1",
             "fastmq-pub.1",
+            "fastmq-import.1",
             "fastmq.bash",
             "_fastmq",
             "fastmq.fish",

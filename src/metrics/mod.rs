@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod slot;
+mod talkers;
 mod turns;
 
 pub use slot::{Slot, Snapshot};
+pub use talkers::{Flow, TALKERS_MAX, Talker, Talkers};
 pub use turns::{TURN_BUCKETS, Turns};
 
 /// A struct of numbers that also knows their names, and what its documentation says of each.

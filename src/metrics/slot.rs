@@ -5,8 +5,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Counters, Gauges, TURN_BUCKETS, Turns};
+use super::{Counters, Gauges, TURN_BUCKETS, Talkers, Turns};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 const COUNTERS: usize = Counters::FIELDS.len();
 const GAUGES: usize = Gauges::FIELDS.len();
@@ -31,6 +32,7 @@ pub struct Slot {
     gauges: [AtomicU64; GAUGES],
     buckets: [AtomicU64; TURN_BUCKETS],
     busy_ns: AtomicU64,
+    talkers: Mutex<Option<Talkers>>,
 }
 
 impl Default for Slot {
@@ -42,6 +44,7 @@ impl Default for Slot {
             gauges: [const { AtomicU64::new(0) }; GAUGES],
             buckets: [const { AtomicU64::new(0) }; TURN_BUCKETS],
             busy_ns: AtomicU64::new(0),
+            talkers: Mutex::new(None),
         }
     }
 }
@@ -78,6 +81,21 @@ impl Slot {
             .store(snapshot.turns.busy_ns, Ordering::Relaxed);
         // Pairs with the load in `answered`.
         self.answered.store(asked, Ordering::Release);
+    }
+
+    /// Who talks most, to go with the answer that follows. Only the shard does. It does not wait for
+    /// a reader, who is only there after an answer; if one is, this is lost and the next is not.
+    pub fn show_talkers(&self, talkers: Talkers) {
+        if let Ok(mut shown) = self.talkers.try_lock() {
+            *shown = Some(talkers);
+        }
+    }
+
+    /// Who talked most before the last answer; `None` the second time.
+    pub fn take_talkers(&self) -> Option<Talkers> {
+        // A value is only ever replaced as a whole.
+        let mut shown = self.talkers.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.take()
     }
 
     /// What was last shown.

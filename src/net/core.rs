@@ -4,7 +4,7 @@
 
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
-use crate::metrics::Snapshot;
+use crate::metrics::{Snapshot, Talkers};
 use crate::origin::Origin;
 use crate::shard::{Command, Effects, Envelope, Shard};
 use crate::time::Instant;
@@ -121,6 +121,11 @@ pub trait Core {
     /// Fills in what is known of the core. Asked now and then.
     fn show(&self, _snapshot: &mut Snapshot) {}
 
+    /// The Clients with most messages since this was last asked.
+    fn talkers(&mut self, _now: Instant) -> Talkers {
+        Talkers::default()
+    }
+
     /// The broker ends: every connection is told and closed.
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects);
 }
@@ -211,6 +216,10 @@ impl Core for Shard {
 
     fn show(&self, snapshot: &mut Snapshot) {
         self.show(snapshot);
+    }
+
+    fn talkers(&mut self, now: Instant) -> Talkers {
+        self.talkers(now)
     }
 
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::key::ShardId;
-use crate::metrics::{Slot, Snapshot};
+use crate::metrics::{Slot, Snapshot, Talkers};
 use crate::net::Waker;
 use std::sync::Arc;
 
@@ -48,5 +48,10 @@ impl Numbers {
         self.slots
             .iter()
             .map(|slot| (slot.read(), !slot.is_asked()))
+    }
+
+    /// Who talks most on each shard, if it has said so since this was last asked.
+    pub fn take_talkers(&self) -> impl Iterator<Item = Option<Talkers>> + '_ {
+        self.slots.iter().map(|slot| slot.take_talkers())
     }
 }

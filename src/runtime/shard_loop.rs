@@ -131,6 +131,8 @@ impl<C: Core> ShardLoop<C> {
             ..Snapshot::default()
         };
         self.path.show(&mut snapshot);
+        let talkers = self.path.core_mut().talkers(self.now);
+        self.slot.show_talkers(talkers);
         self.slot.answer(&snapshot);
     }
 

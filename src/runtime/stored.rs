@@ -5,7 +5,7 @@
 use super::Clock;
 use crate::journal::WallClock;
 use crate::key::{ConnectionKey, ShardId};
-use crate::metrics::Snapshot;
+use crate::metrics::{Snapshot, Talkers};
 use crate::net::{Core, Waker};
 use crate::origin::Origin;
 use crate::policy::Settings;
@@ -203,6 +203,10 @@ impl Core for StoredShard {
 
     fn show(&self, snapshot: &mut Snapshot) {
         Core::show(&self.shard, snapshot);
+    }
+
+    fn talkers(&mut self, now: Instant) -> Talkers {
+        self.shard.talkers(now)
     }
 
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {

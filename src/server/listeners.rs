@@ -25,6 +25,21 @@ struct Slot {
     listening: Option<Listening>,
 }
 
+/// What connections are to be wrapped in from now on, by listener.
+#[derive(Debug)]
+pub(super) struct Wrappings(Vec<(ListenerId, Arc<Wrapping>)>);
+
+impl Wrappings {
+    /// Tells the shards.
+    pub(super) fn install(&self, mailboxes: &[Mailbox]) {
+        for (id, wrapping) in &self.0 {
+            for mailbox in mailboxes {
+                mailbox.change_listener(ListenerChange::Wrap(*id, wrapping.clone()));
+            }
+        }
+    }
+}
+
 /// The listeners of the broker by their numbers, those included that a reload has closed: connections
 /// refer to them.
 #[derive(Debug, Default)]
@@ -95,6 +110,27 @@ impl AllListening {
             }
         }
         Ok(())
+    }
+
+    /// What connections to the listeners before number `first` are to be wrapped in, as `config` has it
+    /// now: files to be served are read again.
+    ///
+    /// # Errors
+    /// When these files cannot be read.
+    pub(super) fn wrappings(
+        &self,
+        config: &Config,
+        acceptors: &[Option<TlsAcceptor>],
+        first: usize,
+    ) -> Result<Wrappings, Failure> {
+        let mut wrappings = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate().take(first) {
+            if !listener.is_closed {
+                let acceptor = acceptors.get(index).cloned().flatten();
+                wrappings.push((number(index), Arc::new(wrapping(listener, acceptor)?)));
+            }
+        }
+        Ok(Wrappings(wrappings))
     }
 
     /// Has the shards accept on the listeners from number `first` on.

@@ -44,6 +44,12 @@ pub(super) fn start(options: &config::LogOptions) -> Result<Log, Failure> {
     Ok(log)
 }
 
+/// Whether whoever started the broker sees the errors in its log.
+pub(super) fn shows_errors(options: &config::LogOptions) -> bool {
+    let to = &options.destinations;
+    (to.stdout || to.stderr) && options.types.contains(LogTypes::ERROR)
+}
+
 /// The channels from the shards to the log.
 #[derive(Clone, Debug)]
 pub(super) struct ShardLines {

@@ -29,9 +29,11 @@ use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::AllListening;
 use logging::ShardLines;
+pub(crate) use privileges::{PrivilegesError, drop as drop_privileges};
 use reload::Reloader;
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -75,10 +77,13 @@ impl From<io::Error> for Failure {
 /// Is a broker until it is told to end, and returns the exit status.
 #[must_use]
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match serve(arguments) {
+    let mut is_said = false;
+    match serve(arguments, &mut is_said) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !is_said {
+                eprintln!("{failure}");
+            }
             match failure {
                 Failure::Configuration(_) => ExitCode::from(EXIT_BAD_ARGUMENTS),
                 Failure::Start(_) => ExitCode::FAILURE,
@@ -87,10 +92,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// Reads the configuration `file` and what it includes: for the commands beside the broker.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(crate) fn read_configuration(file: &Path) -> Result<Config, ConfigError> {
+    Config::parse(&file.to_string_lossy(), &Disk)
+}
+
 /// Reads what the command line names, and makes up listeners if it names none.
 fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config_file {
-        Some(file) => Config::parse(&file.to_string_lossy(), &Disk)?,
+        Some(file) => read_configuration(file)?,
         None => Config::default(),
     };
     if config.is_local_only {
@@ -111,7 +124,8 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn serve(arguments: &Arguments) -> Result<(), Failure> {
+/// `is_said` becomes true once the log has told whoever started the broker why it fails.
+fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let config = configuration(arguments)?;
     let key_log = match &arguments.tls_keylog {
         Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
@@ -143,11 +157,13 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     };
 
     let log = logging::start(&config.log)?;
+    let is_seen = logging::shows_errors(&config.log);
     let result = serve_configured(
         arguments, config, guards, key_log, &placed, &log, background,
     );
     if let Err(failure) = &result {
         tracing::error!("{failure}");
+        *is_said = is_seen;
     }
     log.stop(LOG_PATIENCE);
     result

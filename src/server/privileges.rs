@@ -14,7 +14,7 @@ const USERS: [&str; 3] = ["mosquitto", "fastmq", "nobody"];
 
 /// Privileges cannot be dropped.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PrivilegesError {
+pub(crate) enum PrivilegesError {
     #[error("user {0}: there is no such user")]
     NoSuchUser(String),
     #[error("user {name}: {source}")]
@@ -25,7 +25,7 @@ pub(super) enum PrivilegesError {
 }
 
 /// Becomes `name`, or one of [`USERS`], if the process is root's.
-pub(super) fn drop(name: Option<&str>) -> Result<(), PrivilegesError> {
+pub(crate) fn drop(name: Option<&str>) -> Result<(), PrivilegesError> {
     if !Uid::effective().is_root() {
         return Ok(());
     }

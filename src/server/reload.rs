@@ -88,6 +88,7 @@ impl Reloader {
         let first = listening.count();
         let mut acceptors = self.acceptors.clone();
         acceptors.extend(guards.acceptors(first));
+        let wrappings = listening.wrappings(&config, &acceptors, first)?;
         listening.open(&config, &acceptors, self.shard_count)?;
 
         // From here on nothing fails.
@@ -100,6 +101,7 @@ impl Reloader {
         for mailbox in &*self.mailboxes {
             mailbox.send(Command::Configure(settings.clone()));
         }
+        wrappings.install(&self.mailboxes);
         // Behind the settings, in the same mailboxes: no connection comes to a listener unknown to them.
         listening.hand_over(first, &self.mailboxes);
         listening.close(&config, &self.mailboxes);

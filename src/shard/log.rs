@@ -5,9 +5,8 @@
 use super::Shard;
 use super::effects::Effects;
 use super::notice::{DisconnectCause, Event, Notice, RefusalCause};
-use crate::codec::{Connect, ReasonCode};
+use crate::codec::{Connect, Publish, ReasonCode};
 use crate::key::{ConnectionKey, SessionKey};
-use crate::message::MessageRef;
 use crate::origin::Origin;
 use crate::policy::LogMask;
 
@@ -174,7 +173,7 @@ impl Shard {
     pub(super) fn log_publish(
         &self,
         session: SessionKey,
-        message: &MessageRef<'_>,
+        publish: &Publish<'_>,
         topic_name: &[u8],
         refused: Option<ReasonCode>,
         effects: &mut Effects,
@@ -185,9 +184,11 @@ impl Shard {
                 Event::Published {
                     client_identifier: member.session.client_identifier.clone(),
                     topic_name: String::from_utf8_lossy(topic_name).into(),
-                    qos: message.qos,
-                    retain: message.retain,
-                    payload_size: message.payload.len(),
+                    duplicate: publish.duplicate,
+                    packet_identifier: publish.packet_identifier,
+                    qos: publish.qos,
+                    retain: publish.retain,
+                    payload_size: publish.payload.len(),
                     refused,
                 },
             );

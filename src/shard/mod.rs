@@ -41,6 +41,7 @@ mod snapshot;
 mod store;
 mod stored_publish;
 mod subscribe;
+mod talkers;
 mod timers;
 
 use std::collections::VecDeque;
@@ -60,6 +61,7 @@ use clients::{Clients, mark_dirty};
 use connection::{Connection, Pause, Phase};
 use peer::Peer;
 use subscribe::Barrier;
+use talkers::{Sampled, count_messages};
 use timers::{Slot, Timers};
 
 use crate::codec::{self, DecodeError, Packet, ReasonCode, packet_type};
@@ -137,6 +139,8 @@ pub struct Shard {
     unreported: Vec<Event>,
     /// What is counted for all shards together.
     occupancy: Arc<Occupancy>,
+    /// Which Clients the messages belong to.
+    sampled: Sampled,
 }
 
 impl Shard {
@@ -169,6 +173,7 @@ impl Shard {
         assert!(id.index() < shard_count, "shard {id} of {shard_count}");
         let mut random = Random(seed ^ (u64::from(id.0) + 1).wrapping_mul(0xa076_1d64_78bd_642f));
         let secret = random.next();
+        let sampled = Sampled::new(seed ^ u64::from(id.0));
         Self {
             id,
             occupancy: settings.occupancy.clone(),
@@ -187,6 +192,7 @@ impl Shard {
             clock: 0,
             retained_changes: 0,
             unreported: Vec::new(),
+            sampled,
         }
     }
 
@@ -261,6 +267,7 @@ impl Shard {
         effects: &mut Effects,
     ) -> usize {
         let mut consumed = 0;
+        let received_before = self.clients.counters.publish_received;
         loop {
             let Some(connection) = self.clients.connections.get(key) else {
                 return bytes.len();
@@ -333,6 +340,10 @@ impl Shard {
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
             connection.last_packet_at = now;
+            let received = self.clients.counters.publish_received - received_before;
+            if received > 0 && self.sampled.received.is_due(consumed) {
+                self.sampled.received.push(key, consumed, received as f64);
+            }
         }
         consumed
     }
@@ -614,6 +625,10 @@ impl Shard {
             std::mem::swap(&mut connection.outbox, buffer);
             connection.unsent += buffer.len();
             self.clients.counters.bytes_sent += buffer.len() as u64;
+            if self.sampled.sent.is_due(buffer.len()) {
+                let messages = count_messages(buffer);
+                self.sampled.sent.push(key, buffer.len(), messages);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::auth::Security;
 use crate::codec::ReasonCode;
-use crate::key::ConnectionKey;
+use crate::key::{ConnectionKey, PacketIdentifier};
 use crate::message::{ProtocolVersion, QoS};
 use crate::origin::{ListenerId, PeerAddress};
 use crate::session::ProtocolError;
@@ -111,6 +111,10 @@ pub enum Event {
         client_identifier: Arc<str>,
         /// The Topic Name, mount point included.
         topic_name: Box<str>,
+        /// The DUP flag of the PUBLISH.
+        duplicate: bool,
+        /// Of the PUBLISH, where it has one.
+        packet_identifier: Option<PacketIdentifier>,
         /// Of the PUBLISH.
         qos: QoS,
         /// Of the PUBLISH.

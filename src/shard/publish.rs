@@ -95,7 +95,7 @@ impl Shard {
         let mut refused = None;
         // The broker's own topics are nobody else's to write, with or without rules.
         if vetted || message.topic_name.first() == Some(&b'$') {
-            refused = self.vet_publish(key, session, &message, &mut mounted, effects)?;
+            refused = self.vet_publish(key, session, publish, &message, &mut mounted, effects)?;
             if !mounted.is_empty() {
                 message.topic_name = &mounted;
             }
@@ -158,6 +158,7 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
+        publish: &Publish<'_>,
         message: &MessageRef<'_>,
         mounted: &mut Vec<u8>,
         effects: &mut Effects,
@@ -198,7 +199,7 @@ impl Shard {
             None
         };
         if self.logs(LogMask::PACKETS) {
-            self.log_publish(session, message, topic_name, refused, effects);
+            self.log_publish(session, publish, topic_name, refused, effects);
         }
         Ok(refused)
     }

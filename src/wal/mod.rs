@@ -24,11 +24,12 @@
 //! - The log is shortened by snapshots that go on beside everything else: see `log.rs`.
 //!
 //! Read next: `writer.rs` (frames to disk), `recover.rs` (and back), `directory.rs` (what lies where),
-//! `storage.rs` (what is asked of a disk).
+//! `storage.rs` (what is asked of a disk), `install.rs` (a store that begins with what another broker had).
 
 #![forbid(unsafe_code)]
 
 mod directory;
+mod install;
 mod log;
 mod options;
 mod recover;
@@ -40,6 +41,7 @@ mod tests;
 mod writer;
 
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
+pub use install::{InstallError, install};
 pub use log::Log;
 pub use options::{SEGMENT_SIZE, StoreOptions};
 pub use recover::{Common, OpenError, Report, ShardStore, Store, open};

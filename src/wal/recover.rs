@@ -296,6 +296,16 @@ pub fn open(
     })
 }
 
+/// What the store of `manifest` holds.
+pub(super) fn contents(
+    directory: &Directory,
+    manifest: Manifest,
+    clock: WallClock,
+) -> Result<Replayed, OpenError> {
+    let (logs, _) = read_logs(directory, manifest, false, clock, &[])?;
+    Ok(merge(logs.into_iter().map(|log| log.replayed)))
+}
+
 /// One log, read to its end.
 struct ReadLog {
     replayed: Replayed,

@@ -1,12 +1,13 @@
 //! Shards with logs in a real directory: what leaves when, and what is there afterwards.
 
 use super::{
-    Directory, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions, open, scan,
+    Directory, InstallError, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions,
+    install, open, scan,
 };
-use crate::journal::{Lsn, WallClock};
+use crate::journal::{Lsn, Replayed, ReplayedSession, ReplayedSubscription, WallClock};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::Limits;
-use crate::origin::Origin;
+use crate::origin::{Identity, Origin};
 use crate::shard::{Effects, Shard};
 use crate::time::Instant;
 use std::fs;
@@ -722,4 +723,99 @@ fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     let mut broker = Broker::open(&folder, 1);
     let (_, _, bytes) = broker.connect("a");
     assert_eq!(payloads(&bytes, "t"), ["first"]);
+}
+
+/// A Session that was somewhere else before.
+fn moved(client_identifier: &str) -> Replayed {
+    let identity = Identity {
+        client_identifier: client_identifier.into(),
+        username: None,
+        listener: Default::default(),
+    };
+    let subscription = ReplayedSubscription {
+        options: Default::default(),
+        identifier: None,
+    };
+    let session = ReplayedSession {
+        session: 1,
+        identity: Some(identity.into()),
+        expiry_interval_s: u32::MAX,
+        subscriptions: [("t".to_owned(), subscription)].into(),
+        ..ReplayedSession::default()
+    };
+    Replayed {
+        sessions: [(1, session)].into(),
+        session_max: 1,
+        ..Replayed::default()
+    }
+}
+
+fn install_in(folder: &Folder, replayed: &Replayed) -> Result<(), InstallError> {
+    install(&folder.0, replayed, WallClock { start_ms: 1000 }, 7, &[])
+}
+
+#[test]
+fn what_is_installed_is_a_store_for_any_number_of_shards_and_is_not_replaced() {
+    let folder = Folder::new();
+    install_in(&folder, &moved("c")).unwrap();
+    for count in [2, 1] {
+        let refused = install_in(&folder, &moved("d")).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("holds 1 sessions and 0 retained messages already"),
+            "{refused}"
+        );
+        let mut broker = Broker::open(&folder, count);
+        let in_use = install_in(&folder, &moved("d")).unwrap_err();
+        assert!(in_use.to_string().contains("another broker"), "{in_use}");
+        assert_eq!(broker.report.sessions, 1);
+        let (wire, was_there, _) = broker.connect("c");
+        assert!(was_there);
+        broker.leave(wire);
+        broker.end();
+    }
+}
+
+#[test]
+fn a_store_that_holds_nothing_can_be_installed_over() {
+    let folder = Folder::new();
+    Broker::open(&folder, 2).end();
+    install_in(&folder, &moved("c")).unwrap();
+    let broker = Broker::open(&folder, 2);
+    assert_eq!(broker.report.sessions, 1);
+}
+
+#[test]
+fn an_installation_that_is_cut_short_leaves_nothing_and_can_be_done_again() {
+    let folder = Folder::new();
+    let cut_short = || {
+        install_in(&folder, &moved("half")).unwrap();
+        // The last thing that is written.
+        fs::remove_file(folder.0.join("STORE")).unwrap();
+        assert!(!folder.segments().is_empty());
+    };
+    cut_short();
+    let broker = Broker::open(&folder, 1);
+    assert_eq!(broker.report.sessions, 0);
+    broker.end();
+    fs::remove_dir_all(&folder.0).unwrap();
+
+    cut_short();
+    install_in(&folder, &moved("whole")).unwrap();
+    let mut broker = Broker::open(&folder, 1);
+    assert_eq!(broker.report.sessions, 1);
+    assert!(broker.connect("whole").1);
+    broker.end();
+
+    // A log that may be somebody's is left alone.
+    fs::remove_file(folder.0.join("STORE")).unwrap();
+    let before = folder.segments();
+    fs::rename(
+        &before[0],
+        folder.0.join("00000001-000-00000000000000000001.log"),
+    )
+    .unwrap();
+    let refused = install_in(&folder, &moved("other")).unwrap_err();
+    assert!(matches!(refused, InstallError::Stray { .. }), "{refused}");
 }

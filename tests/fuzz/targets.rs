@@ -3,10 +3,13 @@
 use fastmq::auth::{Access, Acl, PasswordFile, Subject};
 use fastmq::codec::{Packet, decode, decode_fixed_header, encode};
 use fastmq::config;
-use fastmq::message::ProtocolVersion;
+use fastmq::import;
+use fastmq::journal::WallClock;
+use fastmq::message::{Message, ProtocolVersion};
 use fastmq::net::transport::WebSocketOptions;
 use fastmq::net::transport::fuzz::read_web_socket;
 use fastmq::net::transport::proxy::{self, ProxyVersion, V2_SIZE_MAX};
+use fastmq::time::Instant;
 use fastmq::topic::{TopicFilter, TopicName};
 
 use crate::{fuzz, outcome, seeds};
@@ -225,4 +228,60 @@ fn web_sockets() {
         let status = whole.answers.get(9..12).map(<[u8]>::to_vec);
         outcome((whole.end, status, whole.plain.len()))
     });
+}
+
+#[test]
+fn mosquitto_databases() {
+    let seeds = seeds::DATABASE;
+    fuzz(
+        "mosquitto_databases",
+        seeds,
+        seeds::DATABASE_WORDS,
+        |input| {
+            let clock = WallClock {
+                start_ms: 1_795_666_500_000,
+            };
+            let size = input.len() as u64;
+            let imported = match import::read(input, size, clock, Instant::ZERO) {
+                Ok((_, imported)) => imported,
+                Err(error) => {
+                    assert!(error.offset <= size);
+                    return outcome(std::mem::discriminant(&error.problem));
+                }
+            };
+            for session in imported.replayed.sessions.values() {
+                assert!(session.identity.is_some());
+                for filter in session.subscriptions.keys() {
+                    assert!(TopicFilter::new(filter).is_ok());
+                }
+                let mut next = 0;
+                for delivery in &session.deliveries {
+                    assert!(delivery.sequence >= next, "places go forward");
+                    next = delivery.sequence + 1;
+                    if let Some(message) = &delivery.message {
+                        assert_is_message(message);
+                    }
+                }
+                assert!(next <= session.next_sequence);
+            }
+            for retained in &imported.replayed.retained {
+                assert_is_message(&retained.message);
+            }
+            let account = &imported.account;
+            let kinds = account.losses().count();
+            outcome((
+                account.sessions,
+                account.subscriptions,
+                account.queued,
+                account.retained,
+                kinds,
+            ))
+        },
+    );
+}
+
+/// What the log can be read back with.
+fn assert_is_message(message: &Message) {
+    let topic_name = std::str::from_utf8(message.topic_name()).unwrap();
+    assert!(TopicName::new(topic_name).is_ok());
 }

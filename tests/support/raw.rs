@@ -1,6 +1,6 @@
 //! Control Packets as bytes over a blocking socket, for what no client library does.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::PATIENCE;
@@ -53,11 +53,15 @@ impl Raw {
 
     fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
-        match self.0.read(&mut byte) {
-            Ok(0) => None,
-            Ok(_) => Some(byte[0]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
-            Err(error) => panic!("nothing came from the broker: {error}"),
+        loop {
+            return match self.0.read(&mut byte) {
+                Ok(0) => None,
+                Ok(_) => Some(byte[0]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+                // A child of this process that ends interrupts reads that have a timeout.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("nothing came from the broker: {error}"),
+            };
         }
     }
 }

@@ -144,11 +144,20 @@ fn a_browser_shows_what_clients_do_by_day_and_by_night() {
         assert!(dom.contains("class=\"state good\""), "{dom}");
         assert_eq!(tile(&dom, "Clients"), "1");
         assert_ne!(tile(&dom, "Messages in"), "0");
+        // The one Client that publishes, and that it does.
+        let (_, table) = dom.split_once("<table id=\"talkers\">").unwrap();
+        let (table, _) = table.split_once("</table>").unwrap();
+        let cells: Vec<_> = table.split("<td>").skip(1).collect();
+        assert_eq!(cells.len(), 7, "{table}");
+        assert!(cells[0].contains("title=\"a\">a</span>"), "{table}");
+        assert!(cells[2].starts_with("127.0.0.1:"), "{table}");
+        assert!(!cells[3].starts_with("0<"), "{table}");
+        assert!(cells[4].starts_with("0<"), "{table}");
         // Four lines over time and the histogram.
         assert_eq!(dom.matches("<svg ").count(), 5);
-        let light = browser.picture(&url, "light.png", "1280,1300", &[PAGE_TIME]);
+        let light = browser.picture(&url, "light.png", "1280,1480", &[PAGE_TIME]);
         let night = "--blink-settings=preferredColorScheme=0";
-        let dark = browser.picture(&url, "dark.png", "1280,1300", &[PAGE_TIME, night]);
+        let dark = browser.picture(&url, "dark.png", "1280,1480", &[PAGE_TIME, night]);
         assert!(light.len() > 20_000 && dark.len() > 20_000);
         assert_ne!(light, dark);
     });

@@ -5,10 +5,12 @@ mod browser;
 use super::*;
 use crate::limits::Limits;
 use crate::net::listen;
+use crate::policy::Settings;
 use crate::runtime::{self, Placed, Running};
 use crate::shard::Shard;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "correct-horse-battery";
@@ -24,10 +26,16 @@ struct Broker {
 impl Broker {
     fn start(token: Option<&str>) -> Self {
         let (mqtt, sockets) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let mut settings = Settings::permissive(Limits::default());
+        settings.listeners[0].port = mqtt.port();
+        let settings = Arc::new(settings);
         let (sender, notices) = runtime::notices();
-        let running = runtime::start(&[Placed::Anywhere], vec![sockets], &sender, |id, count| {
-            Shard::new(id, count, Limits::default(), 1)
-        })
+        let running = runtime::start(
+            &[Placed::Anywhere],
+            vec![sockets],
+            &sender,
+            move |id, count| Shard::with_settings(id, count, settings.clone(), 1),
+        )
         .unwrap();
         let watch = WatchOptions {
             sys_interval: Duration::from_secs(1),
@@ -65,19 +73,23 @@ impl Broker {
         ))
     }
 
-    fn status(&self) -> serde_json::Value {
-        body(&self.get("/api/status"))
-    }
-
     /// Until the watch has seen what `is_there` looks for.
     fn until(&self, is_there: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        self.until_at("/api/status", is_there)
+    }
+
+    fn until_at(
+        &self,
+        path: &str,
+        is_there: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
         let patience = Instant::now() + Duration::from_secs(20);
         loop {
-            let status = self.status();
-            if is_there(&status) {
-                return status;
+            let said = body(&self.get(path));
+            if is_there(&said) {
+                return said;
             }
-            assert!(Instant::now() < patience, "never there: {status}");
+            assert!(Instant::now() < patience, "never there: {said}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -132,11 +144,37 @@ fn what_clients_do_is_in_the_numbers_a_moment_later() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     assert!(metrics.trim_end().ends_with("# EOF"));
-    let history = body(&broker.get("/api/history"));
-    assert!(!history["seconds"].as_array().unwrap().is_empty());
+    // The first look has nothing to be compared with.
+    let history = broker.until_at("/api/history", |history| history["seconds"][0].is_object());
     let look = &history["look"];
     let news = body(&broker.get(&format!("/api/history?since={look}")));
     assert!(news["seconds"].as_array().unwrap().len() <= 1);
+}
+
+#[test]
+fn who_publishes_and_who_is_sent_most_is_named_until_it_falls_silent() {
+    let broker = Broker::start(None);
+    // Subscribed to what it publishes: three times in, and three times out.
+    let subscribe = b"\x82\x06\0\x01\0\x01t\0".as_slice();
+    let publish = b"\x30\x05\x00\x01tHi".repeat(3);
+    let mut client = client(&broker, &[subscribe, &publish].concat());
+    let status = broker.until(|status| status["talkers"][0].is_object());
+    let talker = &status["talkers"][0];
+    assert_eq!(talker["client"], "a");
+    assert_eq!(
+        talker["peer"],
+        client.local_addr().unwrap().to_string(),
+        "{talker}"
+    );
+    assert_eq!(talker["port"], broker.mqtt.port());
+    for direction in ["in", "out"] {
+        let messages = talker[direction]["messages"].as_f64().unwrap();
+        let bytes = talker[direction]["bytes"].as_f64().unwrap();
+        assert!(messages > 0.0 && bytes >= messages * 7.0, "{talker}");
+    }
+    // A PINGREQ is no message.
+    client.write_all(&[0xc0, 0]).unwrap();
+    broker.until(|status| status["talkers"] == serde_json::json!([]));
 }
 
 #[test]

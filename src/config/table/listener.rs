@@ -166,7 +166,6 @@ pub(super) const SECTION: Section = Section {
                 });
             })),
         )
-        .at_restart()
         .text(
             "Each connection begins with a PROXY header, in which a load balancer says whose connection it \
              passes on. Whoever can reach the listener past the load balancer can claim anything. With \
@@ -181,7 +180,6 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .default("false")
-        .at_restart()
         .text("Refuses connections whose PROXY header does not say that the client speaks TLS."),
         Directive::new(
             "websockets_origin",
@@ -193,7 +191,6 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .adds()
-        .at_restart()
         .text(
             "Accepts WebSocket handshakes with this Origin header only, as a browser writes it, for example \
              http://example.com:8080. Several may be given; without any, every origin is accepted.",
@@ -213,7 +210,6 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .once()
-        .at_restart()
         .text(
             "On a listener with protocol websockets, answers requests that are no WebSocket handshakes with \
              the files in DIRECTORY.",

@@ -51,8 +51,8 @@ pub(super) const SECTION: Section = Section {
         .once()
         .at_restart()
         .text(
-            "The name of Mosquitto's database in persistence_location. It is neither written nor read: \
-             fastmq has a store of its own.",
+            "The name of Mosquitto's database in persistence_location. The broker neither writes nor \
+             reads it: it has a store of its own, which `fastmq import` fills from it.",
         ),
         Directive::new(
             "fastmq_durability",

@@ -1,7 +1,7 @@
 //! A configuration that follows another one.
 
 use super::{good, remarks};
-use crate::config::{Config, Severity};
+use crate::config::{Config, ProxyProtocol, Severity};
 
 fn succeed(old: &str, new: &str) -> Result<Config, String> {
     let (mut old, mut new) = (good(old), good(new));
@@ -26,6 +26,28 @@ fn what_can_change_changes() {
     assert_eq!(settings.listeners[0].max_qos as u8, 1);
     assert!(settings.listeners[1].allow_anonymous);
     assert!(new.remarks.is_empty(), "{:?}", new.remarks);
+}
+
+#[test]
+fn how_connections_to_a_listener_begin_can_change() {
+    let new = succeed(
+        "listener 1\nprotocol websockets\nhttp_dir a\nwebsockets_origin http://a\nlistener 2\n\
+         enable_proxy_protocol 1",
+        "listener 1\nprotocol websockets\nhttp_dir b\nwebsockets_origin http://b\n\
+         websockets_origin http://c\nlistener 2\nenable_proxy_protocol 2\n\
+         proxy_protocol_v2_require_tls true",
+    )
+    .unwrap();
+    let [first, second] = &new.listeners[..] else {
+        panic!("two listeners");
+    };
+    assert_eq!(first.http_dir.as_ref().unwrap().to_str(), Some("b"));
+    assert_eq!(first.websockets_origins, ["http://b", "http://c"]);
+    assert_eq!(second.proxy_protocol, Some(ProxyProtocol::V2));
+    assert!(second.proxy_protocol_v2_require_tls);
+    assert!(new.remarks.is_empty(), "{:?}", new.remarks);
+    let gone = succeed("listener 1\nenable_proxy_protocol 1", "listener 1").unwrap();
+    assert_eq!(gone.listeners[0].proxy_protocol, None);
 }
 
 #[test]
