@@ -220,7 +220,7 @@ to = "console"
 level = "error"
 [plugins]
 dir = "{dir}"
-default_startups = []
+default_startups = ["rmqtt-retainer", "rmqtt-shared-subscription"]
 [listener.tcp.external]
 addr = "127.0.0.1:{port}"
 workers = 1
@@ -236,6 +236,26 @@ max_mqueue_len = 100000
 mqueue_rate_limit = "10000000,1s"
 max_awaiting_rel = 10000
 """
+
+RMQTT_RETAINER_TOML = """\
+storage.type = "ram"
+max_retained_messages = 0
+"""
+
+
+def rmqtt_listener(kind, more):
+    """A listener of rmqttd like the plain one."""
+    _, _, plain = RMQTT_TOML.partition('addr = "127.0.0.1:{port}"\n')
+    return {"rmqtt.toml": f'[listener.{kind}.external]\naddr = "127.0.0.1:{{third}}"\n{plain}{more}'}
+
+
+RMQTT_LISTENERS = {
+    "tls": Listener("third", rmqtt_listener("tls", 'cert = "{certificate}"\nkey = "{key}"\n')),
+    "websocket": Listener("third", rmqtt_listener("ws", "")),
+}
+
+# A Server should close then; the loads wait for it to know that everything of the connection is done.
+KEEPS_OPEN = "keeps connections open after DISCONNECT"
 
 KNOWN = (
     Peer("mosquitto", "mosquitto", "{program} -c {dir}/mosquitto.conf", version=("-h",),
@@ -260,6 +280,10 @@ KNOWN = (
          remark="rabbitmq: its MQTT plugin, retained messages in memory"),
     Peer("rumqttd", "rumqttd", "{program} -q -c {dir}/rumqttd.toml", files={"rumqttd.toml": RUMQTTD_TOML},
          listeners=RUMQTTD_LISTENERS, source="cargo install rumqttd"),
-    Peer("rmqttd", "rmqttd", "{program} -f {dir}/rmqtt.toml", files={"rmqtt.toml": RMQTT_TOML},
-         source="cargo install rmqttd"),
+    Peer("rmqttd", "rmqttd", "{program} -f {dir}/rmqtt.toml", files={"rmqtt.toml": RMQTT_TOML, "rmqtt-retainer.toml": RMQTT_RETAINER_TOML,
+                "rmqtt-shared-subscription.toml": ""},
+         listeners=RMQTT_LISTENERS,
+         unable={"connect": KEEPS_OPEN, "reconnect": KEEPS_OPEN},
+         remark="rmqttd: with its plugins for retained messages and shared subscriptions",
+         source="cargo install rmqttd, with cmake"),
 )
