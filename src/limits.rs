@@ -20,6 +20,10 @@ pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
 /// Acknowledgements of one Client that may wait for a disk. Beyond it the Client is not read until half
 /// of them have left.
 pub const HELD_ACKNOWLEDGEMENTS_MAX: usize = 1024;
+/// QoS 2 messages of one Session of which it may be open, before and after crashes, whether they were
+/// taken: an older one is over. Those under way when the process ended, the same ones coming again, and
+/// some room.
+pub const OPEN_EXCHANGES_MAX: usize = 4 * HELD_ACKNOWLEDGEMENTS_MAX;
 /// How long publishers of what must be stored wait in TCP for a disk that takes nothing. Then MQTT 5
 /// Clients are told.
 pub const DISK_PATIENCE: Duration = Duration::from_secs(5);

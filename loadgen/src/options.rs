@@ -77,6 +77,10 @@ pub struct Common {
     /// Use Topic Aliases (MQTT 5.0).
     #[arg(long, global = true)]
     pub topic_aliases: bool,
+    /// Sessions of subscribers outlive their connections, so that a broker that stores has to store
+    /// what it acknowledges. They are left behind there.
+    #[arg(long, global = true)]
+    pub persistent: bool,
     /// User Name.
     #[arg(long, global = true)]
     pub user: Option<String>,

@@ -134,6 +134,7 @@ struct Style {
     topics: u32,
     window: Option<u64>,
     schedule: Option<u16>,
+    is_persistent: bool,
 }
 
 impl Plan {
@@ -206,6 +207,7 @@ impl Plan {
                 self.schedules.push(rate);
                 self.schedules.len() as u16 - 1
             }),
+            is_persistent: common.persistent,
         };
         if style.publish_qos > 2 || style.subscribe_qos > 2 {
             return Err(Failure::Options("QoS is 0, 1 or 2".to_owned()));
@@ -403,6 +405,7 @@ impl Plan {
             topics: 1,
             window: None,
             schedule: None,
+            is_persistent: common.persistent,
         };
         for index in 0..connections {
             self.subscribe(index, index, 0, 0, &style);
@@ -468,7 +471,7 @@ impl Plan {
             topic_filters: vec![filter],
             qos: style.subscribe_qos,
             delivery: Delivery::Live,
-            is_persistent: false,
+            is_persistent: style.is_persistent,
             publisher: None,
             first_source,
             source_count,

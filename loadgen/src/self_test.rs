@@ -53,6 +53,7 @@ pub fn ceiling(workload: &Workload, common: &Common) -> Result<Ceiling, Failure>
         drain: 0.2,
         topics: 1,
         topic_aliases: false,
+        persistent: false,
         ..common.clone()
     };
     let mut plan = Plan::new(workload, &common)?;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -426,6 +427,41 @@ fn what_storing_took_is_told_apart_from_reading() {
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(result["stored"]["count"], 200, "{result}");
     assert!(result["stored"]["per_s"].as_f64() > Some(0.0), "{result}");
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
+/// Whether the broker has a Session of that Client, which it is asked to keep [MQTT-3.2.2-2].
+fn has_session(address: SocketAddr, client_identifier: &str) -> bool {
+    let mut client = TcpStream::connect(address).unwrap();
+    let mut connect = b"\0\x04MQTT\x04\0\0\0\0".to_vec();
+    connect.push(u8::try_from(client_identifier.len()).unwrap());
+    connect.extend(client_identifier.as_bytes());
+    let head = [0x10, u8::try_from(connect.len()).unwrap()];
+    client
+        .write_all(&[&head, connect.as_slice()].concat())
+        .unwrap();
+    let mut connack = [0; 4];
+    client.read_exact(&mut connack).unwrap();
+    assert_eq!((connack[0], connack[3]), (0x20, 0));
+    connack[2] == 1
+}
+
+#[test]
+fn sessions_of_subscribers_outlive_a_run_where_that_is_asked_for() {
+    let (address, running) = start_fastmq(1);
+    for (more, outlives) in [(&["--persistent"][..], true), (&[], false)] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(["pairs", "--qos", "1", "--duration", "0.2", "--no-ceiling"])
+            .args(["--port", &address.port().to_string()])
+            .args(more)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(run.wait().unwrap().success());
+        let subscriber = format!("load-{}-0", run.id());
+        assert_eq!(has_session(address, &subscriber), outlives);
+    }
     running.stopper().stop();
     running.join().unwrap();
 }

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 
 
@@ -23,6 +24,12 @@ def describe():
     except OSError:
         pass
     return {"cpu": cpu, "cpus": os.cpu_count(), "kernel": platform.release(), "governor": governor}
+
+
+def slug(text):
+    """What a folder of results is named after."""
+    text = re.sub(r"\(r\)|\(tm\)|processor|cpu|@.*", "", text.lower())
+    return "-".join(re.findall(r"[a-z0-9.]+", text))[:40]
 
 
 def sentence(machine):

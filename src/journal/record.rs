@@ -95,6 +95,22 @@ pub struct Origin {
     pub packet_identifier: PacketIdentifier,
 }
 
+impl Origin {
+    fn encode(self, out: &mut Vec<u8>) {
+        put_u64(out, self.session);
+        put_u64(out, self.exchange);
+        put_u16(out, self.packet_identifier.get());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            session: reader.u64()?,
+            exchange: reader.u64()?,
+            packet_identifier: PacketIdentifier::new(reader.u16()?)?,
+        })
+    }
+}
+
 /// Who a Client was when its Session or its retained message was stored: access rules are asked about
 /// it while it is away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -295,6 +311,13 @@ pub enum Record<'a> {
         /// Which of its messages.
         exchange: u64,
     },
+    /// A Session has had the message of an exchange that is not known to have been taken.
+    Had {
+        /// The exchange.
+        origin: Origin,
+        /// The Session.
+        session: u64,
+    },
     /// PUBREL has come, or the message was refused: the identifier is free.
     Freed {
         /// The Session.
@@ -333,6 +356,7 @@ const RETAINED: u8 = 13;
 const SNAPSHOT_BEGAN: u8 = 14;
 const SNAPSHOT_ENDED: u8 = 15;
 const TAKEN: u8 = 16;
+const HAD: u8 = 17;
 
 impl<'a> Record<'a> {
     /// Appends the record.
@@ -405,9 +429,7 @@ impl<'a> Record<'a> {
                 put_u64(out, *message);
                 out.push(u8::from(*shared) | u8::from(origin.is_some()) << 1);
                 if let Some(origin) = origin {
-                    put_u64(out, origin.session);
-                    put_u64(out, origin.exchange);
-                    put_u16(out, origin.packet_identifier.get());
+                    origin.encode(out);
                 }
                 content.encode(out);
             }
@@ -447,6 +469,11 @@ impl<'a> Record<'a> {
                 put_u16(out, packet_identifier.get());
             }
             Self::Taken { session, exchange } => put_two(out, TAKEN, *session, *exchange),
+            Self::Had { origin, session } => {
+                out.push(HAD);
+                origin.encode(out);
+                put_u64(out, *session);
+            }
             Self::Freed {
                 session,
                 packet_identifier,
@@ -518,11 +545,7 @@ impl<'a> Record<'a> {
                 let message = reader.u64()?;
                 let flags = reader.u8()?;
                 let origin = if flags & 2 != 0 {
-                    Some(Origin {
-                        session: reader.u64()?,
-                        exchange: reader.u64()?,
-                        packet_identifier: PacketIdentifier::new(reader.u16()?)?,
-                    })
+                    Some(Origin::decode(reader)?)
                 } else {
                     None
                 };
@@ -582,6 +605,10 @@ impl<'a> Record<'a> {
             TAKEN => Self::Taken {
                 session: reader.u64()?,
                 exchange: reader.u64()?,
+            },
+            HAD => Self::Had {
+                origin: Origin::decode(reader)?,
+                session: reader.u64()?,
             },
             FREED => Self::Freed {
                 session: reader.u64()?,
@@ -806,6 +833,14 @@ mod tests {
             Record::Taken {
                 session: 1,
                 exchange: 12,
+            },
+            Record::Had {
+                origin: Origin {
+                    session: 3,
+                    exchange: 4,
+                    packet_identifier: identifier,
+                },
+                session: 1,
             },
             Record::Retained {
                 version: RetainedVersion {

@@ -9,7 +9,7 @@ use super::record::{Record, Records, UnknownRecord};
 use super::{Origin, WallClock};
 use crate::codec::SubscriptionOptions;
 use crate::key::PacketIdentifier;
-use crate::limits::HELD_ACKNOWLEDGEMENTS_MAX;
+use crate::limits::OPEN_EXCHANGES_MAX;
 use crate::message::{Message, QoS};
 use crate::origin::Identity;
 use crate::router::RetainedVersion;
@@ -94,6 +94,8 @@ pub struct ReplayedSession {
     pub taken_up_to: u64,
     /// Others that were, the last ones.
     pub taken: BTreeSet<u64>,
+    /// Exchanges that are said anew, under later numbers: see [`Suspect`].
+    pub renumbered: Vec<u64>,
     /// Its Subscriptions by filter.
     pub subscriptions: BTreeMap<String, ReplayedSubscription>,
     /// What it is owed, in order.
@@ -111,9 +113,11 @@ impl ReplayedSession {
 
     fn take(&mut self, exchange: u64) {
         self.exchanges = self.exchanges.max(exchange);
-        self.taken.insert(exchange);
+        if exchange > self.taken_up_to {
+            self.taken.insert(exchange);
+        }
         // Nothing older is under way still.
-        if self.taken.len() > 2 * HELD_ACKNOWLEDGEMENTS_MAX
+        if self.taken.len() > OPEN_EXCHANGES_MAX
             && let Some(oldest) = self.taken.pop_first()
         {
             self.taken_up_to = self.taken_up_to.max(oldest);
@@ -164,7 +168,8 @@ pub struct ReplayedRetained {
 }
 
 /// A QoS 2 message that some Sessions were given, though its publisher may not be remembered to have
-/// sent it.
+/// sent it. As long as its publisher may send it again this is said anew at every start, in the log of
+/// the publisher's shard.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Suspect {
     /// The exchange that brought it.
@@ -395,6 +400,7 @@ impl Replay {
                 }
             }
             Record::Taken { session, exchange } => self.session(session).take(exchange),
+            Record::Had { origin, session } => self.suspect(origin, session),
             Record::Freed {
                 session,
                 packet_identifier,
@@ -433,8 +439,7 @@ impl Replay {
         share
     }
 
-    /// Remembers who was given a message. As many exchanges of one publisher as its shard may have
-    /// taken without having them on its own disk.
+    /// Remembers who was given a message. As many exchanges of one publisher as may be open.
     fn suspect(&mut self, origin: Origin, session: u64) {
         let suspects = self.suspects.entry(origin.session).or_default();
         match suspects.iter_mut().rev().find(|it| it.origin == origin) {
@@ -445,7 +450,7 @@ impl Replay {
             }),
         }
         while let Some(first) = suspects.front()
-            && first.origin.exchange + (HELD_ACKNOWLEDGEMENTS_MAX as u64) < origin.exchange
+            && first.origin.exchange + (OPEN_EXCHANGES_MAX as u64) < origin.exchange
         {
             suspects.pop_front();
         }
@@ -646,7 +651,7 @@ mod tests {
             .map(|it| (it.origin.exchange, it.sessions.clone()))
             .collect();
         assert_eq!(sessions, [(1, vec![1, 2]), (2, vec![2])]);
-        let late = HELD_ACKNOWLEDGEMENTS_MAX as u64 + 2;
+        let late = OPEN_EXCHANGES_MAX as u64 + 2;
         let replayed = replay(&[
             &[from(1), delivery(1, 0, 1)],
             &[from(late), delivery(1, 1, 1)],

@@ -213,21 +213,19 @@ fn serve_configured(
     let mut settings = config.settings(guards.securities(), shard_count);
     listening.name_ports(&mut settings);
     let settings = Arc::new(settings);
-    let opened = match store_options(&config, arguments) {
+    let (opened, promise) = match store_options(&config, arguments) {
         Some(options) => {
             let (opened, report) = open_store(&options, shard_count, seed, clock, &settings)
                 .map_err(Failure::start)?;
             tracing::info!("{report}");
-            tracing::info!("{}", options.durability.promise());
-            Some(opened)
+            (Some(opened), options.durability.promise())
         }
-        None => {
-            tracing::info!(
-                "Nothing is stored on disk: messages and sessions do not survive a restart."
-            );
-            None
-        }
+        None => (
+            None,
+            "Nothing is stored on disk: messages and sessions do not survive a restart.".to_owned(),
+        ),
     };
+    tracing::info!("{promise}");
     let parts = listening.take_parts(shard_count);
     let (sender, notices) = runtime::notices();
     let make_core = move |shard, shard_count| {
@@ -246,7 +244,10 @@ fn serve_configured(
     log.attach_publisher(logging::publisher(mailboxes.clone()));
     let watch = Watch::start(WatchOptions {
         sys_interval: Duration::from_secs(config.sys_interval_s.into()),
-        sys_constants: vec![("version".to_owned(), format!("fastmq version {version}"))],
+        sys_constants: vec![
+            ("version".to_owned(), format!("fastmq version {version}")),
+            ("persistence/promise".to_owned(), promise),
+        ],
         numbers: running.numbers(),
         mailboxes: mailboxes.clone(),
         log: Some(log.clone()),

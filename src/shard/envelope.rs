@@ -39,14 +39,18 @@ pub enum Envelope {
         ticket: u64,
         /// The exchange that brings the message, if it is QoS 2 of a Session that is stored.
         origin: Option<Origin>,
-        /// Whether its PUBLISH had DUP set.
-        duplicate: bool,
+        /// Whether it is repeated after a crash, before which some have had it.
+        repeats: bool,
     },
     /// What the receiver wanted to know of is stored, or needed not to be.
     Stored {
         /// The ticket.
         ticket: u64,
     },
+    /// The sender wants to know when all exchanges that are under way now are written down.
+    Settle,
+    /// Those that were when the receiver asked are.
+    Settled,
     /// Whether the sender's disk takes anything.
     StoreStalled {
         /// It does not.

@@ -250,6 +250,7 @@ impl Shard {
             awaiting.clear();
             store.awaiting = awaiting;
         }
+        self.advance_settling();
     }
 
     /// Everything up to `lsn` is on stable storage, whatever was promised.
@@ -290,6 +291,7 @@ impl Shard {
             }
             Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
         }
+        self.advance_settling();
     }
 
     /// Answers a ticket once `lsn` is durable.

@@ -528,14 +528,16 @@ impl Shard {
             Envelope::Ticket {
                 ticket,
                 origin,
-                duplicate,
+                repeats,
             } => {
                 self.peers[from.index()].ticket = Some(store::Ticket {
                     ticket,
                     origin,
-                    duplicate,
+                    repeats,
                 });
             }
+            Envelope::Settle => self.handle_settle(from),
+            Envelope::Settled => self.handle_settled(),
             Envelope::Stored { ticket } => self.handle_stored(ticket, now, effects),
             Envelope::StoreStalled { stalled } => {
                 self.peers[from.index()].stalled = stalled;

@@ -10,11 +10,11 @@ use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
 use super::store::HeldPacket;
-use super::stored_publish::StoredPublish;
+use super::stored_publish::AcknowledgedPublish;
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
-use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
+use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::message::{Message, MessageRef, QoS};
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Pick, RetainedVersion, SharedTarget, Target};
@@ -116,31 +116,36 @@ impl Shard {
         self.clients.counters.publish_received += 1;
         self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
 
-        match publish.packet_identifier {
+        let acknowledged = publish.packet_identifier.map(|packet_identifier| {
+            let duplicate = publish.duplicate;
+            AcknowledgedPublish {
+                packet_identifier,
+                duplicate,
+            }
+        });
+        match acknowledged {
             _ if let Some(reason_code) = refused => {
                 self.refuse_publish(key, publish, reason_code, now, effects);
             }
             None => {
                 self.route(message, Some(session), now, effects);
             }
-            Some(packet_identifier) if self.clients.store.is_some() => {
-                let publish = StoredPublish {
-                    packet_identifier,
-                    duplicate: publish.duplicate,
-                };
+            Some(publish) if self.clients.store.is_some() => {
                 self.receive_stored(key, session, publish, message, now, effects)?;
             }
-            Some(packet_identifier) if publish.qos == QoS::AtLeastOnce => {
+            Some(acknowledged) if publish.qos == QoS::AtLeastOnce => {
                 let routed = self.route(message, Some(session), now, effects);
+                let identifier = acknowledged.packet_identifier;
                 self.acknowledge(key, effects, |version, out| {
-                    codec::encode_puback(version, packet_identifier, routed.reason_code(), out);
+                    codec::encode_puback(version, identifier, routed.reason_code(), out);
                 });
             }
-            Some(packet_identifier) => {
+            Some(acknowledged) => {
                 let reason_code =
-                    self.receive_qos2(key, session, packet_identifier, message, now, effects)?;
+                    self.receive_qos2(key, session, acknowledged, message, now, effects)?;
+                let identifier = acknowledged.packet_identifier;
                 self.acknowledge(key, effects, |version, out| {
-                    codec::encode_pubrec(version, packet_identifier, reason_code, out);
+                    codec::encode_pubrec(version, identifier, reason_code, out);
                 });
             }
         }
@@ -239,11 +244,12 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
-        packet_identifier: PacketIdentifier,
+        publish: AcknowledgedPublish,
         message: MessageRef<'_>,
         now: Instant,
         effects: &mut Effects,
     ) -> Result<ReasonCode, ProtocolError> {
+        let packet_identifier = publish.packet_identifier;
         let receive_maximum = self.clients.limits.max_inflight_messages;
         let is_v5 = self
             .clients
@@ -263,7 +269,7 @@ impl Shard {
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
         inbound.publish(packet_identifier);
-        self.store_received(session, packet_identifier);
+        self.store_received(session, publish);
         let reason_code = self
             .route(message, Some(session), now, effects)
             .reason_code();

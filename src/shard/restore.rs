@@ -125,6 +125,11 @@ impl Shard {
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Session(key.index), deadline);
         }
+        if let Some(store) = &mut self.clients.store
+            && let Some(name) = NonZeroU64::new(replayed.session)
+        {
+            store.renumbered(name, &replayed.renumbered);
+        }
     }
 
     fn restore_delivery(&mut self, key: SessionKey, replayed: ReplayedDelivery) {

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::journal::{
     Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WillRecord,
 };
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
-use crate::limits::DISK_PATIENCE;
+use crate::limits::{DISK_PATIENCE, OPEN_EXCHANGES_MAX};
 use crate::message::{Message, QoS};
 use crate::router::RetainedVersion;
 use crate::session::{Delivery, Inflight, Place, Progress, Session, ShareTag};
@@ -33,7 +33,7 @@ pub(super) use super::held::{Held, HeldPacket};
 pub(super) struct Ticket {
     pub(super) ticket: u64,
     pub(super) origin: Option<Origin>,
-    pub(super) duplicate: bool,
+    pub(super) repeats: bool,
 }
 
 /// Who waits for a ticket.
@@ -64,13 +64,27 @@ pub(super) struct Received {
     pub(super) name: NonZeroU64,
     pub(super) packet_identifier: PacketIdentifier,
     pub(super) exchange: u64,
+    /// The exchange from before a crash that this one repeats; zero: none.
+    pub(super) repeats: u64,
 }
 
 /// A message that some Sessions had before a crash, and that may come again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Had {
+    packet_identifier: PacketIdentifier,
     exchange: u64,
     sessions: Vec<u64>,
+}
+
+/// Somebody wants to know when every exchange that is under way now is written down.
+#[derive(Clone, Copy, Debug)]
+struct Settle {
+    /// Who does.
+    from: ShardId,
+    /// Tickets before this one have to be answered.
+    ticket: u64,
+    /// What must be durable then, once they are.
+    lsn: Option<Lsn>,
 }
 
 /// An answer to another shard that waits for our disk.
@@ -92,7 +106,8 @@ pub(super) struct Routing {
     pub(super) origin: Option<Origin>,
     /// Whether that exchange is with another shard, so that its deliveries here must name it.
     pub(super) is_forwarded: bool,
-    pub(super) duplicate: bool,
+    /// Whether it repeats one from before a crash, which some have had.
+    repeats: bool,
     /// What is to be written down of the publisher's exchange.
     pub(super) received: Option<Received>,
     /// Sessions that have had it before a crash.
@@ -120,7 +135,11 @@ pub(super) struct Store {
     pub(super) awaiting: Vec<SessionKey>,
     /// The texts of shared subscriptions of stored Sessions.
     shares: HashMap<u32, Arc<str>, ahash::RandomState>,
-    suspects: HashMap<(u64, PacketIdentifier), Had, ahash::RandomState>,
+    /// Messages that may come again, by their publishers' Sessions.
+    suspects: HashMap<u64, Vec<Had>, ahash::RandomState>,
+    settles: VecDeque<Settle>,
+    /// Shards whose word is missing that all they had under way when they were asked is settled.
+    unsettled: usize,
     /// The last message written, while its frame is open.
     last_message: Option<(Arc<Message>, u64, Lsn)>,
     /// The disk takes nothing.
@@ -131,19 +150,13 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(journal: Journal, suspects: &[Suspect], ports: Vec<u16>) -> Self {
         let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut table: HashMap<_, Had, _> = HashMap::with_hasher(hasher());
+        let mut table: HashMap<_, Vec<Had>, _> = HashMap::with_hasher(hasher());
         for suspect in suspects {
-            let key = (suspect.origin.session, suspect.origin.packet_identifier);
-            let had = table.entry(key).or_default();
-            let exchange = suspect.origin.exchange;
-            // Of an identifier that was used again, the last message counts.
-            if had.exchange < exchange {
-                had.exchange = exchange;
-                had.sessions.clear();
-            }
-            if had.exchange == exchange {
-                had.sessions.extend(&suspect.sessions);
-            }
+            table.entry(suspect.origin.session).or_default().push(Had {
+                packet_identifier: suspect.origin.packet_identifier,
+                exchange: suspect.origin.exchange,
+                sessions: suspect.sessions.clone(),
+            });
         }
         Self {
             journal,
@@ -157,6 +170,8 @@ impl Store {
             awaiting: Vec::new(),
             shares: HashMap::with_hasher(hasher()),
             suspects: table,
+            settles: VecDeque::new(),
+            unsettled: 0,
             last_message: None,
             stalled: false,
             snapshot: None,
@@ -341,32 +356,105 @@ impl Store {
         routing.size = self.journal.size();
         routing.origin = None;
         routing.received = None;
-        routing.duplicate = false;
+        routing.repeats = false;
         routing.is_forwarded = false;
         routing.is_superseded = false;
         routing.skipped.clear();
         if let Some(ticket) = ticket {
             routing.is_forwarded = true;
             if let Some(origin) = ticket.origin {
-                self.set_origin(origin, ticket.duplicate);
+                self.set_origin(origin, ticket.repeats);
             }
         }
     }
 
-    /// The message at hand comes by a QoS 2 exchange.
-    pub(super) fn set_origin(&mut self, origin: Origin, duplicate: bool) {
+    /// The message at hand comes by a QoS 2 exchange of another shard's Session.
+    fn set_origin(&mut self, origin: Origin, repeats: bool) {
         self.routing.origin = Some(origin);
-        self.routing.duplicate = duplicate;
+        self.routing.repeats = repeats;
+        if let Some(had) = self.take_suspect(origin)
+            && repeats
+        {
+            self.routing.skipped = had.sessions;
+        }
+    }
+
+    /// The message at hand comes by a QoS 2 exchange of a Session of this shard. The exchange before a
+    /// crash that it repeats, or zero.
+    pub(super) fn begin_exchange(&mut self, origin: Origin, duplicate: bool) -> u64 {
+        self.routing.origin = Some(origin);
+        let Some(had) = self.take_suspect(origin) else {
+            return 0;
+        };
+        if !duplicate {
+            // Its Client has given it up.
+            self.settled(origin.session, had.exchange);
+            return 0;
+        }
+        // Written down before anything of this exchange can be: whatever a crash leaves of it, who has
+        // had the message is known.
+        for &session in &had.sessions {
+            self.journal.append(&Record::Had { origin, session });
+        }
+        self.routing.repeats = true;
+        self.routing.skipped = had.sessions;
+        had.exchange
+    }
+
+    /// What is known of a message that may come again, when its Packet Identifier is used: it is that
+    /// message, or that is over.
+    fn take_suspect(&mut self, origin: Origin) -> Option<Had> {
         if self.suspects.is_empty() {
-            return;
+            return None;
         }
-        // The identifier is used: it is the exchange before the crash, or that is over.
-        let had = self
-            .suspects
-            .remove(&(origin.session, origin.packet_identifier));
-        if duplicate {
-            self.routing.skipped = had.unwrap_or_default().sessions;
+        let suspects = self.suspects.get_mut(&origin.session)?;
+        // Nothing older is under way still.
+        suspects.retain(|had| had.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
+        let is_it = |had: &Had| had.packet_identifier == origin.packet_identifier;
+        let found = suspects.iter().position(is_it);
+        let had = found.map(|index| suspects.swap_remove(index));
+        if suspects.is_empty() {
+            self.suspects.remove(&origin.session);
         }
+        had
+    }
+
+    /// It is no longer open whether an exchange was taken. Nothing for zero.
+    pub(super) fn settled(&mut self, session: u64, exchange: u64) {
+        if exchange != 0 {
+            self.journal.append(&Record::Taken { session, exchange });
+        }
+    }
+
+    /// Says anew what is known of the messages that a Session may send again, under the numbers that
+    /// they were given.
+    pub(super) fn renumbered(&mut self, session: NonZeroU64, exchanges: &[u64]) {
+        for &exchange in exchanges {
+            self.settled(session.get(), exchange);
+        }
+        self.had(session);
+    }
+
+    /// Writes down who has had messages that a Session may send again.
+    fn had(&mut self, session: NonZeroU64) {
+        let suspects = self.suspects.get(&session.get());
+        for had in suspects.into_iter().flatten() {
+            let origin = Origin {
+                session: session.get(),
+                exchange: had.exchange,
+                packet_identifier: had.packet_identifier,
+            };
+            for &session in &had.sessions {
+                self.journal.append(&Record::Had { origin, session });
+            }
+        }
+    }
+
+    /// A Session has ended: nobody sends anything again.
+    pub(super) fn ended(&mut self, session: NonZeroU64) {
+        self.suspects.remove(&session.get());
+        let session = session.get();
+        self.journal.append(&Record::Ended { session });
     }
 
     /// It has come everywhere: what must be durable here, or zero, and the ticket others were given,
@@ -403,7 +491,7 @@ impl Store {
         Some(Ticket {
             ticket: self.routing.ticket,
             origin: self.routing.origin,
-            duplicate: self.routing.duplicate,
+            repeats: self.routing.repeats,
         })
     }
 
@@ -426,6 +514,8 @@ impl Store {
             return None;
         }
         let answered = *pending;
+        // From now on it is written down, though tickets before it may be open.
+        pending.received = None;
         while self
             .tickets
             .front()
@@ -446,14 +536,18 @@ impl Store {
 
     /// All QoS 2 messages of a Session up to this one are known to have been taken.
     fn taken_up_to(&self, session: &Session) -> u64 {
-        let Some(name) = session.stored else { return 0 };
-        let suspects = self.suspects.iter();
-        let suspects = suspects
-            .filter(|((session, _), _)| *session == name.get())
-            .map(|(_, had)| had.exchange);
-        let under_way = self.under_way(session).map(|received| received.exchange);
-        let first = under_way.chain(suspects).min();
+        let first = self.open_exchanges(session).min();
         first.map_or(session.exchanges, |first| first.saturating_sub(1))
+    }
+
+    /// QoS 2 messages of a Session that are not known to have been taken.
+    fn open_exchanges(&self, session: &Session) -> impl Iterator<Item = u64> {
+        let name = session.stored.map_or(0, NonZeroU64::get);
+        let suspects = self.suspects.get(&name).into_iter().flatten();
+        let under_way = self.under_way(session);
+        let under_way = under_way.flat_map(|it| [it.exchange, it.repeats]);
+        let open = under_way.chain(suspects.map(|had| had.exchange));
+        open.filter(|&exchange| exchange != 0)
     }
 
     /// Writes down what is taken of the QoS 2 messages of a Session, for a snapshot.
@@ -473,19 +567,13 @@ impl Store {
                 });
             }
         }
+        let open: BTreeSet<u64> = self.open_exchanges(session).collect();
         for exchange in up_to + 1..=session.exchanges {
-            let suspects = &self.suspects;
-            let is_open = under_way.iter().any(|it| it.exchange == exchange)
-                || suspects
-                    .iter()
-                    .any(|(&(session, _), had)| session == name.get() && had.exchange == exchange);
-            if !is_open {
-                self.journal.append(&Record::Taken {
-                    session: name.get(),
-                    exchange,
-                });
+            if !open.contains(&exchange) {
+                self.settled(name.get(), exchange);
             }
         }
+        self.had(name);
     }
 
     /// Writes down that the PUBLISH of a QoS 2 exchange was taken.
@@ -495,6 +583,34 @@ impl Store {
             packet_identifier: received.packet_identifier,
             exchange: received.exchange,
         });
+        self.settled(received.name.get(), received.repeats);
+    }
+
+    /// Whether everybody who was asked by [`Shard::begin_settling`] has answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    fn settle(&mut self, from: ShardId) {
+        self.settles.push_back(Settle {
+            from,
+            ticket: self.first_ticket + self.tickets.len() as u64,
+            lsn: None,
+        });
+    }
+
+    /// The next one who can be told that what was under way is written down.
+    fn next_settled(&mut self) -> Option<ShardId> {
+        let position = self.journal.position();
+        let first = self.settles.front_mut()?;
+        if self.first_ticket < first.ticket {
+            return None;
+        }
+        let lsn = *first.lsn.get_or_insert(position);
+        if !self.journal.is_durable(lsn) {
+            return None;
+        }
+        self.settles.pop_front().map(|it| it.from)
     }
 
     /// Whether a QoS 2 delivery may be sent for the first time.
@@ -596,6 +712,55 @@ impl Shard {
             .store
             .as_ref()
             .is_some_and(|store| !store.journal.is_empty())
+    }
+
+    /// Asks every shard, this one too, to say when all exchanges that are under way now are written
+    /// down where their publishers are. What a snapshot says of a message does not name its exchange, so
+    /// what was said before that must stay until then.
+    pub fn begin_settling(&mut self) {
+        let shard_count = self.peers.len();
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        store.unsettled = shard_count;
+        for to in self.peer_ids() {
+            self.post(to, super::Envelope::Settle);
+        }
+        self.handle_settle(self.id);
+    }
+
+    /// Whether all of them have said so.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.clients.store.as_ref().is_none_or(|it| it.is_settled())
+    }
+
+    /// A shard wants to know when all exchanges that are under way now are written down.
+    pub(super) fn handle_settle(&mut self, from: ShardId) {
+        if let Some(store) = &mut self.clients.store {
+            store.settle(from);
+        }
+        self.advance_settling();
+    }
+
+    /// A shard says that all it had under way when it was asked is written down.
+    pub(super) fn handle_settled(&mut self) {
+        if let Some(store) = &mut self.clients.store {
+            store.unsettled = store.unsettled.saturating_sub(1);
+        }
+    }
+
+    /// Tells those who have asked.
+    pub(super) fn advance_settling(&mut self) {
+        while let Some(store) = &mut self.clients.store
+            && let Some(to) = store.next_settled()
+        {
+            if to == self.id {
+                self.handle_settled();
+            } else {
+                self.post(to, super::Envelope::Settled);
+            }
+        }
     }
 
     /// Whether Sessions outlive the process.

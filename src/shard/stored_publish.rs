@@ -21,7 +21,7 @@ use crate::time::Instant;
 
 /// What a PUBLISH of QoS 1 or 2 says beside its message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StoredPublish {
+pub(super) struct AcknowledgedPublish {
     pub(super) packet_identifier: PacketIdentifier,
     pub(super) duplicate: bool,
 }
@@ -33,7 +33,7 @@ impl Shard {
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
-        publish: StoredPublish,
+        publish: AcknowledgedPublish,
         message: MessageRef<'_>,
         now: Instant,
         effects: &mut Effects,
@@ -43,7 +43,6 @@ impl Shard {
             return Ok(());
         };
         store.begin(Waiter::Connection(key), None);
-        store.routing.duplicate = publish.duplicate;
         if message.qos == QoS::AtLeastOnce {
             let code = self
                 .route(message, Some(session), now, effects)
@@ -58,14 +57,15 @@ impl Shard {
             .members
             .get(session)
             .is_some_and(|member| member.session.inbound.contains(packet_identifier));
-        let received = self.receive_qos2(key, session, packet_identifier, message, now, effects);
+        let received = self.receive_qos2(key, session, publish, message, now, effects);
         let (mut lsn, mut ticket) = self.end_stored();
         let code = received?;
         if let Some(store) = &mut self.clients.store
             && let Some(received) = store.routing.received.take()
-            && !code.is_error()
         {
             match store.tickets.back_mut().filter(|_| ticket != 0) {
+                // There will be no repetition of it.
+                _ if code.is_error() => store.settled(received.name.get(), received.repeats),
                 Some(pending) => pending.received = Some(received),
                 None => {
                     store.received(received);
@@ -95,11 +95,8 @@ impl Shard {
     }
 
     /// The PUBLISH of a QoS 2 exchange is taken: what is to be written down of it.
-    pub(super) fn store_received(
-        &mut self,
-        session: SessionKey,
-        packet_identifier: PacketIdentifier,
-    ) {
+    pub(super) fn store_received(&mut self, session: SessionKey, publish: AcknowledgedPublish) {
+        let packet_identifier = publish.packet_identifier;
         let (Some(store), Some(member)) = (
             &mut self.clients.store,
             self.clients.members.get_mut(session),
@@ -114,8 +111,7 @@ impl Shard {
             exchange: state.exchanges,
             packet_identifier,
         };
-        let duplicate = store.routing.duplicate;
-        store.set_origin(origin, duplicate);
+        let repeats = store.begin_exchange(origin, publish.duplicate);
         // Alone, all of it is in one frame.
         store.routing.is_forwarded = self.peers.len() > 1;
         store.routing.received = Some(Received {
@@ -123,6 +119,7 @@ impl Shard {
             name,
             packet_identifier,
             exchange: state.exchanges,
+            repeats,
         });
     }
 
@@ -172,14 +169,14 @@ impl Shard {
             let Ticket {
                 ticket,
                 origin,
-                duplicate,
+                repeats,
             } = ticket;
             self.post(
                 to,
                 Envelope::Ticket {
                     ticket,
                     origin,
-                    duplicate,
+                    repeats,
                 },
             );
         }
@@ -279,8 +276,7 @@ impl Shard {
         if let Some(store) = &mut self.clients.store
             && let Some(name) = session.stored
         {
-            let session = name.get();
-            store.journal.append(&Record::Ended { session });
+            store.ended(name);
         }
     }
 }

@@ -256,12 +256,12 @@ impl Storage for Disk {
         Ok((Box::new(Cursor::new(content)), size))
     }
 
-    fn truncate(&self, name: &str, size: u64) -> io::Result<()> {
+    fn open_to_write(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {
         let mut state = self.state();
         state.begin()?;
         let file = state.find(name)?;
-        state.files[file].change(Change::Resize(size as usize));
-        Ok(())
+        let disk = self.clone();
+        Ok(Box::new(Open { disk, file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

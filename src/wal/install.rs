@@ -4,7 +4,7 @@
 
 use super::directory::{Directory, DirectoryError, Manifest};
 use super::options::SEGMENT_SIZE;
-use super::recover::{OpenError, contents};
+use super::recover::{OpenError, contents, remove_others};
 use super::rewrite::rewrite;
 use crate::journal::{Replayed, WallClock};
 use std::path::{Path, PathBuf};
@@ -102,10 +102,6 @@ pub fn install(
     }
     rewrite(&directory, &manifest, replayed, clock, SEGMENT_SIZE, ports)?;
     directory.set_manifest(&manifest)?;
-    for name in directory.segments()? {
-        if name.generation != manifest.generation {
-            directory.remove(&name)?;
-        }
-    }
+    remove_others(&directory, &manifest)?;
     Ok(())
 }

@@ -35,7 +35,8 @@ pub struct Log {
     /// The size from which another one is worth its while.
     grown_max: u64,
     grown_min: u64,
-    finished: Option<Snapshot>,
+    /// A snapshot that is said to its end, and whether the shards were asked what is under way.
+    finished: Option<(Snapshot, bool)>,
 }
 
 impl std::fmt::Debug for Log {
@@ -100,6 +101,14 @@ impl Log {
         while let Ok(response) = self.responses.try_recv() {
             self.handle(response, shard, now, effects);
         }
+        if let Some((snapshot, true)) = self.finished
+            && shard.is_settled()
+        {
+            self.finished = None;
+            self.send(Request::Forget {
+                before: snapshot.began,
+            });
+        }
         if self.is_writing {
             return;
         }
@@ -143,13 +152,12 @@ impl Log {
             Response::Synced { last } => {
                 shard.handle_synced(last);
                 // Only what is on the disk replaces what is.
-                if let Some(snapshot) = self.finished
+                if let Some((snapshot, asked)) = &mut self.finished
+                    && !*asked
                     && snapshot.ended <= last
                 {
-                    self.finished = None;
-                    self.send(Request::Forget {
-                        before: snapshot.began,
-                    });
+                    *asked = true;
+                    shard.begin_settling();
                 }
             }
             Response::Stalled(stalled) => shard.handle_store_stalled(stalled, now, effects),
@@ -165,7 +173,8 @@ impl Log {
             shard.begin_snapshot();
         }
         for _ in 0..SNAPSHOT_STEPS_MAX {
-            self.finished = shard.continue_snapshot(SNAPSHOT_STEP);
+            let finished = shard.continue_snapshot(SNAPSHOT_STEP);
+            self.finished = finished.map(|snapshot| (snapshot, false));
             if self.finished.is_some() {
                 // The log may grow to some times what is alive in it.
                 self.grown_max = self.grown_min.max(2 * self.grown);

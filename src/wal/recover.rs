@@ -10,18 +10,19 @@
 use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::log::{Log, REQUESTS_MAX};
 use super::options::StoreOptions;
-use super::rewrite::rewrite;
+use super::rewrite::{WRITE_SIZE, rewrite};
 use super::segment::{HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, scan};
+use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
-    Lsn, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect, UnknownRecord,
-    WallClock,
+    Frame, Lsn, Origin, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect,
+    UnknownRecord, WallClock,
 };
 use crate::key::ShardId;
 use crate::router::Interest;
 use crate::shard::{Placement, RestoredInterest, Shard};
 use crate::time::Instant;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -195,12 +196,23 @@ pub fn open(
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
     // Nothing is written to them again, so the room that they were given is for others.
+    let storage = &**directory.storage();
     for (name, end) in logs.iter().flat_map(|log| &log.ends) {
-        let cut = directory.storage().truncate(name, *end);
+        let cut = storage
+            .open_to_write(name)
+            .and_then(|mut file| file.set_len(*end));
         cut.map_err(directory.at(name))?;
     }
+    // What is gone on with from here on is promised from here on.
+    for (name, from, to) in logs.iter().flat_map(|log| &log.unsynced) {
+        write_again(storage, name, *from, *to).map_err(directory.at(name))?;
+    }
+    storage.sync().map_err(directory.at(""))?;
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
+    // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
+    // may be for another number of shards.
+    remove_others(&directory, &manifest)?;
     if manifest.shard_count != shard_count || found.is_none() {
         let before = manifest;
         manifest.shard_count = shard_count;
@@ -224,12 +236,7 @@ pub fn open(
             );
         }
     }
-    // Of earlier generations, or of one that was never finished.
-    for name in directory.segments()? {
-        if name.generation != manifest.generation {
-            directory.remove(&name)?;
-        }
-    }
+    remove_others(&directory, &manifest)?;
 
     report.sessions = merged.sessions.len();
     report.deliveries = merged.sessions.values().map(|it| it.deliveries.len()).sum();
@@ -296,6 +303,19 @@ pub fn open(
     })
 }
 
+/// Removes the segments of other generations.
+pub(super) fn remove_others(
+    directory: &Directory,
+    manifest: &Manifest,
+) -> Result<(), DirectoryError> {
+    for name in directory.segments()? {
+        if name.generation != manifest.generation {
+            directory.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
 /// What the store of `manifest` holds.
 pub(super) fn contents(
     directory: &Directory,
@@ -315,6 +335,8 @@ struct ReadLog {
     bytes: u64,
     /// Files with room, or an unfinished write, behind their last frame, and where that ends.
     ends: Vec<(String, u64)>,
+    /// Parts of files that the disk may not have.
+    unsynced: Vec<(String, u64, u64)>,
 }
 
 fn read_logs(
@@ -380,6 +402,7 @@ fn read_log(
     let mut replay = Replay::new(clock, ports);
     let mut report = Report::default();
     let mut ends = Vec::new();
+    let mut unsynced = Unsynced::default();
     let mut next = segments.first().map_or(1, |name| name.first);
     for (index, name) in segments.iter().enumerate() {
         let file_name = name.file_name();
@@ -436,8 +459,11 @@ fn read_log(
         let end = following.unwrap_or(Lsn::MAX);
         loop {
             file.seek(SeekFrom::Start(offset)).map_err(at)?;
-            let scanned = scan(&mut file, next, end, offset, |payload| {
-                replay.frame(payload).map_err(ReadError::Unknown)
+            let mut at_offset = offset;
+            let scanned = scan(&mut file, next, end, offset, |frame| {
+                unsynced.frame(&frame, index, at_offset);
+                at_offset += frame.size() as u64;
+                replay.frame(frame.payload).map_err(ReadError::Unknown)
             });
             let scanned = match scanned {
                 Ok(scanned) => scanned,
@@ -498,6 +524,7 @@ fn read_log(
     }
     report.records = replay.records();
     let bytes = report.bytes;
+    let unsynced = unsynced.parts(&segments);
     // One that was made and holds nothing is made again, under the same name: it must not be taken for
     // an old one then.
     let segments = segments.into_iter().filter(|name| name.first < next);
@@ -507,8 +534,62 @@ fn read_log(
         segments: segments.collect(),
         bytes,
         ends,
+        unsynced,
     };
     Ok((log, report))
+}
+
+/// Frames of which none that was read says that they were on stable storage. If a sync failed before
+/// the process ended, the system may show them and never write them: it takes them for written.
+#[derive(Default)]
+struct Unsynced {
+    synced: Lsn,
+    /// Number, file, offset and end.
+    frames: VecDeque<(Lsn, usize, u64, u64)>,
+}
+
+impl Unsynced {
+    fn frame(&mut self, frame: &Frame<'_>, file: usize, offset: u64) {
+        self.synced = self.synced.max(frame.synced);
+        let end = offset + frame.size() as u64;
+        self.frames.push_back((frame.lsn, file, offset, end));
+        while self.frames.front().is_some_and(|it| it.0 <= self.synced) {
+            self.frames.pop_front();
+        }
+    }
+
+    /// What to write again: files, from where and to where.
+    fn parts(self, segments: &[SegmentName]) -> Vec<(String, u64, u64)> {
+        let mut parts: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        for (_, file, offset, end) in self.frames {
+            let (_, last) = parts.entry(file).or_insert((offset, end));
+            *last = end;
+        }
+        let names = parts.into_iter().filter_map(|(file, (from, to))| {
+            let name = segments.get(file)?;
+            Some((name.file_name(), from, to))
+        });
+        names.collect()
+    }
+}
+
+/// Writes what stands between `from` and `to` of a file to the same place, and brings it to the disk.
+fn write_again(storage: &dyn Storage, name: &str, from: u64, to: u64) -> io::Result<()> {
+    let (mut source, _) = storage.open(name)?;
+    let mut file = storage.open_to_write(name)?;
+    source.seek(SeekFrom::Start(from))?;
+    let mut buffer = Vec::new();
+    let mut offset = from;
+    while offset < to {
+        buffer.clear();
+        let wanted = (to - offset).min(WRITE_SIZE as u64);
+        if source.by_ref().take(wanted).read_to_end(&mut buffer)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_all_at(&buffer, offset)?;
+        offset += buffer.len() as u64;
+    }
+    file.sync_data()
 }
 
 /// Whether nothing was ever written to the rest of a file.
@@ -537,26 +618,40 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
     merged.retained = retained.into_values().collect();
     merged.retained.sort_by_key(|it| it.version);
     // What the publisher's own log knows of is no suspect: a repetition is recognised there.
-    let mut exchanges: BTreeMap<u64, u64> = BTreeMap::new();
     let sessions = &mut merged.sessions;
     merged.suspects.retain(|it| {
-        let origin = it.origin;
-        let Some(publisher) = sessions.get(&origin.session) else {
-            return false;
-        };
-        let is_lost = !publisher.has_taken(origin.exchange);
-        if is_lost {
-            let last = exchanges.entry(origin.session).or_default();
-            *last = (*last).max(origin.exchange);
-        }
-        is_lost
+        let publisher = sessions.get(&it.origin.session);
+        publisher.is_some_and(|publisher| !publisher.has_taken(it.origin.exchange))
     });
-    for (session, exchange) in exchanges {
-        if let Some(publisher) = sessions.get_mut(&session) {
-            publisher.exchanges = publisher.exchanges.max(exchange);
-        }
-    }
+    renumber(&mut merged);
     merged
+}
+
+/// Gives messages that may come again numbers behind all exchanges that there were. Whatever tried to
+/// bring one is one then: a crash may have come between repetitions, too. As none of them was
+/// acknowledged, a Packet Identifier stands for one message.
+fn renumber(merged: &mut Replayed) {
+    let mut by_message: BTreeMap<(u64, u16), (Origin, Vec<u64>)> = BTreeMap::new();
+    for suspect in std::mem::take(&mut merged.suspects) {
+        let origin = suspect.origin;
+        if let Some(publisher) = merged.sessions.get_mut(&origin.session) {
+            publisher.exchanges = publisher.exchanges.max(origin.exchange);
+            publisher.renumbered.push(origin.exchange);
+        }
+        let key = (origin.session, origin.packet_identifier.get());
+        let (_, sessions) = by_message.entry(key).or_insert((origin, Vec::new()));
+        sessions.extend(suspect.sessions);
+    }
+    for ((publisher, _), (mut origin, mut sessions)) in by_message {
+        let Some(publisher) = merged.sessions.get_mut(&publisher) else {
+            continue;
+        };
+        publisher.exchanges += 1;
+        origin.exchange = publisher.exchanges;
+        sessions.sort_unstable();
+        sessions.dedup();
+        merged.suspects.push(Suspect { origin, sessions });
+    }
 }
 
 /// What each shard will want of each filter.

@@ -8,7 +8,7 @@ use super::storage::StoredFile;
 use super::writer::make_segment;
 use crate::journal::{
     Journal, Lsn, Origins, Progress, Record, Replayed, ReplayedSession, StoredIdentity,
-    StoredMessage, WallClock, WillRecord,
+    StoredMessage, Suspect, WallClock, WillRecord,
 };
 use crate::key::ShardId;
 use crate::message::Message;
@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Bytes of journal at which they are written.
-const WRITE_SIZE: usize = 1 << 20;
+pub(super) const WRITE_SIZE: usize = 1 << 20;
 
 /// Writes `replayed` as the generation that `manifest` names, and brings it to the disk. The next
 /// frame and the segments of each shard. It counts once [`Directory::set_manifest`] says so.
@@ -34,6 +34,11 @@ pub(super) fn rewrite(
 ) -> Result<(Vec<Lsn>, Vec<Vec<SegmentName>>), DirectoryError> {
     let placement = Placement::new(manifest.shard_count, manifest.seed);
     let (mut next, mut segments) = (Vec::new(), Vec::new());
+    let mut suspects: HashMap<u64, Vec<&Suspect>> = HashMap::new();
+    for suspect in &replayed.suspects {
+        let publisher = suspect.origin.session;
+        suspects.entry(publisher).or_default().push(suspect);
+    }
     for shard in 0..manifest.shard_count {
         let id = ShardId(shard as u16);
         let mut file = ShardFile::new(directory, manifest, shard, clock, segment_size, ports);
@@ -42,7 +47,7 @@ pub(super) fn rewrite(
             placement.shard_of(identifier) == id
         });
         for session in mine {
-            file.session(session)?;
+            file.session(session, suspects.get(&session.session))?;
         }
         for retained in &replayed.retained {
             if placement.shard_of_bytes(retained.message.topic_name()) == id
@@ -106,11 +111,20 @@ impl<'a> ShardFile<'a> {
         }
     }
 
-    fn session(&mut self, session: &ReplayedSession) -> Result<(), DirectoryError> {
+    /// A Session, and what it may send again.
+    fn session(
+        &mut self,
+        session: &ReplayedSession,
+        suspects: Option<&Vec<&Suspect>>,
+    ) -> Result<(), DirectoryError> {
         let Some(identity) = &session.identity else {
             return Ok(());
         };
         let name = session.session;
+        // All before those that are open are over.
+        let open = suspects.into_iter().flatten();
+        let first = open.clone().map(|it| it.origin.exchange).min();
+        let taken_up_to = first.map_or(session.exchanges, |first| first.saturating_sub(1));
         let will = session.will.as_ref().map(|will| WillRecord {
             message: StoredMessage::new(will.message.as_ref(), self.clock),
             delay_interval_s: will.delay_interval_s,
@@ -121,7 +135,7 @@ impl<'a> ShardFile<'a> {
             identity: StoredIdentity::new(identity, self.ports),
             expiry_interval_s: session.expiry_interval_s,
             next_sequence: session.next_sequence,
-            exchanges: session.exchanges,
+            exchanges: taken_up_to,
             will,
         });
         if !session.is_connected {
@@ -143,8 +157,14 @@ impl<'a> ShardFile<'a> {
             self.journal.append(&Record::Received {
                 session: name,
                 packet_identifier,
-                exchange: session.exchanges,
+                exchange: taken_up_to,
             });
+        }
+        for suspect in open {
+            let origin = suspect.origin;
+            for &session in &suspect.sessions {
+                self.journal.append(&Record::Had { origin, session });
+            }
         }
         for delivery in &session.deliveries {
             let sequence = delivery.sequence;
@@ -242,9 +262,11 @@ impl<'a> ShardFile<'a> {
                 // Room that was not needed is given back.
                 .set_len(offset)
                 .and_then(|()| file.sync_all())
-                .map_err(self.directory.at("")),
-            None => Ok(()),
+                .map_err(self.directory.at(""))?,
+            None => return Ok(()),
         }
+        self.journal.set_synced(self.next - 1);
+        Ok(())
     }
 
     fn finish(mut self) -> Result<(Lsn, Vec<SegmentName>), DirectoryError> {

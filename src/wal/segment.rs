@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::journal::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_MAX, FrameError, Lsn, next_frame};
+use crate::journal::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_MAX, Frame, FrameError, Lsn, next_frame};
 use std::io::{self, Read};
 
 /// The format this program writes, and the only one it reads.
@@ -132,7 +132,7 @@ pub fn scan<E: From<io::Error>>(
     first: Lsn,
     end: Lsn,
     offset: u64,
-    mut found: impl FnMut(&[u8]) -> Result<(), E>,
+    mut found: impl FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<Scanned, E> {
     let mut window = Window::new(source);
     let mut scanned = Scanned {
@@ -146,8 +146,8 @@ pub fn scan<E: From<io::Error>>(
         let error = loop {
             let error = match next_frame(window.bytes(), scanned.next) {
                 Ok(Some((frame, _))) => {
-                    let size = FRAME_HEADER_SIZE + frame.payload.len();
-                    found(frame.payload)?;
+                    let size = frame.size();
+                    found(frame)?;
                     scanned.next += 1;
                     scanned.frames += 1;
                     scanned.bytes += size as u64;
@@ -199,7 +199,7 @@ fn examine(bytes: &[u8], expected: Lsn, offset: u64, error: FrameError) -> Optio
             if damage.was_stored {
                 break;
             }
-            at += FRAME_HEADER_SIZE + frame.payload.len();
+            at += frame.size();
         } else {
             at += 1;
         }

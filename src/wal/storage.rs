@@ -38,11 +38,11 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// What the system said.
     fn open(&self, name: &str) -> io::Result<(Box<dyn Source>, u64)>;
 
-    /// Cuts a file.
+    /// Opens a file that is there to be written.
     ///
     /// # Errors
     /// What the system said.
-    fn truncate(&self, name: &str, size: u64) -> io::Result<()>;
+    fn open_to_write(&self, name: &str) -> io::Result<Box<dyn StoredFile>>;
 
     /// Gives a file another name, which another file may have had.
     ///
@@ -166,11 +166,9 @@ impl Storage for Folder {
         Ok((Box::new(file), size))
     }
 
-    fn truncate(&self, name: &str, size: u64) -> io::Result<()> {
-        File::options()
-            .write(true)
-            .open(self.path(name))?
-            .set_len(size)
+    fn open_to_write(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {
+        let file = File::options().write(true).open(self.path(name))?;
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

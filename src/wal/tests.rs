@@ -145,20 +145,63 @@ impl Broker {
         types(&self.output(wire))
     }
 
-    /// What leaves once the disks have worked, which must be something.
-    fn stored(&mut self, wire: Wire) -> Vec<u8> {
+    /// One look of one shard at its disk.
+    fn look(&mut self, shard: usize) {
+        self.logs[shard].turn(&mut self.shards[shard], self.now, &mut self.effects);
+    }
+
+    /// Lets the disks of these shards work until `is_done`.
+    fn work(&mut self, shards: &[usize], mut is_done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..10_000 {
-            for (shard, log) in self.shards.iter_mut().zip(&mut self.logs) {
-                log.turn(shard, self.now, &mut self.effects);
+            for &shard in shards {
+                self.look(shard);
             }
-            self.exchange();
-            let bytes = self.output(wire);
-            if !bytes.is_empty() {
-                return bytes;
+            if is_done(self) {
+                return;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("nothing left after ten seconds");
+        panic!("not within ten seconds");
+    }
+
+    /// What leaves once the disks have worked, which must be something.
+    fn stored(&mut self, wire: Wire) -> Vec<u8> {
+        let all: Vec<usize> = (0..self.shards.len()).collect();
+        let mut bytes = Vec::new();
+        self.work(&all, |broker| {
+            broker.exchange();
+            bytes = broker.output(wire);
+            !bytes.is_empty()
+        });
+        bytes
+    }
+
+    /// Says everything anew, and forgets what was said before.
+    fn snapshot(&mut self, folder: &Folder) {
+        let all: Vec<usize> = (0..self.shards.len()).collect();
+        for shard in &mut self.shards {
+            shard.begin_snapshot();
+        }
+        self.work(&all, |broker| {
+            broker.exchange();
+            folder.segments().len() == all.len()
+        });
+    }
+
+    /// A name of a Client whose Session lives there.
+    fn name_on(&self, shard: usize) -> String {
+        let names = (0..).map(|number| format!("client-{number}"));
+        let mut here = names.filter(|name| self.shards[0].shard_of(name).index() == shard);
+        here.next().unwrap()
+    }
+
+    /// As `kill -9` ends it.
+    fn kill(self, folder: &Folder) {
+        drop(self);
+        // Its writers may be in the middle of something.
+        while Directory::open(&folder.0).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn connect_unanswered(&mut self, name: &str, flags: u8) -> Wire {
@@ -436,6 +479,127 @@ fn a_qos2_message_repeated_after_a_restart_is_delivered_once() {
     let mut broker = Broker::open(&folder, 1);
     let (_, _, bytes) = broker.connect("a");
     assert_eq!(payloads(&bytes, "t"), ["x"]);
+}
+
+/// A broker on two shards, a publisher on the first, a subscriber on the second that is away, and a QoS 2
+/// message that only the second shard has written down.
+fn half_taken(folder: &Folder) -> (Broker, String, String) {
+    let mut broker = Broker::open(folder, 2);
+    let (publisher, subscriber) = (broker.name_on(0), broker.name_on(1));
+    sleeper(&mut broker, &subscriber);
+    let (wire, _, _) = broker.connect(&publisher);
+    broker.send(wire, &publish(QOS2, "t", 7, "x"));
+    // It answers once it has.
+    broker.work(&[1], |broker| {
+        !broker.shards[1].outbound(ShardId(0)).is_empty()
+    });
+    (broker, publisher, subscriber)
+}
+
+/// The publisher sends it again, is answered, and the subscriber has it once.
+fn repeat_and_check(folder: &Folder, publisher: &str, subscriber: &str) {
+    let mut broker = Broker::open(folder, 2);
+    let (wire, was_there, _) = broker.connect(publisher);
+    assert!(was_there);
+    broker.send(wire, &publish(QOS2 | DUP, "t", 7, "x"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    broker.end();
+    let mut broker = Broker::open(folder, 1);
+    let (_, was_there, bytes) = broker.connect(subscriber);
+    assert!(was_there);
+    assert_eq!(payloads(&bytes, "t"), ["x"]);
+    broker.kill(folder);
+}
+
+#[test]
+fn a_qos2_message_that_some_had_when_the_broker_was_killed_comes_once_whatever_happens_until_it_is_repeated()
+ {
+    let folder = Folder::new();
+    let (broker, publisher, subscriber) = half_taken(&folder);
+    broker.kill(&folder);
+    for count in [2, 1, 3, 2] {
+        let mut broker = Broker::open(&folder, count);
+        broker.snapshot(&folder);
+        let (wire, was_there, _) = broker.connect(&publisher);
+        assert!(was_there);
+        broker.snapshot(&folder);
+        broker.send(wire, &publish(QOS2 | DUP, "t", 7, "x"));
+        // Nothing of that is written.
+        broker.kill(&folder);
+    }
+    repeat_and_check(&folder, &publisher, &subscriber);
+}
+
+#[test]
+fn a_qos2_exchange_that_was_repeated_and_is_over_does_not_swallow_the_next_one_of_its_identifier() {
+    let folder = Folder::new();
+    let (broker, publisher, subscriber) = half_taken(&folder);
+    broker.kill(&folder);
+    repeat_and_check(&folder, &publisher, &subscriber);
+    let mut broker = Broker::open(&folder, 2);
+    let (wire, _, _) = broker.connect(&publisher);
+    broker.send(wire, &acknowledge(0x62, 7));
+    assert_eq!(types(&broker.stored(wire)), [PUBCOMP]);
+    // Sent the first time it did not arrive.
+    broker.send(wire, &publish(QOS2 | DUP, "t", 7, "y"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    broker.end();
+    let mut broker = Broker::open(&folder, 2);
+    let (_, _, bytes) = broker.connect(&subscriber);
+    assert_eq!(payloads(&bytes, "t"), ["x", "y"]);
+}
+
+/// The same, and the second shard has taken a snapshot since. With the segment that its log began with.
+fn half_taken_before_a_snapshot(folder: &Folder) -> (Broker, String, String, PathBuf) {
+    let (mut broker, publisher, subscriber) = half_taken(folder);
+    let first = of_second_shard(folder).remove(0);
+    let filler = (0..).map(|number| format!("filler-{number}"));
+    let mut filler = filler.filter(|name| broker.shards[0].shard_of(name).index() == 1);
+    let filler = broker.connect_unanswered(&filler.next().unwrap(), 0);
+    broker.send(filler, &subscribe("u", 1));
+    // So much that other segments follow.
+    let payload = "x".repeat(100);
+    for number in 1..=900 {
+        broker.send(filler, &publish(QOS1, "u", number, &payload));
+        broker.look(1);
+    }
+    broker.work(&[1], |_| of_second_shard(folder).len() > 2);
+    broker.shards[1].begin_snapshot();
+    let mut looks = 0;
+    broker.work(&[1], |broker| {
+        broker.exchange();
+        looks += 1;
+        looks == 300
+    });
+    (broker, publisher, subscriber, first)
+}
+
+fn of_second_shard(folder: &Folder) -> Vec<PathBuf> {
+    let mut paths = folder.segments();
+    paths.retain(|path| path.to_string_lossy().contains("-001-0"));
+    paths
+}
+
+#[test]
+fn a_snapshot_forgets_nothing_as_long_as_the_publishers_shard_has_not_written_an_exchange_down() {
+    let folder = Folder::new();
+    let (broker, publisher, subscriber, first) = half_taken_before_a_snapshot(&folder);
+    assert!(first.exists());
+    broker.kill(&folder);
+    repeat_and_check(&folder, &publisher, &subscriber);
+}
+
+#[test]
+fn a_snapshot_forgets_what_was_before_it_once_the_publishers_shard_has_written_its_exchanges_down()
+{
+    let folder = Folder::new();
+    let (mut broker, publisher, subscriber, first) = half_taken_before_a_snapshot(&folder);
+    broker.work(&[0, 1], |broker| {
+        broker.exchange();
+        !first.exists()
+    });
+    broker.kill(&folder);
+    repeat_and_check(&folder, &publisher, &subscriber);
 }
 
 #[test]

@@ -1,5 +1,15 @@
 //! Inputs that make sense, and the words that they are made of.
 
+use std::num::NonZeroU32;
+
+use fastmq::codec::SubscriptionOptions;
+use fastmq::journal::{
+    Journal, Origin, Origins, Record, StoredIdentity, StoredMessage, WallClock, WillRecord,
+};
+use fastmq::key::{PacketIdentifier, ShardId};
+use fastmq::message::QoS;
+use fastmq::router::RetainedVersion;
+
 /// A first byte that says the version, then packets.
 pub const MQTT: &[&[u8]] = &[
     b"\x05\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc",
@@ -198,4 +208,153 @@ pub const DATABASE_WORDS: &[&[u8]] = &[
     b"\x02\x0b\x07",
     b"\x07\x26\0\x01k\0\x01v",
     b"\x35\0\0\0\0\0\0\0",
+];
+
+/// Frames of a log, behind a byte that says how it is opened.
+pub fn frames() -> Vec<Vec<u8>> {
+    let message = StoredMessage {
+        topic_name: "t",
+        properties: &[],
+        payload: b"x",
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expires_at_ms: None,
+    };
+    let identity = |client_identifier| StoredIdentity {
+        client_identifier,
+        username: None,
+        listener: 0,
+        port: 1883,
+    };
+    let session = |session, client_identifier, will| Record::Session {
+        session,
+        identity: identity(client_identifier),
+        expiry_interval_s: u32::MAX,
+        next_sequence: 0,
+        exchanges: 0,
+        will,
+    };
+    let will = WillRecord {
+        message,
+        delay_interval_s: 5,
+        message_expiry_interval_s: None,
+    };
+    let packet_identifier = PacketIdentifier::new(1).unwrap();
+    let origin = Origin {
+        session: 1,
+        exchange: 2,
+        packet_identifier,
+    };
+    let delivery = |session, sequence, share| Record::Delivery {
+        session,
+        sequence,
+        message: 1,
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        sent: false,
+        share,
+        subscription_identifiers: &[[7, 0, 0, 0]],
+    };
+    let said = |shared, origin| Record::Message {
+        message: 1,
+        shared,
+        origin,
+        content: message,
+    };
+    let subscribed = |session, filter| Record::Subscribed {
+        session,
+        filter,
+        options: SubscriptionOptions::new(QoS::ExactlyOnce),
+        identifier: NonZeroU32::new(7),
+    };
+    let retained = |clock| Record::Retained {
+        version: RetainedVersion {
+            clock,
+            shard: ShardId(0),
+        },
+        source: Some(identity("a")),
+        content: message,
+    };
+    let packets: [&[Record<'_>]; 9] = [
+        &[session(1, "a", Some(will)), subscribed(1, "#")],
+        &[session(2, "b", None), subscribed(2, "$share/g/t")],
+        &[said(true, Some(origin)), delivery(1, 0, None)],
+        &[delivery(2, 4, Some("$share/g/t")), retained(3)],
+        &[
+            Record::Sent {
+                session: 1,
+                sequence: 0,
+            },
+            Record::Released {
+                session: 2,
+                sequence: 4,
+            },
+        ],
+        &[
+            Record::Received {
+                session: 1,
+                packet_identifier,
+                exchange: 1,
+            },
+            Record::Taken {
+                session: 1,
+                exchange: 3,
+            },
+            Record::Had { origin, session: 2 },
+        ],
+        &[
+            Record::SnapshotBegan,
+            session(2, "b", None),
+            Record::SnapshotEnded,
+        ],
+        &[
+            Record::Detached {
+                session: 1,
+                expires_at_ms: Some(1_795_666_600_000),
+                will_at_ms: Some(1_795_666_600_000),
+            },
+            Record::Done {
+                session: 1,
+                sequence: 0,
+            },
+            Record::Freed {
+                session: 1,
+                packet_identifier,
+            },
+        ],
+        &[
+            Record::Unsubscribed {
+                session: 1,
+                filter: "#",
+            },
+            Record::Ended { session: 1 },
+        ],
+    ];
+    // All of it, more and more of it, and each opened in some other way.
+    let mut seeds = Vec::new();
+    for count in 1..=packets.len() {
+        let mut journal = Journal::new(0, 1, Origins::default(), WallClock::default());
+        let mut bytes = vec![u8::try_from(count).unwrap() | 1];
+        for (index, packet) in packets.iter().take(count).enumerate() {
+            for record in *packet {
+                journal.append(record);
+            }
+            let mut frame = Vec::new();
+            journal.take(&mut frame);
+            bytes.extend(frame);
+            journal.set_synced(index as u64);
+        }
+        seeds.push(bytes);
+    }
+    seeds
+}
+pub const RECORD_WORDS: &[&[u8]] = &[
+    b"\x01\0\0\0\0\0\0\0",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\xff\xff\xff\xff",
+    b"\x05\0\0\0",
+    b"$share/g/t",
+    b"+/#",
+    b"\x0f\x10",
+    b"\x11",
 ];

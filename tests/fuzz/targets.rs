@@ -5,12 +5,21 @@ use fastmq::codec::{Packet, decode, decode_fixed_header, encode};
 use fastmq::config;
 use fastmq::import;
 use fastmq::journal::WallClock;
+use fastmq::key::ShardId;
+use fastmq::limits::Limits;
 use fastmq::message::{Message, ProtocolVersion};
 use fastmq::net::transport::WebSocketOptions;
 use fastmq::net::transport::fuzz::read_web_socket;
 use fastmq::net::transport::proxy::{self, ProxyVersion, V2_SIZE_MAX};
+use fastmq::shard::Shard;
+use fastmq::sim::{Disk, Random};
 use fastmq::time::Instant;
 use fastmq::topic::{TopicFilter, TopicName};
+use fastmq::wal::{
+    Directory, Manifest, OpenError, Report, SEGMENT_HEADER_SIZE, SegmentHeader, Storage,
+    StoreOptions, open,
+};
+use std::sync::Arc;
 
 use crate::{fuzz, outcome, seeds};
 
@@ -278,6 +287,105 @@ fn mosquitto_databases() {
             ))
         },
     );
+}
+
+/// A first byte that says how, then frames: a log that a broker finds when it starts.
+#[test]
+fn stores() {
+    let frames = seeds::frames();
+    let seeds: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+    fuzz("stores", &seeds, seeds::RECORD_WORDS, |input| {
+        let Some((&how, frames)) = input.split_first() else {
+            return 0;
+        };
+        let mut frames = frames.to_vec();
+        if how & 1 != 0 {
+            // What no disk does, but another version of this program might.
+            seal(&mut frames);
+        }
+        let recover = how & 2 != 0;
+        let shard_count = usize::from(how >> 2 & 3) + 1;
+        let disk = disk_with(&frames);
+        let first = match open_again(&disk, recover, shard_count) {
+            Ok(report) => report,
+            Err(error) => {
+                let OpenError::Damaged { offset, .. } = error else {
+                    panic!("{error}");
+                };
+                assert!(offset <= (SEGMENT_HEADER_SIZE + frames.len()) as u64);
+                return outcome(error.to_string().len());
+            }
+        };
+        let second = open_again(&disk, recover, shard_count).expect("as before");
+        let held = |report: &Report| (report.sessions, report.deliveries, report.retained);
+        assert_eq!(
+            held(&first),
+            held(&second),
+            "nothing has happened meanwhile"
+        );
+        outcome((
+            held(&first),
+            first.records,
+            first.lost_frames,
+            first.torn_bytes > 0,
+        ))
+    });
+}
+
+/// Makes the checksums right, as far as there is a frame behind a frame.
+fn seal(mut frames: &mut [u8]) {
+    while let Some((size, _)) = frames.split_first_chunk() {
+        let end = 24_usize.saturating_add(u32::from_le_bytes(*size) as usize);
+        let Some((frame, rest)) = frames.split_at_mut_checked(end) else {
+            return;
+        };
+        let checksum = crc32c::crc32c(&frame[8..]);
+        frame[4..8].copy_from_slice(&checksum.to_le_bytes());
+        frames = rest;
+    }
+}
+
+/// A store of one shard that has one segment.
+fn disk_with(frames: &[u8]) -> Disk {
+    let disk = Disk::new(Random::new(1));
+    let manifest = Manifest {
+        generation: 1,
+        shard_count: 1,
+        seed: 7,
+    };
+    let directory = Directory::in_storage(Arc::new(disk.clone()));
+    directory.set_manifest(&manifest).unwrap();
+    let header = SegmentHeader {
+        generation: 1,
+        shard: 0,
+        first: 1,
+    };
+    let name = "00000001-000-00000000000000000001.log";
+    let mut file = disk.create(name, 0).unwrap();
+    file.write_all_at(&header.encode(), 0).unwrap();
+    file.write_all_at(frames, SEGMENT_HEADER_SIZE as u64)
+        .unwrap();
+    disk
+}
+
+/// Starts what a broker does of it: what was found.
+fn open_again(disk: &Disk, recover: bool, shard_count: usize) -> Result<Report, OpenError> {
+    let options = StoreOptions {
+        recover,
+        segment_size: 4096,
+        ..StoreOptions::new("unused".into())
+    };
+    let directory = Directory::in_storage(Arc::new(disk.clone()));
+    let clock = WallClock {
+        start_ms: 1_795_666_500_000,
+    };
+    let store = open(directory, &options, shard_count, 7, clock, &[1883])?;
+    for (index, part) in store.shards.into_iter().enumerate() {
+        let id = ShardId(u16::try_from(index).unwrap());
+        let mut shard = Shard::new(id, shard_count, Limits::default(), 7);
+        part.restore(&mut shard, index, shard_count, Instant::ZERO);
+    }
+    Ok(store.report)
 }
 
 /// What the log can be read back with.

@@ -6,6 +6,7 @@
 
 mod access;
 mod delivery;
+mod disk;
 mod ending;
 mod sessions;
 mod subscriptions;
