@@ -719,6 +719,48 @@ fn a_reload_ends_the_connections_of_users_that_are_gone_and_of_no_others() {
 }
 
 #[test]
+fn a_reload_that_names_users_by_certificate_ends_connections_without_one_of_that_name() {
+    let certificate = |common_name: &str| {
+        Some(Box::new(CertificateIdentity {
+            common_name: Some(common_name.into()),
+            subject: format!("CN={common_name},O=x"),
+        }))
+    };
+    let by_certificate = |whole_subject: bool| {
+        let mut settings = settings();
+        settings.listeners[0].use_identity_as_username = !whole_subject;
+        settings.listeners[0].use_subject_as_username = whole_subject;
+        settings
+    };
+    for whole_subject in [false, true] {
+        let mut broker = Broker::with_settings(settings());
+        let named = match whole_subject {
+            false => "alice",
+            true => "CN=alice,O=x",
+        };
+        let mut come = |name: &str, certificate| {
+            let origin = Origin {
+                certificate,
+                ..Origin::default()
+            };
+            let client = broker.shard.handle_accept(origin, broker.now).unwrap();
+            broker.send(client, &connect(5, "82", "", name, &string(named)));
+            client
+        };
+        let plain = come("plain", None);
+        let other = come("other", certificate("bob"));
+        let alice = come("alice", certificate("alice"));
+        let nameless = broker.client("nameless");
+        broker.configure(by_certificate(whole_subject));
+        for client in [plain, other, nameless] {
+            assert_eq!(broker.receive(client), "e00198");
+            assert!(broker.is_closed(client));
+        }
+        assert!(!broker.is_closed(alice));
+    }
+}
+
+#[test]
 fn rules_decide_about_each_way_of_a_message() {
     let mut broker = Broker::with_settings(guarded("topic read r/#\ntopic write w/#\n"));
     let client = broker.client("c");
