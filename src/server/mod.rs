@@ -192,7 +192,7 @@ fn serve_configured(
         tracing::warn!("more shards than CPUs: they are not pinned, and slow each other down");
     }
 
-    let acceptors = guards.acceptors(0);
+    let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
     listening.open(&config, &acceptors, shard_count)?;
     let admin_listener = admin::listen(&config.admin).map_err(|error| {

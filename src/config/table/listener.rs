@@ -77,7 +77,6 @@ pub(super) const SECTION: Section = Section {
             Scope::Listener(Value::Words(read_protocol)),
         )
         .default("mqtt")
-        .at_restart()
         .text(
             "What is spoken on the listener. Mosquitto's http_api is refused; fastmq_admin_listener serves \
              metrics and health.",

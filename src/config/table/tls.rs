@@ -15,7 +15,8 @@ const NO_ENGINES: &str = "there are no OpenSSL engines here. Use a key file: key
 pub(super) const SECTION: Section = Section {
     title: "TLS",
     introduction: "A listener with certfile and keyfile speaks TLS 1.2 and 1.3. Files are in PEM format, are \
-                   read again at every reload and hold for new connections; those that are there stay.",
+                   read again at every reload and hold for new connections; those that are there stay, also \
+                   when a reload turns TLS on or off.",
     directives: &[
         Directive::new(
             "certfile",
