@@ -136,6 +136,31 @@ fn clients_are_who_their_certificates_say_and_revoked_ones_are_nobody() {
 }
 
 #[test]
+fn the_secrets_of_connections_are_in_the_key_log_that_was_asked_for() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let served = write_server(&folder, &authority);
+    let text = format!("user root\nallow_anonymous true\nlistener 0 127.0.0.1\n{served}");
+    let file = folder.write("fastmq.conf", text);
+    let secrets = folder.path().join("secrets");
+    let broker = Broker::start_configured(&[
+        "-c",
+        file.to_str().unwrap(),
+        "--cores",
+        "1",
+        "--tls-keylog",
+        secrets.to_str().unwrap(),
+    ]);
+    assert!(greet(tls(tcp(broker.port()), &authority, None), "watched").unwrap());
+    let secrets = std::fs::read_to_string(secrets).unwrap();
+    let labels: Vec<_> = secrets
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(labels.contains(&"CLIENT_TRAFFIC_SECRET_0"), "{labels:?}");
+    assert!(labels.contains(&"SERVER_TRAFFIC_SECRET_0"), "{labels:?}");
+}
+
+#[test]
 fn websockets_carry_mqtt_with_and_without_tls() {
     let (authority, folder) = (Authority::new(), Folder::new());
     let served = write_server(&folder, &authority);

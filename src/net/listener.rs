@@ -514,6 +514,20 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_through_the_wanted_interface_is_accepted() {
+        let options = ListenerOptions {
+            interface: Some("lo".to_owned()),
+            ..loopback()
+        };
+        let mut listening = open(&options, 1).unwrap();
+        let _client = TcpStream::connect(listening.addresses()[0]).unwrap();
+        let sockets = sockets(listening.take_shards().remove(0));
+        sockets[0].accept().unwrap();
+        let device = socket2::SockRef::from(&sockets[0]).device().unwrap();
+        assert_eq!(device.as_deref(), Some(&b"lo"[..]));
+    }
+
+    #[test]
     fn accepted_sockets_have_nodelay_unless_told_otherwise() {
         for tcp_nodelay in [true, false] {
             let options = ListenerOptions {
