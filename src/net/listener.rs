@@ -94,7 +94,7 @@ pub struct ListenerOptions {
     /// Only connections that come through this network interface (`bind_interface`).
     pub interface: Option<String>,
     /// PROXY header (`enable_proxy_protocol`), TLS (`certfile` and so on), WebSocket (`protocol
-    /// websockets`, `websockets_origin`, `websockets_headers_size`, `http_dir`), or nothing.
+    /// websockets`, `websockets_origin`, `http_dir`), or nothing.
     pub wrapping: Wrapping,
     /// Whether small packets leave at once (`set_tcp_nodelay`). On by default, unlike Mosquitto's:
     /// what a turn has for a connection is one send anyway, and waiting would only add latency.

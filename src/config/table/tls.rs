@@ -42,8 +42,8 @@ pub(super) const SECTION: Section = Section {
             Scope::Listener(Value::File(|listener| &mut listener.tls.capath)),
         )
         .text(
-            "A directory of such certificates. All files in it that end in .pem, .crt or .0 to .9 are read; \
-             it needs no rehash.",
+            "A directory of such certificates, as `openssl rehash` leaves it: only files with names that \
+             it makes, such as 5f2c1d0e.0, are read.",
         ),
         Directive::new(
             "crlfile",
