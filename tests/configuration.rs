@@ -165,6 +165,16 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
             "certfile",
             2,
         ),
+        (
+            format!("listener 1\nprotocol websockets\nhttp_dir {missing}\n"),
+            "http_dir",
+            3,
+        ),
+        (
+            "listener 1\nlog_timestamp_format %!\n".to_owned(),
+            "log_timestamp_format",
+            2,
+        ),
     ];
     for (text, named, line) in cases {
         let file = folder.write("bad.conf", &text);

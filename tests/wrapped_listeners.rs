@@ -195,6 +195,16 @@ fn websockets_carry_mqtt_with_and_without_tls() {
         talk(secured, &format!("wss-{number}"));
     }
     wait_for(&broker, " as wss-3 ");
+
+    // Of both kinds `log_type websockets` tells, and why one ends.
+    let deadline = Instant::now() + PATIENCE;
+    while broker.stderr().matches(" begins\n").count() < 8 {
+        assert!(Instant::now() < deadline, "{}", broker.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (mut text, _) = tungstenite::client(upgrade(), tcp(ports[0])).unwrap();
+    text.send(tungstenite::Message::text("no packet")).unwrap();
+    wait_for(&broker, " ends: WebSocket frame that is not binary");
 }
 
 #[test]

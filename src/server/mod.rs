@@ -144,6 +144,10 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let placed = runtime::place(cores, arguments.oversubscribe)
         .map_err(|error| Failure::configuration(format!("fastmq: {error}")))?;
     if arguments.test_config {
+        logging::log_options(&config.log)?;
+        // Pages are among the files that it names.
+        let all = config.listeners.len();
+        AllListening::default().wrappings(&config, &[], all)?;
         for remark in &config.remarks {
             eprintln!("{remark}");
         }

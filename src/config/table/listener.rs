@@ -10,7 +10,6 @@ use crate::config::value::{Arguments, Value, at_least, integer};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::ProtocolVersions;
 use crate::topic::TopicName;
-use std::path::PathBuf;
 
 pub(super) const SECTION: Section = Section {
     title: "Listeners",
@@ -203,10 +202,7 @@ pub(super) const SECTION: Section = Section {
         Directive::new(
             "http_dir",
             "DIRECTORY",
-            Scope::OwnListener(Value::Words(|listener, arguments| {
-                listener.http_dir = Some(PathBuf::from(arguments.rest()?));
-                Ok(())
-            })),
+            Scope::OwnListener(Value::File(|listener| &mut listener.http_dir)),
         )
         .once()
         .text(

@@ -41,7 +41,7 @@ fn how_connections_to_a_listener_begin_can_change() {
     let [first, second] = &new.listeners[..] else {
         panic!("two listeners");
     };
-    assert_eq!(first.http_dir.as_ref().unwrap().to_str(), Some("b"));
+    assert_eq!(first.http_dir.as_ref().unwrap().path.to_str(), Some("b"));
     assert_eq!(first.websockets_origins, ["http://b", "http://c"]);
     assert_eq!(second.proxy_protocol, Some(ProxyProtocol::V2));
     assert!(second.proxy_protocol_v2_require_tls);
