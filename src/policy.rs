@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::auth::Security;
 use crate::limits::Limits;
 use crate::message::{ProtocolVersion, QoS};
-use crate::origin::ListenerId;
+use crate::origin::{CertificateIdentity, ListenerId};
 
 /// Everything the shard core is told by the configuration.
 #[derive(Clone, Debug, Default)]
@@ -184,6 +184,26 @@ impl Default for ListenerPolicy {
             use_subject_as_username: false,
             allow_zero_length_clientid: true,
             auto_id_prefix: Arc::from("auto-"),
+        }
+    }
+}
+
+impl ListenerPolicy {
+    /// Whether Clients are named by their certificates, and not by what they say.
+    #[must_use]
+    pub const fn takes_username_from_certificate(&self) -> bool {
+        self.use_identity_as_username || self.use_subject_as_username
+    }
+
+    /// The User Name of a Client that has shown this certificate, or none, on a listener that takes it
+    /// from there.
+    #[must_use]
+    pub fn username_in<'a>(&self, certificate: Option<&'a CertificateIdentity>) -> Option<&'a str> {
+        let certificate = certificate?;
+        if self.use_identity_as_username {
+            certificate.common_name.as_deref()
+        } else {
+            Some(&certificate.subject)
         }
     }
 }

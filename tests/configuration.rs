@@ -165,6 +165,16 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
             "certfile",
             2,
         ),
+        (
+            format!("listener 1\nprotocol websockets\nhttp_dir {missing}\n"),
+            "http_dir",
+            3,
+        ),
+        (
+            "listener 1\nlog_timestamp_format %!\n".to_owned(),
+            "log_timestamp_format",
+            2,
+        ),
     ];
     for (text, named, line) in cases {
         let file = folder.write("bad.conf", &text);
@@ -370,6 +380,75 @@ fn the_process_identifier_is_in_its_file_as_long_as_the_broker_runs() {
     it.broker.terminate();
     assert!(it.broker.wait(PATIENCE).unwrap().success());
     assert!(!Path::new(&pid).exists());
+}
+
+/// A broker in the background, ended with the test.
+struct Daemon(rustix::process::Pid);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::KILL);
+    }
+}
+
+#[test]
+fn in_the_background_it_serves_once_its_starter_ends_and_says_nothing_more_to_the_terminal() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let log = folder.path("log").display().to_string();
+    let to_terminal = folder.path("terminal");
+    let file = folder.write(
+        "fastmq.conf",
+        &format!(
+            "{FIRST}pid_file {pid}\nallow_anonymous true\nlog_dest stdout\nlog_dest file {log}\n"
+        ),
+    );
+    let terminal = fs::File::create(&to_terminal).unwrap();
+    let mut start = command();
+    start
+        .args(["-d", "-c", &file, "--cores", "1"])
+        .stdout(terminal);
+    let (code, said) = run_to_end(&mut start);
+    assert_eq!(code, Some(0), "{said}");
+    let number: i32 = fs::read_to_string(&pid).unwrap().parse().unwrap();
+    let daemon = Daemon(rustix::process::Pid::from_raw(number).unwrap());
+    let port = last_port(&fs::read_to_string(&log).unwrap());
+    let mut client = Raw::connect(port, 4, "somebody");
+    wait_for(Path::new(&log), " as somebody ");
+    // What was said while somebody listened is there, and nothing later.
+    let heard = fs::read_to_string(to_terminal).unwrap();
+    assert!(
+        heard.contains("1 shard") && !heard.contains("somebody"),
+        "{heard}"
+    );
+    rustix::process::kill_process(daemon.0, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(client.receive(), None);
+    let deadline = Instant::now() + PATIENCE;
+    while Path::new(&pid).exists() {
+        assert!(Instant::now() < deadline, "it does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_keeps_it_from_starting_in_the_background_is_said_by_its_starter() {
+    let folder = Folder::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let file = folder.write("taken.conf", &format!("listener {port} 127.0.0.1\n"));
+    let (code, said) = run_to_end(command().args(["-d", "-c", &file, "--cores", "1"]));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains(&format!("cannot listen on 127.0.0.1:{port}: ")),
+        "{said}"
+    );
+    let file = folder.write("bad.conf", "max_qos 3\n");
+    let (code, said) = run_to_end(command().args(["-d", "-c", &file]));
+    assert_eq!(code, USAGE, "{said}");
+    assert!(
+        said.contains(&format!("Error found at {file}:1.")),
+        "{said}"
+    );
 }
 
 #[test]

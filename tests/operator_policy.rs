@@ -11,7 +11,7 @@ use fastmq::codec::{self, ConnAck, Packet, ReasonCode};
 use fastmq::key::ConnectionKey;
 use fastmq::limits::Limits;
 use fastmq::message::{ProtocolVersion, QoS};
-use fastmq::metrics::Snapshot;
+use fastmq::metrics::{Counters, Snapshot};
 use fastmq::origin::{CertificateIdentity, ListenerId, Origin};
 use fastmq::policy::{ListenerPolicy, LogMask, Policy, ProtocolVersions, Settings};
 use fastmq::shard::{Command, DisconnectCause, Event, Notice, RefusalCause, Verdict};
@@ -542,6 +542,74 @@ fn qos_0_waits_for_an_absent_session_only_if_the_operator_wants_it() {
     }
 }
 
+/// Three messages that a session of `policy` misses; which come when it is back, and what was dropped.
+fn missed_by_a_session(policy: impl FnOnce(&mut Policy)) -> (Vec<bool>, Counters) {
+    let mut broker = with_policy(policy);
+    let again = connect(5, "00", HOUR, "w", "");
+    let (watcher, _) = broker.connect(&again);
+    broker.send(watcher, &subscribe("t", "01"));
+    broker.lose(watcher);
+    let client = broker.client("c");
+    for index in 1..=3 {
+        let payload = index.to_string().repeat(30);
+        broker.send(client, &publish(QOS_1, "t", index, &payload));
+    }
+    let (_, output) = broker.connect(&again);
+    let came =
+        (1..=3).map(|index: u16| output.contains(&hex(index.to_string().repeat(30).as_bytes())));
+    (came.collect(), *broker.shard.counters())
+}
+
+#[test]
+fn messages_beyond_the_bounds_of_a_queue_or_of_all_are_dropped_newest_first_and_counted() {
+    let (came, counters) = missed_by_a_session(|_| {});
+    assert_eq!(came, [true, true, true]);
+    assert_eq!(
+        (counters.dropped_queue_full, counters.dropped_memory_full),
+        (0, 0)
+    );
+
+    let (came, counters) = missed_by_a_session(|policy| policy.limits.max_queued_messages = 2);
+    assert_eq!(came, [true, true, false]);
+    assert_eq!(
+        (counters.dropped_queue_full, counters.dropped_memory_full),
+        (1, 0)
+    );
+
+    // Two of 30 bytes and a topic fit, and no three.
+    let (came, counters) = missed_by_a_session(|policy| policy.limits.max_queued_bytes = 80);
+    assert_eq!(came, [true, true, false]);
+    assert_eq!(
+        (counters.dropped_queue_full, counters.dropped_memory_full),
+        (1, 0)
+    );
+
+    let (came, counters) = missed_by_a_session(|policy| policy.limits.memory_bytes_max = 80);
+    assert_eq!(came, [true, true, false]);
+    assert_eq!(
+        (counters.dropped_queue_full, counters.dropped_memory_full),
+        (0, 1)
+    );
+}
+
+#[test]
+fn no_more_bytes_are_in_flight_to_a_client_than_the_operator_allows_but_one_message_is() {
+    let mut broker = with_policy(|policy| policy.max_inflight_bytes = 80);
+    let watcher = broker.client("w");
+    broker.send(watcher, &subscribe("t", "01"));
+    let client = broker.client("c");
+    let (small, large) = ("s".repeat(30), "l".repeat(100));
+    for (identifier, payload) in [(1, &small), (2, &small), (3, &small), (4, &large)] {
+        broker.send(client, &publish(QOS_1, "t", identifier, payload));
+    }
+    let sent = |identifier, payload| publish(QOS_1, "t", identifier, payload);
+    assert_eq!(broker.receive(watcher), sent(1, &small) + &sent(2, &small));
+    assert_eq!(broker.send(watcher, "40020001"), sent(3, &small));
+    // The large one waits until it travels alone.
+    assert_eq!(broker.send(watcher, "40020002"), "");
+    assert_eq!(broker.send(watcher, "40020003"), sent(4, &large));
+}
+
 #[test]
 fn a_session_nobody_resumes_ends_when_the_operator_says() {
     let mut broker = with_policy(|policy| {
@@ -716,6 +784,48 @@ fn a_reload_ends_the_connections_of_users_that_are_gone_and_of_no_others() {
     broker.configure(with_passwords(""));
     assert_eq!(broker.receive(client), "e00198");
     assert!(broker.is_closed(client));
+}
+
+#[test]
+fn a_reload_that_names_users_by_certificate_ends_connections_without_one_of_that_name() {
+    let certificate = |common_name: &str| {
+        Some(Box::new(CertificateIdentity {
+            common_name: Some(common_name.into()),
+            subject: format!("CN={common_name},O=x"),
+        }))
+    };
+    let by_certificate = |whole_subject: bool| {
+        let mut settings = settings();
+        settings.listeners[0].use_identity_as_username = !whole_subject;
+        settings.listeners[0].use_subject_as_username = whole_subject;
+        settings
+    };
+    for whole_subject in [false, true] {
+        let mut broker = Broker::with_settings(settings());
+        let named = match whole_subject {
+            false => "alice",
+            true => "CN=alice,O=x",
+        };
+        let mut come = |name: &str, certificate| {
+            let origin = Origin {
+                certificate,
+                ..Origin::default()
+            };
+            let client = broker.shard.handle_accept(origin, broker.now).unwrap();
+            broker.send(client, &connect(5, "82", "", name, &string(named)));
+            client
+        };
+        let plain = come("plain", None);
+        let other = come("other", certificate("bob"));
+        let alice = come("alice", certificate("alice"));
+        let nameless = broker.client("nameless");
+        broker.configure(by_certificate(whole_subject));
+        for client in [plain, other, nameless] {
+            assert_eq!(broker.receive(client), "e00198");
+            assert!(broker.is_closed(client));
+        }
+        assert!(!broker.is_closed(alice));
+    }
 }
 
 #[test]

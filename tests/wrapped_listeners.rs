@@ -136,6 +136,31 @@ fn clients_are_who_their_certificates_say_and_revoked_ones_are_nobody() {
 }
 
 #[test]
+fn the_secrets_of_connections_are_in_the_key_log_that_was_asked_for() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let served = write_server(&folder, &authority);
+    let text = format!("user root\nallow_anonymous true\nlistener 0 127.0.0.1\n{served}");
+    let file = folder.write("fastmq.conf", text);
+    let secrets = folder.path().join("secrets");
+    let broker = Broker::start_configured(&[
+        "-c",
+        file.to_str().unwrap(),
+        "--cores",
+        "1",
+        "--tls-keylog",
+        secrets.to_str().unwrap(),
+    ]);
+    assert!(greet(tls(tcp(broker.port()), &authority, None), "watched").unwrap());
+    let secrets = std::fs::read_to_string(secrets).unwrap();
+    let labels: Vec<_> = secrets
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(labels.contains(&"CLIENT_TRAFFIC_SECRET_0"), "{labels:?}");
+    assert!(labels.contains(&"SERVER_TRAFFIC_SECRET_0"), "{labels:?}");
+}
+
+#[test]
 fn websockets_carry_mqtt_with_and_without_tls() {
     let (authority, folder) = (Authority::new(), Folder::new());
     let served = write_server(&folder, &authority);
@@ -170,6 +195,16 @@ fn websockets_carry_mqtt_with_and_without_tls() {
         talk(secured, &format!("wss-{number}"));
     }
     wait_for(&broker, " as wss-3 ");
+
+    // Of both kinds `log_type websockets` tells, and why one ends.
+    let deadline = Instant::now() + PATIENCE;
+    while broker.stderr().matches(" begins\n").count() < 8 {
+        assert!(Instant::now() < deadline, "{}", broker.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (mut text, _) = tungstenite::client(upgrade(), tcp(ports[0])).unwrap();
+    text.send(tungstenite::Message::text("no packet")).unwrap();
+    wait_for(&broker, " ends: WebSocket frame that is not binary");
 }
 
 #[test]
@@ -300,4 +335,140 @@ fn a_reload_changes_pages_origins_and_proxies_for_connections_that_come_then() {
     wait_for(&broker, "stays as it was before");
     assert!(page(port).ends_with("page two"));
     greet(near(), "still without a header").unwrap_err();
+}
+
+/// A connection that is greeted, once the shards have heard of a reload.
+fn greet_soon<S: Read + Write>(connect: impl Fn() -> Option<S>, identifier: &str) -> S {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(mut stream) = connect()
+            && greet(&mut stream, identifier).unwrap_or(false)
+        {
+            return stream;
+        }
+        assert!(Instant::now() < deadline, "{identifier} is never greeted");
+    }
+}
+
+/// A WebSocket on `stream`, as a stream of what its frames carry.
+struct Frames<S: Read + Write>(tungstenite::WebSocket<S>);
+
+impl<S: Read + Write> Frames<S> {
+    fn open(stream: S) -> Option<Self> {
+        let mut request = "ws://localhost/mqtt".into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let opened = tungstenite::client(request, stream);
+        opened.ok().map(|(socket, _)| Self(socket))
+    }
+}
+
+impl<S: Read + Write> Read for Frames<S> {
+    /// One frame, which has to fit.
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let frame = self.0.read().map_err(std::io::Error::other)?.into_data();
+        buffer[..frame.len()].copy_from_slice(&frame);
+        Ok(frame.len())
+    }
+}
+
+impl<S: Read + Write> Write for Frames<S> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let message = tungstenite::Message::binary(bytes.to_vec());
+        self.0.send(message).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush().map_err(std::io::Error::other)
+    }
+}
+
+/// Asserts that the broker still answers on a connection.
+fn assert_alive(mut stream: impl Read + Write) {
+    stream.write_all(&[0xC0, 0]).unwrap();
+    stream.flush().unwrap();
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [0xD0, 0]);
+}
+
+#[test]
+fn a_reload_turns_tls_and_websockets_on_and_off_for_connections_that_come_then() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let served = write_server(&folder, &authority);
+    let reload = |broker: &Broker, directives: &str| {
+        let text = format!(
+            "user root\nlog_type all\nallow_anonymous true\nlistener 0 127.0.0.1\n{directives}"
+        );
+        folder.write("fastmq.conf", text);
+        let said = || broker.stderr().matches("Reloading config.").count();
+        let before = said();
+        broker.signal(Signal::HUP);
+        let deadline = Instant::now() + PATIENCE;
+        while said() == before {
+            assert!(Instant::now() < deadline, "{}", broker.stderr());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let text = "user root\nlog_type all\nallow_anonymous true\nlistener 0 127.0.0.1\n";
+    let file = folder.write("fastmq.conf", text);
+    let file = file.to_str().unwrap();
+    let broker = Broker::start_configured(&["-c", file, "--cores", "2", "--oversubscribe"]);
+    let port = broker.port();
+    let secured = || tls(tcp(port), &authority, None);
+
+    let mut plain = tcp(port);
+    assert!(greet(&mut plain, "plain").unwrap());
+    reload(&broker, &served);
+    let mut encrypted = greet_soon(|| Some(secured()), "encrypted");
+    assert!(!greet(tcp(port), "plain again").unwrap_or(false));
+
+    reload(&broker, &format!("{served}protocol websockets\n"));
+    let mut both = greet_soon(|| Frames::open(secured()), "both");
+
+    reload(&broker, "protocol websockets\n");
+    let mut web_socket = greet_soon(|| Frames::open(tcp(port)), "web socket");
+    assert!(!greet(secured(), "encrypted again").unwrap_or(false));
+
+    reload(&broker, "");
+    let mut at_last = greet_soon(|| Some(tcp(port)), "plain at last");
+    assert!(Frames::open(tcp(port)).is_none());
+
+    // All that time nobody had to go.
+    assert_alive(&mut plain);
+    assert_alive(&mut encrypted);
+    assert_alive(&mut both);
+    assert_alive(&mut web_socket);
+    assert_alive(&mut at_last);
+    assert!(!broker.stderr().contains("counts from the next start on"));
+}
+
+#[test]
+fn a_reload_that_demands_certificates_lets_nobody_stay_whose_name_was_never_shown() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let alice = authority.client("alice");
+    let served = write_server(&folder, &authority);
+    let cafile = folder.write("ca.crt", authority.certificate());
+    let open = "user root\nallow_anonymous true\nlistener 0 127.0.0.1\n";
+    let file = folder.write("fastmq.conf", open);
+    let file = file.to_str().unwrap();
+    let broker = Broker::start_configured(&["-c", file, "--cores", "1"]);
+    let mut plain = tcp(broker.port());
+    assert!(greet(&mut plain, "plain").unwrap());
+    // One that has not said yet who it is.
+    let silent = tcp(broker.port());
+    folder.write(
+        "fastmq.conf",
+        format!(
+            "{open}{served}cafile {}\nrequire_certificate true\nuse_identity_as_username true\n",
+            cafile.display()
+        ),
+    );
+    broker.signal(Signal::HUP);
+    assert_eq!(plain.read(&mut [0; 1]).unwrap(), 0, "it was disconnected");
+    assert!(!greet(silent, "silent").unwrap_or(false));
+    let shown = || Some(tls(tcp(broker.port()), &authority, Some(&alice)));
+    greet_soon(shown, "alice");
+    wait_for(&broker, " as alice (p2, c1, k60, u'alice')");
 }

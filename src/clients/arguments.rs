@@ -176,9 +176,16 @@ pub struct ConnectionArguments {
     #[arg(short, long, value_name = "PORT", help_heading = CONNECTION, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
-    /// User, password, host, port and topic in one: mqtt://, mqtts://, ws:// or
-    /// wss://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC
-    #[arg(short = 'L', long, value_name = "URL", help_heading = CONNECTION)]
+    /// User, password, host, port and topic in one.
+    // Brackets in a comment would be links.
+    #[arg(
+        short = 'L',
+        long,
+        value_name = "URL",
+        help_heading = CONNECTION,
+        help = "User, password, host, port and topic in one: mqtt://, mqtts://, ws:// or \
+                wss://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC"
+    )]
     pub url: Option<String>,
 
     /// Connect to a unix domain socket instead

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::listener::{Listener, Protocol, ProxyProtocol};
+use super::listener::{ListenAddress, Listener, Protocol, ProxyProtocol, TlsVersion};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::{Config, Durability};
 
@@ -14,6 +14,7 @@ pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
         check_names(listener)?;
         check_proxy(listener)?;
         check_websockets(listener, &mut config.remarks)?;
+        check_unix_socket(listener, &mut config.remarks);
         if listener.policy.use_username_as_clientid && config.policy.clientid_prefixes.is_some() {
             config.remarks.push(Remark {
                 severity: Severity::Warning,
@@ -99,6 +100,7 @@ fn check_tls(listener: &Listener) -> Result<(), ConfigError> {
             "disable_client_cert_date_checks",
             false,
         ),
+        (tls.version_min == TlsVersion::V13, "tls_version", false),
     ] {
         if is_set && !is_told_by_proxy {
             return Err(contradiction(
@@ -178,6 +180,24 @@ fn check_websockets(listener: &Listener, remarks: &mut Vec<Remark>) -> Result<()
         });
     }
     Ok(())
+}
+
+fn check_unix_socket(listener: &Listener, remarks: &mut Vec<Remark>) {
+    if !matches!(listener.address, ListenAddress::Unix(_)) {
+        return;
+    }
+    for (is_set, name) in [
+        (listener.bind_interface.is_some(), "bind_interface"),
+        (listener.socket_domain.is_some(), "socket_domain"),
+    ] {
+        if is_set {
+            remarks.push(Remark {
+                severity: Severity::Warning,
+                place: listener.place.clone(),
+                text: format!("{name} has no effect on a unix socket"),
+            });
+        }
+    }
 }
 
 fn check_admin(config: &Config) -> Result<(), ConfigError> {

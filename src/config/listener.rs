@@ -43,7 +43,7 @@ pub struct Listener {
     /// Origins that a browser's page may come from; empty for any (`websockets_origin`).
     pub websockets_origins: Vec<String>,
     /// Files served to requests that are no WebSocket handshakes (`http_dir`).
-    pub http_dir: Option<PathBuf>,
+    pub http_dir: Option<FileReference>,
     /// Connections of one shard whose CONNECT has not come yet (`fastmq_max_pending_connections`).
     pub max_pending_connections: usize,
     /// From accept to the end of a TLS or WebSocket handshake (`fastmq_handshake_timeout`).

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::problem::Place;
 use super::value::FileReference;
 
 /// The configuration of the log.
@@ -14,7 +15,7 @@ pub struct LogOptions {
     /// Whether lines begin with the time (`log_timestamp`).
     pub timestamp: bool,
     /// How the time is written, for `strftime`; `None` for seconds since 1970 (`log_timestamp_format`).
-    pub timestamp_format: Option<String>,
+    pub timestamp_format: Option<TimestampPattern>,
     /// The facility that syslog is told (`log_facility`).
     pub facility: Facility,
     /// Whether connecting and disconnecting Clients are logged (`connection_messages`).
@@ -32,6 +33,15 @@ impl Default for LogOptions {
             connection_messages: true,
         }
     }
+}
+
+/// A format of the time, which whoever writes the time has to understand.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TimestampPattern {
+    /// As it was written.
+    pub text: String,
+    /// Where.
+    pub place: Place,
 }
 
 /// Where log lines go: to all of these.
@@ -100,12 +110,10 @@ impl LogTypes {
     pub const SUBSCRIBE: Self = Self(1 << 5);
     /// Every UNSUBSCRIBE.
     pub const UNSUBSCRIBE: Self = Self(1 << 6);
-    /// What happens in WebSocket handshakes.
+    /// Where WebSockets begin, and those that end because of what was sent.
     pub const WEBSOCKETS: Self = Self(1 << 7);
-    /// What only its developers understand.
-    pub const INTERNAL: Self = Self(1 << 8);
     /// All lines.
-    pub const ALL: Self = Self((1 << 9) - 1);
+    pub const ALL: Self = Self((1 << 8) - 1);
     /// What there is unless a `log_type` says otherwise.
     pub const DEFAULT: Self =
         Self(Self::ERROR.0 | Self::WARNING.0 | Self::NOTICE.0 | Self::INFORMATION.0);
@@ -133,7 +141,6 @@ impl LogTypes {
             "subscribe" => Self::SUBSCRIBE,
             "unsubscribe" => Self::UNSUBSCRIBE,
             "websockets" => Self::WEBSOCKETS,
-            "internal" => Self::INTERNAL,
             "all" => Self::ALL,
             _ => return None,
         })

@@ -35,7 +35,7 @@ pub use directive::{Directive, Place as RefusedPlace, Reload, Repeat, Scope, Sta
 pub use listener::{
     ListenAddress, Listener, PORT, Protocol, ProxyProtocol, SocketDomain, TlsOptions, TlsVersion,
 };
-pub use log::{Destinations, Facility, LogOptions, LogTypes};
+pub use log::{Destinations, Facility, LogOptions, LogTypes, TimestampPattern};
 pub use parser::{Files, LISTENERS_MAX, Parser};
 pub use persistence::{Durability, DurabilityError, PersistenceOptions};
 pub use problem::{ConfigError, Place, Problem, Remark, Severity};

@@ -14,8 +14,6 @@ pub struct PersistenceOptions {
     pub enabled: bool,
     /// The directory of the store (`persistence_location`); `None` for the working directory.
     pub location: Option<PathBuf>,
-    /// The name of Mosquitto's database in it, which is left alone (`persistence_file`).
-    pub file: String,
     /// What an acknowledgement promises (`fastmq_durability`).
     pub durability: Durability,
 }
@@ -25,7 +23,6 @@ impl Default for PersistenceOptions {
         Self {
             enabled: false,
             location: None,
-            file: "mosquitto.db".to_owned(),
             durability: Durability::Always,
         }
     }

@@ -19,7 +19,7 @@ impl Config {
     /// start stays as it was, with a remark for each directive that has changed.
     ///
     /// # Errors
-    /// When a listener would begin or cease to be encrypted, or there have been too many.
+    /// When there have been too many listeners.
     pub fn succeed(&mut self, old: &Self) -> Result<(), ConfigError> {
         self.remark_changes(old);
         let mut candidates: Vec<Option<Listener>> = self.listeners.drain(..).map(Some).collect();
@@ -34,31 +34,18 @@ impl Config {
                 });
                 continue;
             };
-            if new.has_tls() != was.has_tls() {
-                let what = if was.has_tls() {
-                    "has"
-                } else {
-                    "does not have"
-                };
-                return Err(refused(
-                    format!(
-                        "The listener {} {what} TLS, and keeps it so until the next start.",
-                        was.address
-                    ),
-                    new.place.as_ref(),
-                ));
-            }
             self.listeners.push(succeeding_listener(new, was));
         }
         for new in candidates.into_iter().flatten() {
             if self.listeners.len() == LISTENERS_MAX {
-                return Err(refused(
-                    format!(
-                        "There have been {LISTENERS_MAX} listeners since the start, those that are gone \
-                         included."
-                    ),
-                    new.place.as_ref(),
-                ));
+                let text = format!(
+                    "There have been {LISTENERS_MAX} listeners since the start, those that are gone \
+                     included."
+                );
+                return Err(ConfigError {
+                    problem: Problem::Contradiction(text.into()),
+                    place: new.place,
+                });
             }
             self.listeners.push(new);
         }
@@ -120,14 +107,8 @@ fn is_listener(given: &super::Given) -> bool {
     matches!(given.directive, "listener" | "port" | "bind_address")
 }
 
-fn refused(text: String, place: Option<&Place>) -> ConfigError {
-    ConfigError {
-        problem: Problem::Contradiction(text.into()),
-        place: place.cloned(),
-    }
-}
-
-/// What a reload changes of a listener, and the rest as it was.
+/// What a reload changes of a listener, and the rest as it was: a socket stays where it is, and a Client
+/// below its mount point.
 fn succeeding_listener(new: Listener, was: &Listener) -> Listener {
     Listener {
         place: new.place,
@@ -136,6 +117,7 @@ fn succeeding_listener(new: Listener, was: &Listener) -> Listener {
             ..new.policy
         },
         security: new.security,
+        protocol: new.protocol,
         tls: new.tls,
         proxy_protocol: new.proxy_protocol,
         proxy_protocol_v2_require_tls: new.proxy_protocol_v2_require_tls,

@@ -22,7 +22,7 @@ pub enum Kind {
     Subscribe = 1 << 5,
     /// A Client unsubscribed.
     Unsubscribe = 1 << 6,
-    /// WebSocket frames and handshakes.
+    /// A WebSocket begins, or ends because of what was sent.
     Websockets = 1 << 7,
 }
 

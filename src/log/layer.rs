@@ -10,6 +10,9 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+/// The target of events that are lines of [`Kind::Websockets`].
+pub const WEBSOCKETS_TARGET: &str = "fastmq::websockets";
+
 /// Passes events on to a [`Log`].
 #[derive(Debug)]
 pub struct LogLayer {
@@ -26,7 +29,9 @@ impl LogLayer {
 
 impl<S: Subscriber> Layer<S> for LogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let kind = match *event.metadata().level() {
+        let metadata = event.metadata();
+        let kind = match *metadata.level() {
+            _ if metadata.target() == WEBSOCKETS_TARGET => Kind::Websockets,
             Level::ERROR => Kind::Error,
             Level::WARN => Kind::Warning,
             Level::INFO => Kind::Information,

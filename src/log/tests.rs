@@ -210,16 +210,19 @@ fn reopening_follows_a_rotation_at_once() {
 fn what_is_said_by_tracing_is_in_the_log() {
     use tracing_subscriber::layer::SubscriberExt;
     let folder = Folder::new("tracing");
-    let log = Log::start(into_file(&folder.file())).unwrap();
+    let mut options = into_file(&folder.file());
+    options.kinds |= Kind::Websockets;
+    let log = Log::start(options).unwrap();
     let subscriber = tracing_subscriber::registry().with(LogLayer::new(log.clone()));
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!(port = 1883, "Opening listen socket");
         tracing::debug!("not wanted");
+        tracing::debug!(target: WEBSOCKETS_TARGET, "of its own kind");
         tracing::warn!("careful");
     });
     log.stop(PATIENCE);
     assert_eq!(
         fs::read_to_string(folder.file()).unwrap(),
-        "Opening listen socket port=1883\ncareful\n"
+        "Opening listen socket port=1883\nof its own kind\ncareful\n"
     );
 }

@@ -94,7 +94,7 @@ pub struct ListenerOptions {
     /// Only connections that come through this network interface (`bind_interface`).
     pub interface: Option<String>,
     /// PROXY header (`enable_proxy_protocol`), TLS (`certfile` and so on), WebSocket (`protocol
-    /// websockets`, `websockets_origin`, `websockets_headers_size`, `http_dir`), or nothing.
+    /// websockets`, `websockets_origin`, `http_dir`), or nothing.
     pub wrapping: Wrapping,
     /// Whether small packets leave at once (`set_tcp_nodelay`). On by default, unlike Mosquitto's:
     /// what a turn has for a connection is one send anyway, and waiting would only add latency.
@@ -511,6 +511,20 @@ mod tests {
         };
         let said = open(&options, 1).unwrap_err().to_string();
         assert!(said.contains("(interface fastmq-none)"), "{said}");
+    }
+
+    #[test]
+    fn what_comes_through_the_wanted_interface_is_accepted() {
+        let options = ListenerOptions {
+            interface: Some("lo".to_owned()),
+            ..loopback()
+        };
+        let mut listening = open(&options, 1).unwrap();
+        let _client = TcpStream::connect(listening.addresses()[0]).unwrap();
+        let sockets = sockets(listening.take_shards().remove(0));
+        sockets[0].accept().unwrap();
+        let device = socket2::SockRef::from(&sockets[0]).device().unwrap();
+        assert_eq!(device.as_deref(), Some(&b"lo"[..]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::data_path::{DataPath, consume, peer_address};
 use super::transport::{Transport, TransportError};
 use super::uring::{Operation, Report};
 use crate::key::ConnectionKey;
+use crate::log::WEBSOCKETS_TARGET;
 use crate::metrics::{Counters, Snapshot};
 use crate::origin::{Origin, PeerAddress};
 use crate::time::Instant;
@@ -212,13 +213,23 @@ impl<C: Core> DataPath<C> {
                 counters.transport_errors += 1;
             }
             let peer = peer_of(connection);
-            tracing::debug!("connection from {peer} ends: {error}");
+            match error {
+                TransportError::WebSocket(error) => tracing::debug!(
+                    target: WEBSOCKETS_TARGET,
+                    "WebSocket from {peer} ends: {error}"
+                ),
+                error => tracing::debug!("connection from {peer} ends: {error}"),
+            }
         }
         if let (Some(transport), Some(key)) = (&connection.transport, connection.key)
             && connection.state.has(State::PENDING)
             && transport.is_ready()
         {
             self.handshakes.counters.handshakes_completed += 1;
+            if transport.is_web_socket() {
+                let peer = peer_of(connection);
+                tracing::debug!(target: WEBSOCKETS_TARGET, "WebSocket from {peer} begins");
+            }
             self.reveal(slot, key);
             self.end_handshakes(slot);
         }

@@ -8,6 +8,8 @@
 use crate::cli::Arguments;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 /// What the one in the background says when it serves.
@@ -20,19 +22,17 @@ const READY: &[u8] = b"ready\n";
 pub(super) fn start() -> io::Result<()> {
     let mut arguments = std::env::args_os();
     let _ = arguments.next();
+    // It has no use for a standard input, and its log may have one for the standard output.
+    let (ours, theirs) = UnixStream::pair()?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg("--in-background")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
     let mut said = Vec::new();
-    if let Some(stdout) = &mut child.stdout {
-        stdout
-            .take(READY.len() as u64)
-            .read_to_end(&mut said)
-            .map_err(|error| io::Error::other(format!("the broker is not heard of: {error}")))?;
-    }
+    ours.take(READY.len() as u64)
+        .read_to_end(&mut said)
+        .map_err(|error| io::Error::other(format!("the broker is not heard of: {error}")))?;
     if said == READY {
         return Ok(());
     }
@@ -61,8 +61,9 @@ impl Background {
         if !self.0 {
             return;
         }
-        let mut stdout = io::stdout();
-        let told = stdout.write_all(READY).and_then(|()| stdout.flush());
+        let told = rustix::stdio::stdin()
+            .try_clone_to_owned()
+            .and_then(|starter| File::from(starter).write_all(READY));
         if let Err(error) = told {
             tracing::warn!("who started the broker is not told that it serves: {error}");
         }
@@ -71,6 +72,7 @@ impl Background {
             .write(true)
             .open("/dev/null")
             .and_then(|null| {
+                rustix::stdio::dup2_stdin(&null)?;
                 rustix::stdio::dup2_stdout(&null)?;
                 rustix::stdio::dup2_stderr(&null)?;
                 Ok(())

@@ -162,11 +162,16 @@ impl Guards {
         self.admin_token.clone()
     }
 
-    /// TLS of the listeners from number `first` on, in force for the first time.
-    pub(super) fn acceptors(&self, first: usize) -> Vec<Option<TlsAcceptor>> {
-        let prepared = self.prepared.iter().skip(first);
+    /// TLS of each listener that is to have it: that of `before`, with what it has until
+    /// [`Guards::install`], or where there was none a new one.
+    pub(super) fn acceptors(&self, before: &[Option<TlsAcceptor>]) -> Vec<Option<TlsAcceptor>> {
+        let prepared = self.prepared.iter().enumerate();
         prepared
-            .map(|it| it.as_ref().map(|it| TlsAcceptor::new(it.clone())))
+            .map(|(index, prepared)| {
+                let prepared = prepared.as_ref()?;
+                let before = before.get(index).cloned().flatten();
+                Some(before.unwrap_or_else(|| TlsAcceptor::new(prepared.clone())))
+            })
             .collect()
     }
 

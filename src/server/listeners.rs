@@ -220,9 +220,12 @@ fn wrapping(listener: &Listener, acceptor: Option<TlsAcceptor>) -> Result<Wrappi
         Protocol::Websockets => {
             let files = match &listener.http_dir {
                 Some(directory) => {
-                    let files = StaticFiles::load(directory).map_err(|error| {
+                    let files = StaticFiles::load(&directory.path).map_err(|error| {
                         let listener = name_of(listener);
-                        Failure::configuration(format!("Error: {listener}: http_dir: {error}."))
+                        Failure::configuration(format!(
+                            "Error: {listener}: http_dir: {error}.\nError found at {}.",
+                            directory.place
+                        ))
                     })?;
                     Some(Arc::new(files))
                 }

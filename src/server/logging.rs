@@ -110,8 +110,11 @@ pub(super) fn log_options(options: &config::LogOptions) -> Result<Options, Failu
             (_, false) => Timestamp::Off,
             (None, true) => Timestamp::Epoch,
             (Some(format), true) => {
-                Timestamp::Format(TimestampFormat::new(format).map_err(|error| {
-                    Failure::configuration(format!("Error: log_timestamp_format: {error}."))
+                Timestamp::Format(TimestampFormat::new(&format.text).map_err(|error| {
+                    Failure::configuration(format!(
+                        "Error: log_timestamp_format: {error}.\nError found at {}.",
+                        format.place
+                    ))
                 })?)
             }
         },

@@ -144,6 +144,10 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let placed = runtime::place(cores, arguments.oversubscribe)
         .map_err(|error| Failure::configuration(format!("fastmq: {error}")))?;
     if arguments.test_config {
+        logging::log_options(&config.log)?;
+        // Pages are among the files that it names.
+        let all = config.listeners.len();
+        AllListening::default().wrappings(&config, &[], all)?;
         for remark in &config.remarks {
             eprintln!("{remark}");
         }
@@ -192,7 +196,7 @@ fn serve_configured(
         tracing::warn!("more shards than CPUs: they are not pinned, and slow each other down");
     }
 
-    let acceptors = guards.acceptors(0);
+    let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
     listening.open(&config, &acceptors, shard_count)?;
     let admin_listener = admin::listen(&config.admin).map_err(|error| {

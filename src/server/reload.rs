@@ -86,14 +86,13 @@ impl Reloader {
         let listening = self.listening.clone();
         let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
         let first = listening.count();
-        let mut acceptors = self.acceptors.clone();
-        acceptors.extend(guards.acceptors(first));
+        let acceptors = guards.acceptors(&self.acceptors);
         let wrappings = listening.wrappings(&config, &acceptors, first)?;
         listening.open(&config, &acceptors, self.shard_count)?;
 
         // From here on nothing fails.
         remark(&config, &guards);
-        guards.install(&self.acceptors);
+        guards.install(&acceptors);
         self.acceptors = acceptors;
         let mut settings = config.settings(guards.securities(), self.shard_count);
         listening.name_ports(&mut settings);

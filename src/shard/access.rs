@@ -254,7 +254,7 @@ impl Shard {
             let has_moved = mount_point(&before) != mount_point(&self.clients.settings);
             // As Mosquitto does with Clients that could not log in again.
             if let Some(key) = connection
-                && (has_moved || !self.is_still_admitted(session, credential))
+                && (has_moved || !self.is_still_admitted(key, session, credential))
             {
                 let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
                 self.disconnect(key, cause, now, effects);
@@ -262,9 +262,11 @@ impl Shard {
         }
     }
 
-    /// Whether a Client that is connected could be now: its User Name and password are still good.
+    /// Whether a Client that is connected could be now: its User Name is still good, and the password or
+    /// certificate that it was shown with.
     fn is_still_admitted(
         &self,
+        key: ConnectionKey,
         session: SessionKey,
         before: Option<crate::auth::Credential>,
     ) -> bool {
@@ -275,8 +277,12 @@ impl Shard {
         let Some(policy) = self.clients.listener(identity.listener) else {
             return false;
         };
-        if policy.use_identity_as_username || policy.use_subject_as_username {
-            return true;
+        if policy.takes_username_from_certificate() {
+            // It may have come with a password, or with nothing, before the listener had TLS.
+            let connection = self.clients.connections.get(key);
+            let certificate = connection.and_then(|it| it.origin.certificate.as_deref());
+            let name = policy.username_in(certificate);
+            return name.is_some() && name == identity.username.as_deref();
         }
         let passwords = policy
             .security

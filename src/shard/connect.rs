@@ -112,12 +112,9 @@ impl Shard {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
         let certificate = connection.origin.certificate.as_deref();
-        let username: Option<Arc<str>> = if policy.use_identity_as_username {
-            let name = certificate.and_then(|certificate| certificate.common_name.as_deref());
+        let username: Option<Arc<str>> = if policy.takes_username_from_certificate() {
+            let name = policy.username_in(certificate);
             Some(name.ok_or(ReasonCode::BadUserNameOrPassword)?.into())
-        } else if policy.use_subject_as_username {
-            let certificate = certificate.ok_or(ReasonCode::BadUserNameOrPassword)?;
-            Some(certificate.subject.as_str().into())
         } else {
             connect.username.map(Arc::from)
         };
@@ -185,7 +182,7 @@ impl Shard {
         let Some(policy) = self.clients.settings.listener(identity.listener) else {
             return Err(ReasonCode::NotAuthorized);
         };
-        if policy.use_identity_as_username || policy.use_subject_as_username {
+        if policy.takes_username_from_certificate() {
             // The transport has verified the certificate.
             return Ok(Authentication::Done);
         }

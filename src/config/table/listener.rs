@@ -10,7 +10,6 @@ use crate::config::value::{Arguments, Value, at_least, integer};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::ProtocolVersions;
 use crate::topic::TopicName;
-use std::path::PathBuf;
 
 pub(super) const SECTION: Section = Section {
     title: "Listeners",
@@ -77,7 +76,6 @@ pub(super) const SECTION: Section = Section {
             Scope::Listener(Value::Words(read_protocol)),
         )
         .default("mqtt")
-        .at_restart()
         .text(
             "What is spoken on the listener. Mosquitto's http_api is refused; fastmq_admin_listener serves \
              metrics and health.",
@@ -204,10 +202,7 @@ pub(super) const SECTION: Section = Section {
         Directive::new(
             "http_dir",
             "DIRECTORY",
-            Scope::OwnListener(Value::Words(|listener, arguments| {
-                listener.http_dir = Some(PathBuf::from(arguments.rest()?));
-                Ok(())
-            })),
+            Scope::OwnListener(Value::File(|listener| &mut listener.http_dir)),
         )
         .once()
         .text(

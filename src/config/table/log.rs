@@ -5,8 +5,8 @@
 use super::Section;
 use crate::config::Config;
 use crate::config::directive::{Directive, Scope};
-use crate::config::log::{Destinations, Facility, LogTypes};
-use crate::config::problem::Problem;
+use crate::config::log::{Destinations, Facility, LogTypes, TimestampPattern};
+use crate::config::problem::{Problem, Remark, Severity};
 use crate::config::value::{Arguments, FileReference, Value, integer};
 use std::path::PathBuf;
 
@@ -35,8 +35,10 @@ pub(super) const SECTION: Section = Section {
         .default("error, warning, notice, information")
         .adds()
         .text(
-            "Which lines there are; several may be given, one on a line. debug has a line for every packet. \
-             none takes back those before it. The options -v and -q of the command line win.",
+            "Which lines there are; several may be given, one on a line. debug has a line for every packet, \
+             websockets one for each WebSocket that begins or ends because of what was sent. internal \
+             changes nothing: there are no such lines. none takes back those before it. The options -v and \
+             -q of the command line win.",
         ),
         Directive::new(
             "connection_messages",
@@ -57,7 +59,13 @@ pub(super) const SECTION: Section = Section {
         Directive::new(
             "log_timestamp_format",
             "FORMAT",
-            Scope::Global(Value::Text(|config| &mut config.log.timestamp_format)),
+            Scope::Global(Value::Words(|config, arguments| {
+                config.log.timestamp_format = Some(TimestampPattern {
+                    text: arguments.rest()?.to_owned(),
+                    place: arguments.place.clone(),
+                });
+                Ok(())
+            })),
         )
         .once()
         .text(
@@ -131,6 +139,11 @@ fn read_type(config: &mut Config, arguments: &mut Arguments<'_>) -> Result<(), P
     }
     match arguments.word()? {
         "none" => *types = LogTypes::NONE,
+        "internal" => config.remarks.push(Remark {
+            severity: Severity::Warning,
+            place: Some(arguments.place.clone()),
+            text: "'log_type internal' changes nothing: there are no such lines".to_owned(),
+        }),
         name => match LogTypes::named(name) {
             Some(more) => *types = types.or(more),
             None => return Err(arguments.invalid(name, "there is no such type of log lines")),

@@ -87,8 +87,9 @@ pub(super) const SECTION: Section = Section {
         .default("4096")
         .at_restart()
         .text(
-            "Connections to the listener, for each core, that are still in a handshake. Beyond it new ones \
-             are closed at once, so that a flood of them does not slow connected clients down.",
+            "Connections to the listener, for each core, that are still in a handshake. Beyond it the one \
+             that has been at it the longest is closed for the next, so that a flood of them takes no more \
+             memory and keeps nobody out for long.",
         ),
         Directive::new(
             "fastmq_max_subscriptions",

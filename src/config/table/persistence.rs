@@ -39,21 +39,14 @@ pub(super) const SECTION: Section = Section {
         .once()
         .at_restart()
         .text("Where the store is."),
-        Directive::new(
+        Directive::no_effect(
             "persistence_file",
             "NAME",
-            Scope::Global(Value::Words(|config, arguments| {
-                config.persistence.file = arguments.rest()?.to_owned();
-                Ok(())
-            })),
+            "the store is a folder of files with names of their own, which 'fastmq import' fills from \
+             Mosquitto's.",
         )
         .default("mosquitto.db")
-        .once()
-        .at_restart()
-        .text(
-            "The name of Mosquitto's database in persistence_location. The broker neither writes nor \
-             reads it: it has a store of its own, which `fastmq import` fills from it.",
-        ),
+        .text("The name of Mosquitto's database in persistence_location."),
         Directive::new(
             "fastmq_durability",
             "always|interval MILLISECONDS|os",

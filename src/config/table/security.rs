@@ -50,8 +50,8 @@ pub(super) const SECTION: Section = Section {
         )
         .text(
             "User names and hashed passwords, as fastmq passwd and mosquitto_passwd write them. A client \
-             that gives a user name has to be in it, with the right password. Connections that are \
-             already there stay when it changes.",
+             that gives a user name has to be in it, with the right password. When a reload changes or \
+             removes a client's password, its connection ends.",
         ),
         Directive::new(
             "acl_file",

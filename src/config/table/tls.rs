@@ -15,7 +15,8 @@ const NO_ENGINES: &str = "there are no OpenSSL engines here. Use a key file: key
 pub(super) const SECTION: Section = Section {
     title: "TLS",
     introduction: "A listener with certfile and keyfile speaks TLS 1.2 and 1.3. Files are in PEM format, are \
-                   read again at every reload and hold for new connections; those that are there stay.",
+                   read again at every reload and hold for new connections; those that are there stay, also \
+                   when a reload turns TLS on or off.",
     directives: &[
         Directive::new(
             "certfile",
@@ -41,8 +42,8 @@ pub(super) const SECTION: Section = Section {
             Scope::Listener(Value::File(|listener| &mut listener.tls.capath)),
         )
         .text(
-            "A directory of such certificates. All files in it that end in .pem, .crt or .0 to .9 are read; \
-             it needs no rehash.",
+            "A directory of such certificates, as `openssl rehash` leaves it: only files with names that \
+             it makes, such as 5f2c1d0e.0, are read.",
         ),
         Directive::new(
             "crlfile",

@@ -1,7 +1,7 @@
 //! What an operator reads when something is wrong, and where.
 
 use super::{Memory, bad, good, remarks};
-use crate::config::{Config, Scope, Severity, Status, all};
+use crate::config::{Config, LogTypes, Scope, Severity, Status, all};
 
 #[test]
 fn every_mistake_is_named_with_file_line_and_directive() {
@@ -234,6 +234,29 @@ fn every_directive_without_effect_says_so() {
 }
 
 #[test]
+fn what_means_nothing_on_a_unix_socket_is_said() {
+    let config =
+        good("listener 0 /s\nbind_interface lo\nsocket_domain ipv4\nlistener 1\nbind_interface lo");
+    let said = remarks(&config, Severity::Warning);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("bind_interface has no effect"), "{said:?}");
+    assert!(said[1].contains("socket_domain has no effect"), "{said:?}");
+}
+
+#[test]
+fn a_type_of_log_lines_that_there_are_none_of_is_said() {
+    let config = good("log_type error\nlog_type internal");
+    assert_eq!(config.log.types, LogTypes::ERROR);
+    let said = remarks(&config, Severity::Warning);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("'log_type internal' changes nothing"),
+        "{said:?}"
+    );
+    assert!(said[0].contains("m.conf:2"), "{said:?}");
+}
+
+#[test]
 fn every_listener_directive_that_needs_a_listener_says_so() {
     for directive in all() {
         if let Scope::OwnListener(_) = directive.scope {
@@ -259,6 +282,7 @@ fn contradictions_are_found() {
         ("listener 1\nciphers c".to_owned(), "ciphers specified without"),
         ("listener 1\nciphers_tls1.3 c".to_owned(), "ciphers_tls1.3 specified without"),
         ("listener 1\nrequire_certificate true".to_owned(), "require_certificate specified without"),
+        ("listener 1\ntls_version tlsv1.3".to_owned(), "tls_version specified without"),
         (
             "listener 1\ndisable_client_cert_date_checks true".to_owned(),
             "disable_client_cert_date_checks specified without",

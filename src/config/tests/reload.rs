@@ -1,7 +1,7 @@
 //! A configuration that follows another one.
 
 use super::{good, remarks};
-use crate::config::{Config, ProxyProtocol, Severity};
+use crate::config::{Config, Protocol, ProxyProtocol, Severity};
 
 fn succeed(old: &str, new: &str) -> Result<Config, String> {
     let (mut old, mut new) = (good(old), good(new));
@@ -41,7 +41,7 @@ fn how_connections_to_a_listener_begin_can_change() {
     let [first, second] = &new.listeners[..] else {
         panic!("two listeners");
     };
-    assert_eq!(first.http_dir.as_ref().unwrap().to_str(), Some("b"));
+    assert_eq!(first.http_dir.as_ref().unwrap().path.to_str(), Some("b"));
     assert_eq!(first.websockets_origins, ["http://b", "http://c"]);
     assert_eq!(second.proxy_protocol, Some(ProxyProtocol::V2));
     assert!(second.proxy_protocol_v2_require_tls);
@@ -51,10 +51,33 @@ fn how_connections_to_a_listener_begin_can_change() {
 }
 
 #[test]
+fn a_listener_can_begin_and_cease_to_be_encrypted_or_a_web_socket() {
+    let kinds = [
+        "listener 1",
+        "listener 1\ncertfile c\nkeyfile k",
+        "listener 1\nprotocol websockets",
+        "listener 1\nprotocol websockets\ncertfile c\nkeyfile k",
+    ];
+    for old in kinds {
+        for new in kinds {
+            let succeeded = succeed(old, new).unwrap();
+            let [listener] = &succeeded.listeners[..] else {
+                panic!("one listener");
+            };
+            assert_eq!(listener.has_tls(), new.contains("certfile"));
+            let is_web_socket = listener.protocol == Protocol::Websockets;
+            assert_eq!(is_web_socket, new.contains("websockets"));
+            assert!(!listener.is_closed);
+            assert!(succeeded.remarks.is_empty(), "{:?}", succeeded.remarks);
+        }
+    }
+}
+
+#[test]
 fn what_counts_at_the_start_only_stays_and_is_remarked() {
     let new = succeed(
-        "pid_file a\nfastmq_cores 1\nlistener 1\nmount_point a/\nprotocol mqtt\npersistence false",
-        "pid_file b\nfastmq_cores 2\nlistener 1\nmount_point b/\nprotocol websockets\npersistence true",
+        "pid_file a\nfastmq_cores 1\nlistener 1\nmount_point a/\nbind_interface a\npersistence false",
+        "pid_file b\nfastmq_cores 2\nlistener 1\nmount_point b/\nbind_interface b\npersistence true",
     )
     .unwrap();
     assert_eq!(new.pid_file.as_ref().unwrap().path.to_str(), Some("a"));
@@ -66,7 +89,7 @@ fn what_counts_at_the_start_only_stays_and_is_remarked() {
         "pid_file",
         "fastmq_cores",
         "mount_point",
-        "protocol",
+        "bind_interface",
         "persistence",
     ] {
         assert!(
@@ -136,30 +159,4 @@ fn what_was_open_to_this_machine_only_closes_when_there_is_a_listener() {
     // Nobody asked for anonymous clients on it.
     assert!(!new.settings(&[], 1).listeners[1].allow_anonymous);
     assert!(succeed("", "max_qos 1").unwrap().listeners.len() == 1);
-}
-
-#[test]
-fn a_listener_stays_encrypted_or_not() {
-    let tls = "listener 1\ncertfile c\nkeyfile k";
-    assert!(
-        succeed(tls, "listener 1")
-            .unwrap_err()
-            .contains("The listener 1 has TLS")
-    );
-    assert!(
-        succeed("listener 1", tls)
-            .unwrap_err()
-            .contains("does not have TLS")
-    );
-    let new = succeed(tls, "listener 1\ncertfile c2\nkeyfile k2").unwrap();
-    assert_eq!(
-        new.listeners[0]
-            .tls
-            .certfile
-            .as_ref()
-            .unwrap()
-            .path
-            .to_str(),
-        Some("c2")
-    );
 }

@@ -135,6 +135,11 @@ impl Transport {
             && self.web_socket.as_ref().is_none_or(WebSocket::is_open)
     }
 
+    /// Whether MQTT is in a WebSocket.
+    pub(super) fn is_web_socket(&self) -> bool {
+        self.web_socket.is_some()
+    }
+
     /// Whether what arrives next may cost as much as a thousand messages.
     pub(super) fn is_costly(&self) -> bool {
         self.tls.as_ref().is_some_and(Tls::is_handshaking)

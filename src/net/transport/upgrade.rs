@@ -57,7 +57,7 @@ pub enum Refusal {
     #[error("WebSocket request of another version than 13")]
     Version,
     /// The request is larger than the listener takes.
-    #[error("HTTP request larger than websockets_headers_size")]
+    #[error("HTTP request with a head larger than is taken")]
     TooLarge,
 }
 

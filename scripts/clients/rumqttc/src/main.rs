@@ -30,16 +30,18 @@ struct Message {
     user_properties: Vec<(String, String)>,
 }
 
-/// Host and port, as rumqttc has them, and the transport.
+/// Host and port, as rumqttc has them, and the transport. For a WebSocket the host is an address on the
+/// web, and the port is in it.
 fn address(target: &Value) -> (String, u16, Transport) {
     let text = |name: &str| target[name].as_str().expect(name).to_owned();
     let port = target["port"].as_u64().unwrap_or(0) as u16;
+    let ca = || std::fs::read(text("cafile")).expect("cafile");
+    let url = |scheme: &str| format!("{scheme}://{}:{port}/mqtt", text("host"));
     match target["transport"].as_str().expect("transport") {
         "tcp" => (text("host"), port, Transport::tcp()),
-        "tls" => {
-            let ca = std::fs::read(text("cafile")).expect("cafile");
-            (text("host"), port, Transport::tls(ca, None, None))
-        }
+        "tls" => (text("host"), port, Transport::tls(ca(), None, None)),
+        "ws" => (url("ws"), port, Transport::ws()),
+        "wss" => (url("wss"), port, Transport::wss(ca(), None, None)),
         "unix" => (text("path"), 1, Transport::unix()),
         other => panic!("{other} is no transport of this client"),
     }

@@ -9,31 +9,27 @@ use rustls::{ClientConnection, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
 
-/// One authority and server certificate for all tests that are not about them.
-static SERVED: LazyLock<(Authority, Folder)> = LazyLock::new(|| {
-    let authority = Authority::new();
-    let folder = Folder::new();
-    settings(&authority, &folder);
-    (authority, folder)
-});
+/// One authority for all tests.
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-fn shared_settings() -> TlsSettings {
-    let folder = &SERVED.1;
-    TlsSettings {
-        cafile: Some(folder.path().join("ca.crt")),
-        certfile: folder.path().join("server.crt"),
-        keyfile: folder.path().join("server.key"),
-        protocol: "mqtt",
-        ..TlsSettings::default()
-    }
+/// What a listener has whose settings are changed so. Its files are gone again.
+fn prepared(change: impl FnOnce(&mut TlsSettings)) -> Prepared {
+    let folder = Folder::new();
+    let mut settings = settings(&AUTHORITY, &folder);
+    change(&mut settings);
+    Prepared::load(&settings).unwrap()
 }
 
-fn server(settings: &TlsSettings) -> Server {
-    let acceptor = TlsAcceptor::new(Prepared::load(settings).unwrap());
+fn server(change: impl FnOnce(&mut TlsSettings)) -> Server {
     Server::new(Wrapping {
-        tls: Some(acceptor),
+        tls: Some(TlsAcceptor::new(prepared(change))),
         ..Wrapping::default()
     })
+}
+
+/// One with nothing but a certificate.
+fn plain_server() -> Server {
+    server(|_| {})
 }
 
 struct Client {
@@ -47,7 +43,7 @@ impl Client {
         leaf: Option<&Leaf>,
         protocols: &[&str],
     ) -> Self {
-        let mut config = SERVED.0.client_config(&[version], leaf);
+        let mut config = AUTHORITY.client_config(&[version], leaf);
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
@@ -99,7 +95,7 @@ impl Client {
 fn both_versions_carry_bytes_both_ways_whatever_pieces_they_come_in() {
     for version in [&TLS12, &TLS13] {
         for piece in [1, 17, 100_000] {
-            let mut server = server(&shared_settings());
+            let mut server = plain_server();
             let mut client = Client::new(version, None, &[]);
             assert!(!server.transport.is_ready() && server.transport.is_costly());
             client.talk(&mut server, piece).unwrap();
@@ -126,7 +122,7 @@ fn both_versions_carry_bytes_both_ways_whatever_pieces_they_come_in() {
 #[test]
 fn both_sides_can_say_that_nothing_will_follow() {
     for version in [&TLS12, &TLS13] {
-        let mut server = server(&shared_settings());
+        let mut server = plain_server();
         let mut client = Client::new(version, None, &[]);
         client.talk(&mut server, 1000).unwrap();
         client.tls.writer().write_all(b"last words").unwrap();
@@ -151,7 +147,7 @@ fn an_application_protocol_is_agreed_on_if_it_is_offered_and_others_do_no_harm()
         (&["x-amzn-mqtt-ca"], None),
         (&[], None),
     ] {
-        let mut server = server(&shared_settings());
+        let mut server = plain_server();
         let mut client = Client::new(&TLS13, None, offered);
         client.talk(&mut server, 1000).unwrap();
         assert_eq!(client.tls.alpn_protocol(), agreed);
@@ -160,10 +156,7 @@ fn an_application_protocol_is_agreed_on_if_it_is_offered_and_others_do_no_harm()
 
 #[test]
 fn a_minimum_version_keeps_older_clients_out_and_tells_them() {
-    let mut server = server(&TlsSettings {
-        tls_version: TlsVersion::V13,
-        ..shared_settings()
-    });
+    let mut server = server(|settings| settings.tls_version = TlsVersion::V13);
     let mut client = Client::new(&TLS12, None, &[]);
     let error = client.talk(&mut server, 1000).unwrap_err();
     assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
@@ -173,19 +166,23 @@ fn a_minimum_version_keeps_older_clients_out_and_tells_them() {
 
 #[test]
 fn a_client_certificate_is_demanded_verified_and_told_of() {
-    let (authority, folder) = &*SERVED;
+    let (authority, folder) = (&*AUTHORITY, Folder::new());
     let good = authority.client("sensor-7");
     let revoked = authority.client("sensor-8");
     let expired = authority.expired_client("sensor-9");
     let foreign = Authority::new().client("sensor-7");
-    let settings = TlsSettings {
-        require_certificate: true,
-        crlfile: Some(folder.write("crl.pem", authority.revoke(&[&revoked]))),
-        ..shared_settings()
+    let crlfile = folder.write("crl.pem", authority.revoke(&[&revoked]));
+    let strict = |settings: &mut TlsSettings| {
+        settings.require_certificate = true;
+        settings.crlfile = Some(crlfile.clone());
+    };
+    let lenient = |settings: &mut TlsSettings| {
+        strict(settings);
+        settings.disable_client_cert_date_checks = true;
     };
     for version in [&TLS12, &TLS13] {
         for piece in [1, 1000] {
-            let mut server = server(&settings);
+            let mut server = server(strict);
             let mut client = Client::new(version, Some(&good), &[]);
             client.talk(&mut server, piece).unwrap();
             let revealed = server.transport.take_revealed().unwrap();
@@ -200,7 +197,7 @@ fn a_client_certificate_is_demanded_verified_and_told_of() {
             // An authority of the same name signed it, with another key.
             (Some(&foreign), "BadSignature"),
         ] {
-            let mut server = server(&settings);
+            let mut server = server(strict);
             let mut client = Client::new(version, leaf, &[]);
             let error = client.talk(&mut server, 1000).unwrap_err();
             assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
@@ -209,25 +206,22 @@ fn a_client_certificate_is_demanded_verified_and_told_of() {
             assert!(server.transport.has_ended() && server.plain.is_empty());
         }
     }
-    let mut lenient = server(&TlsSettings {
-        disable_client_cert_date_checks: true,
-        ..settings.clone()
-    });
+    let mut forgiving = server(lenient);
     let mut client = Client::new(&TLS13, Some(&expired), &[]);
-    client.talk(&mut lenient, 1000).unwrap();
-    assert!(lenient.transport.is_ready());
+    client.talk(&mut forgiving, 1000).unwrap();
+    assert!(forgiving.transport.is_ready());
     // That is all it forgives.
-    let mut lenient = server(&TlsSettings {
-        disable_client_cert_date_checks: true,
-        ..settings
-    });
+    let mut forgiving = server(lenient);
     let mut client = Client::new(&TLS13, Some(&revoked), &[]);
-    client.talk(&mut lenient, 1000).unwrap_err();
+    client.talk(&mut forgiving, 1000).unwrap_err();
 }
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: \
+    dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
 
 #[test]
 fn a_web_socket_lies_within_tls() {
-    let acceptor = TlsAcceptor::new(Prepared::load(&shared_settings()).unwrap());
+    let acceptor = TlsAcceptor::new(prepared(|_| {}));
     let mut server = Server::new(Wrapping {
         tls: Some(acceptor),
         web_socket: Some(WebSocketOptions::default()),
@@ -236,9 +230,7 @@ fn a_web_socket_lies_within_tls() {
     let mut client = Client::new(&TLS13, None, &["http/1.1"]);
     client.talk(&mut server, 50).unwrap();
     assert!(!server.transport.is_ready() && !server.transport.is_costly());
-    let request = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: \
-        dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
-    client.tls.writer().write_all(request.as_bytes()).unwrap();
+    client.tls.writer().write_all(UPGRADE.as_bytes()).unwrap();
     client
         .tls
         .writer()
@@ -251,15 +243,33 @@ fn a_web_socket_lies_within_tls() {
     let wire = [server.send(b"yes"), server.close()].concat();
     client.receive(&wire).unwrap();
     assert_eq!(client.plain, b"\x82\x03yes\x88\x02\x03\xE8");
-    // A text frame is refused in the same way, inside.
-    let mut client_wire = Vec::new();
-    client.tls.writer().write_all(b"\x81\x80\0\0\0\0").unwrap();
-    client.tls.write_tls(&mut client_wire).unwrap();
+}
+
+#[test]
+fn what_breaks_the_web_socket_protocol_within_tls_is_told_so_within_tls() {
+    let mut server = Server::new(Wrapping {
+        tls: Some(TlsAcceptor::new(prepared(|_| {}))),
+        web_socket: Some(WebSocketOptions::default()),
+        ..Wrapping::default()
+    });
+    let mut client = Client::new(&TLS13, None, &[]);
+    client.talk(&mut server, 50).unwrap();
+    let mut request = UPGRADE.as_bytes().to_vec();
+    // A text frame.
+    request.extend(b"\x81\x80\0\0\0\0");
+    client.tls.writer().write_all(&request).unwrap();
+    client.talk(&mut server, 50).unwrap();
+    assert!(
+        client.plain.ends_with(b"\x88\x02\x03\xEB"),
+        "{:?}",
+        client.plain
+    );
+    assert!(server.transport.has_ended());
 }
 
 #[test]
 fn settings_reload_for_new_connections_and_old_ones_go_on() {
-    let acceptor = TlsAcceptor::new(Prepared::load(&shared_settings()).unwrap());
+    let acceptor = TlsAcceptor::new(prepared(|_| {}));
     let wrapping = || Wrapping {
         tls: Some(acceptor.clone()),
         ..Wrapping::default()
@@ -268,11 +278,9 @@ fn settings_reload_for_new_connections_and_old_ones_go_on() {
     let mut old_client = Client::new(&TLS13, None, &[]);
     old_client.talk(&mut old_server, 1000).unwrap();
 
-    let stricter = TlsSettings {
-        tls_version: TlsVersion::V13,
-        ..shared_settings()
-    };
-    acceptor.install(Prepared::load(&stricter).unwrap());
+    acceptor.install(prepared(|settings| {
+        settings.tls_version = TlsVersion::V13;
+    }));
     let mut server = Server::new(wrapping());
     Client::new(&TLS12, None, &[])
         .talk(&mut server, 1000)
@@ -285,7 +293,7 @@ fn settings_reload_for_new_connections_and_old_ones_go_on() {
 
 #[test]
 fn a_client_that_never_completes_its_hello_is_bounded() {
-    let mut server = server(&shared_settings());
+    let mut server = plain_server();
     // A handshake message that announces 60 kB, in records of 1000 bytes.
     let mut record = vec![0x16, 3, 1, 0x03, 0xE8, 1, 0, 0xEA, 0x60];
     record.resize(5 + 1000, 0);
@@ -308,7 +316,7 @@ proptest! {
         is_record in any::<bool>(),
         piece in 1..100_usize,
     ) {
-        let mut server = server(&shared_settings());
+        let mut server = plain_server();
         let start: &[u8] = if is_record { &[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3] } else { &[] };
         server.receive(&[start, &bytes].concat(), piece);
         prop_assert!(server.plain.is_empty());
@@ -323,9 +331,8 @@ proptest! {
         is_12 in any::<bool>(),
         piece in prop::sample::select(vec![1, 20, 5000]),
     ) {
-        let settings = TlsSettings { require_certificate: true, ..shared_settings() };
-        let mut server = server(&settings);
-        let leaf = SERVED.0.client("sensor-7");
+        let mut server = server(|settings| settings.require_certificate = true);
+        let leaf = AUTHORITY.client("sensor-7");
         let mut client = Client::new(if is_12 { &TLS12 } else { &TLS13 }, Some(&leaf), &["mqtt"]);
         for index in 0..4 {
             if index == 2 && !client.tls.is_handshaking() {
