@@ -197,7 +197,12 @@ pub fn open(
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
     // Nothing is written to them again, so the room that they were given is for others.
     let storage = &**directory.storage();
+    // What was read around damage is written anew: another start might not find its way around it.
+    let is_salvaged = report.lost_frames > 0 || report.lost_bytes > 0;
     for (name, end) in logs.iter().flat_map(|log| &log.ends) {
+        if is_salvaged {
+            break;
+        }
         let cut = storage
             .open_to_write(name)
             .and_then(|mut file| file.set_len(*end));
@@ -213,7 +218,7 @@ pub fn open(
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
     // may be for another number of shards.
     remove_others(&directory, &manifest)?;
-    if manifest.shard_count != shard_count || found.is_none() {
+    if manifest.shard_count != shard_count || found.is_none() || is_salvaged {
         let before = manifest;
         manifest.shard_count = shard_count;
         if found.is_some() {
@@ -229,7 +234,7 @@ pub fn open(
         )?;
         grown = vec![0; shard_count];
         directory.set_manifest(&manifest)?;
-        if found.is_some() {
+        if before.shard_count != shard_count {
             tracing::info!(
                 "sessions are spread over {shard_count} shards, which were {}",
                 before.shard_count
