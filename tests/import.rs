@@ -10,75 +10,50 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
 use fastmq::codec::{Packet, Publish, decode};
 use fastmq::message::ProtocolVersion;
+use support::folder::Folder;
 use support::raw::{Raw, packet};
 use support::{Broker, PATIENCE, command};
 
 /// What Mosquitto 2.0.11 wrote: Clients `s1` and `s2`, and what waits for them.
 const FIXTURE: &[u8] = include_bytes!("../src/import/tests/mosquitto-2.0.11.db");
 
-/// A folder of its own for each test, in which anybody may write: brokers that root starts become
-/// somebody else.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fastmq-import-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// A file with these bytes.
-    fn with(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.file(name);
-        fs::write(&path, bytes).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A folder in which anybody may write: brokers that root starts become somebody else.
+fn open_folder() -> Folder {
+    let folder = Folder::new();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    folder
 }
 
 /// The broker that is moved from.
 struct Mosquitto {
     child: Child,
     port: u16,
-    folder: Folder,
+    /// Until it is stopped.
+    folder: Option<Folder>,
 }
 
 impl Mosquitto {
     /// `None` if it is not installed.
     fn start() -> Option<Self> {
-        let folder = Folder::new();
+        let folder = open_folder();
         // It does not say which port the system chose, so that somebody else may take it meanwhile.
         for _ in 0..10 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
-            let location = folder.0.display();
+            let location = folder.path().display();
             let text = format!(
                 "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
                  persistence_location {location}/\nuser root\nlog_dest stderr\n"
             );
-            let configuration = folder.with("mosquitto.conf", text.as_bytes());
+            let configuration = folder.write("mosquitto.conf", text.as_bytes());
             let programs = ["mosquitto", "/usr/sbin/mosquitto"];
             let mut children = programs.iter().filter_map(|program| {
                 Command::new(program)
@@ -111,7 +86,7 @@ impl Mosquitto {
                 return Some(Self {
                     child,
                     port,
-                    folder,
+                    folder: Some(folder),
                 });
             }
             let _ = child.kill();
@@ -125,7 +100,7 @@ impl Mosquitto {
         let process_id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process_id, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap();
-        std::mem::replace(&mut self.folder, Folder(PathBuf::new()))
+        self.folder.take().expect("it is there until now")
     }
 }
 
@@ -507,8 +482,8 @@ fn every_session_goes_on_where_it_was_in_mosquitto() {
 
 #[test]
 fn the_store_of_a_configuration_is_filled_once_and_not_while_it_is_used() {
-    let folder = Folder::new();
-    let file = folder.with("mosquitto.db", &changed_fixture(FAR_AWAY, FAR_AWAY));
+    let folder = open_folder();
+    let file = folder.write("mosquitto.db", changed_fixture(FAR_AWAY, FAR_AWAY));
     let store = folder.file("store");
     let with = |name: &str, persistence: &str| {
         let text = format!(
@@ -516,7 +491,7 @@ fn the_store_of_a_configuration_is_filled_once_and_not_while_it_is_used() {
              user root\n",
             store.display()
         );
-        folder.with(name, text.as_bytes())
+        folder.write(name, text.as_bytes())
     };
     let configuration = with("fastmq.conf", "persistence true");
     let off = with("off.conf", "persistence false");
@@ -532,18 +507,18 @@ fn the_store_of_a_configuration_is_filled_once_and_not_while_it_is_used() {
         &import(&[option, &folder.file("missing.conf"), &file]),
         "missing.conf",
     );
-    let cut = folder.with("cut.db", &FIXTURE[..FIXTURE.len() - 1]);
+    let cut = folder.write("cut.db", &FIXTURE[..FIXTURE.len() - 1]);
     refused(
         &import(&[option, &configuration, &cut]),
         "cut.db: offset 465: the file ends in the middle of a retained message",
     );
-    let other = folder.with("other", b"something else");
+    let other = folder.write("other", b"something else");
     refused(
         &import(&[option, &configuration, &other]),
         "other: offset 0: not a database of Mosquitto",
     );
     refused(
-        &import(&[option, &configuration, &folder.0]),
+        &import(&[option, &configuration, folder.path()]),
         "not a regular file",
     );
     assert!(
@@ -589,8 +564,8 @@ fn changed_fixture(message_ends: u64, session_ends: u64) -> Vec<u8> {
 
 #[test]
 fn what_has_expired_is_named_and_the_rest_is_there() {
-    let folder = Folder::new();
-    let file = folder.with("mosquitto.db", &changed_fixture(1, 1));
+    let folder = open_folder();
+    let file = folder.write("mosquitto.db", changed_fixture(1, 1));
     let store = folder.file("store");
     let output = import_into(&store, &file);
     let said = said(&output);

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::folder::Folder;
 use support::raw::{Raw, packet};
 use support::{Broker, PATIENCE};
 
@@ -495,14 +496,6 @@ impl Drop for Mosquitto {
     }
 }
 
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Debian's, with the program that makes its password files.
 fn mosquitto() -> Option<PathBuf> {
     let places = std::env::var_os("PATH")?;
@@ -531,11 +524,8 @@ fn made_up_rules_let_clients_do_here_what_they_let_them_do_in_mosquitto() {
         eprintln!("skipped: mosquitto is not installed");
         return;
     };
-    let folder = std::env::temp_dir().join(format!("fastmq-acl-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let folder = Folder(folder);
-    let (passwords, rules) = (folder.0.join("passwords"), folder.0.join("acl"));
-    fs::write(&passwords, "").unwrap();
+    let folder = Folder::new();
+    let (passwords, rules) = (folder.write("passwords", ""), folder.file("acl"));
     for name in USERS.iter().flatten().chain([&OBSERVER]) {
         let made = Command::new("mosquitto_passwd")
             .arg("-b")
@@ -549,8 +539,7 @@ fn made_up_rules_let_clients_do_here_what_they_let_them_do_in_mosquitto() {
         passwords.display(),
         rules.display()
     );
-    let here = folder.0.join("fastmq.conf");
-    fs::write(&here, format!("listener 0 127.0.0.1\n{lines}")).unwrap();
+    let here = folder.write("fastmq.conf", format!("listener 0 127.0.0.1\n{lines}"));
 
     let seed = number("FASTMQ_ACL_SEED", 1);
     let (mut compared, mut excused, mut wrong) = (0, 0, String::new());
@@ -558,7 +547,7 @@ fn made_up_rules_let_clients_do_here_what_they_let_them_do_in_mosquitto() {
     for index in 0..number("FASTMQ_ACL_FILES", 16) {
         let case = Case::new(&mut Random(seed.wrapping_mul(1_000_003) + index));
         fs::write(&rules, &case.acl).unwrap();
-        let mosquitto = Mosquitto::start(&program, &folder.0, &lines);
+        let mosquitto = Mosquitto::start(&program, folder.path(), &lines);
         let here = here.to_str().unwrap();
         let broker = Broker::start_configured(&["-c", here, "--cores", "1"]);
         let (theirs, ours) = (look(mosquitto.port, &case), look(broker.port(), &case));

@@ -9,43 +9,20 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use fastmq::auth::{PasswordFile, PasswordHash, Scheme};
 use support::command;
+use support::folder::Folder;
 
-/// A folder of its own for each test, gone when this is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fastmq-passwd-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).unwrap();
-        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-        let mut names: Vec<_> = entries.map(|it| name(it).into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The names of all files of a folder.
+fn names(folder: &Folder) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<_> = entries.map(|it| name(it).into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// `fastmq passwd` with these arguments and this on its standard input.
@@ -91,7 +68,7 @@ fn a_created_file_has_its_user_and_is_its_owners_alone() {
     assert!(!verify(&file, "alice", "Secret"));
     assert!(!verify(&file, "bob", "secret"));
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(folder.names(), ["passwords"], "nothing else is left");
+    assert_eq!(names(&folder), ["passwords"], "nothing else is left");
 }
 
 #[test]
@@ -135,7 +112,7 @@ fn a_password_is_read_twice_from_a_pipe() {
         let output = ask(input);
         assert_eq!(output.status.code(), Some(code), "{input:?}");
         assert_eq!(output.stderr, said.as_bytes(), "{input:?}");
-        assert!(folder.names().is_empty(), "nothing is made: {input:?}");
+        assert!(names(&folder).is_empty(), "nothing is made: {input:?}");
     }
     assert_done(&ask("a b \r\na b \n"));
     assert!(verify(&file, "alice", "a b "));
@@ -202,7 +179,7 @@ fn a_changed_file_keeps_its_mode_and_its_link() {
     assert_done(&warned);
     let said = String::from_utf8(warned.stderr).unwrap();
     assert!(said.starts_with("Warning: Everybody can read"), "{said}");
-    assert_eq!(folder.names(), ["link", "passwords"]);
+    assert_eq!(names(&folder), ["link", "passwords"]);
 }
 
 #[test]
@@ -215,7 +192,7 @@ fn a_broken_file_is_left_as_it_is() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stderr, b"Error: Corrupt password file at line 2.\n");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
-    assert_eq!(folder.names(), ["passwords"]);
+    assert_eq!(names(&folder), ["passwords"]);
 }
 
 /// What both programs refuse, with the same words and status. `FILE` is one that is there.
@@ -333,7 +310,7 @@ fn what_makes_no_sense_is_refused_in_mosquittos_words_and_changes_nothing() {
             "someone:x\n",
             "{case:?}"
         );
-        assert_eq!(folder.names(), ["passwords"], "{case:?}");
+        assert_eq!(names(&folder), ["passwords"], "{case:?}");
         let is_shared = REFUSED.iter().any(|(_, shared)| shared == said);
         if let Some(original) = original.filter(|_| is_shared) {
             let theirs = run(Command::new(original).args(arguments), "");

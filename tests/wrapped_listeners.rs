@@ -7,13 +7,14 @@
 mod authority;
 mod support;
 
-use authority::{Authority, Folder, Leaf};
+use authority::{Authority, Leaf};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use support::folder::Folder;
 use support::{Broker, PATIENCE};
 use tungstenite::client::IntoClientRequest;
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod folder;
 pub mod raw;
 
 use std::io::{BufRead, BufReader};

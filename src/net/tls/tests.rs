@@ -2,8 +2,11 @@
 
 #[path = "../../../tests/support/authority.rs"]
 mod authority;
+#[path = "../../../tests/support/folder.rs"]
+mod folder;
 
-pub(crate) use authority::{Authority, Folder, Leaf};
+pub(crate) use authority::{Authority, Leaf};
+pub(crate) use folder::Folder;
 
 use super::{KeyLogFile, Prepared, TlsSettings};
 use std::os::unix::fs::PermissionsExt;
