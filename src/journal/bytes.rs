@@ -25,6 +25,10 @@ pub(super) fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     put_u64(out, value.map_or(0, |value| value.saturating_add(1)));
 }
 
+/// No count comes so far: at a thousand million a second it would take a century. What is counted on from
+/// what was read stays at it, so that it can be read again.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// Takes values off the front of some bytes; `None` when they are not there.
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
@@ -48,8 +52,13 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A count or a name, which is one: so far from the end that going on from it is safe.
+    pub(super) fn number(&mut self) -> Option<u64> {
+        self.u64().filter(|&number| number <= NUMBER_MAX)
     }
 
     /// The outer `None`: not there; the inner one: no value.

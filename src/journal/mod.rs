@@ -22,6 +22,7 @@ mod frame;
 mod record;
 mod replay;
 
+pub use bytes::NUMBER_MAX;
 pub use frame::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_MAX, Frame, FrameError, next_frame};
 pub use record::{
     Origin, Record, Records, StoredIdentity, StoredMessage, UnknownRecord, WillRecord,

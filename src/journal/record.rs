@@ -104,8 +104,8 @@ impl Origin {
 
     fn decode(reader: &mut Reader<'_>) -> Option<Self> {
         Some(Self {
-            session: reader.u64()?,
-            exchange: reader.u64()?,
+            session: reader.number()?,
+            exchange: reader.number()?,
             packet_identifier: PacketIdentifier::new(reader.u16()?)?,
         })
     }
@@ -505,11 +505,11 @@ impl<'a> Record<'a> {
         let kind = reader.u8()?;
         Some(match kind {
             SESSION => Self::Session {
-                session: reader.u64()?,
+                session: reader.number()?,
                 identity: StoredIdentity::decode(reader)?,
                 expiry_interval_s: reader.u32()?,
-                next_sequence: reader.u64()?,
-                exchanges: reader.u64()?,
+                next_sequence: reader.number()?,
+                exchanges: reader.number()?,
                 will: match reader.u8()? {
                     0 => None,
                     1 => Some(WillRecord {
@@ -524,25 +524,25 @@ impl<'a> Record<'a> {
                 },
             },
             DETACHED => Self::Detached {
-                session: reader.u64()?,
+                session: reader.number()?,
                 expires_at_ms: reader.option()?,
                 will_at_ms: reader.option()?,
             },
             ENDED => Self::Ended {
-                session: reader.u64()?,
+                session: reader.number()?,
             },
             SUBSCRIBED => Self::Subscribed {
-                session: reader.u64()?,
+                session: reader.number()?,
                 options: options_from_u8(reader.u8()?)?,
                 identifier: NonZeroU32::new(reader.u32()?),
                 filter: filter(reader)?,
             },
             UNSUBSCRIBED => Self::Unsubscribed {
-                session: reader.u64()?,
+                session: reader.number()?,
                 filter: filter(reader)?,
             },
             MESSAGE => {
-                let message = reader.u64()?;
+                let message = reader.number()?;
                 let flags = reader.u8()?;
                 let origin = if flags & 2 != 0 {
                     Some(Origin::decode(reader)?)
@@ -557,9 +557,9 @@ impl<'a> Record<'a> {
                 }
             }
             DELIVERY => {
-                let session = reader.u64()?;
-                let sequence = reader.u64()?;
-                let message = reader.u64()?;
+                let session = reader.number()?;
+                let sequence = reader.number()?;
+                let message = reader.number()?;
                 let flags = reader.u8()?;
                 let share = if flags & 1 << 4 != 0 {
                     Some(filter(reader)?)
@@ -586,37 +586,37 @@ impl<'a> Record<'a> {
                 }
             }
             SENT => Self::Sent {
-                session: reader.u64()?,
-                sequence: reader.u64()?,
+                session: reader.number()?,
+                sequence: reader.number()?,
             },
             RELEASED => Self::Released {
-                session: reader.u64()?,
-                sequence: reader.u64()?,
+                session: reader.number()?,
+                sequence: reader.number()?,
             },
             DONE => Self::Done {
-                session: reader.u64()?,
-                sequence: reader.u64()?,
+                session: reader.number()?,
+                sequence: reader.number()?,
             },
             RECEIVED => Self::Received {
-                session: reader.u64()?,
-                exchange: reader.u64()?,
+                session: reader.number()?,
+                exchange: reader.number()?,
                 packet_identifier: PacketIdentifier::new(reader.u16()?)?,
             },
             TAKEN => Self::Taken {
-                session: reader.u64()?,
-                exchange: reader.u64()?,
+                session: reader.number()?,
+                exchange: reader.number()?,
             },
             HAD => Self::Had {
                 origin: Origin::decode(reader)?,
-                session: reader.u64()?,
+                session: reader.number()?,
             },
             FREED => Self::Freed {
-                session: reader.u64()?,
+                session: reader.number()?,
                 packet_identifier: PacketIdentifier::new(reader.u16()?)?,
             },
             RETAINED => Self::Retained {
                 version: RetainedVersion {
-                    clock: reader.u64()?,
+                    clock: reader.number()?,
                     shard: ShardId(reader.u16()?),
                 },
                 source: match reader.u8()? {
@@ -699,6 +699,7 @@ impl<'a> Iterator for Records<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::NUMBER_MAX;
     use proptest::prelude::*;
 
     fn message<'a>() -> StoredMessage<'a> {
@@ -757,7 +758,9 @@ mod tests {
                 expires_at_ms: Some(0),
                 will_at_ms: None,
             },
-            Record::Ended { session: u64::MAX },
+            Record::Ended {
+                session: NUMBER_MAX,
+            },
             Record::Subscribed {
                 session: 4,
                 filter: "$share/g/+/#",
@@ -871,6 +874,20 @@ mod tests {
         }
         let read: Vec<_> = Records::new(&bytes).map(Result::unwrap).collect();
         assert_eq!(read, samples());
+    }
+
+    #[test]
+    fn a_record_with_a_number_that_nobody_can_have_counted_to_is_refused() {
+        for (session, is_read) in [
+            (NUMBER_MAX, true),
+            (NUMBER_MAX + 1, false),
+            (u64::MAX, false),
+        ] {
+            let mut bytes = Vec::new();
+            Record::Ended { session }.encode(&mut bytes);
+            let read = Records::new(&bytes).next().unwrap();
+            assert_eq!(read.is_ok(), is_read, "{session}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::bytes::NUMBER_MAX;
 use super::record::{Record, Records, UnknownRecord};
 use super::{Origin, WallClock};
 use crate::codec::SubscriptionOptions;
@@ -136,7 +137,9 @@ impl ReplayedSession {
     }
 
     fn put(&mut self, delivery: ReplayedDelivery) {
-        self.next_sequence = self.next_sequence.max(delivery.sequence.saturating_add(1));
+        self.next_sequence = self
+            .next_sequence
+            .max(delivery.sequence.saturating_add(1).min(NUMBER_MAX));
         match self.position(delivery.sequence) {
             Ok(index) => {
                 if let Some(known) = self.deliveries.get_mut(index) {
@@ -383,7 +386,9 @@ impl Replay {
             }
             Record::Done { session, sequence } => {
                 let state = self.session(session);
-                state.next_sequence = state.next_sequence.max(sequence.saturating_add(1));
+                state.next_sequence = state
+                    .next_sequence
+                    .max(sequence.saturating_add(1).min(NUMBER_MAX));
                 if let Ok(index) = state.position(sequence) {
                     state.deliveries.remove(index);
                 }

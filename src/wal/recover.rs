@@ -15,8 +15,8 @@ use super::segment::{HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, scan};
 use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
-    Frame, Lsn, Origin, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect,
-    UnknownRecord, WallClock,
+    Frame, Lsn, NUMBER_MAX, Origin, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession,
+    Suspect, UnknownRecord, WallClock,
 };
 use crate::key::ShardId;
 use crate::router::Interest;
@@ -651,7 +651,7 @@ fn renumber(merged: &mut Replayed) {
         let Some(publisher) = merged.sessions.get_mut(&publisher) else {
             continue;
         };
-        publisher.exchanges += 1;
+        publisher.exchanges = (publisher.exchanges + 1).min(NUMBER_MAX);
         origin.exchange = publisher.exchanges;
         sessions.sort_unstable();
         sessions.dedup();
