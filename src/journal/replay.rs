@@ -7,7 +7,7 @@
 
 use super::bytes::NUMBER_MAX;
 use super::record::{Record, Records, UnknownRecord};
-use super::{Origin, WallClock};
+use super::{Journal, Origin, WallClock};
 use crate::codec::SubscriptionOptions;
 use crate::key::PacketIdentifier;
 use crate::limits::OPEN_EXCHANGES_MAX;
@@ -170,6 +170,14 @@ pub struct ReplayedRetained {
     pub message: Arc<Message>,
 }
 
+impl ReplayedRetained {
+    /// Whether it says that the topic has none.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        self.message.as_ref().as_ref().payload.is_empty()
+    }
+}
+
 /// A QoS 2 message that some Sessions were given, though its publisher may not be remembered to have
 /// sent it. As long as its publisher may send it again this is said anew at every start, in the log of
 /// the publisher's shard.
@@ -179,6 +187,16 @@ pub struct Suspect {
     pub origin: Origin,
     /// Who was given it.
     pub sessions: Vec<u64>,
+}
+
+impl Suspect {
+    /// Writes it down.
+    pub fn append_to(&self, journal: &mut Journal) {
+        let origin = self.origin;
+        for &session in &self.sessions {
+            journal.append(&Record::Had { origin, session });
+        }
+    }
 }
 
 /// The state that the records read so far describe.
@@ -210,6 +228,14 @@ pub struct Replayed {
     pub suspects: Vec<Suspect>,
     /// The largest name of a Session.
     pub session_max: u64,
+}
+
+impl Replayed {
+    /// Topics with a retained message.
+    #[must_use]
+    pub fn retained_count(&self) -> usize {
+        self.retained.iter().filter(|it| !it.is_removal()).count()
+    }
 }
 
 impl Replay {

@@ -184,11 +184,11 @@ impl Shard {
     /// Takes a retained message into this shard's replica.
     pub fn restore_retained(&mut self, retained: &ReplayedRetained, now: Instant) {
         self.clock = self.clock.max(retained.version.clock);
-        let parts = retained.message.as_ref().as_ref();
-        if parts.payload.is_empty() || retained.message.is_expired(now) {
+        if retained.is_removal() || retained.message.is_expired(now) {
             return;
         }
-        debug_assert!(TopicName::new(&String::from_utf8_lossy(parts.topic_name)).is_ok());
+        let topic_name = retained.message.topic_name();
+        debug_assert!(TopicName::new(&String::from_utf8_lossy(topic_name)).is_ok());
         self.router.retain(&retained.message, retained.version);
         if let Some(at) = self.router.next_retained_expiry() {
             self.timers.arm(Slot::RetainedExpiry, at);

@@ -68,14 +68,6 @@ pub(super) struct Received {
     pub(super) repeats: u64,
 }
 
-/// A message that some Sessions had before a crash, and that may come again.
-#[derive(Debug)]
-struct Had {
-    packet_identifier: PacketIdentifier,
-    exchange: u64,
-    sessions: Vec<u64>,
-}
-
 /// Somebody wants to know when every exchange that is under way now is written down.
 #[derive(Clone, Copy, Debug)]
 struct Settle {
@@ -136,7 +128,7 @@ pub(super) struct Store {
     /// The texts of shared subscriptions of stored Sessions.
     shares: HashMap<u32, Arc<str>, ahash::RandomState>,
     /// Messages that may come again, by their publishers' Sessions.
-    suspects: HashMap<u64, Vec<Had>, ahash::RandomState>,
+    suspects: HashMap<u64, Vec<Suspect>, ahash::RandomState>,
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
@@ -150,13 +142,10 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(journal: Journal, suspects: &[Suspect], ports: Vec<u16>) -> Self {
         let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut table: HashMap<_, Vec<Had>, _> = HashMap::with_hasher(hasher());
+        let mut table: HashMap<_, Vec<Suspect>, _> = HashMap::with_hasher(hasher());
         for suspect in suspects {
-            table.entry(suspect.origin.session).or_default().push(Had {
-                packet_identifier: suspect.origin.packet_identifier,
-                exchange: suspect.origin.exchange,
-                sessions: suspect.sessions.clone(),
-            });
+            let of_publisher = table.entry(suspect.origin.session).or_default();
+            of_publisher.push(suspect.clone());
         }
         Self {
             journal,
@@ -372,10 +361,10 @@ impl Store {
     fn set_origin(&mut self, origin: Origin, repeats: bool) {
         self.routing.origin = Some(origin);
         self.routing.repeats = repeats;
-        if let Some(had) = self.take_suspect(origin)
+        if let Some(suspect) = self.take_suspect(origin)
             && repeats
         {
-            self.routing.skipped = had.sessions;
+            self.routing.skipped = suspect.sessions;
         }
     }
 
@@ -383,40 +372,39 @@ impl Store {
     /// crash that it repeats, or zero.
     pub(super) fn begin_exchange(&mut self, origin: Origin, duplicate: bool) -> u64 {
         self.routing.origin = Some(origin);
-        let Some(had) = self.take_suspect(origin) else {
+        let Some(mut suspect) = self.take_suspect(origin) else {
             return 0;
         };
+        let before = std::mem::replace(&mut suspect.origin, origin).exchange;
         if !duplicate {
             // Its Client has given it up.
-            self.settled(origin.session, had.exchange);
+            self.settled(origin.session, before);
             return 0;
         }
         // Written down before anything of this exchange can be: whatever a crash leaves of it, who has
         // had the message is known.
-        for &session in &had.sessions {
-            self.journal.append(&Record::Had { origin, session });
-        }
+        suspect.append_to(&mut self.journal);
         self.routing.repeats = true;
-        self.routing.skipped = had.sessions;
-        had.exchange
+        self.routing.skipped = suspect.sessions;
+        before
     }
 
     /// What is known of a message that may come again, when its Packet Identifier is used: it is that
     /// message, or that is over.
-    fn take_suspect(&mut self, origin: Origin) -> Option<Had> {
+    fn take_suspect(&mut self, origin: Origin) -> Option<Suspect> {
         if self.suspects.is_empty() {
             return None;
         }
         let suspects = self.suspects.get_mut(&origin.session)?;
         // Nothing older is under way still.
-        suspects.retain(|had| had.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
-        let is_it = |had: &Had| had.packet_identifier == origin.packet_identifier;
+        suspects.retain(|it| it.origin.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
+        let is_it = |it: &Suspect| it.origin.packet_identifier == origin.packet_identifier;
         let found = suspects.iter().position(is_it);
-        let had = found.map(|index| suspects.swap_remove(index));
+        let suspect = found.map(|index| suspects.swap_remove(index));
         if suspects.is_empty() {
             self.suspects.remove(&origin.session);
         }
-        had
+        suspect
     }
 
     /// It is no longer open whether an exchange was taken. Nothing for zero.
@@ -438,15 +426,8 @@ impl Store {
     /// Writes down who has had messages that a Session may send again.
     fn had(&mut self, session: NonZeroU64) {
         let suspects = self.suspects.get(&session.get());
-        for had in suspects.into_iter().flatten() {
-            let origin = Origin {
-                session: session.get(),
-                exchange: had.exchange,
-                packet_identifier: had.packet_identifier,
-            };
-            for &session in &had.sessions {
-                self.journal.append(&Record::Had { origin, session });
-            }
+        for suspect in suspects.into_iter().flatten() {
+            suspect.append_to(&mut self.journal);
         }
     }
 
@@ -546,7 +527,7 @@ impl Store {
         let suspects = self.suspects.get(&name).into_iter().flatten();
         let under_way = self.under_way(session);
         let under_way = under_way.flat_map(|it| [it.exchange, it.repeats]);
-        let open = under_way.chain(suspects.map(|had| had.exchange));
+        let open = under_way.chain(suspects.map(|it| it.origin.exchange));
         open.filter(|&exchange| exchange != 0)
     }
 
@@ -584,11 +565,6 @@ impl Store {
             exchange: received.exchange,
         });
         self.settled(received.name.get(), received.repeats);
-    }
-
-    /// Whether everybody who was asked by [`Shard::begin_settling`] has answered.
-    pub(super) fn is_settled(&self) -> bool {
-        self.unsettled == 0
     }
 
     fn settle(&mut self, from: ShardId) {
@@ -729,10 +705,11 @@ impl Shard {
         self.handle_settle(self.id);
     }
 
-    /// Whether all of them have said so.
+    /// Whether all that [`Shard::begin_settling`] asked have said so.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.clients.store.as_ref().is_none_or(|it| it.is_settled())
+        let store = self.clients.store.as_ref();
+        store.is_none_or(|store| store.unsettled == 0)
     }
 
     /// A shard wants to know when all exchanges that are under way now are written down.

@@ -67,10 +67,7 @@ pub fn install(
         Some(found) => {
             let there = contents(&directory, found, clock)?;
             let sessions = there.sessions.len();
-            let has_payload =
-                |message: &crate::message::Message| !message.as_ref().payload.is_empty();
-            let retained = there.retained.iter();
-            let retained = retained.filter(|it| has_payload(&it.message)).count();
+            let retained = there.retained_count();
             if sessions + retained > 0 {
                 return Err(InstallError::NotEmpty {
                     path: path.to_owned(),
@@ -102,6 +99,5 @@ pub fn install(
     }
     rewrite(&directory, &manifest, replayed, clock, SEGMENT_SIZE, ports)?;
     directory.set_manifest(&manifest)?;
-    remove_others(&directory, &manifest)?;
-    Ok(())
+    Ok(remove_others(&directory, &manifest)?)
 }

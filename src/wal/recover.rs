@@ -195,30 +195,32 @@ pub fn open(
     let mut next: Vec<Lsn> = logs.iter().map(|log| log.next).collect();
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
-    // Nothing is written to them again, so the room that they were given is for others.
     let storage = &**directory.storage();
     // What was read around damage is written anew: another start might not find its way around it.
     let is_salvaged = report.lost_frames > 0 || report.lost_bytes > 0;
-    for (name, end) in logs.iter().flat_map(|log| &log.ends) {
-        if is_salvaged {
-            break;
+    let is_written_anew = manifest.shard_count != shard_count || found.is_none() || is_salvaged;
+    if !is_salvaged {
+        // Nothing is written to them again, so the room that they were given is for others.
+        for (name, end) in logs.iter().flat_map(|log| &log.ends) {
+            let cut = storage
+                .open_to_write(name)
+                .and_then(|mut file| file.set_len(*end));
+            cut.map_err(directory.at(name))?;
         }
-        let cut = storage
-            .open_to_write(name)
-            .and_then(|mut file| file.set_len(*end));
-        cut.map_err(directory.at(name))?;
     }
-    // What is gone on with from here on is promised from here on.
-    for (name, from, to) in logs.iter().flat_map(|log| &log.unsynced) {
-        write_again(storage, name, *from, *to).map_err(directory.at(name))?;
+    if !is_written_anew {
+        // What is gone on with from here on is promised from here on.
+        for (name, from, to) in logs.iter().flat_map(|log| &log.unsynced) {
+            write_again(storage, name, *from, *to).map_err(directory.at(name))?;
+        }
+        storage.sync().map_err(directory.at(""))?;
     }
-    storage.sync().map_err(directory.at(""))?;
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
     // may be for another number of shards.
     remove_others(&directory, &manifest)?;
-    if manifest.shard_count != shard_count || found.is_none() || is_salvaged {
+    if is_written_anew {
         let before = manifest;
         manifest.shard_count = shard_count;
         if found.is_some() {
@@ -240,16 +242,12 @@ pub fn open(
                 before.shard_count
             );
         }
+        remove_others(&directory, &manifest)?;
     }
-    remove_others(&directory, &manifest)?;
 
     report.sessions = merged.sessions.len();
     report.deliveries = merged.sessions.values().map(|it| it.deliveries.len()).sum();
-    report.retained = merged
-        .retained
-        .iter()
-        .filter(|it| !it.message.as_ref().as_ref().payload.is_empty())
-        .count();
+    report.retained = merged.retained_count();
     let placement = Placement::new(shard_count, manifest.seed);
     let session = merged.session_max + 1;
     let mut sessions: Vec<Vec<ReplayedSession>> = Vec::new();

@@ -51,7 +51,7 @@ pub(super) fn rewrite(
         }
         for retained in &replayed.retained {
             if placement.shard_of_bytes(retained.message.topic_name()) == id
-                && !retained.message.as_ref().as_ref().payload.is_empty()
+                && !retained.is_removal()
             {
                 let content = StoredMessage::new(retained.message.as_ref().as_ref(), clock);
                 let version = retained.version;
@@ -161,10 +161,7 @@ impl<'a> ShardFile<'a> {
             });
         }
         for suspect in open {
-            let origin = suspect.origin;
-            for &session in &suspect.sessions {
-                self.journal.append(&Record::Had { origin, session });
-            }
+            suspect.append_to(&mut self.journal);
         }
         for delivery in &session.deliveries {
             let sequence = delivery.sequence;
