@@ -115,6 +115,9 @@ pub trait Core {
     /// What waits for the shard `to`, oldest first.
     fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Self::Envelope>;
 
+    /// So many envelopes for the shard `to` can be moved at the end of this turn.
+    fn set_ring_room(&mut self, _to: ShardId, _room: usize) {}
+
     /// Envelopes were moved from [`Core::outbound`] into rings.
     fn handle_ring_room(&mut self, effects: &mut Effects);
 
@@ -208,6 +211,10 @@ impl Core for Shard {
 
     fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Envelope> {
         self.outbound(to)
+    }
+
+    fn set_ring_room(&mut self, to: ShardId, room: usize) {
+        self.set_ring_room(to, room);
     }
 
     fn handle_ring_room(&mut self, effects: &mut Effects) {

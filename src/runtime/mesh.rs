@@ -31,6 +31,8 @@ struct Outlet<E> {
     ring: Producer<Item<E>>,
     /// Connections for which the ring had no room. As many as were accepted meanwhile.
     adopted: VecDeque<Box<Adopted>>,
+    /// Room of the ring, as the core was told.
+    room: usize,
 }
 
 /// One shard's ends of all its rings.
@@ -71,6 +73,7 @@ impl<E: Send> Mesh<E> {
                     let outlet = Outlet {
                         ring: producer,
                         adopted: VecDeque::new(),
+                        room: 0,
                     };
                     (Some(outlet), Some(consumer))
                 };
@@ -155,6 +158,11 @@ impl<E: Send> Mesh<E> {
                 outlet.ring.extend(waiting.drain(..moved).map(Item::Core));
             }
             is_left |= !waiting.is_empty() || !outlet.adopted.is_empty();
+            // A ring that was empty is no fuller than this shard makes it.
+            if moved > 0 || outlet.room < outlet.ring.capacity() {
+                outlet.room = outlet.ring.free_slots();
+                path.core_mut().set_ring_room(to, outlet.room);
+            }
             if outlet.ring.publish() {
                 let peer = &self.peers[index];
                 if peer.sleep.take_wake() {

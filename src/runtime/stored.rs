@@ -197,6 +197,10 @@ impl Core for StoredShard {
         self.shard.outbound(to)
     }
 
+    fn set_ring_room(&mut self, to: ShardId, room: usize) {
+        self.shard.set_ring_room(to, room);
+    }
+
     fn handle_ring_room(&mut self, effects: &mut Effects) {
         self.shard.handle_ring_room(effects);
     }

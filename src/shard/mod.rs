@@ -671,6 +671,12 @@ impl Shard {
         &mut self.peers[to.index()].outbound
     }
 
+    /// So many envelopes for shard `to` can be moved when the runtime next does. A turn may bring more than
+    /// the backlog is to hold, and what the ring is about to take is no backlog.
+    pub fn set_ring_room(&mut self, to: ShardId, room: usize) {
+        self.peers[to.index()].ring_room = room;
+    }
+
     /// Envelopes were moved into rings: publishers that waited for room are read again.
     pub fn handle_ring_room(&mut self, effects: &mut Effects) {
         let backlog_max = self.clients.limits.peer_backlog_max;

@@ -12,6 +12,8 @@ use super::store::Ticket;
 pub(super) struct Peer {
     /// Envelopes that wait for room in the ring, oldest first.
     pub(super) outbound: VecDeque<Envelope>,
+    /// As many of them leave at the end of the turn.
+    pub(super) ring_room: usize,
     /// The last of our announcements that is in force there.
     pub(super) acknowledged: u64,
     /// It makes no retained version at or below this any more.
@@ -25,7 +27,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Whether QoS 0 is dropped and publishers of QoS 1 and 2 are stopped.
     pub(super) fn is_full(&self, backlog_max: usize) -> bool {
-        self.outbound.len() >= backlog_max
+        self.outbound.len() >= backlog_max + self.ring_room
     }
 
     /// Whether stopped publishers may go on: well below full, so that they do not stop at once again.

@@ -837,16 +837,13 @@ impl World {
         let mut moved = false;
         for to in (0..count).filter(|&to| to != index) {
             let ring = &mut self.rings[index * count + to];
-            let outbound = self.hosts[index].shard.outbound(ShardId(to as u16));
-            if outbound.is_empty() {
-                continue;
-            }
-            let room = self
-                .ring_capacity
-                .saturating_sub(ring.len())
-                .min(outbound.len());
-            let amount = pace.amount(room);
+            let shard = &mut self.hosts[index].shard;
+            let to = ShardId(to as u16);
+            let room = self.ring_capacity.saturating_sub(ring.len());
+            let outbound = shard.outbound(to);
+            let amount = pace.amount(room.min(outbound.len()));
             ring.extend(outbound.drain(..amount));
+            shard.set_ring_room(to, room - amount);
             self.moved += amount as u64;
             moved |= amount > 0;
         }

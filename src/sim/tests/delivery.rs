@@ -345,6 +345,36 @@ fn full_ring_stops_the_publisher_and_lets_it_go_on() {
 }
 
 #[test]
+fn a_burst_of_qos0_loses_only_what_neither_the_ring_nor_the_backlog_has_room_for() {
+    let limits = Limits {
+        peer_backlog_max: 4,
+        ..Limits::default()
+    };
+    for (burst, lost) in [(20_u64, 0), (25, 5)] {
+        let mut bench = Bench::new(2, &limits);
+        bench.world.set_ring_capacity(16);
+        let links = ["a", "b", "c", "d"].map(|name| bench.connect(v5(name)));
+        let on = |shard| {
+            links
+                .iter()
+                .find(|it| bench.world.shard_of(it.wire) == Some(shard))
+        };
+        let (publisher, subscriber) = (*on(0).unwrap(), *on(1).unwrap());
+        bench.subscribe(subscriber, "t", options(Q0));
+        for number in 1..=burst {
+            let text = number.to_string();
+            bench.push(publisher, &Packet::Publish(message("t", &text, Q0, 0)));
+        }
+        // All of it comes in one turn.
+        bench.settle();
+        let expected: Vec<String> = (1..=burst - lost).map(|it| it.to_string()).collect();
+        assert_eq!(bench.hear_payloads(subscriber), expected);
+        let dropped = bench.world.sum(|it| it.dropped_ring_full);
+        assert_eq!(dropped, lost);
+    }
+}
+
+#[test]
 fn queue_of_a_client_that_is_away_is_bounded_and_drops_are_counted() {
     let limits = Limits {
         max_queued_messages: 5,
