@@ -29,4 +29,4 @@ pub use oracle::Violation;
 pub use plan::Plan;
 pub use random::Random;
 pub use simulation::{Report, simulate};
-pub use world::{Event, Pace, WireId, World};
+pub use world::{Event, Pace, Traffic, WireId, World};

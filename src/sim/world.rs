@@ -156,10 +156,41 @@ struct Wire {
     down_ended: bool,
 }
 
+/// What crossed from shard to shard.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Traffic {
+    /// Messages for subscribers or replicas, by the shard they went to.
+    pub messages: Vec<u64>,
+    /// Changes of what a shard wants of a filter.
+    pub announcements: u64,
+    /// Their acknowledgements.
+    pub acknowledgements: u64,
+    /// Every other envelope.
+    pub others: u64,
+    /// Shards that were asleep and had to be woken for an envelope.
+    pub wakes: u64,
+}
+
+impl Traffic {
+    fn count(&mut self, to: usize, envelope: &Envelope) {
+        match envelope {
+            Envelope::Publish { .. } | Envelope::PublishShared { .. } => {
+                self.messages.resize(self.messages.len().max(to + 1), 0);
+                self.messages[to] += 1;
+            }
+            Envelope::Interest { .. } => self.announcements += 1,
+            Envelope::InterestAck { .. } => self.acknowledgements += 1,
+            _ => self.others += 1,
+        }
+    }
+}
+
 /// A shard and what its runtime would hold for it.
 #[derive(Debug)]
 struct Host {
     shard: Shard,
+    /// Found nothing to do at the end of its turn, and was not woken since.
+    is_asleep: bool,
     effects: Effects,
     wires: BTreeMap<ConnectionKey, WireId>,
     waiting: VecDeque<WireId>,
@@ -192,6 +223,7 @@ pub struct World {
     unsent_max: usize,
     /// What shards told the threads beside them, requests for password checks apart.
     notices: Vec<(ShardId, Notice)>,
+    traffic: Traffic,
 }
 
 impl World {
@@ -208,6 +240,7 @@ impl World {
         let settings = Arc::new(settings);
         let host = |index| Host {
             shard: Shard::with_settings(ShardId(index as u16), shard_count, settings.clone(), seed),
+            is_asleep: false,
             effects: Effects::default(),
             wires: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -229,6 +262,7 @@ impl World {
             moved: 0,
             unsent_max: 0,
             notices: Vec::new(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -341,6 +375,11 @@ impl World {
         self.rings.iter().map(VecDeque::len).sum()
     }
 
+    /// What crossed from shard to shard since the last call.
+    pub fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+
     /// What crossed the border since the last call.
     pub fn take_log(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.log)
@@ -448,6 +487,7 @@ impl World {
 
     /// One turn of one shard, as its runtime would run it.
     pub fn turn(&mut self, index: usize, pace: &mut Pace<'_>) {
+        self.hosts[index].is_asleep = false;
         self.forget(index, pace);
         if self.hosts[index]
             .shard
@@ -490,6 +530,10 @@ impl World {
             self.present_resumed(index);
             self.flush(index, pace);
         }
+        // As a shard does: it announces its sleep, then looks at its inbound rings once more.
+        let count = self.hosts.len();
+        let mut inbound = (0..count).map(|from| &self.rings[from * count + index]);
+        self.hosts[index].is_asleep = inbound.all(VecDeque::is_empty);
     }
 
     fn turn_log(&mut self, index: usize) {
@@ -842,8 +886,14 @@ impl World {
             let room = self.ring_capacity.saturating_sub(ring.len());
             let outbound = shard.outbound(to);
             let amount = pace.amount(room.min(outbound.len()));
-            ring.extend(outbound.drain(..amount));
+            for envelope in outbound.drain(..amount) {
+                self.traffic.count(to.index(), &envelope);
+                ring.push_back(envelope);
+            }
             shard.set_ring_room(to, room - amount);
+            if amount > 0 && std::mem::take(&mut self.hosts[to.index()].is_asleep) {
+                self.traffic.wakes += 1;
+            }
             self.moved += amount as u64;
             moved |= amount > 0;
         }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod crossing;
 mod delivery;
 mod disk;
 mod ending;
