@@ -19,6 +19,7 @@
 
 mod bytes;
 mod frame;
+mod owed;
 mod record;
 mod replay;
 

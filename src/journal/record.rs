@@ -681,6 +681,11 @@ impl<'a> Records<'a> {
             is_broken: false,
         }
     }
+
+    /// Bytes that were not read.
+    pub(super) const fn left(&self) -> usize {
+        self.rest.0.len()
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::bytes::NUMBER_MAX;
+use super::owed::Owed;
 use super::record::{Record, Records, UnknownRecord};
 use super::{Journal, Origin, WallClock};
 use crate::codec::SubscriptionOptions;
@@ -125,33 +126,6 @@ impl ReplayedSession {
         }
     }
 
-    fn position(&self, sequence: u64) -> Result<usize, usize> {
-        // Nearly all are the first, or come behind the last.
-        match (self.deliveries.front(), self.deliveries.back()) {
-            (_, Some(last)) if last.sequence < sequence => Err(self.deliveries.len()),
-            (Some(first), _) if first.sequence == sequence => Ok(0),
-            _ => self
-                .deliveries
-                .binary_search_by_key(&sequence, |it| it.sequence),
-        }
-    }
-
-    fn put(&mut self, delivery: ReplayedDelivery) {
-        self.next_sequence = self
-            .next_sequence
-            .max(delivery.sequence.saturating_add(1).min(NUMBER_MAX));
-        match self.position(delivery.sequence) {
-            Ok(index) => {
-                if let Some(known) = self.deliveries.get_mut(index) {
-                    *known = delivery;
-                }
-            }
-            Err(index) => self.deliveries.insert(index, delivery),
-        }
-    }
-}
-
-impl ReplayedSession {
     /// Whose it is.
     #[must_use]
     pub fn client_identifier(&self) -> &str {
@@ -199,23 +173,96 @@ impl Suspect {
     }
 }
 
+/// A Session as far as its log was read.
+#[derive(Debug, Default)]
+struct Open {
+    /// Without what it is owed.
+    state: ReplayedSession,
+    owed: Owed,
+}
+
+impl Open {
+    fn put(&mut self, delivery: ReplayedDelivery) {
+        self.goes_on_after(delivery.sequence);
+        self.owed.put(delivery);
+    }
+
+    fn goes_on_after(&mut self, sequence: u64) {
+        let next = sequence.saturating_add(1).min(NUMBER_MAX);
+        self.state.next_sequence = self.state.next_sequence.max(next);
+    }
+}
+
+/// The messages of one frame by name. Names count up, and a delivery is of the last one nearly always.
+#[derive(Debug, Default)]
+struct FrameMessages(Vec<(u64, Arc<Message>, Option<Origin>)>);
+
+impl FrameMessages {
+    fn position(&self, name: u64) -> Result<usize, usize> {
+        match self.0.last() {
+            Some((last, ..)) if *last < name => Err(self.0.len()),
+            Some((last, ..)) if *last == name => Ok(self.0.len() - 1),
+            _ => self.0.binary_search_by_key(&name, |it| it.0),
+        }
+    }
+
+    fn insert(&mut self, name: u64, message: Arc<Message>, origin: Option<Origin>) {
+        let named = (name, message, origin);
+        match self.position(name) {
+            Ok(index) => self.0[index] = named,
+            Err(index) => self.0.insert(index, named),
+        }
+    }
+
+    fn get(&self, name: u64) -> Option<(Arc<Message>, Option<Origin>)> {
+        let index = self.position(name).ok()?;
+        let (_, message, origin) = self.0.get(index)?;
+        Some((message.clone(), *origin))
+    }
+}
+
 /// The state that the records read so far describe.
 #[derive(Debug, Default)]
 pub struct Replay {
     clock: WallClock,
     /// Ports of the listeners there are now.
     ports: Vec<u16>,
-    sessions: HashMap<u64, ReplayedSession, ahash::RandomState>,
+    sessions: HashMap<u64, Open, ahash::RandomState>,
     retained: HashMap<Box<[u8]>, ReplayedRetained, ahash::RandomState>,
     /// Messages that deliveries of later frames refer to.
     shared: HashMap<u64, Arc<Message>, ahash::RandomState>,
     /// Messages of the frame at hand.
-    messages: HashMap<u64, (Arc<Message>, Option<Origin>), ahash::RandomState>,
+    messages: FrameMessages,
     shares: HashMap<Box<str>, Arc<str>, ahash::RandomState>,
     suspects: HashMap<u64, VecDeque<Suspect>, ahash::RandomState>,
     session_max: u64,
     records: u64,
+    said_deliveries: Said,
+    said_retained: Said,
 }
+
+/// How much a log said of one kind of thing, some of which is over.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    count: u64,
+    bytes: u64,
+}
+
+impl Said {
+    fn add(&mut self, size: u64) {
+        self.count += 1;
+        self.bytes += size;
+    }
+
+    /// Bytes it takes to say `count` of them, if they are like the others.
+    fn size_of(self, count: usize) -> u64 {
+        let size = self.bytes as f64 / self.count.max(1) as f64 * count as f64;
+        size as u64
+    }
+}
+
+/// Bytes it takes to say that there is a Session, about.
+const SESSION_SIZE: u64 = 256;
 
 /// Everything a log said.
 #[derive(Debug, Default)]
@@ -228,6 +275,8 @@ pub struct Replayed {
     pub suspects: Vec<Suspect>,
     /// The largest name of a Session.
     pub session_max: u64,
+    /// Bytes it takes to say all of it again, about.
+    pub size: u64,
 }
 
 impl Replayed {
@@ -260,22 +309,34 @@ impl Replay {
     /// # Errors
     /// [`UnknownRecord`]; the records before it have been read.
     pub fn frame(&mut self, payload: &[u8]) -> Result<(), UnknownRecord> {
-        self.messages.clear();
-        for record in Records::new(payload) {
-            self.record(&record?);
+        self.messages.0.clear();
+        let mut records = Records::new(payload);
+        let mut left = records.left();
+        while let Some(record) = records.next() {
+            let record = record?;
+            let size = (left - records.left()) as u64;
+            left = records.left();
+            match record {
+                Record::Message { .. } => self.said_deliveries.bytes += size,
+                Record::Delivery { .. } => self.said_deliveries.add(size),
+                Record::Retained { .. } => self.said_retained.add(size),
+                _ => {}
+            }
+            self.record(&record);
             self.records += 1;
         }
         Ok(())
     }
 
-    fn session(&mut self, name: u64) -> &mut ReplayedSession {
+    fn open(&mut self, name: u64) -> &mut Open {
         self.session_max = self.session_max.max(name);
-        self.sessions
-            .entry(name)
-            .or_insert_with(|| ReplayedSession {
-                session: name,
-                ..ReplayedSession::default()
-            })
+        let open = self.sessions.entry(name).or_default();
+        open.state.session = name;
+        open
+    }
+
+    fn session(&mut self, name: u64) -> &mut ReplayedSession {
+        &mut self.open(name).state
     }
 
     fn record(&mut self, record: &Record<'_>) {
@@ -349,7 +410,7 @@ impl Replay {
                 if shared {
                     self.shared.insert(message, content.clone());
                 }
-                self.messages.insert(message, (content, origin));
+                self.messages.insert(message, content, origin);
             }
             Record::Delivery {
                 session,
@@ -361,8 +422,8 @@ impl Replay {
                 share,
                 subscription_identifiers,
             } => {
-                let (content, origin) = match self.messages.get(&message) {
-                    Some((content, origin)) => (content.clone(), *origin),
+                let (content, origin) = match self.messages.get(message) {
+                    Some(found) => found,
                     None => match self.shared.get(&message) {
                         Some(content) => (content.clone(), None),
                         // Its message was said before the log begins, so this is said again later.
@@ -373,7 +434,7 @@ impl Replay {
                     self.suspect(origin, session);
                 }
                 let share = share.map(|share| self.share(share));
-                self.session(session).put(ReplayedDelivery {
+                self.open(session).put(ReplayedDelivery {
                     sequence,
                     progress: if sent {
                         Progress::Sent
@@ -391,16 +452,14 @@ impl Replay {
                 });
             }
             Record::Sent { session, sequence } => {
-                let state = self.session(session);
-                if let Ok(index) = state.position(sequence)
-                    && let Some(delivery) = state.deliveries.get_mut(index)
+                if let Some(delivery) = self.open(session).owed.get_mut(sequence)
                     && delivery.progress == Progress::Waiting
                 {
                     delivery.progress = Progress::Sent;
                 }
             }
             Record::Released { session, sequence } => {
-                self.session(session).put(ReplayedDelivery {
+                self.open(session).put(ReplayedDelivery {
                     sequence,
                     progress: Progress::Released,
                     message: None,
@@ -411,13 +470,9 @@ impl Replay {
                 });
             }
             Record::Done { session, sequence } => {
-                let state = self.session(session);
-                state.next_sequence = state
-                    .next_sequence
-                    .max(sequence.saturating_add(1).min(NUMBER_MAX));
-                if let Ok(index) = state.position(sequence) {
-                    state.deliveries.remove(index);
-                }
+                let open = self.open(session);
+                open.goes_on_after(sequence);
+                open.owed.remove(sequence);
             }
             Record::Received {
                 session,
@@ -490,9 +545,19 @@ impl Replay {
     /// What all of it amounts to.
     #[must_use]
     pub fn finish(mut self) -> Replayed {
-        self.sessions.retain(|_, it| it.identity.is_some());
+        self.sessions.retain(|_, it| it.state.identity.is_some());
+        let sessions = self.sessions.drain().map(|(name, open)| {
+            let Open { mut state, owed } = open;
+            state.deliveries = owed.finish();
+            (name, state)
+        });
+        let sessions: BTreeMap<u64, ReplayedSession> = sessions.collect();
+        let owed = sessions.values().map(|it| it.deliveries.len()).sum();
         Replayed {
-            sessions: self.sessions.into_iter().collect(),
+            size: self.said_deliveries.size_of(owed)
+                + self.said_retained.size_of(self.retained.len())
+                + SESSION_SIZE * sessions.len() as u64,
+            sessions,
             retained: self.retained.into_values().collect(),
             suspects: self.suspects.into_values().flatten().collect(),
             session_max: self.session_max,

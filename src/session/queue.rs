@@ -23,6 +23,11 @@ impl Queue {
         self.deliveries.push_back(delivery);
     }
 
+    /// Makes room for so many, and no more: what a Session was owed before a start may be a lot.
+    pub fn reserve(&mut self, count: usize) {
+        self.deliveries.reserve_exact(count);
+    }
+
     /// Takes the oldest delivery.
     pub fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.deliveries.pop_front()?;

@@ -119,6 +119,9 @@ impl Shard {
                 member.subscriptions.insert(subscribed.filter, kind);
             }
         }
+        if let Some(member) = self.clients.members.get_mut(key) {
+            member.session.queue.reserve(replayed.deliveries.len());
+        }
         for delivery in replayed.deliveries {
             self.restore_delivery(key, delivery);
         }

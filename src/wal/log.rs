@@ -55,6 +55,7 @@ impl Log {
         next: Lsn,
         grown: u64,
         grown_min: u64,
+        alive: u64,
     ) -> Self {
         Self {
             requests: Some(requests),
@@ -65,7 +66,8 @@ impl Log {
             buffer: Vec::new(),
             next,
             grown,
-            grown_max: grown_min,
+            // What was read is not written again because it was read.
+            grown_max: grown_min.max(2 * alive),
             grown_min,
             finished: None,
         }

@@ -29,6 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Segments that the system is asked to read before they are needed.
+const SEGMENTS_AHEAD: usize = 2;
+
 /// The store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -195,6 +198,7 @@ pub fn open(
     let mut next: Vec<Lsn> = logs.iter().map(|log| log.next).collect();
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
     let mut grown: Vec<u64> = logs.iter().map(|log| log.bytes).collect();
+    let mut alive: Vec<u64> = logs.iter().map(|log| log.replayed.size).collect();
     let storage = &**directory.storage();
     // What was read around damage is written anew: another start might not find its way around it.
     let is_salvaged = report.lost_frames > 0 || report.lost_bytes > 0;
@@ -226,7 +230,7 @@ pub fn open(
         if found.is_some() {
             manifest.generation += 1;
         }
-        (next, full) = rewrite(
+        let written = rewrite(
             &directory,
             &manifest,
             &merged,
@@ -234,7 +238,10 @@ pub fn open(
             options.segment_size,
             ports,
         )?;
-        grown = vec![0; shard_count];
+        next = written.iter().map(|it| it.next).collect();
+        alive = written.iter().map(|it| it.size).collect();
+        grown.clone_from(&alive);
+        full = written.into_iter().map(|it| it.segments).collect();
         directory.set_manifest(&manifest)?;
         if before.shard_count != shard_count {
             tracing::info!(
@@ -276,9 +283,9 @@ pub fn open(
     let logs = next
         .iter()
         .zip(full)
-        .zip(grown)
+        .zip(grown.into_iter().zip(alive))
         .enumerate()
-        .map(|(shard, ((&next, full), grown))| {
+        .map(|(shard, ((&next, full), (grown, alive)))| {
             let (requests, their_requests) = crossbeam::channel::bounded(REQUESTS_MAX);
             let (their_responses, responses) = crossbeam::channel::unbounded();
             let writer = Writer::new(
@@ -293,7 +300,7 @@ pub fn open(
                 full,
             );
             let grown_min = 2 * options.segment_size;
-            Log::new(requests, responses, writer, next, grown, grown_min)
+            Log::new(requests, responses, writer, next, grown, grown_min, alive)
         })
         .collect();
     report.took = began.elapsed();
@@ -410,6 +417,12 @@ fn read_log(
     for (index, name) in segments.iter().enumerate() {
         let file_name = name.file_name();
         let path = directory.storage().path(&file_name);
+        // The disk is at work while what it has brought is looked at.
+        let first_ahead = if index == 0 { 1 } else { SEGMENTS_AHEAD };
+        for ahead in (first_ahead..=SEGMENTS_AHEAD).filter_map(|ahead| segments.get(index + ahead))
+        {
+            directory.storage().read_ahead(&ahead.file_name());
+        }
         let following = segments.get(index + 1).map(|name| name.first);
         let damaged = |offset: u64, problem: String| OpenError::Damaged {
             path: path.clone(),

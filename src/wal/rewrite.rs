@@ -19,8 +19,17 @@ use std::sync::Arc;
 /// Bytes of journal at which they are written.
 pub(super) const WRITE_SIZE: usize = 1 << 20;
 
-/// Writes `replayed` as the generation that `manifest` names, and brings it to the disk. The next
-/// frame and the segments of each shard. It counts once [`Directory::set_manifest`] says so.
+/// What was written for one shard.
+pub(super) struct Written {
+    /// The frame that comes next.
+    pub(super) next: Lsn,
+    pub(super) segments: Vec<SegmentName>,
+    /// Bytes of its frames.
+    pub(super) size: u64,
+}
+
+/// Writes `replayed` as the generation that `manifest` names, and brings it to the disk. What each shard
+/// has then. It counts once [`Directory::set_manifest`] says so.
 ///
 /// # Errors
 /// [`DirectoryError`].
@@ -31,9 +40,9 @@ pub(super) fn rewrite(
     clock: WallClock,
     segment_size: u64,
     ports: &[u16],
-) -> Result<(Vec<Lsn>, Vec<Vec<SegmentName>>), DirectoryError> {
+) -> Result<Vec<Written>, DirectoryError> {
     let placement = Placement::new(manifest.shard_count, manifest.seed);
-    let (mut next, mut segments) = (Vec::new(), Vec::new());
+    let mut written = Vec::new();
     let mut suspects: HashMap<u64, Vec<&Suspect>> = HashMap::new();
     for suspect in &replayed.suspects {
         let publisher = suspect.origin.session;
@@ -64,12 +73,10 @@ pub(super) fn rewrite(
                 file.end_packet(false)?;
             }
         }
-        let (its_next, its_segments) = file.finish()?;
-        next.push(its_next);
-        segments.push(its_segments);
+        written.push(file.finish()?);
     }
     directory.storage().sync().map_err(directory.at(""))?;
-    Ok((next, segments))
+    Ok(written)
 }
 
 struct ShardFile<'a> {
@@ -85,6 +92,8 @@ struct ShardFile<'a> {
     next: Lsn,
     file: Option<(Box<dyn StoredFile>, u64, u64)>,
     segments: Vec<SegmentName>,
+    /// Bytes written.
+    size: u64,
 }
 
 impl<'a> ShardFile<'a> {
@@ -108,6 +117,7 @@ impl<'a> ShardFile<'a> {
             next: 1,
             file: None,
             segments: Vec::new(),
+            size: 0,
         }
     }
 
@@ -234,6 +244,7 @@ impl<'a> ShardFile<'a> {
             file.write_all_at(&frames, *offset).map_err(at)?;
             *offset += size;
         }
+        self.size += size;
         self.next = last + 1;
         Ok(())
     }
@@ -266,9 +277,13 @@ impl<'a> ShardFile<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(Lsn, Vec<SegmentName>), DirectoryError> {
+    fn finish(mut self) -> Result<Written, DirectoryError> {
         self.end_packet(true)?;
         self.sync()?;
-        Ok((self.next, self.segments))
+        Ok(Written {
+            next: self.next,
+            segments: self.segments,
+            size: self.size,
+        })
     }
 }

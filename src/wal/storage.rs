@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::directory::{DirectoryError, at};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -37,6 +37,9 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the system said.
     fn open(&self, name: &str) -> io::Result<(Box<dyn Source>, u64)>;
+
+    /// A file will be read soon, from end to end.
+    fn read_ahead(&self, _name: &str) {}
 
     /// Opens a file that is there to be written.
     ///
@@ -164,6 +167,13 @@ impl Storage for Folder {
         let file = File::open(self.path(name))?;
         let size = file.metadata()?.len();
         Ok((Box::new(file), size))
+    }
+
+    fn read_ahead(&self, name: &str) {
+        if let Ok(file) = File::open(self.path(name)) {
+            // A system that takes no advice reads when it is asked to.
+            let _ = fadvise(&file, 0, None, Advice::WillNeed);
+        }
     }
 
     fn open_to_write(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {

@@ -720,6 +720,39 @@ fn snapshots_shorten_the_log_and_lose_nothing() {
 }
 
 #[test]
+fn a_start_with_a_long_log_of_which_all_is_alive_does_not_write_it_again() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    for name in 0..10 {
+        sleeper(&mut broker, &name.to_string());
+    }
+    let (publisher, _, _) = broker.connect("p");
+    // Several times the size from which a short log is written again.
+    for number in 1..=1000 {
+        let payload = "x".repeat(60);
+        broker.send(publisher, &publish(QOS1, "t", number, &payload));
+        if number % 100 == 0 {
+            broker.stored(publisher);
+        }
+    }
+    broker.end();
+    for count in [1, 2, 2] {
+        let mut broker = Broker::open(&folder, count);
+        let before = folder.segments();
+        for shard in 0..count {
+            broker.look(shard);
+            assert!(!broker.shards[shard].is_in_snapshot());
+        }
+        assert_eq!(broker.report.deliveries, 10_000);
+        broker.end();
+        let written: Vec<_> = folder.segments();
+        let written = written.iter().filter(|it| !before.contains(it));
+        let size: u64 = written.map(|it| fs::metadata(it).unwrap().len()).sum();
+        assert!(size < 1 << 17, "{count}: {size} bytes");
+    }
+}
+
+#[test]
 fn a_segment_that_was_made_before_a_crash_and_holds_nothing_is_not_removed_as_an_old_one() {
     let folder = Folder::new();
     // More than is written before a snapshot is worth its while, all of it needed: the next life begins

@@ -1,0 +1,193 @@
+//! What a Session is owed, while its log is read.
+//!
+//! Places come in order, but for a snapshot: it begins again with the oldest, behind later ones. So they
+//! are kept in runs, each in order, and put together at the end. In one sequence every place that a
+//! snapshot says would move all that came before it.
+
+#![forbid(unsafe_code)]
+
+use super::replay::{Progress, ReplayedDelivery};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+
+/// Runs at most. Logs have two: snapshots follow one another, and each replaces the log before it.
+const RUNS_MAX: usize = 8;
+
+/// Deliveries by place, none of which is there twice.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    runs: SmallVec<[VecDeque<ReplayedDelivery>; 2]>,
+}
+
+impl Owed {
+    /// Puts a delivery at its place, whatever was there.
+    pub(super) fn put(&mut self, delivery: ReplayedDelivery) {
+        let sequence = delivery.sequence;
+        if let Some(known) = self.place_mut(sequence) {
+            *known = delivery;
+            return;
+        }
+        // The run that ends closest to it.
+        let before = |run: &VecDeque<ReplayedDelivery>| {
+            let last = run.back()?.sequence;
+            (last < sequence).then_some(last)
+        };
+        let runs = self.runs.iter_mut();
+        let growing = runs.filter_map(|run| Some((before(run)?, run)));
+        match growing.max_by_key(|(last, _)| *last) {
+            Some((_, run)) => run.push_back(delivery),
+            None => {
+                if self.runs.len() >= RUNS_MAX {
+                    let joined = self.join();
+                    self.runs.push(joined);
+                }
+                self.runs.push(VecDeque::from([delivery]));
+            }
+        }
+    }
+
+    /// What is owed at a place.
+    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut ReplayedDelivery> {
+        self.place_mut(sequence).filter(|it| !is_over(it))
+    }
+
+    fn place_mut(&mut self, sequence: u64) -> Option<&mut ReplayedDelivery> {
+        let mut runs = self.runs.iter_mut();
+        runs.find_map(|run| run.get_mut(position(run, sequence)?))
+    }
+
+    /// Nothing is owed there any more.
+    pub(super) fn remove(&mut self, sequence: u64) {
+        for (index, run) in self.runs.iter_mut().enumerate() {
+            let Some(position) = position(run, sequence) else {
+                continue;
+            };
+            // Closing the gap would move all that is behind it.
+            if let Some(delivery) = run.get_mut(position) {
+                delivery.message = None;
+                delivery.progress = Progress::Waiting;
+            }
+            while run.front().is_some_and(is_over) {
+                run.pop_front();
+            }
+            if run.is_empty() {
+                self.runs.remove(index);
+            }
+            return;
+        }
+    }
+
+    /// All of it, in order.
+    pub(super) fn finish(mut self) -> VecDeque<ReplayedDelivery> {
+        self.join()
+    }
+
+    fn join(&mut self) -> VecDeque<ReplayedDelivery> {
+        let mut runs = std::mem::take(&mut self.runs);
+        runs.sort_by_key(|run| run.front().map(|first| first.sequence));
+        let count = runs.iter().map(VecDeque::len).sum::<usize>();
+        let mut runs = runs.into_iter();
+        let mut joined = runs.next().unwrap_or_default();
+        joined.reserve_exact(count - joined.len());
+        let mut is_in_order = true;
+        for mut run in runs {
+            let last = joined.back().map(|last| last.sequence);
+            is_in_order &= last < run.front().map(|first| first.sequence);
+            joined.append(&mut run);
+        }
+        if !is_in_order {
+            // Merges runs as it finds them.
+            joined.make_contiguous().sort_by_key(|it| it.sequence);
+        }
+        joined.retain(|it| !is_over(it));
+        joined
+    }
+}
+
+/// Whether this only keeps the place of what was removed.
+fn is_over(delivery: &ReplayedDelivery) -> bool {
+    delivery.message.is_none() && delivery.progress == Progress::Waiting
+}
+
+/// Where a place is in a run.
+fn position(run: &VecDeque<ReplayedDelivery>, sequence: u64) -> Option<usize> {
+    let (first, last) = (run.front()?.sequence, run.back()?.sequence);
+    if !(first..=last).contains(&sequence) {
+        return None;
+    }
+    // Most have no gaps.
+    let guess = usize::try_from(sequence - first).ok()?;
+    match run.get(guess) {
+        Some(it) if it.sequence == sequence => Some(guess),
+        _ => run.binary_search_by_key(&sequence, |it| it.sequence).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Message, MessageRef, QoS};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    fn delivery(sequence: u64, payload: u8) -> ReplayedDelivery {
+        let message = MessageRef {
+            topic_name: b"t",
+            properties: b"",
+            payload: &[payload],
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+        };
+        ReplayedDelivery {
+            sequence,
+            progress: Progress::Sent,
+            message: Some(Arc::new(Message::new(message))),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            share: None,
+            subscription_identifiers: SmallVec::new(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_behind_later_places_makes_one_more_run() {
+        let mut owed = Owed::default();
+        for sequence in 500..1000 {
+            owed.put(delivery(sequence, 0));
+        }
+        for again in 0..600 {
+            owed.put(delivery(again, 1));
+            owed.put(delivery(again + 1000, 0));
+        }
+        assert_eq!(owed.runs.len(), 2);
+        let owed = owed.finish();
+        assert!(owed.iter().map(|it| it.sequence).eq(0..1600));
+        assert_eq!(owed[599], delivery(599, 1));
+        assert_eq!(owed[600], delivery(600, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order_it_holds_what_a_table_by_place_would(
+            steps in prop::collection::vec((0_u64..40, 0_u8..4), 0..200),
+        ) {
+            let mut owed = Owed::default();
+            let mut table = BTreeMap::new();
+            for (payload, (sequence, what)) in (0..=255).cycle().zip(steps) {
+                if what == 0 {
+                    owed.remove(sequence);
+                    table.remove(&sequence);
+                } else {
+                    owed.put(delivery(sequence, payload));
+                    table.insert(sequence, delivery(sequence, payload));
+                }
+                prop_assert!(owed.runs.len() <= RUNS_MAX);
+                prop_assert_eq!(owed.get_mut(sequence).cloned(), table.get(&sequence).cloned());
+            }
+            let expected: Vec<_> = table.into_values().collect();
+            prop_assert_eq!(Vec::from(owed.finish()), expected);
+        }
+    }
+}
