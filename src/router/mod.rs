@@ -37,7 +37,7 @@ mod trie;
 
 pub use filter::FilterKey;
 pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
-pub use retained::{RetainedVersion, TOMBSTONES_MAX};
+pub use retained::{RetainedVersion, RetainedWalk, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
 pub use shared::Interest;
 
@@ -463,6 +463,31 @@ impl Router {
         self.retained.for_each(filter, now, found);
     }
 
+    /// Begins to look for the retained messages that a filter matches now.
+    pub fn begin_retained_walk(&mut self) -> RetainedWalk {
+        self.retained.begin_walk()
+    }
+
+    /// Goes on with a walk, always with the same `filter`: visits `visits_max` nodes of the index at
+    /// most, calls `found` with the messages that have been there since the walk began, and returns how
+    /// many nodes it visited.
+    pub fn continue_retained_walk(
+        &self,
+        walk: &mut RetainedWalk,
+        filter: &TopicFilter<'_>,
+        visits_max: usize,
+        now: Instant,
+        found: impl FnMut(&Arc<Message>),
+    ) -> usize {
+        self.retained
+            .continue_walk(walk, filter, visits_max, now, found)
+    }
+
+    /// Frees what walks kept from being freed, `count_max` nodes at most. Whether some are left.
+    pub fn tidy_retained(&mut self, count_max: usize) -> bool {
+        self.retained.tidy(count_max)
+    }
+
     /// The retained message of one topic, expired or not, and its version.
     #[must_use]
     pub fn retained(&self, topic: TopicName<'_>) -> Option<(&Arc<Message>, RetainedVersion)> {
@@ -494,9 +519,10 @@ impl Router {
         self.retained.tombstone_count()
     }
 
-    /// Forgets versions of removed messages with a clock below `clock`, once no older write can arrive.
-    pub fn forget_tombstones_below(&mut self, clock: u64) {
-        self.retained.forget_tombstones_below(clock);
+    /// Forgets versions of removed messages with a clock below `clock`, once no older write can arrive;
+    /// `count_max` at most, and how many.
+    pub fn forget_tombstones_below(&mut self, clock: u64, count_max: usize) -> usize {
+        self.retained.forget_tombstones_below(clock, count_max)
     }
 
     /// Removes up to `count_max` retained messages that expired; how many.

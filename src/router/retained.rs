@@ -18,11 +18,15 @@ use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Tombstones kept at most. Beyond it the oldest is forgotten, and a write older than that which is
 /// still on its way would win again.
 pub const TOMBSTONES_MAX: usize = 1 << 20;
+
+/// Nodes freed with a write, of those that had to stay while there were walks: more than a write adds.
+const TIDIED_A_WRITE: usize = 4;
 
 /// The node above all first levels.
 const ROOT: u32 = 0;
@@ -117,6 +121,53 @@ pub(super) struct Retained {
     expiries: BTreeSet<(Instant, u32)>,
     /// Bytes of the messages.
     bytes: usize,
+    /// One more for each walk under way.
+    walking: Rc<()>,
+    /// Walks begun since there was last none.
+    walks: u32,
+    /// By value, how many had begun when it was last written. Kept only while there are walks.
+    written: Vec<u32>,
+    /// Nodes that may be of no use any more and stayed because of walks.
+    unpruned: Vec<u32>,
+}
+
+/// A look-up of all messages that a filter matched when it began, made in as many steps as one likes.
+///
+/// While there is one, nodes stay where they are and none is freed, so it is not to wait for anybody.
+#[derive(Debug)]
+pub struct RetainedWalk {
+    /// Which one, counted from 1.
+    number: u32,
+    place: Place,
+    _pin: Rc<()>,
+}
+
+impl RetainedWalk {
+    /// Whether everything was visited.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.place == Place::Over
+    }
+}
+
+/// How far a walk over the nodes has come: what it does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// Look at `node`, to which `depth` levels of the filter led.
+    Enter { node: u32, depth: usize },
+    /// Look at `node`, which is below `top`, to which all levels led.
+    Below { top: u32, node: u32, depth: usize },
+    /// Go on beside `node`, or above it.
+    Leave { node: u32, depth: usize },
+    /// Nothing is left.
+    Over,
+}
+
+impl Place {
+    const START: Self = Self::Enter {
+        node: ROOT,
+        depth: 0,
+    };
 }
 
 impl Retained {
@@ -132,6 +183,10 @@ impl Retained {
             tombstones: BTreeSet::new(),
             expiries: BTreeSet::new(),
             bytes: 0,
+            walking: Rc::new(()),
+            walks: 0,
+            written: Vec::new(),
+            unpruned: Vec::new(),
         }
     }
 
@@ -189,6 +244,8 @@ impl Retained {
             }
         };
         self.forget_order(id);
+        self.note_written(id);
+        self.tidy(TIDIED_A_WRITE);
         if parts.payload.is_empty() {
             self.bury(id, parts.topic_name, version);
             return true;
@@ -212,13 +269,17 @@ impl Retained {
         true
     }
 
-    /// Forgets tombstones with a clock below `clock`.
-    pub(super) fn forget_tombstones_below(&mut self, clock: u64) {
-        while let Some(&(version, id)) = self.tombstones.first()
+    /// Forgets tombstones with a clock below `clock`, `count_max` at most; how many.
+    pub(super) fn forget_tombstones_below(&mut self, clock: u64, count_max: usize) -> usize {
+        let mut count = 0;
+        while count < count_max
+            && let Some(&(version, id)) = self.tombstones.first()
             && version.clock < clock
         {
             self.forget_tombstone(version, id);
+            count += 1;
         }
+        count
     }
 
     /// Removes messages whose Message Expiry Interval has passed, `count_max` at most; how many.
@@ -250,83 +311,176 @@ impl Retained {
         now: Instant,
         mut found: impl FnMut(&Arc<Message>),
     ) {
-        let mut found = |message: &Arc<Message>| {
+        let mut place = Place::START;
+        self.step(filter, &mut place, usize::MAX, |_, message| {
             if !message.is_expired(now) {
                 found(message);
             }
-        };
-        if filter.is_exact() {
-            if let Some((message, _)) = self.get(TopicName::from_validated(filter.filter())) {
+        });
+    }
+
+    /// Begins to look for what a filter matches now.
+    pub(super) fn begin_walk(&mut self) -> RetainedWalk {
+        if !self.has_walks() {
+            self.walks = 0;
+            self.written = Vec::new();
+        }
+        self.walks += 1;
+        RetainedWalk {
+            number: self.walks,
+            place: Place::START,
+            _pin: Rc::clone(&self.walking),
+        }
+    }
+
+    /// Goes on with a walk, always with the same `filter`: visits `visits_max` nodes at most, calls
+    /// `found` with what has been there since it began and has not expired, and returns how many nodes
+    /// it visited.
+    pub(super) fn continue_walk(
+        &self,
+        walk: &mut RetainedWalk,
+        filter: &TopicFilter<'_>,
+        visits_max: usize,
+        now: Instant,
+        mut found: impl FnMut(&Arc<Message>),
+    ) -> usize {
+        let number = walk.number;
+        self.step(filter, &mut walk.place, visits_max, |value, message| {
+            let written = self.written.get(value as usize).copied();
+            if written.unwrap_or(0) < number && !message.is_expired(now) {
                 found(message);
             }
+        })
+    }
+
+    /// Frees nodes that had to stay while there were walks, `count_max` at most. Whether some are left.
+    pub(super) fn tidy(&mut self, count_max: usize) -> bool {
+        if self.has_walks() {
+            return !self.unpruned.is_empty();
+        }
+        for _ in 0..count_max {
+            let Some(id) = self.unpruned.pop() else {
+                break;
+            };
+            // It may have gone with another one below it.
+            if self.nodes.try_get(id).is_some_and(|it| it.parent != NONE) {
+                self.prune(id);
+            }
+        }
+        !self.unpruned.is_empty()
+    }
+
+    fn has_walks(&self) -> bool {
+        Rc::strong_count(&self.walking) > 1
+    }
+
+    /// Walks that have begun are not to find what is written to a value now.
+    fn note_written(&mut self, id: u32) {
+        if !self.has_walks() {
             return;
+        }
+        let index = id as usize;
+        if self.written.len() <= index {
+            self.written.resize(index + 1, 0);
+        }
+        self.written[index] = self.walks;
+    }
+
+    /// Goes on from `place` over `visits_max` nodes at most, and returns how many they were.
+    fn step(
+        &self,
+        filter: &TopicFilter<'_>,
+        place: &mut Place,
+        visits_max: usize,
+        mut found: impl FnMut(u32, &Arc<Message>),
+    ) -> usize {
+        if *place == Place::Over {
+            return 0;
+        }
+        if filter.is_exact() {
+            *place = Place::Over;
+            let topic = filter.filter();
+            if let Some(id) = self.value_of(topic, self.hasher.bytes(topic)) {
+                let value = self.values.get(id);
+                if let Some(message) = value.message.as_ref().filter(|_| value.node != NONE) {
+                    found(id, message);
+                }
+            }
+            return 1;
         }
         let mut levels: SmallVec<[&[u8]; 16]> = filter.levels().collect();
         let multi = levels.last() == Some(&&b"#"[..]);
         if multi {
             levels.pop();
         }
-        // The siblings' links are all the stack this walk needs: `depth` levels lead to `node`.
-        let (mut node, mut depth) = (ROOT, 0);
-        loop {
-            let below = if depth < levels.len() {
-                self.first_match(node, levels[depth])
-            } else {
-                if multi {
-                    self.for_each_from(node, &mut found);
-                } else {
-                    self.visit(node, &mut found);
-                }
-                NONE
-            };
-            if below != NONE {
-                node = below;
-                depth += 1;
-                continue;
-            }
-            loop {
-                if depth == 0 {
-                    return;
-                }
-                if levels[depth - 1] == b"+" {
-                    let next = self.sibling(node);
-                    if next != NONE {
-                        node = next;
-                        break;
+        // The siblings' links are all the stack this walk needs.
+        let mut visits = 0;
+        while visits < visits_max && *place != Place::Over {
+            visits += 1;
+            *place = match *place {
+                Place::Enter { node, depth } if depth < levels.len() => {
+                    match self.first_match(node, levels[depth]) {
+                        NONE => Place::Leave { node, depth },
+                        below => Place::Enter {
+                            node: below,
+                            depth: depth + 1,
+                        },
                     }
                 }
-                node = self.nodes.get(node).parent;
-                depth -= 1;
-            }
+                Place::Enter { node, depth } if multi => Place::Below {
+                    top: node,
+                    node,
+                    depth,
+                },
+                Place::Enter { node, depth } => {
+                    self.visit(node, &mut found);
+                    Place::Leave { node, depth }
+                }
+                Place::Below { top, node, depth } => {
+                    self.visit(node, &mut found);
+                    match self.next_below(top, node) {
+                        NONE => Place::Leave { node: top, depth },
+                        node => Place::Below { top, node, depth },
+                    }
+                }
+                Place::Leave { depth: 0, .. } | Place::Over => Place::Over,
+                Place::Leave { node, depth } => {
+                    let beside = match levels[depth - 1] {
+                        b"+" => self.sibling(node),
+                        _ => NONE,
+                    };
+                    match beside {
+                        NONE => Place::Leave {
+                            node: self.nodes.get(node).parent,
+                            depth: depth - 1,
+                        },
+                        node => Place::Enter { node, depth },
+                    }
+                }
+            };
         }
+        visits
     }
 
-    /// Calls `found` for `top` and all that is below it.
-    fn for_each_from(&self, top: u32, found: &mut impl FnMut(&Arc<Message>)) {
-        let mut node = top;
-        loop {
-            self.visit(node, found);
-            let mut next = self.first_child(node);
-            while next == NONE && node != top {
-                next = self.sibling(node);
-                if next == NONE {
-                    node = self.nodes.get(node).parent;
-                }
-            }
+    /// The node after `node` among all that are below `top`, each before those below it.
+    fn next_below(&self, top: u32, mut node: u32) -> u32 {
+        let mut next = self.first_child(node);
+        while next == NONE && node != top {
+            next = self.sibling(node);
             if next == NONE {
-                return;
+                node = self.nodes.get(node).parent;
             }
-            node = next;
         }
+        next
     }
 
     #[inline]
-    fn visit(&self, node: u32, found: &mut impl FnMut(&Arc<Message>)) {
+    fn visit(&self, node: u32, found: &mut impl FnMut(u32, &Arc<Message>)) {
         let value = self.nodes.get(node).value;
         if value != NONE
             && let Some(message) = &self.values.get(value).message
         {
-            found(message);
+            found(value, message);
         }
     }
 
@@ -388,7 +542,11 @@ impl Retained {
         let node = self.values.get(id).node;
         if node != NONE {
             self.nodes.get_mut(node).value = NONE;
-            self.prune(node);
+            if self.has_walks() || !self.unpruned.is_empty() {
+                self.unpruned.push(node);
+            } else {
+                self.prune(node);
+            }
         }
         // Not the message itself: its properties may be large.
         let message = Arc::new(Message::new(MessageRef {

@@ -887,9 +887,9 @@ fn the_last_retained_message_stays_until_an_empty_one() {
     assert_eq!(router.node_counts().1, 0);
     // A write that was overtaken.
     assert!(!router.retain(&message("a/b", "late"), version(2, 5)));
-    router.forget_tombstones_below(3);
+    router.forget_tombstones_below(3, usize::MAX);
     assert_eq!(router.tombstone_count(), 1);
-    router.forget_tombstones_below(4);
+    router.forget_tombstones_below(4, usize::MAX);
     assert_eq!(router.tombstone_count(), 0);
     assert!(router.retain(&message("a/b", "new"), version(4, 0)));
     assert_eq!(
@@ -925,6 +925,54 @@ fn expired_retained_messages_are_not_replayed() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
+
+    /// Against the rule: what was there when the walk began and has not been written since.
+    #[test]
+    fn a_walk_in_steps_finds_what_was_there_at_its_beginning_and_is_unchanged(
+        topics in vec(topic_text(), 12),
+        text in filter_text(),
+        before in vec((0..12_usize, any::<bool>()), 0..30),
+        meanwhile in vec(((0..12_usize, any::<bool>()), 1..4_usize), 0..30),
+    ) {
+        let mut router = router();
+        let mut clock = 0;
+        let mut write = |router: &mut Router, (name, keeps): (usize, bool)| {
+            clock += 1;
+            let payload = if keeps { "x" } else { "" };
+            router.retain(&message(&topics[name], payload), version(clock, 0));
+        };
+        for change in before {
+            write(&mut router, change);
+        }
+        let mut expected = replay(&router, &text, Instant::ZERO);
+        let mut walk = router.begin_retained_walk();
+        let mut found = BTreeSet::new();
+        let mut steps = meanwhile.into_iter();
+        while !walk.is_over() {
+            let next = steps.next();
+            let visits_max = next.map_or(usize::MAX, |(_, visits_max)| visits_max);
+            let visits = router.continue_retained_walk(&mut walk, &filter(&text), visits_max, Instant::ZERO, |it| {
+                let name = String::from_utf8(it.topic_name().to_vec()).expect("UTF-8");
+                assert!(found.insert(name), "each topic once");
+            });
+            prop_assert!(visits <= visits_max);
+            if let Some((change, _)) = next {
+                // What was found before it changed stays found.
+                if !found.contains(&topics[change.0]) {
+                    expected.remove(&topics[change.0]);
+                }
+                write(&mut router, change);
+            }
+        }
+        prop_assert_eq!(&found, &expected.into_keys().collect::<BTreeSet<_>>());
+        drop(walk);
+        // Nothing of what had to stay meanwhile stays for good.
+        for name in 0..topics.len() {
+            write(&mut router, (name, false));
+        }
+        router.tidy_retained(usize::MAX);
+        prop_assert_eq!((router.retained_count(), router.node_counts().1), (0, 0));
+    }
 
     /// Replicas see the writes of each shard in its order, and of different shards in any.
     #[test]
@@ -985,7 +1033,7 @@ proptest! {
                 router.retain(&message(name, ""), version(1000, 0));
             }
             prop_assert_eq!((router.retained_count(), router.node_counts().1), (0, 0));
-            router.forget_tombstones_below(1001);
+            router.forget_tombstones_below(1001, usize::MAX);
             prop_assert_eq!(router.tombstone_count(), 0);
             prop_assert_eq!(router.retained_bytes(), 0);
         }

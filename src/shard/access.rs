@@ -187,10 +187,14 @@ impl Clients {
         }
         let mut dropped = done.len();
         if let Some(replay) = &mut replay {
-            let items = &mut replay.items;
-            let count = items.len();
-            items.retain(|item| may_read(&item.message) && self.source_may_write(&item.message));
-            dropped += count - items.len();
+            replay.items.retain_mut(|items| {
+                let count = items.messages.len();
+                items
+                    .messages
+                    .retain(|message| may_read(message) && self.source_may_write(message));
+                dropped += count - items.messages.len();
+                !items.messages.is_empty()
+            });
         }
 
         self.counters.dropped_denied += dropped as u64;

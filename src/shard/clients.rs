@@ -592,7 +592,8 @@ impl Clients {
     pub(super) fn send_retained(
         &mut self,
         key: ConnectionKey,
-        item: &super::connection::ReplayItem,
+        found: &Arc<Message>,
+        items: &super::connection::ReplayItems,
         now: Instant,
         effects: &mut Effects,
     ) -> bool {
@@ -608,13 +609,13 @@ impl Clients {
         if connection.pending() >= self.limits.outbox_bytes_max {
             return false;
         }
-        let message = item.message.as_ref().as_ref();
-        if item.message.is_expired(now) {
+        let message = found.as_ref().as_ref();
+        if found.is_expired(now) {
             self.counters.dropped_expired += 1;
             return true;
         }
-        let qos = message.qos.max(self.qos_min).min(item.qos);
-        let identifiers: &[NonZeroU32] = item.subscription_identifier.as_slice();
+        let qos = message.qos.max(self.qos_min).min(items.qos);
+        let identifiers: &[NonZeroU32] = items.subscription_identifier.as_slice();
         if qos > QoS::AtMostOnce && member.session.stored.is_some() {
             // By way of the queue, which knows what may be sent when.
             let used = usize::from(member.session.inflight.len()) + member.session.queue.len();
@@ -622,7 +623,7 @@ impl Clients {
                 return false;
             }
             let delivery = Delivery {
-                message: item.message.clone(),
+                message: found.clone(),
                 qos,
                 retain: true,
                 share: None,
@@ -638,7 +639,7 @@ impl Clients {
         } else if member.session.queue.is_empty()
             && connection.resend.is_none()
             && member.session.inflight.has_room(connection.window)
-            && Self::has_inflight_bytes(&self.settings.policy, &member.session, item.message.size())
+            && Self::has_inflight_bytes(&self.settings.policy, &member.session, found.size())
         {
             Some(member.session.inflight.next_identifier())
         } else {
@@ -651,7 +652,7 @@ impl Clients {
         ) {
             if packet_identifier.is_some() {
                 member.session.inflight.push(Delivery {
-                    message: item.message.clone(),
+                    message: found.clone(),
                     qos,
                     retain: true,
                     share: None,

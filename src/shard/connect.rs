@@ -636,39 +636,6 @@ impl Shard {
         self.handle_session_deadline(session, now, effects);
     }
 
-    /// QoS 1 and 2 messages a new subscription was still owed join the queue of a Session that stays.
-    fn keep_replay(
-        &mut self,
-        session: SessionKey,
-        connection: Option<ConnectionKey>,
-        now: Instant,
-    ) {
-        let replay = connection
-            .and_then(|key| self.clients.connections.get_mut(key))
-            .and_then(|connection| connection.replay.take());
-        let Some(replay) = replay else { return };
-        for item in replay.items {
-            let qos = item.message.qos().max(self.clients.qos_min).min(item.qos);
-            if qos > QoS::AtMostOnce && self.is_current(&item, replay.store_changes) {
-                self.clients.enqueue(
-                    session,
-                    crate::session::Delivery {
-                        message: item.message,
-                        qos,
-                        retain: true,
-                        share: None,
-                        subscription_identifiers: item
-                            .subscription_identifier
-                            .into_iter()
-                            .collect(),
-                        place: crate::session::Place::default(),
-                    },
-                    now,
-                );
-            }
-        }
-    }
-
     /// Publishes a Will that is due and ends a Session whose time is over.
     pub(super) fn handle_session_deadline(
         &mut self,

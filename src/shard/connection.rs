@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::Origin;
-use crate::router::FilterKey;
+use crate::router::{FilterKey, RetainedWalk};
 use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
@@ -64,23 +64,44 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// A retained message that a new subscription still has to get.
+/// Retained messages that a new subscription still has to get: those that one look found, so that a list of
+/// a million never grows by moving what it holds.
 #[derive(Debug)]
-pub(super) struct ReplayItem {
-    pub(super) message: Arc<Message>,
+pub(super) struct ReplayItems {
+    pub(super) messages: VecDeque<Arc<Message>>,
     pub(super) filter: FilterKey,
     pub(super) qos: QoS,
     pub(super) subscription_identifier: Option<NonZeroU32>,
 }
 
-/// Retained messages on their way, sent as fast as the Client reads, so that a subscription to a
-/// million topics needs a pointer each and no outbox of that size.
+/// A new subscription whose retained messages are still being looked up.
+#[derive(Debug)]
+pub(super) struct ReplayWalk {
+    pub(super) walk: RetainedWalk,
+    pub(super) filter: FilterKey,
+    pub(super) qos: QoS,
+    pub(super) subscription_identifier: Option<NonZeroU32>,
+}
+
+/// Retained messages on their way: looked up some at a time, then sent as fast as the Client reads, so that
+/// a subscription to a million topics needs a pointer each, no outbox of that size, and no long turn.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    pub(super) items: VecDeque<ReplayItem>,
+    /// Oldest subscription first.
+    pub(super) walks: VecDeque<ReplayWalk>,
+    /// None of them is empty.
+    pub(super) items: VecDeque<ReplayItems>,
+    /// Goes on when it is this connection's turn among those that have more than one turn can do.
+    pub(super) is_waiting: bool,
     /// Changes of the retained store when the items were looked up: as long as it is the same, no
     /// item can be out of date.
     pub(super) store_changes: u64,
+}
+
+impl Replay {
+    pub(super) fn is_over(&self) -> bool {
+        self.walks.is_empty() && self.items.is_empty()
+    }
 }
 
 /// State of one Network Connection.

@@ -35,6 +35,7 @@ mod peer;
 mod placement;
 mod pool;
 mod publish;
+mod replay;
 mod restore;
 mod slab;
 mod snapshot;
@@ -80,6 +81,13 @@ const TOMBSTONE_AGE: Duration = Duration::from_secs(1);
 
 /// Time between two rounds of removing expired retained messages.
 const RETAINED_EXPIRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a turn has time for when thousands of deadlines fall on one moment: as many that were put off, or
+/// [`DEADLINE_STEPS`] times fewer of those that end something. The next turn goes on at once.
+const DEADLINE_STEPS_A_TURN: usize = 4096;
+/// Of ending a connection or a Session, which may publish a Will: in the time that it takes to see that a
+/// deadline was put off.
+const DEADLINE_STEPS: usize = 32;
 
 /// How far one packet brought its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,6 +143,11 @@ pub struct Shard {
     clock: u64,
     /// Counts changes of the retained replica.
     retained_changes: u64,
+    /// Connections with retained messages that a turn had no time for, in the order in which they go on.
+    replaying: VecDeque<ConnectionKey>,
+    replay_budget: replay::Budget,
+    /// No retained version below this clock can arrive any more.
+    tombstones_below: u64,
     /// Events that no effects were at hand for.
     unreported: Vec<Event>,
     /// What is counted for all shards together.
@@ -191,6 +204,9 @@ impl Shard {
             barriers: VecDeque::new(),
             clock: 0,
             retained_changes: 0,
+            replaying: VecDeque::new(),
+            replay_budget: replay::Budget::default(),
+            tombstones_below: 0,
             unreported: Vec::new(),
             sampled,
         }
@@ -558,55 +574,67 @@ impl Shard {
                 let clock = self.clock;
                 self.post(from, Envelope::Clock { clock });
             }
-            Envelope::Clock { clock } => self.handle_clock(from, clock),
+            Envelope::Clock { clock } => self.handle_clock(from, clock, now),
         }
     }
 
-    /// Time has passed: ends silent connections, publishes Wills, ends Sessions.
+    /// Time has passed: ends silent connections, publishes Wills, ends Sessions. Some at a time:
+    /// [`Shard::next_deadline`] is not later than `now` while there are more.
     pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
         self.report(effects);
-        while let Some(slot) = self.timers.pop_due(now) {
+        let mut steps = 0;
+        while steps < DEADLINE_STEPS_A_TURN
+            && let Some(slot) = self.timers.pop_due(now)
+        {
+            steps += 1;
             match slot {
                 Slot::Connection(index) => {
-                    if let Some(key) = self.clients.connections.key_at(index) {
-                        self.handle_silence(key, now, effects);
+                    if let Some(key) = self.clients.connections.key_at(index)
+                        && self.handle_silence(key, now, effects)
+                    {
+                        steps += DEADLINE_STEPS - 1;
                     }
                 }
                 Slot::Session(index) => {
                     if let Some(session) = self.clients.members.key_at(index) {
                         self.handle_session_deadline(session, now, effects);
+                        steps += DEADLINE_STEPS - 1;
                     }
                 }
                 Slot::Tombstones => self.request_clocks(now),
                 Slot::RetainedExpiry => self.expire_retained(now),
                 Slot::DiskPatience => self.resume_waiting_for_disk(effects),
+                Slot::Replays => self.continue_replays(now, effects),
+                Slot::Tidying => self.tidy(now),
             }
         }
     }
 
-    fn handle_silence(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) {
+    /// Ends a connection that has been silent for too long; whether it was.
+    fn handle_silence(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) -> bool {
         let Some(connection) = self.clients.connections.get_mut(key) else {
-            return;
+            return false;
         };
         if connection.phase == Phase::Closing {
-            return;
+            return false;
         }
         // A Client that we do not read cannot show that it is alive.
         if connection.pause.contains(Pause::NOT_ITS_FAULT) {
             connection.last_packet_at = now;
         }
         let Some(deadline) = connection.deadline() else {
-            return;
+            return false;
         };
         if deadline > now {
             self.timers.arm(Slot::Connection(key.index), deadline);
-            return;
+            return false;
         }
         let error = match connection.phase {
             Phase::AwaitingConnect => ProtocolError::ConnectTimeout,
             _ => ProtocolError::KeepAliveTimeout,
         };
         self.fail(key, error, now, effects);
+        true
     }
 
     /// When [`Shard::handle_timeout`] is next worth a call.

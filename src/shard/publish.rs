@@ -735,14 +735,7 @@ impl Shard {
         if let Some(at) = self.router.next_retained_expiry() {
             self.timers.arm(Slot::RetainedExpiry, at);
         }
-        if self.router.tombstone_count() > 0 {
-            if self.peers.len() == 1 {
-                self.router.forget_tombstones_below(u64::MAX);
-            } else {
-                self.timers
-                    .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
-            }
-        }
+        self.note_tombstones(now);
     }
 
     /// Drops retained messages whose lifetime is over, some at a time so that the shard stays quick.
@@ -752,6 +745,8 @@ impl Shard {
         if expired > 0 {
             self.retained_changes += 1;
             self.clients.counters.retained_expired += expired as u64;
+            self.note_tombstones(now);
+            self.end_walks(now);
         }
         if let Some(at) = self.router.next_retained_expiry() {
             self.timers.arm(

@@ -6,14 +6,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::clients::{SubscriptionKind, mark_dirty};
-use super::connection::{Pause, Replay, ReplayItem};
+use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
 use super::mount_point::mounted_filter;
@@ -29,7 +28,7 @@ use crate::policy::LogMask;
 use crate::router::{FilterKey, Interest};
 use crate::session::{ProtocolError, ShareTag};
 use crate::time::Instant;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::TopicFilter;
 
 /// A SUBACK that waits for other shards.
 #[derive(Debug)]
@@ -52,10 +51,10 @@ pub(super) struct Answer {
 
 /// Retained messages a subscription asked for.
 #[derive(Debug)]
-struct ReplayRequest {
-    filter: FilterKey,
-    qos: QoS,
-    subscription_identifier: Option<NonZeroU32>,
+pub(super) struct ReplayRequest {
+    pub(super) filter: FilterKey,
+    pub(super) qos: QoS,
+    pub(super) subscription_identifier: Option<NonZeroU32>,
 }
 
 impl Shard {
@@ -220,38 +219,7 @@ impl Shard {
         if self.router.retained_count() == 0 || answer.replays.is_empty() {
             return;
         }
-        let changes = self.retained_changes;
-        // Items of an earlier subscription stay checked against changes since they were looked up.
-        let mut replay = connection.replay.take().unwrap_or_else(|| {
-            Box::new(Replay {
-                items: VecDeque::new(),
-                store_changes: changes,
-            })
-        });
-        for request in &answer.replays {
-            let text = self.router.filter_arc(request.filter);
-            let clients = &self.clients;
-            self.router
-                .for_each_retained(&TopicFilter::from_validated(&text), now, |message| {
-                    if !clients.may_read(session, message.topic_name())
-                        || !clients.source_may_write(message)
-                    {
-                        return;
-                    }
-                    replay.items.push_back(ReplayItem {
-                        message: message.clone(),
-                        filter: request.filter,
-                        qos: request.qos,
-                        subscription_identifier: request.subscription_identifier,
-                    });
-                });
-        }
-        if replay.items.is_empty() {
-            return;
-        }
-        if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.replay = Some(replay);
-        }
+        self.begin_replays(key, answer.replays);
         self.send_pending(session, now, effects);
     }
 
@@ -263,41 +231,14 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.clients.send_queued(session, now, effects);
-        let key = self
+        let connection = self
             .clients
             .members
             .get(session)
             .and_then(|member| member.session.connection);
-        let Some(key) = key else { return };
-        let Some(connection) = self.clients.connections.get_mut(key) else {
-            return;
-        };
-        let Some(mut replay) = connection.replay.take() else {
-            return;
-        };
-        while let Some(item) = replay.items.front() {
-            let is_current = self.is_current(item, replay.store_changes);
-            if is_current && !self.clients.send_retained(key, item, now, effects) {
-                break;
-            }
-            replay.items.pop_front();
+        if let Some(key) = connection {
+            self.continue_replay(key, now, effects);
         }
-        if !replay.items.is_empty()
-            && let Some(connection) = self.clients.connections.get_mut(key)
-        {
-            connection.replay = Some(replay);
-        }
-    }
-
-    /// Whether a retained message is still what it was when the store had changed `store_changes`
-    /// times. A value that changed since was delivered as it changed; sending the old one behind it
-    /// would turn their order round [MQTT-4.6.0-5].
-    pub(super) fn is_current(&self, item: &ReplayItem, store_changes: u64) -> bool {
-        store_changes == self.retained_changes
-            || self
-                .router
-                .retained(TopicName::from_validated(item.message.topic_name()))
-                .is_some_and(|(current, _)| Arc::ptr_eq(current, &item.message))
     }
 
     pub(super) fn handle_unsubscribe(
@@ -366,6 +307,7 @@ impl Shard {
                 && let Some(replay) = &mut connection.replay
             {
                 replay.items.retain(|item| item.filter != filter);
+                replay.walks.retain(|walk| walk.filter != filter);
             }
             if let Some(name) = stored
                 && let Some(store) = &mut self.clients.store
@@ -482,14 +424,14 @@ impl Shard {
     }
 
     /// A peer will make no retained version at or below `clock`.
-    pub(super) fn handle_clock(&mut self, from: ShardId, clock: u64) {
+    pub(super) fn handle_clock(&mut self, from: ShardId, clock: u64, now: Instant) {
         self.observe_clock(from, clock);
         let seen = self
             .peer_ids()
             .map(|peer| self.peers[peer.index()].clock)
             .min();
         if let Some(seen) = seen {
-            self.router.forget_tombstones_below(seen.saturating_add(1));
+            self.forget_tombstones_below(seen.saturating_add(1), now);
         }
     }
 

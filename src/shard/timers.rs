@@ -22,6 +22,10 @@ pub(super) enum Slot {
     RetainedExpiry,
     /// The end of the patience with a disk that takes nothing.
     DiskPatience,
+    /// The next turn, for retained messages that this one had no time for.
+    Replays,
+    /// More of what removed retained messages have left behind.
+    Tidying,
 }
 
 const UNARMED: Instant = Instant::from_nanos(u64::MAX);
@@ -34,6 +38,8 @@ pub(super) struct Timers {
     tombstones: Instant,
     retained_expiry: Instant,
     disk_patience: Instant,
+    replays: Instant,
+    tidying: Instant,
 }
 
 impl Timers {
@@ -45,6 +51,8 @@ impl Timers {
             tombstones: UNARMED,
             retained_expiry: UNARMED,
             disk_patience: UNARMED,
+            replays: UNARMED,
+            tidying: UNARMED,
         }
     }
 
@@ -55,6 +63,8 @@ impl Timers {
             Slot::Tombstones => return &mut self.tombstones,
             Slot::RetainedExpiry => return &mut self.retained_expiry,
             Slot::DiskPatience => return &mut self.disk_patience,
+            Slot::Replays => return &mut self.replays,
+            Slot::Tidying => return &mut self.tidying,
         };
         if table.len() <= index {
             table.resize(index + 1, UNARMED);

@@ -15,7 +15,7 @@ pub(super) const REQUESTS_MAX: usize = 4;
 /// A buffer that one burst grew is not kept.
 const BUFFER_KEPT_MAX: usize = 4 << 20;
 /// Bytes of journal that a snapshot adds to a write.
-const SNAPSHOT_STEP: usize = 128 * 1024;
+const SNAPSHOT_STEP: usize = 64 * 1024;
 /// Steps of a snapshot that had nothing to say, in one turn.
 const SNAPSHOT_STEPS_MAX: usize = 8;
 /// How long the end of a shard waits for its last write.

@@ -1,0 +1,292 @@
+//! Retained messages on their way to new subscriptions, and what is left of removed ones: as much as one turn has
+//! time for.
+//!
+//! A subscription may match a million retained messages. They are looked up over many turns, whatever the
+//! reader does, because nothing is freed from the index meanwhile; then they wait as pointers until the
+//! Client reads. One budget a turn is for all connections of the shard. Those that have more wait in a
+//! list, the first of which is the first to go on.
+//!
+//! # Always true
+//! - A replay consists of what was retained at the SUBACK. What changes later is delivered live and left out here,
+//!   so that no Client sees an older value behind a newer one [MQTT-4.6.0-5].
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Shard;
+use super::connection::{Replay, ReplayItems, ReplayWalk};
+use super::effects::Effects;
+use super::subscribe::ReplayRequest;
+use super::timers::Slot;
+use crate::key::{ConnectionKey, SessionKey};
+use crate::message::{Message, QoS};
+use crate::session::{Delivery, Place};
+use crate::time::Instant;
+use crate::topic::{TopicFilter, TopicName};
+
+/// Tombstones forgotten, and nodes freed, at a time.
+const TIDIED_AT_ONCE: usize = 256;
+/// Time between two such.
+const TIDY_PAUSE: Duration = Duration::from_millis(1);
+
+/// What replays may still do in this turn: visits of the index, and messages.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    /// The time is the same throughout a turn.
+    turn: Option<Instant>,
+    left: usize,
+}
+
+impl Budget {
+    fn left(&mut self, now: Instant, steps_max: usize) -> usize {
+        if self.turn != Some(now) {
+            self.turn = Some(now);
+            self.left = steps_max;
+        }
+        self.left
+    }
+}
+
+impl Shard {
+    /// New subscriptions of a connection ask for what is retained.
+    pub(super) fn begin_replays(
+        &mut self,
+        key: ConnectionKey,
+        requests: SmallVec<[ReplayRequest; 1]>,
+    ) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        // Items of an earlier subscription stay checked against changes since they were looked up.
+        let replay = connection.replay.get_or_insert_with(|| {
+            Box::new(Replay {
+                store_changes: self.retained_changes,
+                ..Replay::default()
+            })
+        });
+        for request in requests {
+            replay.walks.push_back(ReplayWalk {
+                walk: self.router.begin_retained_walk(),
+                filter: request.filter,
+                qos: request.qos,
+                subscription_identifier: request.subscription_identifier,
+            });
+        }
+    }
+
+    /// Looks up and sends what the turn has time for and the Client room.
+    pub(super) fn continue_replay(
+        &mut self,
+        key: ConnectionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        let session = connection.session();
+        let Some(mut replay) = connection.replay.take_if(|replay| !replay.is_waiting) else {
+            return;
+        };
+        let Some(session) = session else { return };
+        let steps_max = self.clients.limits.replay_steps_max;
+        // Half of it for looking up, so that what was found also leaves.
+        let visits_max = self
+            .replay_budget
+            .left(now, steps_max)
+            .min(steps_max.div_ceil(2));
+        self.replay_budget.left -= self.look_up(session, &mut replay, visits_max, now);
+        let mut is_blocked = false;
+        while self.replay_budget.left > 0
+            && let Some(items) = replay.items.front_mut()
+            && let Some(message) = items.messages.pop_front()
+        {
+            if self.is_current(&message, replay.store_changes)
+                && !self
+                    .clients
+                    .send_retained(key, &message, items, now, effects)
+            {
+                items.messages.push_front(message);
+                is_blocked = true;
+                break;
+            }
+            if items.messages.is_empty() {
+                replay.items.pop_front();
+            }
+            self.replay_budget.left -= 1;
+        }
+        if replay.is_over() {
+            drop(replay);
+            self.end_walks(now);
+            return;
+        }
+        // A Client that is blocked is gone on with when it has room.
+        if !replay.walks.is_empty() || !is_blocked {
+            replay.is_waiting = true;
+            self.replaying.push_back(key);
+            self.arm_replays(now);
+        }
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.replay = Some(replay);
+        }
+    }
+
+    /// Goes on with the connections that have waited longest.
+    pub(super) fn continue_replays(&mut self, now: Instant, effects: &mut Effects) {
+        let steps_max = self.clients.limits.replay_steps_max;
+        while self.replay_budget.left(now, steps_max) > 0
+            && let Some(key) = self.replaying.pop_front()
+        {
+            if let Some(connection) = self.clients.connections.get_mut(key)
+                && let Some(replay) = &mut connection.replay
+            {
+                replay.is_waiting = false;
+                self.continue_replay(key, now, effects);
+            }
+        }
+        if !self.replaying.is_empty() {
+            self.arm_replays(now);
+        }
+    }
+
+    /// The next turn goes on; nobody wakes the shard for it.
+    fn arm_replays(&mut self, now: Instant) {
+        self.timers
+            .arm(Slot::Replays, now + Duration::from_nanos(1));
+    }
+
+    /// Finds more messages; how many nodes were visited for it.
+    fn look_up(
+        &self,
+        session: SessionKey,
+        replay: &mut Replay,
+        visits_max: usize,
+        now: Instant,
+    ) -> usize {
+        let mut visits = 0;
+        while visits < visits_max
+            && let Some(of) = replay.walks.front_mut()
+        {
+            let text = self.router.filter_arc(of.filter);
+            let mut messages = VecDeque::new();
+            visits += self.router.continue_retained_walk(
+                &mut of.walk,
+                &TopicFilter::from_validated(&text),
+                visits_max - visits,
+                now,
+                |message| {
+                    if self.clients.may_read(session, message.topic_name())
+                        && self.clients.source_may_write(message)
+                    {
+                        messages.push_back(message.clone());
+                    }
+                },
+            );
+            if !messages.is_empty() {
+                replay.items.push_back(ReplayItems {
+                    messages,
+                    filter: of.filter,
+                    qos: of.qos,
+                    subscription_identifier: of.subscription_identifier,
+                });
+            }
+            if of.walk.is_over() {
+                replay.walks.pop_front();
+            }
+        }
+        visits
+    }
+
+    /// Whether a retained message is still what it was when the store had changed `store_changes`
+    /// times. A value that changed since was delivered as it changed; sending the old one behind it
+    /// would turn their order round [MQTT-4.6.0-5].
+    fn is_current(&self, message: &Arc<Message>, store_changes: u64) -> bool {
+        store_changes == self.retained_changes
+            || self
+                .router
+                .retained(TopicName::from_validated(message.topic_name()))
+                .is_some_and(|(current, _)| Arc::ptr_eq(current, message))
+    }
+
+    /// QoS 1 and 2 messages a new subscription was still owed join the queue of a Session that stays.
+    pub(super) fn keep_replay(
+        &mut self,
+        session: SessionKey,
+        connection: Option<ConnectionKey>,
+        now: Instant,
+    ) {
+        let replay = connection
+            .and_then(|key| self.clients.connections.get_mut(key))
+            .and_then(|connection| connection.replay.take());
+        let Some(mut replay) = replay else { return };
+        // All at once: the connection that the rest would wait for is gone. Only a Client that leaves within
+        // the first turns after its SUBACK comes here.
+        replay.walks.retain(|walk| walk.qos > QoS::AtMostOnce);
+        self.look_up(session, &mut replay, usize::MAX, now);
+        for items in replay.items {
+            for message in items.messages {
+                let qos = message.qos().max(self.clients.qos_min).min(items.qos);
+                if qos == QoS::AtMostOnce || !self.is_current(&message, replay.store_changes) {
+                    continue;
+                }
+                let delivery = Delivery {
+                    message,
+                    qos,
+                    retain: true,
+                    share: None,
+                    subscription_identifiers: items.subscription_identifier.into_iter().collect(),
+                    place: Place::default(),
+                };
+                self.clients.enqueue(session, delivery, now);
+            }
+        }
+        self.end_walks(now);
+    }
+
+    /// Walks have ended, and may have kept nodes from being freed.
+    pub(super) fn end_walks(&mut self, now: Instant) {
+        if self.router.tidy_retained(0) {
+            self.arm_tidying(now);
+        }
+    }
+
+    // --- What removed messages leave behind.
+
+    /// Retained messages were removed, and have left tombstones.
+    pub(super) fn note_tombstones(&mut self, now: Instant) {
+        if self.router.tombstone_count() == 0 {
+            return;
+        }
+        if self.peers.len() == 1 {
+            self.forget_tombstones_below(u64::MAX, now);
+        } else {
+            self.timers
+                .arm(Slot::Tombstones, now + super::TOMBSTONE_AGE);
+        }
+    }
+
+    /// No write with a clock below `clock` can arrive any more.
+    pub(super) fn forget_tombstones_below(&mut self, clock: u64, now: Instant) {
+        self.tombstones_below = self.tombstones_below.max(clock);
+        self.tidy(now);
+    }
+
+    /// Frees some of what nobody needs, and comes back for the rest.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        let below = self.tombstones_below;
+        let forgotten = self.router.forget_tombstones_below(below, TIDIED_AT_ONCE);
+        let is_left = self.router.tidy_retained(TIDIED_AT_ONCE);
+        if is_left || forgotten == TIDIED_AT_ONCE {
+            self.arm_tidying(now);
+        }
+    }
+
+    fn arm_tidying(&mut self, now: Instant) {
+        self.timers.arm(Slot::Tidying, now + TIDY_PAUSE);
+    }
+}

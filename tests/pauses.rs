@@ -1,0 +1,291 @@
+//! What is much work is done over many turns: whoever else sends something meanwhile does not wait for it.
+
+#[path = "support/hex.rs"]
+mod hex;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastmq::key::ConnectionKey;
+use hex::{Broker, bytes, hex};
+
+/// More than any turn may do.
+const MANY: usize = 20_000;
+/// Of what is looked at or sent for retained messages, in one turn.
+const STEPS_A_TURN: usize = fastmq::limits::REPLAY_STEPS_MAX;
+/// Of Sessions whose time is over, in one turn.
+const DEADLINES_A_TURN: usize = 128;
+
+fn text(text: &str) -> String {
+    format!("{:04x}{}", text.len(), hex(text.as_bytes()))
+}
+
+/// A retained QoS 0 PUBLISH of 3.1.1.
+fn retained(topic: &str, payload: &str) -> String {
+    let size = 2 + topic.len() + payload.len();
+    format!("31{size:02x}{}{}", text(topic), hex(payload.as_bytes()))
+}
+
+fn subscribe(filter: &str) -> String {
+    format!("82{:02x}0001{}00", 5 + filter.len(), text(filter))
+}
+
+/// Topic and payload of each PUBLISH in `packets`, which all are small, and whether it was retained.
+fn published(packets: &str) -> Vec<(String, String, bool)> {
+    let packets = bytes(packets);
+    let (mut at, mut found) = (0, Vec::new());
+    while at < packets.len() {
+        let (first, size) = (packets[at], usize::from(packets[at + 1]));
+        assert!(size < 128);
+        let body = &packets[at + 2..at + 2 + size];
+        if first >> 4 == 3 {
+            let (topic, payload) = body[2..].split_at(usize::from(body[1]));
+            let owned = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+            found.push((owned(topic), owned(payload), first & 1 == 1));
+        }
+        at += 2 + size;
+    }
+    found
+}
+
+/// The next turn, a little later: what is due is done, and what `client` is sent is told.
+fn turn(broker: &mut Broker, client: ConnectionKey) -> Vec<(String, String, bool)> {
+    broker.now = broker.now + Duration::from_micros(10);
+    if broker
+        .shard
+        .next_deadline()
+        .is_some_and(|at| at <= broker.now)
+    {
+        broker.shard.handle_timeout(broker.now, &mut broker.effects);
+    }
+    published(&broker.receive(client))
+}
+
+/// A broker with so many retained messages `r/<n>/v`, and who published them.
+fn with_retained(count: usize) -> (Broker, ConnectionKey) {
+    let mut broker = Broker::new();
+    let publisher = broker.v311('p');
+    for number in 0..count {
+        broker.send(publisher, &retained(&format!("r/{number}/v"), "old"));
+    }
+    (broker, publisher)
+}
+
+#[test]
+fn a_wildcard_over_many_retained_messages_is_answered_over_many_turns_and_completely() {
+    for filter in ["r/#", "r/+/v", "#", "+/+/+"] {
+        let (mut broker, publisher) = with_retained(MANY);
+        let reader = broker.v311('r');
+        let other = broker.v311('o');
+        broker.send(other, &subscribe("live"));
+        let mut found = BTreeMap::new();
+        let mut turns = 0;
+        let mut heard = published(&broker.send(reader, &subscribe(filter)));
+        while found.len() < MANY {
+            assert!(
+                heard.len() <= STEPS_A_TURN + 1,
+                "{} in one turn",
+                heard.len()
+            );
+            // `#` hears what is published meanwhile as well.
+            for (topic, payload, is_retained) in heard.into_iter().filter(|it| it.0 != "live") {
+                assert_eq!((payload.as_str(), is_retained), ("old", true));
+                assert_eq!(found.insert(topic, ()), None, "each once");
+            }
+            // What is published meanwhile is delivered in its turn.
+            broker.send(publisher, "30 06 0004 6c697665");
+            assert_eq!(broker.receive(other), "300600046c697665", "{filter}");
+            heard = turn(&mut broker, reader);
+            turns += 1;
+            assert!(
+                turns < 1000,
+                "{} of {MANY} after {turns} turns",
+                found.len()
+            );
+        }
+        assert!(turns >= MANY / STEPS_A_TURN, "{turns} turns");
+        for _ in 0..5 {
+            assert_eq!(turn(&mut broker, reader), []);
+        }
+        assert_eq!(
+            broker.shard.next_deadline().filter(|&at| at <= broker.now),
+            None
+        );
+    }
+}
+
+/// [MQTT-4.6.0-5]
+#[test]
+fn what_changes_while_a_wildcard_is_answered_comes_once_and_live() {
+    let (mut broker, publisher) = with_retained(MANY);
+    let reader = broker.v311('r');
+    let mut heard = published(&broker.send(reader, &subscribe("r/#")));
+    let mut seen: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
+    let mut turns = 0;
+    loop {
+        for (topic, payload, is_retained) in std::mem::take(&mut heard) {
+            seen.entry(topic).or_default().push((payload, is_retained));
+        }
+        if turns == 3 {
+            for packet in [
+                retained("r/1/v", "new"),
+                retained("r/19999/v", "new"),
+                retained("r/19998/v", ""),
+                retained("r/new/v", "new"),
+            ] {
+                heard.extend(published(&broker.send(publisher, &packet)));
+            }
+        }
+        heard.extend(turn(&mut broker, reader));
+        turns += 1;
+        if turns > 400 {
+            break;
+        }
+    }
+    let of = |topic: &str| {
+        let all: Vec<(&str, bool)> = seen[topic]
+            .iter()
+            .map(|(payload, is_retained)| (payload.as_str(), *is_retained))
+            .collect();
+        all
+    };
+    assert_eq!(of("r/1/v"), [("old", true), ("new", false)]);
+    assert_eq!(
+        of("r/19999/v"),
+        [("new", false)],
+        "never the old one behind it"
+    );
+    assert_eq!(of("r/19998/v"), [("", false)]);
+    assert_eq!(of("r/new/v"), [("new", false)]);
+    assert_eq!(seen.len(), MANY + 1);
+    assert!(
+        seen.iter()
+            .all(|(topic, all)| all.len() == 1 || topic == "r/1/v")
+    );
+    // Everything goes, and nothing stays behind.
+    for number in 0..MANY {
+        broker.send(publisher, &retained(&format!("r/{number}/v"), ""));
+    }
+    broker.send(publisher, &retained("r/new/v", ""));
+    for _ in 0..200 {
+        broker.pass(1);
+    }
+    let census = broker.shard.census();
+    assert_eq!((census.retained, census.tombstones), (0, 0));
+}
+
+#[test]
+fn readers_of_many_retained_messages_take_turns() {
+    let (mut broker, _) = with_retained(MANY);
+    let readers = ['a', 'b', 'c'].map(|name| broker.v311(name));
+    let mut counts = readers.map(|reader| published(&broker.send(reader, &subscribe("#"))).len());
+    let mut turns = 0;
+    while counts.iter().any(|&count| count < MANY) {
+        broker.now = broker.now + Duration::from_micros(10);
+        broker.shard.handle_timeout(broker.now, &mut broker.effects);
+        let before = counts;
+        for (reader, count) in readers.iter().zip(&mut counts) {
+            *count += published(&broker.receive(*reader)).len();
+        }
+        let sent: usize = counts.iter().sum::<usize>() - before.iter().sum::<usize>();
+        assert!(sent <= 2 * STEPS_A_TURN, "{sent} in one turn");
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        let apart = most.unwrap() - least.unwrap();
+        assert!(
+            apart <= 3 * STEPS_A_TURN,
+            "{counts:?}: one waits for another"
+        );
+        turns += 1;
+        assert!(turns < 1000, "{counts:?}");
+    }
+    assert_eq!(counts, [MANY; 3], "each once");
+}
+
+/// [MQTT-3.3.4-4], and what a Client unsubscribes from while it is answered it is not sent any more.
+#[test]
+fn unsubscribing_ends_a_replay_that_is_under_way() {
+    let (mut broker, publisher) = with_retained(MANY);
+    let reader = broker.v311('r');
+    broker.send(reader, &subscribe("r/#"));
+    for _ in 0..3 {
+        assert!(!turn(&mut broker, reader).is_empty());
+    }
+    let left = broker.send(reader, "a2 07 0002 0003 722f23");
+    assert!(
+        left.ends_with("b0020002"),
+        "what was on its way, then UNSUBACK"
+    );
+    for _ in 0..100 {
+        assert_eq!(turn(&mut broker, reader), []);
+    }
+    // The connection may also end in the middle of one.
+    broker.send(reader, &subscribe("r/#"));
+    broker.lose(reader);
+    for number in 0..MANY {
+        broker.send(publisher, &retained(&format!("r/{number}/v"), ""));
+    }
+    for _ in 0..200 {
+        broker.pass(1);
+    }
+    assert_eq!(broker.shard.census().tombstones, 0);
+}
+
+#[test]
+fn sessions_that_end_at_one_moment_end_over_many_turns() {
+    let mut broker = Broker::new();
+    for number in 0..1000 {
+        let name = hex(format!("{number:04}").as_bytes());
+        let (client, connack) = broker.connect(&format!(
+            "10 16 0004 4d515454 05 00 0000 05 11 0000000a 0004 {name}"
+        ));
+        assert!(connack.starts_with("20"));
+        broker.send(client, "82 07 0001 00 0001 61 00");
+        broker.lose(client);
+    }
+    assert_eq!(broker.shard.census().sessions, 1000);
+    broker.now = broker.now + Duration::from_secs(60);
+    let mut turns = 0;
+    while broker
+        .shard
+        .next_deadline()
+        .is_some_and(|at| at <= broker.now)
+    {
+        let before = broker.shard.census().sessions;
+        broker.shard.handle_timeout(broker.now, &mut broker.effects);
+        let ended = before - broker.shard.census().sessions;
+        assert!(ended <= DEADLINES_A_TURN, "{ended} in one turn");
+        turns += 1;
+        assert!(turns < 100, "it ends");
+    }
+    assert_eq!(broker.shard.census().sessions, 0);
+    assert!(turns >= 1000 / DEADLINES_A_TURN);
+}
+
+#[test]
+fn retained_messages_that_expire_at_one_moment_leave_over_many_turns() {
+    let mut broker = Broker::new();
+    let publisher = broker.v5('p');
+    for number in 0..2000 {
+        let topic = format!("e/{number:04}");
+        let properties = "05 02 0000000a";
+        let packet = format!(
+            "31 {:02x} {} {properties} 78",
+            2 + topic.len() + 7,
+            text(&topic)
+        );
+        broker.send(publisher, &packet);
+    }
+    assert_eq!(broker.shard.census().retained, 2000);
+    broker.now = broker.now + Duration::from_secs(30);
+    let (mut turns, mut before) = (0, 2000);
+    while broker.shard.census().retained + broker.shard.census().tombstones > 0 {
+        broker.now = broker.now + Duration::from_millis(1);
+        broker.shard.handle_timeout(broker.now, &mut broker.effects);
+        let census = broker.shard.census();
+        assert!(before - census.retained <= 256, "some at a time");
+        before = census.retained;
+        turns += 1;
+        assert!(turns < 100, "{census:?}");
+    }
+    assert!(turns >= 2000 / 256);
+}
