@@ -77,6 +77,15 @@ impl Owed {
         }
     }
 
+    /// Nothing is owed any more but what `is_owed`.
+    pub(super) fn retain(&mut self, is_owed: impl Fn(&ReplayedDelivery) -> bool) {
+        let mut kept = self.join();
+        kept.retain(is_owed);
+        if !kept.is_empty() {
+            self.runs.push(kept);
+        }
+    }
+
     /// All of it, in order.
     pub(super) fn finish(mut self) -> VecDeque<ReplayedDelivery> {
         self.join()

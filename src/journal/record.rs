@@ -220,6 +220,12 @@ pub enum Record<'a> {
         /// When its Will is due; `None`: it has none left.
         will_at_ms: Option<u64>,
     },
+    /// A Session is over, but what it has left of Shared Subscriptions is on its way to members on
+    /// other shards.
+    Ending {
+        /// Its name.
+        session: u64,
+    },
     /// A Session and all that belongs to it is gone.
     Ended {
         /// Its name.
@@ -318,6 +324,13 @@ pub enum Record<'a> {
         /// The Session.
         session: u64,
     },
+    /// A delivery that a Session of another shard was owed is a delivery of this frame instead.
+    HandedOn {
+        /// That Session.
+        session: u64,
+        /// The delivery as that Session has it.
+        sequence: u64,
+    },
     /// PUBREL has come, or the message was refused: the identifier is free.
     Freed {
         /// The Session.
@@ -357,6 +370,8 @@ const SNAPSHOT_BEGAN: u8 = 14;
 const SNAPSHOT_ENDED: u8 = 15;
 const TAKEN: u8 = 16;
 const HAD: u8 = 17;
+const ENDING: u8 = 18;
+const HANDED_ON: u8 = 19;
 
 impl<'a> Record<'a> {
     /// Appends the record.
@@ -397,6 +412,10 @@ impl<'a> Record<'a> {
                 put_u64(out, *session);
                 put_option(out, *expires_at_ms);
                 put_option(out, *will_at_ms);
+            }
+            Self::Ending { session } => {
+                out.push(ENDING);
+                put_u64(out, *session);
             }
             Self::Ended { session } => {
                 out.push(ENDED);
@@ -458,6 +477,7 @@ impl<'a> Record<'a> {
                 }
             }
             Self::Sent { session, sequence } => put_two(out, SENT, *session, *sequence),
+            Self::HandedOn { session, sequence } => put_two(out, HANDED_ON, *session, *sequence),
             Self::Released { session, sequence } => put_two(out, RELEASED, *session, *sequence),
             Self::Done { session, sequence } => put_two(out, DONE, *session, *sequence),
             Self::Received {
@@ -527,6 +547,13 @@ impl<'a> Record<'a> {
                 session: reader.number()?,
                 expires_at_ms: reader.option()?,
                 will_at_ms: reader.option()?,
+            },
+            ENDING => Self::Ending {
+                session: reader.number()?,
+            },
+            HANDED_ON => Self::HandedOn {
+                session: reader.number()?,
+                sequence: reader.number()?,
             },
             ENDED => Self::Ended {
                 session: reader.number()?,
@@ -841,6 +868,11 @@ mod tests {
             Record::Taken {
                 session: 1,
                 exchange: 12,
+            },
+            Record::Ending { session: 1 },
+            Record::HandedOn {
+                session: 2,
+                sequence: 5,
             },
             Record::Had {
                 origin: Origin {

@@ -60,6 +60,18 @@ pub struct ReplayedDelivery {
     pub subscription_identifiers: SmallVec<[NonZeroU32; 1]>,
 }
 
+impl ReplayedDelivery {
+    /// Whether another member of a Shared Subscription may get it: not once a QoS 2 PUBLISH was sent
+    /// [MQTT-4.8.2-5].
+    fn may_be_handed_on(&self) -> bool {
+        match self.progress {
+            Progress::Waiting => true,
+            Progress::Sent => self.qos == QoS::AtLeastOnce,
+            Progress::Released => false,
+        }
+    }
+}
+
 /// A Will that was not published.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReplayedWill {
@@ -80,6 +92,8 @@ pub struct ReplayedSession {
     pub identity: Option<Arc<Identity>>,
     /// Whether it had a connection.
     pub is_connected: bool,
+    /// Whether it is over: what it is owed is handed on.
+    pub is_ending: bool,
     /// Seconds it outlives its connection.
     pub expiry_interval_s: u32,
     /// When it ends, if it had no connection.
@@ -104,6 +118,8 @@ pub struct ReplayedSession {
     pub deliveries: VecDeque<ReplayedDelivery>,
     /// QoS 2 messages it has sent and not released, in order.
     pub inbound: Vec<PacketIdentifier>,
+    /// Places of deliveries that others have instead, as their logs say.
+    pub handed_on: Vec<u64>,
 }
 
 impl ReplayedSession {
@@ -123,6 +139,17 @@ impl ReplayedSession {
             && let Some(oldest) = self.taken.pop_first()
         {
             self.taken_up_to = self.taken_up_to.max(oldest);
+        }
+    }
+
+    /// Another Session has what this one was owed at a place.
+    pub fn hand_on(&mut self, sequence: u64) {
+        let position = self
+            .deliveries
+            .binary_search_by_key(&sequence, |it| it.sequence);
+        if let Ok(index) = position {
+            self.deliveries.remove(index);
+            self.handed_on.push(sequence);
         }
     }
 
@@ -235,6 +262,7 @@ pub struct Replay {
     messages: FrameMessages,
     shares: HashMap<Box<str>, Arc<str>, ahash::RandomState>,
     suspects: HashMap<u64, VecDeque<Suspect>, ahash::RandomState>,
+    handed_on: Vec<(u64, u64)>,
     session_max: u64,
     records: u64,
     said_deliveries: Said,
@@ -273,6 +301,8 @@ pub struct Replayed {
     pub retained: Vec<ReplayedRetained>,
     /// What may be repeated though some have got it.
     pub suspects: Vec<Suspect>,
+    /// Deliveries that Sessions of this log have instead of others: those Sessions, and their places.
+    pub handed_on: Vec<(u64, u64)>,
     /// The largest name of a Session.
     pub session_max: u64,
     /// Bytes it takes to say all of it again, about.
@@ -378,6 +408,21 @@ impl Replay {
                 if will_at_ms.is_none() {
                     state.will = None;
                 }
+            }
+            Record::Ending { session } => {
+                let open = self.open(session);
+                let state = &mut open.state;
+                state.is_ending = true;
+                state.is_connected = false;
+                state.will = None;
+                state.subscriptions.clear();
+                state.inbound.clear();
+                open.owed
+                    .retain(|it| it.share.is_some() && it.may_be_handed_on());
+            }
+            Record::HandedOn { session, sequence } => {
+                self.session_max = self.session_max.max(session);
+                self.handed_on.push((session, sequence));
             }
             Record::Ended { session } => {
                 self.session_max = self.session_max.max(session);
@@ -560,6 +605,7 @@ impl Replay {
             sessions,
             retained: self.retained.into_values().collect(),
             suspects: self.suspects.into_values().flatten().collect(),
+            handed_on: self.handed_on,
             session_max: self.session_max,
         }
     }

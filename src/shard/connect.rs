@@ -698,8 +698,8 @@ impl Shard {
         self.clients
             .by_client_identifier
             .remove(&member.session.client_identifier);
-        self.store_ended(&member.session);
         self.hand_on_all(session, &mut member, now, effects);
+        self.store_ended(&member.session);
         for &filter in member.subscriptions.keys() {
             self.unsubscribe_from(filter, session);
         }

@@ -42,6 +42,14 @@ pub enum Envelope {
         /// Whether it is repeated after a crash, before which some have had it.
         repeats: bool,
     },
+    /// The message that follows is what a Session of the sender was owed: whoever is owed it instead says
+    /// so with it. Precedes a [`Envelope::Ticket`].
+    HandedOn {
+        /// That Session.
+        session: u64,
+        /// The delivery.
+        sequence: u64,
+    },
     /// What the receiver wanted to know of is stored, or needed not to be.
     Stored {
         /// The ticket.

@@ -290,6 +290,7 @@ impl Shard {
                 self.release_ready(key, now, effects);
             }
             Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
+            Waiter::Session(handed_on) => store.handed_on(handed_on),
         }
         self.advance_settling();
     }

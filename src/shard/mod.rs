@@ -546,11 +546,17 @@ impl Shard {
                 origin,
                 repeats,
             } => {
-                self.peers[from.index()].ticket = Some(store::Ticket {
+                let peer = &mut self.peers[from.index()];
+                peer.ticket = Some(store::Ticket {
                     ticket,
                     origin,
                     repeats,
+                    handed_on: peer.handed_on.take(),
                 });
+            }
+            Envelope::HandedOn { session, sequence } => {
+                let handed_on = store::HandedOn { session, sequence };
+                self.peers[from.index()].handed_on = Some(handed_on);
             }
             Envelope::Settle => self.handle_settle(from),
             Envelope::Settled => self.handle_settled(),

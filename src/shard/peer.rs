@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::envelope::Envelope;
-use super::store::Ticket;
+use super::store::{HandedOn, Ticket};
 
 /// What is on its way to a peer and what it has told us. The entry of a shard for itself is unused.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(super) struct Peer {
     pub(super) clock: u64,
     /// What it said of the envelope that follows.
     pub(super) ticket: Option<Ticket>,
+    /// Whose that was.
+    pub(super) handed_on: Option<HandedOn>,
     /// Its disk takes nothing.
     pub(super) stalled: bool,
 }

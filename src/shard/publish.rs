@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::choose::Chosen;
@@ -9,7 +10,7 @@ use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
-use super::store::HeldPacket;
+use super::store::{HandedOn, HeldPacket};
 use super::stored_publish::AcknowledgedPublish;
 use super::timers::Slot;
 use super::{Shard, Step};
@@ -654,8 +655,9 @@ impl Shard {
         self.clients.queued_bytes -= member.session.queue.bytes();
         self.clients.queued_messages -= member.session.queue.len();
         let queued = member.session.queue.take_if(|_| true);
+        let name = member.session.stored;
         for delivery in unacknowledged.chain(queued) {
-            self.hand_on(session, &delivery, now, effects);
+            self.hand_on(session, name, &delivery, now, effects);
         }
     }
 
@@ -678,13 +680,39 @@ impl Shard {
         let leaving = queue.take_if(|delivery| delivery.share == share);
         self.clients.queued_bytes -= before - queue.bytes();
         self.clients.queued_messages -= leaving.len();
+        let name = member.session.stored;
         for delivery in &leaving {
-            self.store(session, |store, it| store.done(it, delivery.place.sequence));
-            self.hand_on(session, delivery, now, effects);
+            self.hand_on(session, name, delivery, now, effects);
         }
     }
 
+    /// Gives what `session`, which the log calls `name`, was owed through a shared subscription to
+    /// another member.
     fn hand_on(
+        &mut self,
+        session: SessionKey,
+        name: Option<NonZeroU64>,
+        delivery: &Delivery,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if delivery.share.is_some()
+            && let (Some(store), Some(name)) = (&mut self.clients.store, name)
+        {
+            store.begin_handing_on(HandedOn {
+                session: name.get(),
+                sequence: delivery.place.sequence,
+            });
+            self.hand_on_to_other(session, delivery, now, effects);
+            if let Some(store) = &mut self.clients.store {
+                store.end_handing_on();
+            }
+        } else {
+            self.hand_on_to_other(session, delivery, now, effects);
+        }
+    }
+
+    fn hand_on_to_other(
         &mut self,
         session: SessionKey,
         delivery: &Delivery,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::clients::{Member, SubscriptionKind};
-use super::store::Store;
+use super::effects::Effects;
+use super::store::{HandedOn, Store};
 use super::timers::Slot;
 use crate::journal::{
     Journal, Progress as Stored, ReplayedDelivery, ReplayedRetained, ReplayedSession, Suspect,
@@ -132,6 +133,38 @@ impl Shard {
             && let Some(name) = NonZeroU64::new(replayed.session)
         {
             store.renumbered(name, &replayed.renumbered);
+            store.say_handed_on(name, &replayed.handed_on);
+        }
+    }
+
+    /// Goes on handing on what a Session that is over has left to members of its shared subscriptions,
+    /// all of which are there again.
+    pub fn restore_ending(&mut self, replayed: ReplayedSession, now: Instant) {
+        let Some(name) = NonZeroU64::new(replayed.session) else {
+            return;
+        };
+        // Nobody is connected: nothing comes of it but what is stored.
+        let effects = &mut Effects::default();
+        for delivery in replayed.deliveries {
+            let (Some(message), Some(share)) = (delivery.message, delivery.share) else {
+                continue;
+            };
+            let Some(store) = &mut self.clients.store else {
+                return;
+            };
+            store.begin_handing_on(HandedOn {
+                session: name.get(),
+                sequence: delivery.sequence,
+            });
+            let filter = Arc::from(share.as_bytes());
+            self.handle_forwarded_shared(&message, &filter, self.id, now, effects);
+            if let Some(store) = &mut self.clients.store {
+                store.end_handing_on();
+            }
+        }
+        if let Some(store) = &mut self.clients.store {
+            store.say_handed_on(name, &replayed.handed_on);
+            store.ended(name);
         }
     }
 

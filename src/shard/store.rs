@@ -34,6 +34,25 @@ pub(super) struct Ticket {
     pub(super) ticket: u64,
     pub(super) origin: Option<Origin>,
     pub(super) repeats: bool,
+    pub(super) handed_on: Option<HandedOn>,
+}
+
+/// A delivery that a stored Session was owed and that a member of a Shared Subscription gets instead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct HandedOn {
+    /// The Session that was owed it.
+    pub(super) session: u64,
+    /// The delivery.
+    pub(super) sequence: u64,
+}
+
+/// What a Session has handed on to other shards.
+#[derive(Clone, Copy, Debug, Default)]
+struct HandingOn {
+    /// Deliveries that those have not stored.
+    missing: u64,
+    /// The Session is over, and gone with the last of them.
+    is_ending: bool,
 }
 
 /// Who waits for a ticket.
@@ -43,6 +62,8 @@ pub(super) enum Waiter {
     Connection(ConnectionKey),
     /// A shard that gave us a message which we gave to another one.
     Shard { to: ShardId, ticket: u64, lsn: Lsn },
+    /// A Session that was owed it until then.
+    Session(HandedOn),
 }
 
 /// A message that other shards must store before it is acknowledged.
@@ -100,6 +121,8 @@ pub(super) struct Routing {
     pub(super) is_forwarded: bool,
     /// Whether it repeats one from before a crash, which some have had.
     repeats: bool,
+    /// The delivery that this one takes the place of.
+    handed_on: Option<HandedOn>,
     /// What is to be written down of the publisher's exchange.
     pub(super) received: Option<Received>,
     /// Sessions that have had it before a crash.
@@ -129,6 +152,8 @@ pub(super) struct Store {
     shares: HashMap<u32, Arc<str>, ahash::RandomState>,
     /// Messages that may come again, by their publishers' Sessions.
     suspects: HashMap<u64, Vec<Suspect>, ahash::RandomState>,
+    /// What Sessions have handed on and is not known to be stored elsewhere, by their names.
+    handing_on: HashMap<u64, HandingOn, ahash::RandomState>,
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
@@ -159,6 +184,7 @@ impl Store {
             awaiting: Vec::new(),
             shares: HashMap::with_hasher(hasher()),
             suspects: table,
+            handing_on: HashMap::with_hasher(hasher()),
             settles: VecDeque::new(),
             unsettled: 0,
             last_message: None,
@@ -348,9 +374,11 @@ impl Store {
         routing.repeats = false;
         routing.is_forwarded = false;
         routing.is_superseded = false;
+        routing.handed_on = None;
         routing.skipped.clear();
         if let Some(ticket) = ticket {
             routing.is_forwarded = true;
+            routing.handed_on = ticket.handed_on;
             if let Some(origin) = ticket.origin {
                 self.set_origin(origin, ticket.repeats);
             }
@@ -431,11 +459,69 @@ impl Store {
         }
     }
 
-    /// A Session has ended: nobody sends anything again.
+    /// A Session has ended: nobody sends anything again. What it has handed on to other shards is its own
+    /// until they have stored it.
     pub(super) fn ended(&mut self, session: NonZeroU64) {
         self.suspects.remove(&session.get());
         let session = session.get();
-        self.journal.append(&Record::Ended { session });
+        if let Some(handing_on) = self.handing_on.get_mut(&session) {
+            handing_on.is_ending = true;
+            self.journal.append(&Record::Ending { session });
+        } else {
+            self.journal.append(&Record::Ended { session });
+        }
+    }
+
+    /// What a Session was owed is about to be given to somebody else.
+    pub(super) fn begin_handing_on(&mut self, handed_on: HandedOn) {
+        self.begin(Waiter::Session(handed_on), None);
+        self.routing.handed_on = Some(handed_on);
+    }
+
+    /// It was. Here that is in one frame with the end of what it replaces; another shard is waited for.
+    pub(super) fn end_handing_on(&mut self) {
+        let handed_on = self.routing.handed_on.take();
+        let (_, ticket) = self.end();
+        let Some(handed_on) = handed_on else { return };
+        if ticket == 0 {
+            self.forget_handed_on(handed_on);
+        } else {
+            let handing_on = self.handing_on.entry(handed_on.session).or_default();
+            handing_on.missing += 1;
+        }
+        // However much a Session has left, frames end.
+        self.journal.end_packet();
+    }
+
+    fn forget_handed_on(&mut self, handed_on: HandedOn) {
+        let HandedOn { session, sequence } = handed_on;
+        self.journal.append(&Record::Done { session, sequence });
+    }
+
+    /// Another shard has stored what a Session had handed on.
+    pub(super) fn handed_on(&mut self, handed_on: HandedOn) {
+        self.forget_handed_on(handed_on);
+        let session = handed_on.session;
+        let Some(handing_on) = self.handing_on.get_mut(&session) else {
+            return;
+        };
+        handing_on.missing = handing_on.missing.saturating_sub(1);
+        if handing_on.missing > 0 {
+            return;
+        }
+        let is_ending = handing_on.is_ending;
+        self.handing_on.remove(&session);
+        if is_ending {
+            self.journal.append(&Record::Ended { session });
+        }
+    }
+
+    /// Says anew which deliveries of a Session others have instead: their logs may forget it.
+    pub(super) fn say_handed_on(&mut self, session: NonZeroU64, sequences: &[u64]) {
+        let session = session.get();
+        for &sequence in sequences {
+            self.forget_handed_on(HandedOn { session, sequence });
+        }
     }
 
     /// It has come everywhere: what must be durable here, or zero, and the ticket others were given,
@@ -447,6 +533,9 @@ impl Store {
         routing.is_forwarded = false;
         routing.skipped.clear();
         let is_written = self.journal.size() != routing.size;
+        if is_written && let Some(HandedOn { session, sequence }) = routing.handed_on.take() {
+            self.journal.append(&Record::HandedOn { session, sequence });
+        }
         let lsn = if !is_written && !routing.is_superseded {
             0
         } else {
@@ -473,6 +562,7 @@ impl Store {
             ticket: self.routing.ticket,
             origin: self.routing.origin,
             repeats: self.routing.repeats,
+            handed_on: self.routing.handed_on,
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
-use super::store::{HeldPacket, Received, Ticket, Waiter};
+use super::store::{HandedOn, HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
 use crate::codec::ReasonCode;
 use crate::journal::{Origin, Record};
@@ -170,7 +170,11 @@ impl Shard {
                 ticket,
                 origin,
                 repeats,
+                handed_on,
             } = ticket;
+            if let Some(HandedOn { session, sequence }) = handed_on {
+                self.post(to, Envelope::HandedOn { session, sequence });
+            }
             self.post(
                 to,
                 Envelope::Ticket {

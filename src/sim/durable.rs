@@ -2,8 +2,8 @@
 //! and comes back with another number of shards.
 //!
 //! Clients of persistent Sessions publish and subscribe all along. In the end everything that was
-//! acknowledged must have come: QoS 2 once, and each publisher's messages in their order; no retained
-//! message may be older than the last one that was acknowledged.
+//! acknowledged must have come: QoS 2 once, and each publisher's messages in their order; to one member
+//! of a group what is shared; no retained message may be older than the last one that was acknowledged.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::disk::{Disk, Faults};
+use super::durable_group::GroupMember;
 use super::oracle::Violation;
 use super::random::Random;
 use super::simulation::describe;
@@ -38,6 +39,8 @@ const RETAINED_TOPICS: usize = 4;
 const IDENTIFIERS: u16 = 40;
 /// Exchanges a Client has under way at most.
 const WINDOW: usize = 8;
+/// Members of the group, one of which stays.
+const MEMBERS: usize = 4;
 /// Rounds within which everything must have come to rest.
 const REST_ROUNDS: usize = 20_000;
 
@@ -65,6 +68,8 @@ pub struct DurableReport {
 enum Kind {
     /// Number so and so of its publisher's messages of that QoS.
     Counted { qos: QoS, number: u32 },
+    /// Number so and so of its publisher's messages to the group.
+    Shared { qos: QoS, number: u32 },
     /// The message retained at `r/topic`; zero removes it.
     Retained { topic: usize, value: u32 },
 }
@@ -103,6 +108,9 @@ struct Client {
     /// Messages begun, of QoS 1 and 2.
     begun: [u32; 2],
     acknowledged: [BTreeSet<u32>; 2],
+    /// The same of those to the group.
+    shared_begun: u32,
+    shared_acknowledged: BTreeSet<u32>,
     refused: u64,
     /// The broker has refused something because of its disk, by now.
     broker_refused: bool,
@@ -140,6 +148,8 @@ impl Client {
             next_identifier: 1,
             begun: [0; 2],
             acknowledged: Default::default(),
+            shared_begun: 0,
+            shared_acknowledged: BTreeSet::new(),
             refused: 0,
             broker_refused: false,
             may_be_late: Default::default(),
@@ -230,6 +240,12 @@ impl Client {
             known.is_under_way = true;
             known.possible.push(value);
             Kind::Retained { topic, value }
+        } else if random.chance(25) {
+            self.shared_begun += 1;
+            Kind::Shared {
+                qos: *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce]),
+                number: self.shared_begun,
+            }
         } else {
             let qos = *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce]);
             self.begun[slot(qos)] += 1;
@@ -262,6 +278,14 @@ impl Client {
                 // Of sizes that fill sectors and segments in every way.
                 let filler = "x".repeat(number as usize * 37 % 300);
                 (qos, topic, format!("{number} {filler}"))
+            }
+            Kind::Shared { qos, number } => {
+                let filler = "x".repeat(number as usize * 37 % 300);
+                (
+                    qos,
+                    format!("s/{}", self.index),
+                    format!("{number} {filler}"),
+                )
             }
             Kind::Retained { topic, value } => {
                 let payload = if value == 0 {
@@ -368,9 +392,15 @@ impl Client {
                 let mut flows = self.flows.iter_mut();
                 if let Some(flow) = flows.find(|flow| flow.identifier == identifier) {
                     flow.is_released = true;
-                    if let Kind::Counted { qos, number } = flow.kind {
-                        // From here on the message is the broker's.
-                        self.acknowledged[slot(qos)].insert(number);
+                    // From here on the message is the broker's.
+                    match flow.kind {
+                        Kind::Counted { qos, number } => {
+                            self.acknowledged[slot(qos)].insert(number);
+                        }
+                        Kind::Shared { number, .. } => {
+                            self.shared_acknowledged.insert(number);
+                        }
+                        Kind::Retained { .. } => {}
                     }
                 }
                 self.answer(&Packet::PubRel(success(ack)));
@@ -394,7 +424,10 @@ impl Client {
             Kind::Counted { qos, number } if !is_refused => {
                 self.acknowledged[slot(qos)].insert(number);
             }
-            Kind::Counted { .. } => {}
+            Kind::Shared { number, .. } if !is_refused => {
+                self.shared_acknowledged.insert(number);
+            }
+            Kind::Counted { .. } | Kind::Shared { .. } => {}
             Kind::Retained { topic, value } => {
                 let known = &mut self.retained[topic];
                 known.is_under_way = false;
@@ -451,6 +484,7 @@ struct Scene<'a> {
     limits: Limits,
     now: Instant,
     clients: Vec<Client>,
+    group: Vec<GroupMember>,
     report: DurableReport,
 }
 
@@ -491,6 +525,7 @@ pub fn simulate_durable(
         },
         now: Instant::ZERO.add_seconds(1),
         clients,
+        group: (0..MEMBERS).map(GroupMember::new).collect(),
         report: DurableReport::default(),
         random,
         tail,
@@ -557,8 +592,20 @@ impl Scene<'_> {
             0..45 => world.turn(shard, &mut Pace::Random(&mut self.random)),
             // Less often than shards have turns, so that much is under way.
             45..55 => world.turn_disk(shard),
-            55..97 => {
-                let may_publish = self.clients.iter().all(|client| client.is_subscribed);
+            55..65 => {
+                let index = self.random.below(self.group.len());
+                let member = &mut self.group[index];
+                let count = if self.random.chance(70) {
+                    usize::MAX
+                } else {
+                    5
+                };
+                member.read(world, count)?;
+                member.act(world, &mut self.random, true);
+            }
+            65..97 => {
+                let may_publish = self.clients.iter().all(|client| client.is_subscribed)
+                    && self.group[0].is_subscribed();
                 let index = self.random.below(self.clients.len());
                 let client = &mut self.clients[index];
                 let count = if self.random.chance(70) {
@@ -615,6 +662,13 @@ impl Scene<'_> {
                     }
                 }
             }
+            for member in &mut self.group {
+                member.read(world, usize::MAX)?;
+                if !member.is_at_rest() {
+                    member.act(world, &mut self.random, false);
+                }
+                while member.answer_one(world) {}
+            }
             for shard in 0..world.shard_count() {
                 world.turn(shard, &mut Pace::Full);
                 world.turn_disk(shard);
@@ -626,12 +680,15 @@ impl Scene<'_> {
             } else {
                 0
             };
-            if still > 3 && self.clients.iter().all(Client::is_at_rest) {
+            let is_at_rest = self.clients.iter().all(Client::is_at_rest)
+                && self.group.iter().all(GroupMember::is_at_rest);
+            if still > 3 && is_at_rest {
                 return Ok(());
             }
         }
         let restless: Vec<_> = self.clients.iter().filter(|it| !it.is_at_rest()).collect();
-        Err(Violation(format!("never at rest: {restless:?}")))
+        let group = &self.group;
+        Err(Violation(format!("never at rest: {restless:?} {group:?}")))
     }
 
     /// The process is gone, and perhaps the power was.
@@ -645,6 +702,9 @@ impl Scene<'_> {
         self.note(format!("--- the end; of the power too: {is_power_loss}"));
         for client in &mut self.clients {
             client.drop_connection();
+        }
+        for member in &mut self.group {
+            member.drop_connection();
         }
         if self.random.chance(25) {
             self.damage()?;
@@ -814,6 +874,18 @@ impl Scene<'_> {
             self.report.refused += publisher.refused;
             for qos in 0..2 {
                 self.report.acknowledged += publisher.acknowledged[qos].len() as u64;
+            }
+        }
+        for publisher in &self.clients {
+            let members = self.group.iter();
+            let got: BTreeSet<u32> = members.flat_map(|it| it.got(publisher.index)).collect();
+            self.report.acknowledged += publisher.shared_acknowledged.len() as u64;
+            self.report.deliveries += got.len() as u64;
+            if let Some(number) = publisher.shared_acknowledged.difference(&got).next() {
+                return Err(Violation(format!(
+                    "message {number} of client {} to the group was acknowledged and did not come",
+                    publisher.index
+                )));
             }
         }
         for subscriber in self.clients.iter().filter(|it| it.is_subscriber) {

@@ -15,6 +15,7 @@
 mod client;
 mod disk;
 mod durable;
+mod durable_group;
 mod oracle;
 mod plan;
 mod random;

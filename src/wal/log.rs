@@ -98,6 +98,12 @@ impl Log {
         !self.is_writing && (shard.has_journal() || shard.is_in_snapshot())
     }
 
+    /// Whether the disk is at work.
+    #[cfg(test)]
+    pub(super) const fn is_writing(&self) -> bool {
+        self.is_writing
+    }
+
     /// Passes on what the disk has done, and gives it what has come meanwhile.
     pub fn turn(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
         while let Ok(response) = self.responses.try_recv() {

@@ -16,6 +16,9 @@
 //! | PUBREL to a subscriber | that PUBREC has come |
 //! | anything of QoS 0, or of a Session that ends with its connection | nothing, and it never waits |
 //!
+//! What a Session has handed on to a member of a shared subscription leaves its log once whoever has it instead
+//! has it stored: in the same frame here, as soon as the other shard has said so elsewhere.
+//!
 //! `shard/held.rs` holds what waits; what waits behind it on the same connection keeps its order.
 //!
 //! # Always true

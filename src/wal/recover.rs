@@ -152,8 +152,14 @@ impl ShardStore {
         for retained in &common.retained {
             shard.restore_retained(retained, now);
         }
-        for session in self.sessions {
+        let (ending, sessions): (Vec<_>, Vec<_>) =
+            self.sessions.into_iter().partition(|it| it.is_ending);
+        for session in sessions {
             shard.restore_session(session, now);
+        }
+        // Once there is somebody to take it.
+        for session in ending {
+            shard.restore_ending(session, now);
         }
     }
 }
@@ -252,7 +258,7 @@ pub fn open(
         remove_others(&directory, &manifest)?;
     }
 
-    report.sessions = merged.sessions.len();
+    report.sessions = merged.sessions.values().filter(|it| !it.is_ending).count();
     report.deliveries = merged.sessions.values().map(|it| it.deliveries.len()).sum();
     report.retained = merged.retained_count();
     let placement = Placement::new(shard_count, manifest.seed);
@@ -622,6 +628,7 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
         merged.session_max = merged.session_max.max(log.session_max);
         merged.sessions.extend(log.sessions);
         merged.suspects.extend(log.suspects);
+        merged.handed_on.extend(log.handed_on);
         for it in log.retained {
             let topic = it.message.topic_name().to_vec();
             let known = retained.entry(topic).or_insert_with(|| it.clone());
@@ -637,8 +644,15 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
     let sessions = &mut merged.sessions;
     merged.suspects.retain(|it| {
         let publisher = sessions.get(&it.origin.session);
-        publisher.is_some_and(|publisher| !publisher.has_taken(it.origin.exchange))
+        publisher.is_some_and(|publisher| {
+            !publisher.is_ending && !publisher.has_taken(it.origin.exchange)
+        })
     });
+    for (session, sequence) in std::mem::take(&mut merged.handed_on) {
+        if let Some(session) = merged.sessions.get_mut(&session) {
+            session.hand_on(sequence);
+        }
+    }
     renumber(&mut merged);
     merged
 }

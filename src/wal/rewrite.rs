@@ -155,6 +155,9 @@ impl<'a> ShardFile<'a> {
                 will_at_ms: session.will_at_ms,
             });
         }
+        if session.is_ending {
+            self.journal.append(&Record::Ending { session: name });
+        }
         for (filter, subscription) in &session.subscriptions {
             self.journal.append(&Record::Subscribed {
                 session: name,

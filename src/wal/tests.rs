@@ -602,6 +602,148 @@ fn a_snapshot_forgets_what_was_before_it_once_the_publishers_shard_has_written_i
     repeat_and_check(&folder, &publisher, &subscriber);
 }
 
+const GROUP: &str = "$share/g/t";
+
+/// Lets these disks write all there is for them, and no other.
+fn write_all(broker: &mut Broker, shards: &[usize]) {
+    broker.work(shards, |broker| {
+        let is_idle = |&shard: &usize| {
+            let (log, shard) = (&broker.logs[shard], &broker.shards[shard]);
+            !shard.has_journal() && !log.has_work(shard) && !log.is_writing()
+        };
+        shards.iter().all(is_idle)
+    });
+}
+
+/// Messages of QoS 1 and 2 in a group: more than are in flight to a member at a time.
+const MESSAGES: u16 = 30;
+
+/// They wait for a member of the group on the first shard; another member, on the second, is away, too.
+fn waiting_in_a_group(folder: &Folder) -> (Broker, String, String) {
+    let mut broker = Broker::open(folder, 2);
+    let (leaving, staying) = (broker.name_on(0), broker.name_on(1));
+    let (wire, _, _) = broker.connect(&leaving);
+    broker.subscribe(wire, GROUP, 2);
+    broker.leave(wire);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    for number in 1..=MESSAGES {
+        let qos = if number % 2 == 1 { QOS1 } else { QOS2 };
+        let payload = format!("{number:02}");
+        broker.send(publisher, &publish(qos, "t", number, &payload));
+        broker.stored(publisher);
+    }
+    let (wire, _, _) = broker.connect(&staying);
+    broker.subscribe(wire, GROUP, 2);
+    broker.leave(wire);
+    write_all(&mut broker, &[0, 1]);
+    (broker, leaving, staying)
+}
+
+/// What the group is owed comes to the one who is left, once, whatever the disks have of its hand-over.
+fn check_handed_on(folder: &Folder, leaving: &str, staying: &str, counts: &[usize]) {
+    for &count in counts {
+        let mut broker = Broker::open(folder, count);
+        assert!(broker.report.sessions <= 2, "{}", broker.report);
+        // It goes on, and is cut short again.
+        broker.exchange();
+        for shard in 0..count / 2 {
+            write_all(&mut broker, &[shard]);
+        }
+        broker.kill(folder);
+    }
+    let mut broker = Broker::open(folder, 2);
+    broker.exchange();
+    let mut came = Vec::new();
+    for name in [staying, leaving] {
+        let (wire, _, bytes) = broker.connect(name);
+        let mut received = packets(&bytes);
+        while let Some(it) = received.pop() {
+            let identifier = it[it.len().min(7) - 2..][..2].to_vec();
+            match it[0] {
+                0x62 => broker.send(wire, &[vec![0x70, 2], it[2..4].to_vec()].concat()),
+                first => {
+                    came.push(String::from_utf8(it[7..].to_vec()).unwrap());
+                    let answer = if first & 6 == 2 { 0x40 } else { 0x50 };
+                    broker.send(wire, &[vec![answer, 2], identifier].concat());
+                }
+            }
+            if received.is_empty() {
+                write_all(&mut broker, &[0, 1]);
+                received = packets(&broker.output(wire));
+            }
+        }
+    }
+    came.sort();
+    let all = (1..=MESSAGES).map(|number| format!("{number:02}"));
+    assert_eq!(came, Vec::from_iter(all), "{counts:?}");
+    write_all(&mut broker, &[0, 1]);
+    broker.kill(folder);
+}
+
+#[test]
+fn what_an_ended_session_hands_on_to_another_shard_comes_once_whichever_disk_was_late() {
+    for disks in [&[][..], &[0], &[1], &[0, 1]] {
+        for counts in [&[][..], &[2], &[1], &[3, 2]] {
+            let folder = Folder::new();
+            let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
+            // Its Client begins anew, without a Session that stays.
+            broker.connect_unanswered(&leaving, 2);
+            write_all(&mut broker, disks);
+            broker.kill(&folder);
+            check_handed_on(&folder, &leaving, &staying, counts);
+        }
+    }
+}
+
+#[test]
+fn what_is_handed_on_when_a_member_unsubscribes_comes_once_whichever_disk_was_late() {
+    for disks in [&[][..], &[0], &[1], &[0, 1]] {
+        let folder = Folder::new();
+        let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
+        let wire = broker.connect_unanswered(&leaving, 0);
+        let mut body = vec![0, 1];
+        put_text(&mut body, GROUP);
+        broker.send(wire, &packet(0xa2, &body));
+        write_all(&mut broker, disks);
+        broker.kill(&folder);
+        check_handed_on(&folder, &leaving, &staying, &[2]);
+    }
+}
+
+#[test]
+fn a_session_that_has_handed_on_everything_is_gone_and_snapshots_keep_it_until_then() {
+    let folder = Folder::new();
+    let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
+    broker.connect_unanswered(&leaving, 2);
+    // The first shard says all that it still has anew, and would forget what it had before.
+    broker.shards[0].begin_snapshot();
+    let mut looks = 0;
+    broker.work(&[0], |broker| {
+        broker.exchange();
+        looks += 1;
+        looks == 200
+    });
+    broker.kill(&folder);
+    check_handed_on(&folder, &leaving, &staying, &[]);
+
+    let folder = Folder::new();
+    let (mut broker, leaving, _) = waiting_in_a_group(&folder);
+    broker.connect_unanswered(&leaving, 2);
+    for _ in 0..3 {
+        write_all(&mut broker, &[0, 1]);
+        broker.exchange();
+    }
+    broker.snapshot(&folder);
+    broker.kill(&folder);
+    let broker = Broker::open(&folder, 2);
+    assert_eq!(
+        (broker.report.sessions, broker.report.deliveries),
+        (1, MESSAGES.into())
+    );
+    broker.end();
+}
+
 #[test]
 fn sessions_queues_and_retained_messages_are_dealt_out_to_any_number_of_shards() {
     let folder = Folder::new();

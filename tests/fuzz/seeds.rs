@@ -301,6 +301,11 @@ pub fn frames() -> Vec<Vec<u8>> {
                 exchange: 3,
             },
             Record::Had { origin, session: 2 },
+            Record::HandedOn {
+                session: 1,
+                sequence: 0,
+            },
+            Record::Ending { session: 2 },
         ],
         &[
             Record::SnapshotBegan,

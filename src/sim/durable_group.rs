@@ -1,0 +1,232 @@
+//! Members of a Shared Subscription whose Sessions come and go while the broker crashes.
+//!
+//! One member stays, so that there is always somebody: then every message that was acknowledged has to
+//! come to one of them. Others end their Sessions, or unsubscribe, and hand on what they have left. None does
+//! both: what it was sent before it unsubscribed stays with its Session and would end with it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::oracle::Violation;
+use super::random::Random;
+use super::world::{WireId, World, split_packet};
+use crate::codec::{
+    self, Acknowledgement, Connect, Disconnect, Packet, ReasonCode, Subscribe, SubscriptionOptions,
+    Unsubscribe,
+};
+use crate::key::PacketIdentifier;
+use crate::message::{ProtocolVersion, QoS};
+
+/// What all members subscribe to, and where its messages are published.
+const FILTER: &str = "$share/group/s/#";
+/// What ends with the Session though it was sent only, as QoS 2 does, would not be missed. So all of it
+/// is delivered with QoS 1, whatever it is published with.
+const QOS: QoS = QoS::AtLeastOnce;
+const VERSION: ProtocolVersion = ProtocolVersion::V5;
+
+/// Asks for one thing at a time.
+fn identifier() -> PacketIdentifier {
+    PacketIdentifier::new(1).expect("not zero")
+}
+
+/// One member.
+#[derive(Debug)]
+pub(super) struct GroupMember {
+    index: usize,
+    wire: Option<WireId>,
+    is_connected: bool,
+    /// The broker has said that it is subscribed.
+    is_subscribed: bool,
+    is_asking: bool,
+    buffer: Vec<u8>,
+    answers: VecDeque<Vec<u8>>,
+    /// What came, by publisher.
+    got: BTreeMap<usize, BTreeSet<u32>>,
+}
+
+impl GroupMember {
+    pub(super) fn new(index: usize) -> Self {
+        Self {
+            index,
+            wire: None,
+            is_connected: false,
+            is_subscribed: false,
+            is_asking: false,
+            buffer: Vec::new(),
+            answers: VecDeque::new(),
+            got: BTreeMap::new(),
+        }
+    }
+
+    /// Whether its Session stays.
+    pub(super) const fn stays(&self) -> bool {
+        self.index == 0
+    }
+
+    const fn unsubscribes(&self) -> bool {
+        self.index == 2
+    }
+
+    pub(super) const fn is_subscribed(&self) -> bool {
+        self.is_subscribed
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_connected && self.is_subscribed && self.answers.is_empty()
+    }
+
+    /// What this one got of a publisher.
+    pub(super) fn got(&self, publisher: usize) -> impl Iterator<Item = u32> {
+        self.got.get(&publisher).into_iter().flatten().copied()
+    }
+
+    fn violation(&self, what: &str) -> Violation {
+        Violation(format!("member {}: {what}", self.index))
+    }
+
+    fn send(&self, world: &mut World, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        codec::encode(packet, VERSION, &mut bytes);
+        if let Some(wire) = self.wire {
+            world.send(wire, &bytes);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn drop_connection(&mut self) {
+        self.wire = None;
+        self.is_connected = false;
+        self.is_asking = false;
+        self.buffer.clear();
+        self.answers.clear();
+    }
+
+    fn connect(&mut self, world: &mut World, random: &mut Random, clean_start: bool) {
+        self.wire = Some(world.open(random.below(world.shard_count())));
+        let identifier = format!("member-{}", self.index);
+        let mut connect = Connect::new(VERSION, &identifier);
+        connect.clean_start = clean_start;
+        connect.properties.session_expiry_interval = Some(u32::MAX);
+        self.send(world, &Packet::Connect(connect));
+    }
+
+    /// Does one thing. `may_leave`: its Session may end, or it may unsubscribe, if it does that.
+    pub(super) fn act(&mut self, world: &mut World, random: &mut Random, may_leave: bool) {
+        let may_unsubscribe = may_leave && self.unsubscribes();
+        let may_leave = may_leave && !self.stays() && !self.unsubscribes();
+        let Some(wire) = self.wire else {
+            let clean_start = may_leave && random.chance(30);
+            return self.connect(world, random, clean_start);
+        };
+        if may_leave && random.one_in(60) || random.one_in(150) {
+            world.cut(wire, random);
+            return self.drop_connection();
+        }
+        if !self.is_connected {
+            return;
+        }
+        if may_leave && random.one_in(60) {
+            let mut disconnect = Disconnect::new(ReasonCode::Success);
+            disconnect.session_expiry_interval = Some(0);
+            self.send(world, &Packet::Disconnect(disconnect));
+            world.close(wire);
+            return self.drop_connection();
+        }
+        if self.is_asking {
+            // One thing at a time.
+        } else if !self.is_subscribed {
+            let filters = [(FILTER, SubscriptionOptions::new(QOS))];
+            self.send(
+                world,
+                &Packet::Subscribe(Subscribe::new(identifier(), &filters)),
+            );
+            self.is_asking = true;
+        } else if may_unsubscribe && random.one_in(10) {
+            let filters = [FILTER];
+            let unsubscribe = Unsubscribe::new(identifier(), &filters);
+            self.send(world, &Packet::Unsubscribe(unsubscribe));
+            self.is_asking = true;
+        }
+        // It is in no hurry, so that there is something to be handed on.
+        if random.chance(20) {
+            self.answer_one(world);
+        }
+    }
+
+    /// Sends an acknowledgement; whether there was one.
+    pub(super) fn answer_one(&mut self, world: &mut World) -> bool {
+        match (self.wire, self.answers.pop_front()) {
+            (Some(wire), Some(answer)) => {
+                world.send(wire, &answer);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn read(&mut self, world: &mut World, count: usize) -> Result<(), Violation> {
+        let Some(wire) = self.wire else { return Ok(()) };
+        self.buffer.extend(world.receive(wire, count));
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut rest = buffer.as_slice();
+        while let Some((header, body, after)) = split_packet(rest) {
+            let packet = codec::decode(VERSION, header.first_byte, body)
+                .map_err(|error| self.violation(&format!("{error} in {rest:?}")))?;
+            rest = after;
+            self.hear(&packet)?;
+        }
+        self.buffer = rest.to_vec();
+        if world.is_ended(wire) {
+            self.drop_connection();
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, packet: &Packet<'_>) -> Result<(), Violation> {
+        match packet {
+            Packet::ConnAck(connack) if !connack.reason_code.is_error() => {
+                if self.stays() && self.is_subscribed && !connack.session_present {
+                    return Err(self.violation("its session is gone"));
+                }
+                self.is_connected = true;
+                // What became of the last thing it asked for is not known.
+                self.is_subscribed &= self.stays();
+            }
+            Packet::SubAck(suback) => {
+                self.is_asking = false;
+                self.is_subscribed = suback.reason_codes.iter().all(|code| !code.is_error());
+            }
+            Packet::UnsubAck(_) => {
+                self.is_asking = false;
+                self.is_subscribed = false;
+            }
+            Packet::Publish(publish) => self.take(publish)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A message has come.
+    fn take(&mut self, publish: &codec::Publish<'_>) -> Result<(), Violation> {
+        let Some(packet_identifier) = publish.packet_identifier.filter(|_| publish.qos == QOS)
+        else {
+            return Err(self.violation(&format!("{publish:?} has come")));
+        };
+        let ack = Acknowledgement::new(packet_identifier, ReasonCode::Success);
+        let mut bytes = Vec::new();
+        codec::encode(&Packet::PubAck(ack), VERSION, &mut bytes);
+        self.answers.push_back(bytes);
+        let publisher = publish.topic_name.strip_prefix("s/");
+        let publisher = publisher.and_then(|publisher| publisher.parse().ok());
+        let text = str::from_utf8(publish.payload).unwrap_or_default();
+        let number = text.split(' ').next().and_then(|text| text.parse().ok());
+        match (publisher, number) {
+            (Some(publisher), Some(number)) => {
+                self.got.entry(publisher).or_default().insert(number);
+                Ok(())
+            }
+            _ => Err(self.violation(&format!("{publish:?} has come"))),
+        }
+    }
+}
