@@ -17,8 +17,16 @@ pub const PEER_BACKLOG_MAX: usize = 4096;
 pub const REPLAY_STEPS_MAX: usize = 512;
 /// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
 pub const TOPIC_LEVELS_MAX: usize = 200;
-/// Bytes held for a connection whose CONNECT has not been read. A larger CONNECT is refused.
+/// Largest CONNECT. A larger one is refused.
 pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
+/// Bytes held for a connection before its CONNECT is whole, whatever the others do: more than a CONNECT
+/// without a large Will has, and all that handshakes have but for a long chain of certificates.
+pub const UNCONNECTED_BYTES_FREE: usize = 4 * 1024;
+/// Bytes, for each shard of the broker, that connections which need more may hold together. Beyond it
+/// they are not read until there is room (`waited_before_connect`), at most until their CONNECT is late.
+pub const UNCONNECTED_BYTES_MAX: usize = 1 << 20;
+/// How long one of those may take while others wait. Then it is let go (`refused_held_too_much`).
+pub const UNCONNECTED_PATIENCE: Duration = Duration::from_secs(2);
 /// Acknowledgements of one Client that may wait for a disk. Beyond it the Client is not read until half
 /// of them have left.
 pub const HELD_ACKNOWLEDGEMENTS_MAX: usize = 1024;
@@ -35,6 +43,7 @@ pub const PACKET_SIZE_MAX: u32 = 268_435_455 + 5;
 const _: () = assert!(RING_SLOTS.is_power_of_two());
 const _: () = assert!(PEER_BACKLOG_MAX >= RING_SLOTS);
 const _: () = assert!(CONNECT_SIZE_MAX < PACKET_SIZE_MAX as usize);
+const _: () = assert!(UNCONNECTED_BYTES_MAX >= 4 * CONNECT_SIZE_MAX);
 
 /// Bounds that an operator can move.
 #[derive(Clone, Debug)]

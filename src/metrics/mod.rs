@@ -131,7 +131,11 @@ pub struct Counters {
     pub handshakes_displaced: u64,
     /// Connections that broke their transport's protocol after the handshake.
     pub transport_errors: u64,
-    /// Connections let go because too much was held before their CONNECT.
+    /// Times a connection was not read before its CONNECT was whole, because all that may be held then
+    /// was held.
+    pub waited_before_connect: u64,
+    /// Connections let go because they were slow to complete a large CONNECT or handshake while others
+    /// waited for the memory.
     pub refused_held_too_much: u64,
 }
 }
@@ -161,6 +165,9 @@ pub struct Gauges {
     pub ring_backlog: u64,
     /// Connections that are not read because a ring is full.
     pub waiting_for_ring: u64,
+    /// Bytes that connections may hold for CONNECTs that are not whole or wait for their password, but
+    /// for the first few KiB of each.
+    pub held_before_connect: u64,
 }
 }
 

@@ -17,6 +17,8 @@ pub struct Adopted {
     pub bytes: Vec<u8>,
     /// Where it comes from.
     pub origin: Origin,
+    /// Bytes it has of what all connections may hold before their CONNECT.
+    pub(super) charged: u32,
     /// What it is wrapped in, with its keys and whatever is half received.
     pub(super) transport: Option<Box<Transport>>,
 }
@@ -67,6 +69,8 @@ impl State {
     pub(super) const OVER: Self = Self(1 << 18);
     /// While closing: the socket took something since somebody last looked.
     pub(super) const PROGRESSED: Self = Self(1 << 19);
+    /// Before its CONNECT, and not read until others hold less.
+    pub(super) const WAITING: Self = Self(1 << 20);
 
     #[inline]
     pub(super) const fn has(self, other: Self) -> bool {

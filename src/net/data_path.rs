@@ -10,6 +10,7 @@ use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
 use super::transport::{Transport, Wrapping};
+use super::unconnected::{Room, Unconnected};
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use super::wrapped::{Handshakes, Pending};
@@ -22,7 +23,6 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,14 +37,6 @@ const ACCEPT_REST: Duration = Duration::from_millis(250);
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 /// How often output buffers are taken from connections that no longer use them.
 const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
-
-/// Most that is received at once of a connection before its CONNECT.
-const FIRST_RECEIVES_SIZE: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
-/// What each connection may hold before its CONNECT whatever the others do: more than a CONNECT without
-/// a large Will has, and all that handshakes have but for a long chain of certificates.
-const HELD_FREE: usize = 8 * 1024;
-/// What those that hold more may hold together, on one shard; beyond it they are let go.
-const HELD_BEFORE_CONNECT_MAX: usize = 16 * 1024 * 1024;
 
 /// A send whose bytes the kernel may still read: it ends within the next `enter`.
 #[derive(Debug)]
@@ -89,8 +81,7 @@ pub struct DataPath<C: Core> {
     /// Have new output.
     pub(super) dirty: Vec<ConnectionKey>,
     pub(super) handshakes: Handshakes,
-    /// Bytes held of connections that have not sent a CONNECT, of those that hold many.
-    held_before_connect: usize,
+    pub(super) unconnected: Unconnected,
     /// Can send what they hold unsent, or finish closing.
     writable: Vec<u32>,
     /// Are to be read again.
@@ -104,7 +95,8 @@ pub struct DataPath<C: Core> {
 }
 
 impl<C: Core> DataPath<C> {
-    /// Sets up the ring and starts to accept. Must be called on the thread that will drive it.
+    /// Sets up the ring and starts to accept. Must be called on the thread that will drive it. All
+    /// shards of a broker have the same `room`.
     ///
     /// # Errors
     /// What the kernel said to setting up the ring.
@@ -112,6 +104,7 @@ impl<C: Core> DataPath<C> {
         core: C,
         listeners: Vec<ShardListener>,
         waker: Waker,
+        room: Room,
         now: Instant,
     ) -> io::Result<Self> {
         let mut path = Self {
@@ -129,7 +122,7 @@ impl<C: Core> DataPath<C> {
             connecting: Vec::new(),
             dirty: Vec::new(),
             handshakes: Handshakes::default(),
-            held_before_connect: 0,
+            unconnected: Unconnected::new(room, now),
             writable: Vec::new(),
             resumed: Vec::new(),
             handed_over: Vec::new(),
@@ -225,6 +218,7 @@ impl<C: Core> DataPath<C> {
         let cool_down = (!self.warm.is_empty()).then_some(self.cool_down_at);
         rests
             .chain(handshakes)
+            .chain(self.unconnected.deadline())
             .chain(closing)
             .chain(cool_down)
             .chain(self.core.next_deadline())
@@ -311,6 +305,7 @@ impl<C: Core> DataPath<C> {
             }
         }
         self.end_late_handshakes();
+        self.handle_unconnected();
         for index in 0..self.listeners.len() {
             if self.listeners[index]
                 .rests_until
@@ -358,8 +353,15 @@ impl<C: Core> DataPath<C> {
 
     /// Takes over a connection that another shard has accepted.
     pub fn adopt(&mut self, adopted: Adopted) {
-        if let Some(slot) = self.admit(adopted.socket, adopted.origin) {
+        // It comes with what it has of the room, which is the same for all shards.
+        let Some(slot) = self.admit(adopted.socket, adopted.origin) else {
+            self.unconnected.room.give_back(adopted.charged as usize);
+            return;
+        };
+        {
             let connection = self.connections.get(slot);
+            connection.charged = adopted.charged;
+            self.unconnected.held += adopted.charged as usize;
             connection.held = adopted.bytes;
             connection.transport = adopted.transport;
             connection.state.set(State::PAUSED);
@@ -644,31 +646,20 @@ impl<C: Core> DataPath<C> {
             // Before CONNECT one receive at a time: then nothing is under way when the connection
             // turns out to belong to another shard.
             let many = state.has(State::SETTLED.or(State::CLOSING));
-            if !self.charge(slot, !many) {
-                self.handshakes.counters.refused_held_too_much += 1;
-                self.let_go(slot);
-                return;
-            }
-            let at_most = (!many).then_some(FIRST_RECEIVES_SIZE);
+            let at_most = if many {
+                self.charge(slot, 0);
+                None
+            } else {
+                let Some(size) = self.receive_first(slot) else {
+                    return;
+                };
+                Some(size)
+            };
+            self.end_waiting(slot);
             let connection = self.connections.get(slot);
             connection.state.set(State::RECEIVING);
             self.uring.receive(connection.fd(), at_most, token);
         }
-    }
-
-    /// Counts what a connection holds if that is before its CONNECT. Tells whether it may.
-    fn charge(&mut self, slot: u32, is_before_connect: bool) -> bool {
-        let connection = self.connections.get(slot);
-        let held = connection.held_size();
-        let charge = if is_before_connect && held > HELD_FREE {
-            held as u32
-        } else {
-            0
-        };
-        self.held_before_connect -= connection.charged as usize;
-        self.held_before_connect += charge as usize;
-        connection.charged = charge;
-        self.held_before_connect <= HELD_BEFORE_CONNECT_MAX || charge == 0
     }
 
     /// Ends a connection without a word.
@@ -764,10 +755,13 @@ impl<C: Core> DataPath<C> {
         );
         let bytes = std::mem::take(&mut connection.held);
         let transport = connection.transport.take();
+        let charged = std::mem::take(&mut connection.charged);
+        self.unconnected.held -= charged as usize;
         if let Some(socket) = self.remove(slot) {
             let adopted = Adopted {
                 socket,
                 bytes,
+                charged,
                 origin: hand_over.origin,
                 transport,
             };
@@ -858,8 +852,8 @@ impl<C: Core> DataPath<C> {
     /// Takes a socket out of the table, and out of everything that counts.
     fn remove(&mut self, slot: u32) -> Option<OwnedFd> {
         self.end_handshakes(slot);
-        let connection = self.connections.get(slot);
-        self.held_before_connect -= connection.charged as usize;
+        self.end_waiting(slot);
+        self.charge(slot, 0);
         self.connections.remove(slot)
     }
 
@@ -1125,7 +1119,12 @@ pub(super) fn consume<C: Core>(
         }
         let rest = bytes.get(consumed..).unwrap_or_default();
         if !rest.is_empty() {
-            connection.held = pool.take(rest.len());
+            connection.held = if connection.state.has(State::SETTLED) {
+                pool.take(rest.len())
+            } else {
+                // Until its CONNECT is whole it has what is counted, and no larger buffer of others.
+                Vec::with_capacity(rest.len())
+            };
             connection.held.extend_from_slice(rest);
         }
     }

@@ -15,7 +15,8 @@
 //!
 //! - A handshake costs as much as a thousand messages, so one step of one is made a turn: a flood of
 //!   them delays each other and not the Clients that are connected.
-//! - What is held of peers that have not sent a CONNECT is bounded, each and all together.
+//! - What is held of peers that have not sent a CONNECT is bounded, each and all together
+//!   (`unconnected.rs`).
 //!
 //! Between a socket and the core only plain bytes pass. A connection of a listener that wraps them (PROXY,
 //! TLS, WebSocket) has a transport, which `wrapped.rs` puts between the two; one without has nothing.
@@ -30,6 +31,7 @@ mod data_path;
 mod listener;
 pub mod tls;
 pub mod transport;
+mod unconnected;
 mod uring;
 mod waker;
 mod wrapped;
@@ -41,5 +43,6 @@ pub use listener::{
     HANDSHAKE_TIMEOUT, IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions,
     Listening, PENDING_MAX, ShardListener, by_shard, listen, open,
 };
+pub use unconnected::Room;
 pub use uring::{RingHandle, probe};
 pub use waker::Waker;

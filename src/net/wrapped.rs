@@ -92,6 +92,7 @@ impl<C: Core> DataPath<C> {
     pub fn show(&self, snapshot: &mut Snapshot) {
         self.core.show(snapshot);
         snapshot.counters = snapshot.counters.plus(&self.handshakes.counters);
+        snapshot.gauges.held_before_connect = self.unconnected.held as u64;
     }
 
     /// Puts `transport` between a new connection and the core, and lets the oldest handshake of its

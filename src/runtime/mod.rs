@@ -39,7 +39,7 @@ pub use signals::{Request, exit_on_panic, on_signals};
 pub use stored::{Opened, StoredShard, open_store};
 
 use crate::key::ShardId;
-use crate::net::{Core, DataPath, ShardListener, Waker};
+use crate::net::{Core, DataPath, Room, ShardListener, Waker};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use mesh::Mesh;
 use shard_loop::ShardLoop;
@@ -208,6 +208,7 @@ where
     };
     let meshes = Mesh::<C::Envelope>::all(&wakers);
     let shard_count = placed.len();
+    let room = Room::new(shard_count);
     let parts = meshes.into_iter().zip(listeners).zip(inboxes).zip(placed);
     for (((mesh, listeners), inbox), placed) in parts {
         let shard = mesh.shard();
@@ -218,6 +219,7 @@ where
             Placed::Anywhere => Placement::Unbound,
         };
         let (make_core, started) = (make_core.clone(), started.clone());
+        let room = room.clone();
         let (stop, waker) = (running.stopper.stop.clone(), wakers[shard.index()].clone());
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("fastmq-{shard}"))
@@ -226,7 +228,7 @@ where
                 let mut core = make_core(shard, shard_count);
                 let path = core
                     .handle_start(&waker)
-                    .and_then(|()| DataPath::new(core, listeners, waker, clock.now()));
+                    .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
                 match path {
                     Ok(path) => {
                         let _ = started.send(Ok(()));

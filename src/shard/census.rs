@@ -98,6 +98,8 @@ impl Shard {
                 .map(|peer| count(peer.outbound.len()))
                 .sum(),
             waiting_for_ring: count(self.waiting_for_ring.len()),
+            // The data path knows.
+            held_before_connect: 0,
         };
     }
 

@@ -177,6 +177,19 @@ impl Transport {
             + self.web_socket.as_ref().map_or(0, WebSocket::held_size)
     }
 
+    /// Most that may come to be held before this stage of its handshakes is over, or of a record after
+    /// them.
+    pub(super) fn held_max(&self) -> usize {
+        let request_max = || {
+            let options = self.wrapping.web_socket.as_ref();
+            options.map_or(0, |options| options.headers_size_max)
+        };
+        let is_requested = self.web_socket.as_ref().is_some_and(|it| !it.is_open());
+        self.header.as_ref().map_or(0, |_| proxy::V2_SIZE_MAX)
+            + self.tls.as_ref().map_or(0, Tls::held_max)
+            + if is_requested { request_max() } else { 0 }
+    }
+
     /// What was learned of the peer since this was last asked. Comes before the first plain byte.
     pub(super) fn take_revealed(&mut self) -> Option<Revealed> {
         self.revealed.take()

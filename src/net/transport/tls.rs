@@ -93,7 +93,20 @@ impl Tls {
     }
 
     pub(super) fn held_size(&self) -> usize {
-        self.held.len()
+        match self.state {
+            // rustls's acceptor has a copy of its own.
+            State::Hello { .. } => 2 * self.held.len(),
+            State::Open(_) | State::Failed => self.held.len(),
+        }
+    }
+
+    /// Most that may come to be held of the handshake, or of a record after it.
+    pub(super) fn held_max(&self) -> usize {
+        if self.is_handshaking() {
+            HELD_MAX
+        } else {
+            RECORD_PAYLOAD_MAX + RECORD_OVERHEAD
+        }
     }
 
     /// Names in the certificate that the client has proven to hold.
@@ -154,7 +167,7 @@ impl Tls {
     }
 
     fn bounded(&self, has_ended: bool) -> Result<bool, TlsError> {
-        if self.held.len() > HELD_MAX {
+        if self.held_size() > HELD_MAX {
             return Err(TlsError::TooLarge);
         }
         Ok(has_ended)
