@@ -102,6 +102,7 @@ impl Shard {
             }
         }
         if refused.is_none()
+            && self.disk_stalled_at.is_some()
             && (publish.qos != QoS::AtMostOnce || publish.retain)
             && self.needs_stalled_disk(session, publish, message.topic_name)
         {
@@ -342,7 +343,11 @@ impl Shard {
         let identifier = acknowledgement.packet_identifier;
         let sequence = member.session.inflight.sequence_of(identifier);
         if member.session.inflight.puback(identifier)? {
-            self.store(session, |store, session| store.done(session, sequence));
+            if member.session.stored.is_some()
+                && let Some(store) = &mut self.clients.store
+            {
+                store.done(&member.session, sequence);
+            }
             self.send_pending(session, now, effects);
         }
         Ok(())

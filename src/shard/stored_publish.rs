@@ -10,7 +10,7 @@ use super::effects::Effects;
 use super::envelope::Envelope;
 use super::store::{HandedOn, HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
-use crate::codec::ReasonCode;
+use crate::codec::{self, ReasonCode};
 use crate::journal::{Origin, Record};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
@@ -48,6 +48,13 @@ impl Shard {
                 .route(message, Some(session), now, effects)
                 .reason_code();
             let (lsn, ticket) = self.end_stored();
+            if (lsn, ticket) == (0, 0)
+                && self.acknowledge_at_once(key, effects, |version, out| {
+                    codec::encode_puback(version, packet_identifier, code, out);
+                })
+            {
+                return Ok(());
+            }
             let packet = HeldPacket::PubAck(packet_identifier, code);
             self.hold(key, lsn, ticket, packet, now, effects);
             return Ok(());
@@ -72,6 +79,14 @@ impl Shard {
                     lsn = store.journal.position();
                 }
             }
+        }
+        if (lsn, ticket) == (0, 0)
+            && !is_repeated
+            && self.acknowledge_at_once(key, effects, |version, out| {
+                codec::encode_pubrec(version, packet_identifier, code, out);
+            })
+        {
+            return Ok(());
         }
         let position = self.stored_position();
         if let Some(member) = self.clients.members.get_mut(session) {

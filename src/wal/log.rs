@@ -28,6 +28,8 @@ pub struct Log {
     writer: Option<Writer>,
     thread: Option<JoinHandle<()>>,
     is_writing: bool,
+    /// The last frame that is known to be on stable storage.
+    synced: Lsn,
     buffer: Vec<u8>,
     next: Lsn,
     /// Bytes written since a snapshot last began.
@@ -63,6 +65,7 @@ impl Log {
             writer: Some(writer),
             thread: None,
             is_writing: false,
+            synced: next - 1,
             buffer: Vec::new(),
             next,
             grown,
@@ -106,8 +109,11 @@ impl Log {
 
     /// Passes on what the disk has done, and gives it what has come meanwhile.
     pub fn turn(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
-        while let Ok(response) = self.responses.try_recv() {
-            self.handle(response, shard, now, effects);
+        // HOT: per turn. A writer that was asked nothing since has nothing to say.
+        if self.is_writing || self.synced + 1 < self.next {
+            while let Ok(response) = self.responses.try_recv() {
+                self.handle(response, shard, now, effects);
+            }
         }
         if let Some((snapshot, true)) = self.finished
             && shard.is_settled()
@@ -158,6 +164,7 @@ impl Log {
                 shard.handle_durable(last, now, effects);
             }
             Response::Synced { last } => {
+                self.synced = self.synced.max(last);
                 shard.handle_synced(last);
                 // Only what is on the disk replaces what is.
                 if let Some((snapshot, asked)) = &mut self.finished
