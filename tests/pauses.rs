@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastmq::key::ConnectionKey;
+use fastmq::shard::{Command, Notice};
 use hex::{Broker, bytes, hex};
 
 /// More than any turn may do.
@@ -259,6 +260,57 @@ fn sessions_that_end_at_one_moment_end_over_many_turns() {
     }
     assert_eq!(broker.shard.census().sessions, 0);
     assert!(turns >= 1000 / DEADLINES_A_TURN);
+}
+
+#[test]
+fn a_dump_of_many_sessions_and_messages_is_told_over_many_turns_and_completely() {
+    let (mut broker, _) = with_retained(1000);
+    for number in 0..1000 {
+        let name = hex(format!("{number:04}").as_bytes());
+        let (client, _) = broker.connect(&format!("10 10 0004 4d515454 04 02 0000 0004 {name}"));
+        broker.send(client, &subscribe(&format!("s/{number}")));
+    }
+    broker
+        .shard
+        .handle_command(Command::DumpTree, broker.now, &mut broker.effects);
+    // Another one meanwhile changes nothing.
+    broker
+        .shard
+        .handle_command(Command::DumpTree, broker.now, &mut broker.effects);
+    let mut lines = Vec::new();
+    let mut turns = 0;
+    loop {
+        let told: Vec<Notice> = broker.effects.notices.drain(..).collect();
+        for notice in &told {
+            let Notice::Tree(text) = notice else { continue };
+            assert!(text.lines().count() <= 2 * 128 + 2, "in one turn");
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        broker.now = broker.now + Duration::from_micros(10);
+        if broker
+            .shard
+            .next_deadline()
+            .is_none_or(|at| at > broker.now)
+        {
+            break;
+        }
+        broker.shard.handle_timeout(broker.now, &mut broker.effects);
+        turns += 1;
+        assert!(turns < 100, "it ends");
+    }
+    assert!(turns >= 2000 / 128 - 1, "{turns} turns");
+    let count = |wanted: &dyn Fn(&str) -> bool| lines.iter().filter(|it| wanted(it)).count();
+    assert_eq!(lines[0], "Shard 0");
+    assert_eq!(
+        count(&|line| line.ends_with("(connected, 0 in flight, 0 queued)")),
+        1001
+    );
+    assert_eq!(count(&|line| line.starts_with("    s/")), 1000);
+    assert_eq!(count(&|line| line == "Retained messages: 1000"), 1);
+    assert_eq!(
+        count(&|line| line.starts_with("  r/") && line.ends_with(" bytes)")),
+        1000
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub enum Command {
     /// the others.
     Publish(Arc<Message>),
     /// The operator wants to see this shard's subscriptions and retained messages; answered with
-    /// [`super::Notice::Tree`].
+    /// [`super::Notice::Tree`], one or many of them. Ignored while an answer is under way.
     DumpTree,
 }
 

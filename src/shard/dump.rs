@@ -1,47 +1,114 @@
-//! What the operator asked to see of a shard: its Sessions, their subscriptions, retained topics.
+//! What the operator asked to see of a shard: its Sessions, their subscriptions, retained topics; as much of it
+//! as one turn has time for.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use super::Shard;
+use super::effects::Effects;
+use super::timers::Slot;
+use super::{Notice, Shard};
+use crate::time::Instant;
+
+/// Sessions and rows of retained messages visited in one turn, whatever they hold.
+const VISITS_A_TURN: usize = 128;
+
+/// How far a dump has come: what it visits next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cursor {
+    /// The Session in this slot.
+    Session(u32),
+    /// The retained message in this row.
+    Retained(u32),
+}
 
 impl Shard {
-    /// One line for each Session, subscription and retained message. Visits all of them.
-    pub(super) fn tree(&self) -> String {
+    /// Begins to tell, unless that is under way.
+    pub(super) fn begin_dump(&mut self, now: Instant, effects: &mut Effects) {
+        if self.dump.is_none() {
+            self.dump = Some(Cursor::Session(0));
+            self.continue_dump(now, effects);
+        }
+    }
+
+    /// One line for each Session, subscription and retained message that the turn has time for. What
+    /// changes while a dump is under way is told as it is when its turn comes.
+    pub(super) fn continue_dump(&mut self, now: Instant, effects: &mut Effects) {
+        let Some(mut cursor) = self.dump.take() else {
+            return;
+        };
         let mut text = String::new();
         // Writing to a `String` does not fail.
-        let _ = writeln!(text, "Shard {}", self.id);
-        for key in self.clients.members.keys() {
-            let Some(member) = self.clients.members.get(key) else {
-                continue;
-            };
-            let session = &member.session;
-            let state = if session.connection.is_some() {
-                "connected"
-            } else {
-                "away"
-            };
-            let _ = writeln!(
-                text,
-                "  {} ({state}, {} in flight, {} queued)",
-                session.client_identifier,
-                session.inflight.len(),
-                session.queue.len(),
-            );
-            for &filter in member.subscriptions.keys() {
-                let filter = String::from_utf8_lossy(self.router.filter_text(filter));
-                let _ = writeln!(text, "    {filter}");
+        let _ = match cursor {
+            Cursor::Session(0) => writeln!(text, "Shard {}", self.id),
+            _ => writeln!(text, "Shard {}, continued", self.id),
+        };
+        for _ in 0..VISITS_A_TURN {
+            match self.tell(cursor, &mut text) {
+                Some(next) => cursor = next,
+                None => {
+                    effects.notices.push(Notice::Tree(text.into()));
+                    return;
+                }
             }
         }
-        // Every shard has the same.
-        if self.id.0 == 0 {
-            let _ = writeln!(text, "Retained messages: {}", self.router.retained_count());
-            for (_, message) in self.retained_messages() {
-                let topic_name = String::from_utf8_lossy(message.topic_name());
-                let _ = writeln!(text, "  {topic_name} ({} bytes)", message.size());
+        effects.notices.push(Notice::Tree(text.into()));
+        self.dump = Some(cursor);
+        self.timers.arm(Slot::Dump, now + Duration::from_nanos(1));
+    }
+
+    /// Tells what is at `cursor`, and what comes after it.
+    fn tell(&self, cursor: Cursor, text: &mut String) -> Option<Cursor> {
+        match cursor {
+            Cursor::Session(slot) if (slot as usize) < self.clients.members.slots() => {
+                self.tell_session(slot, text);
+                Some(Cursor::Session(slot + 1))
+            }
+            // Every shard has the same.
+            Cursor::Session(_) if self.id.0 == 0 => {
+                let count = self.router.retained_count();
+                let _ = writeln!(text, "Retained messages: {count}");
+                Some(Cursor::Retained(0))
+            }
+            Cursor::Session(_) => None,
+            Cursor::Retained(row) => {
+                let (found, is_row) = self.router.retained_in_row(row);
+                let message = found.map(|(message, _)| message);
+                if let Some(message) = message.filter(|it| !it.topic_name().starts_with(b"$")) {
+                    let topic_name = String::from_utf8_lossy(message.topic_name());
+                    let _ = writeln!(text, "  {topic_name} ({} bytes)", message.size());
+                }
+                is_row.then_some(Cursor::Retained(row + 1))
             }
         }
-        text
+    }
+
+    fn tell_session(&self, slot: u32, text: &mut String) {
+        let Some(member) = self
+            .clients
+            .members
+            .key_at(slot)
+            .and_then(|key| self.clients.members.get(key))
+        else {
+            return;
+        };
+        let session = &member.session;
+        let state = if session.connection.is_some() {
+            "connected"
+        } else {
+            "away"
+        };
+        let _ = writeln!(
+            text,
+            "  {} ({state}, {} in flight, {} queued)",
+            session.client_identifier,
+            session.inflight.len(),
+            session.queue.len(),
+        );
+        for &filter in member.subscriptions.keys() {
+            let filter = String::from_utf8_lossy(self.router.filter_text(filter));
+            let _ = writeln!(text, "    {filter}");
+        }
     }
 }

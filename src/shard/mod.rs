@@ -148,6 +148,8 @@ pub struct Shard {
     replay_budget: replay::Budget,
     /// No retained version below this clock can arrive any more.
     tombstones_below: u64,
+    /// What the operator asked to see and has not seen yet.
+    dump: Option<dump::Cursor>,
     /// Events that no effects were at hand for.
     unreported: Vec<Event>,
     /// What is counted for all shards together.
@@ -207,6 +209,7 @@ impl Shard {
             replaying: VecDeque::new(),
             replay_budget: replay::Budget::default(),
             tombstones_below: 0,
+            dump: None,
             unreported: Vec::new(),
             sampled,
         }
@@ -259,7 +262,7 @@ impl Shard {
             Command::Publish(message) => {
                 self.route(message.as_ref().as_ref(), None, now, effects);
             }
-            Command::DumpTree => effects.notices.push(Notice::Tree(self.tree().into())),
+            Command::DumpTree => self.begin_dump(now, effects),
         }
     }
 
@@ -612,6 +615,7 @@ impl Shard {
                 Slot::DiskPatience => self.resume_waiting_for_disk(effects),
                 Slot::Replays => self.continue_replays(now, effects),
                 Slot::Tidying => self.tidy(now),
+                Slot::Dump => self.continue_dump(now, effects),
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) enum Slot {
     Replays,
     /// More of what removed retained messages have left behind.
     Tidying,
+    /// More of what the operator asked to see.
+    Dump,
 }
 
 const UNARMED: Instant = Instant::from_nanos(u64::MAX);
@@ -40,6 +42,7 @@ pub(super) struct Timers {
     disk_patience: Instant,
     replays: Instant,
     tidying: Instant,
+    dump: Instant,
 }
 
 impl Timers {
@@ -53,6 +56,7 @@ impl Timers {
             disk_patience: UNARMED,
             replays: UNARMED,
             tidying: UNARMED,
+            dump: UNARMED,
         }
     }
 
@@ -65,6 +69,7 @@ impl Timers {
             Slot::DiskPatience => return &mut self.disk_patience,
             Slot::Replays => return &mut self.replays,
             Slot::Tidying => return &mut self.tidying,
+            Slot::Dump => return &mut self.dump,
         };
         if table.len() <= index {
             table.resize(index + 1, UNARMED);
