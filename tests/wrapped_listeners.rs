@@ -137,6 +137,37 @@ fn clients_are_who_their_certificates_say_and_revoked_ones_are_nobody() {
 }
 
 #[test]
+fn tls_handshakes_that_fail_are_notices_and_a_flood_of_them_is_a_few_lines() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let served = write_server(&folder, &authority);
+    let file = folder.write(
+        "fastmq.conf",
+        format!("log_type notice\nlog_type information\nallow_anonymous true\nlistener 0 127.0.0.1\n{served}"),
+    );
+    let broker = Broker::start_configured(&["-c", file.to_str().unwrap(), "--cores", "1"]);
+    let fail = || {
+        let mut stream = tcp(broker.port());
+        stream.write_all(b"\x10\x0dno TLS at all").unwrap();
+        // An alert, and the end.
+        let _ = stream.read_to_end(&mut Vec::new());
+    };
+    fail();
+    wait_for(&broker, "Client connection from 127.0.0.1");
+    for _ in 0..100 {
+        fail();
+    }
+    let lines = |said: &str| said.matches("Client connection from").count();
+    assert!(lines(&broker.stderr()) < 50, "{}", broker.stderr());
+    // What was left out is said with the next one.
+    let deadline = Instant::now() + PATIENCE;
+    while !broker.stderr().contains(" more since the last such line)") {
+        assert!(Instant::now() < deadline, "{}", broker.stderr());
+        std::thread::sleep(Duration::from_millis(100));
+        fail();
+    }
+}
+
+#[test]
 fn the_secrets_of_connections_are_in_the_key_log_that_was_asked_for() {
     let (authority, folder) = (Authority::new(), Folder::new());
     let served = write_server(&folder, &authority);

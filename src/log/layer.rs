@@ -13,6 +13,9 @@ use tracing_subscriber::layer::Context;
 /// The target of events that are lines of [`Kind::Websockets`].
 pub const WEBSOCKETS_TARGET: &str = "fastmq::websockets";
 
+/// The target of events that are lines of [`Kind::Notice`], which `tracing` has no level for.
+pub const NOTICE_TARGET: &str = "fastmq::notice";
+
 /// Passes events on to a [`Log`].
 #[derive(Debug)]
 pub struct LogLayer {
@@ -32,6 +35,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         let metadata = event.metadata();
         let kind = match *metadata.level() {
             _ if metadata.target() == WEBSOCKETS_TARGET => Kind::Websockets,
+            _ if metadata.target() == NOTICE_TARGET => Kind::Notice,
             Level::ERROR => Kind::Error,
             Level::WARN => Kind::Warning,
             Level::INFO => Kind::Information,

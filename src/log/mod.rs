@@ -27,7 +27,7 @@ mod timestamp;
 mod writer;
 
 pub use kind::{Kind, Kinds};
-pub use layer::{LogLayer, WEBSOCKETS_TARGET};
+pub use layer::{LogLayer, NOTICE_TARGET, WEBSOCKETS_TARGET};
 pub use syslog::Facility;
 pub use text::{LINE_BYTES_MAX, Sanitised};
 pub use timestamp::{Timestamp, TimestampFormat, TimestampFormatError};

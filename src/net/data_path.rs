@@ -57,6 +57,9 @@ pub(super) struct Listener {
     socket: Option<OwnedFd>,
     /// Accepting rests until then.
     rests_until: Option<Instant>,
+    /// When a TLS handshake that failed was last in the log, and how many were left out since.
+    pub(super) failure_logged_at: Option<Instant>,
+    pub(super) failures_unsaid: u64,
 }
 
 /// The sockets of one shard and the core that they feed.
@@ -146,6 +149,8 @@ impl<C: Core> DataPath<C> {
                 pending: Pending::new(part.pending_max, part.handshake_timeout),
                 socket: Some(socket),
                 rests_until: None,
+                failure_logged_at: None,
+                failures_unsaid: 0,
             });
             self.accept(index);
         }

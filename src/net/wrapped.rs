@@ -11,7 +11,7 @@ use super::data_path::{DataPath, consume, peer_address};
 use super::transport::{Transport, TransportError};
 use super::uring::{Operation, Report};
 use crate::key::ConnectionKey;
-use crate::log::WEBSOCKETS_TARGET;
+use crate::log::{NOTICE_TARGET, WEBSOCKETS_TARGET};
 use crate::metrics::{Counters, Snapshot};
 use crate::origin::{Origin, PeerAddress};
 use crate::time::Instant;
@@ -24,6 +24,9 @@ use std::time::Duration;
 const STEPS_PER_TURN: usize = 1;
 /// Bytes of a file that are sent at once.
 const FILE_PART_SIZE: usize = 64 * 1024;
+
+/// At most one line in this time about handshakes that fail, of each listening socket.
+const FAILURE_LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// What a shard has to do for handshakes.
 #[derive(Debug, Default)]
@@ -208,7 +211,8 @@ impl<C: Core> DataPath<C> {
         let connection = self.connections.get(slot);
         if let Err(error) = result {
             let counters = &mut self.handshakes.counters;
-            if connection.state.has(State::PENDING) {
+            let is_pending = connection.state.has(State::PENDING);
+            if is_pending {
                 counters.handshakes_failed += 1;
             } else {
                 counters.transport_errors += 1;
@@ -219,6 +223,24 @@ impl<C: Core> DataPath<C> {
                     target: WEBSOCKETS_TARGET,
                     "WebSocket from {peer} ends: {error}"
                 ),
+                TransportError::Tls(error) if is_pending => {
+                    // As Mosquitto says it. A flood of them is no reason for a flood of lines.
+                    let listener = &mut self.listeners[connection.listener as usize];
+                    let last = listener.failure_logged_at;
+                    if last.is_some_and(|at| self.now - at < FAILURE_LOG_EVERY) {
+                        listener.failures_unsaid += 1;
+                    } else {
+                        listener.failure_logged_at = Some(self.now);
+                        let more = match std::mem::take(&mut listener.failures_unsaid) {
+                            0 => String::new(),
+                            count => format!(" ({count} more since the last such line)"),
+                        };
+                        tracing::info!(
+                            target: NOTICE_TARGET,
+                            "Client connection from {peer} failed: {error}.{more}"
+                        );
+                    }
+                }
                 error => tracing::debug!("connection from {peer} ends: {error}"),
             }
         }
