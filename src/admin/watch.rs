@@ -106,8 +106,16 @@ impl Watch {
     /// # Errors
     /// When there can be no thread.
     pub fn start(options: WatchOptions) -> io::Result<Self> {
+        let (watch, watcher) = Self::prepare(options, Instant::now());
+        std::thread::Builder::new()
+            .name("fastmq-watch".into())
+            .spawn(move || watcher.run())?;
+        Ok(watch)
+    }
+
+    /// The watch and the one who looks, before there is a thread.
+    fn prepare(options: WatchOptions, started_at: Instant) -> (Self, Watcher) {
         let (control, control_out) = bounded(16);
-        let started_at = Instant::now();
         let shards = (0..options.numbers.shard_count())
             .map(|_| ShardPicture {
                 snapshot: Snapshot::default(),
@@ -148,10 +156,7 @@ impl Watch {
             sys_updated_at: None,
             hanging: Vec::new(),
         };
-        std::thread::Builder::new()
-            .name("fastmq-watch".into())
-            .spawn(move || watcher.run())?;
-        Ok(watch)
+        (watch, watcher)
     }
 
     /// The listeners are up: `/readyz` says so. False again once the broker stops.
@@ -217,14 +222,12 @@ impl Watcher {
         let tick = watchdog.map_or(TICK, |interval| TICK.min(interval / 3));
         let mut next = Instant::now();
         loop {
-            self.look();
-            self.report_hanging();
-            if self.hanging.is_empty() {
+            self.wait_for_answers();
+            self.handle_answers(Instant::now(), || {
                 if watchdog.is_some() {
                     service::notify_alive();
                 }
-                self.update_sys_tree();
-            }
+            });
             next += tick;
             // After a suspended machine there is nothing to catch up with.
             next = next.max(Instant::now());
@@ -236,14 +239,28 @@ impl Watcher {
         }
     }
 
-    fn look(&mut self) {
+    fn wait_for_answers(&self) {
         let numbers = &self.options.numbers;
         numbers.ask();
         let patience = Instant::now() + ANSWER_WITHIN;
         while !numbers.read().all(|(_, is_new)| is_new) && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let now = Instant::now();
+    }
+
+    /// All is well only while every shard is: one that hangs is enough for the service manager to
+    /// hear nothing, because a restart is the only help for its Clients.
+    fn handle_answers(&mut self, now: Instant, notify_alive: impl FnOnce()) {
+        self.look(now);
+        self.report_hanging();
+        if self.hanging.is_empty() {
+            notify_alive();
+            self.update_sys_tree();
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let numbers = &self.options.numbers;
         let before = self.picture.clone();
         let elapsed = now.duration_since(before.at).as_secs_f64().max(1e-3);
         for (shard, (snapshot, is_new)) in self.picture.shards.iter_mut().zip(numbers.read()) {
@@ -303,7 +320,7 @@ impl Watcher {
 
     fn update_sys_tree(&mut self) {
         let interval = self.options.sys_interval;
-        let now = Instant::now();
+        let now = self.picture.at;
         let elapsed = self.sys_updated_at.map(|at| now.duration_since(at));
         // Ticks are not exact, and the update must not wait for the next.
         let is_due = elapsed.is_none_or(|elapsed| elapsed + TICK / 4 >= interval);
@@ -358,6 +375,57 @@ fn memory() -> Option<(u64, u64)> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::key::ShardId;
+    use crate::net::Waker;
+
+    /// Looks at two shards once a second for `seconds`; `answers` says which of them answer in a
+    /// second. Returns the seconds in which the service manager heard that all is well.
+    fn alive_in(seconds: u64, answers: impl Fn(u64) -> [bool; 2]) -> Vec<u64> {
+        let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+        let numbers = Numbers::new(Arc::new(wakers));
+        let options = WatchOptions {
+            sys_interval: Duration::ZERO,
+            sys_constants: Vec::new(),
+            numbers: numbers.clone(),
+            mailboxes: Arc::new([]),
+            log: None,
+            events_dropped: Arc::default(),
+        };
+        let started_at = Instant::now();
+        let (_watch, mut watcher) = Watch::prepare(options, started_at);
+        let mut alive = Vec::new();
+        for second in 1..=seconds {
+            numbers.ask();
+            for (index, _) in answers(second).iter().enumerate().filter(|(_, is)| **is) {
+                let shard = ShardId(u16::try_from(index).unwrap());
+                numbers.slot(shard).answer(&Snapshot::default());
+            }
+            let now = started_at + Duration::from_secs(second);
+            watcher.handle_answers(now, || alive.push(second));
+        }
+        alive
+    }
+
+    #[test]
+    fn two_shards_that_turn_keep_the_watchdog_notified() {
+        let all: Vec<u64> = (1..=30).collect();
+        assert_eq!(alive_in(30, |_| [true, true]), all);
+    }
+
+    #[test]
+    fn one_hung_shard_of_two_ends_the_watchdog_notification() {
+        // Last heard of at 10 s, and so it hangs at 15 s.
+        let until_it_hangs: Vec<u64> = (1..15).collect();
+        assert_eq!(alive_in(60, |s| [true, s <= 10]), until_it_hangs);
+        assert_eq!(alive_in(60, |s| [s <= 10, true]), until_it_hangs);
+    }
+
+    #[test]
+    fn a_hung_shard_that_turns_again_resumes_the_watchdog_notification() {
+        let alive = alive_in(30, |s| [true, s <= 10 || s >= 20]);
+        let expected: Vec<u64> = (1..15).chain(20..=30).collect();
+        assert_eq!(alive, expected);
+    }
 
     #[test]
     fn memory_in_use_is_known_and_not_more_than_the_most() {

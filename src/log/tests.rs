@@ -5,6 +5,7 @@ use crate::origin::PeerAddress;
 use crate::shard::DisconnectCause;
 use crossbeam::channel::unbounded;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -188,6 +189,41 @@ fn a_log_that_cannot_be_written_loses_lines_and_goes_on() {
     log.write(Kind::Error, "two");
     log.stop(PATIENCE);
     assert_eq!(log.counts().lost, 2);
+}
+
+#[test]
+fn lines_for_the_system_log_reach_its_socket_with_facility_and_severity() {
+    let folder = Folder::new("syslog");
+    let socket = folder.0.join("socket");
+    let daemon = UnixDatagram::bind(&socket).unwrap();
+    // Whatever was sent is there once the log has stopped.
+    daemon.set_nonblocking(true).unwrap();
+    let options = Options {
+        destinations: vec![Destination::Syslog],
+        timestamp: Timestamp::Off,
+        facility: Facility::Local(2),
+        syslog_socket: socket,
+        ..Options::default()
+    };
+    let log = Log::start(options).unwrap();
+    log.write(Kind::Error, "an error");
+    log.write(Kind::Debug, "a detail");
+    log.write(Kind::Notice, "two\nlines");
+    log.stop(PATIENCE);
+    let receive = || {
+        let mut bytes = [0; 1024];
+        let size = daemon.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(bytes.get(..size)?).into_owned())
+    };
+    let name = format!(" fastmq[{}]: ", std::process::id());
+    // local2.err and local2.notice.
+    for (priority, text) in [("<147>", "an error"), ("<149>", "two\\nlines")] {
+        let datagram = receive().unwrap();
+        assert!(datagram.starts_with(priority), "{datagram}");
+        assert!(datagram.ends_with(&format!("{name}{text}")), "{datagram}");
+    }
+    assert_eq!(receive(), None);
+    assert_eq!(log.counts().lost, 0);
 }
 
 #[test]

@@ -15,14 +15,14 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn new(wakers: Arc<[Waker]>) -> Self {
+    pub(crate) fn new(wakers: Arc<[Waker]>) -> Self {
         Self {
             slots: wakers.iter().map(|_| Arc::default()).collect(),
             wakers,
         }
     }
 
-    pub(super) fn slot(&self, shard: ShardId) -> Arc<Slot> {
+    pub(crate) fn slot(&self, shard: ShardId) -> Arc<Slot> {
         self.slots[shard.index()].clone()
     }
 
