@@ -16,13 +16,26 @@ const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 struct Shelf {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
+    /// Fewest buffers here since the last trim: so many were not needed.
+    spare: usize,
 }
 
 impl Shelf {
     fn take(&mut self) -> Vec<u8> {
         let buffer = self.buffers.pop().unwrap_or_default();
         self.bytes -= buffer.capacity();
+        self.spare = self.spare.min(self.buffers.len());
         buffer
+    }
+
+    /// Gives what was not needed since the last trim to the allocator.
+    fn trim(&mut self) {
+        let kept = self.buffers.len() - self.spare;
+        for buffer in self.buffers.drain(kept..) {
+            self.bytes -= buffer.capacity();
+        }
+        self.buffers.shrink_to(2 * kept);
+        self.spare = kept;
     }
 
     fn put(&mut self, buffer: Vec<u8>) {
@@ -48,6 +61,12 @@ impl BufferPool {
         } else {
             self.large.take()
         }
+    }
+
+    /// Gives what nobody has needed since this was last called to the allocator.
+    pub(super) fn trim(&mut self) {
+        self.small.trim();
+        self.large.trim();
     }
 
     /// Takes a buffer back, whatever it holds.
@@ -78,6 +97,24 @@ mod tests {
         assert_eq!(pool.take(10_000).capacity(), 0);
         let small = pool.take(10);
         assert!(small.is_empty() && (100..SMALL_MAX).contains(&small.capacity()));
+    }
+
+    #[test]
+    fn buffers_that_nobody_has_needed_for_a_while_are_given_up() {
+        let mut pool = BufferPool::default();
+        for _ in 0..100 {
+            pool.put(vec![1; 100]);
+        }
+        pool.trim();
+        assert_eq!(pool.small.buffers.len(), 100);
+        let taken: Vec<_> = (0..30).map(|_| pool.take(0)).collect();
+        for buffer in taken {
+            pool.put(buffer);
+        }
+        pool.trim();
+        assert_eq!(pool.small.buffers.len(), 30);
+        pool.trim();
+        assert_eq!((pool.small.buffers.len(), pool.small.bytes), (0, 0));
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! data needs. The kernel takes buffers from the ring inside `io_uring_enter` only, and the shard
 //! gives each back in the turn in which it got it, so the kernel runs out of them only within a
 //! burst; the receive that found none is armed again.
+//!
+//! The kernel takes them in turn, so all that circulate are soon in use, and no more of a turn's data than
+//! they hold comes between the moment it is copied and the moment it is read. So only some circulate, as
+//! many as stay in a core's cache. The others join when many connections in one turn find none.
 
 use io_uring::types::BufRingEntry;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -12,6 +16,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Receive buffers of a shard.
 const BUFFER_COUNT: u16 = 256;
+/// As many of them circulate at least: a megabyte at most between the kernel and the core, and what it
+/// costs to arm a receive again is little beside what so many buffers hold.
+const CIRCULATING_MIN: u16 = 64;
+/// Turns after which buffers that were not needed in any of them stop to circulate.
+const TURNS_TO_SHRINK: u32 = 1024;
 /// Bytes of each.
 pub(super) const BUFFER_SIZE: usize = 16 * 1024;
 /// Buffer rings are page aligned; this is the largest page size Linux runs with.
@@ -20,6 +29,52 @@ const ENTRIES_SIZE: usize = BUFFER_COUNT as usize * size_of::<BufRingEntry>();
 const SLAB_SIZE: usize = BUFFER_COUNT as usize * BUFFER_SIZE;
 
 const _: () = assert!(BUFFER_COUNT.is_power_of_two());
+const _: () = assert!(CIRCULATING_MIN.is_power_of_two() && CIRCULATING_MIN <= BUFFER_COUNT);
+
+/// How many buffers are to circulate.
+#[derive(Debug)]
+struct Demand {
+    /// Between [`CIRCULATING_MIN`] and [`BUFFER_COUNT`], by powers of two.
+    wanted: u16,
+    /// Came back in this turn.
+    used: u16,
+    /// Receives of this turn that found none.
+    missed: u16,
+    /// Most that came back in one of the turns that are looked at.
+    peak: u16,
+    turns: u32,
+}
+
+impl Demand {
+    const fn new() -> Self {
+        Self {
+            wanted: CIRCULATING_MIN,
+            used: 0,
+            missed: 0,
+            peak: 0,
+            turns: 0,
+        }
+    }
+
+    /// A turn has ended.
+    // HOT: per turn.
+    fn end_turn(&mut self) {
+        self.peak = self.peak.max(self.used);
+        self.turns += 1;
+        // A few connections with much to say use up any number, and lose little by waiting for each other.
+        // Many with a little each would be armed again one by one.
+        if self.missed > self.wanted / 4 {
+            self.wanted = (self.wanted * 2).min(BUFFER_COUNT);
+            (self.peak, self.turns) = (0, 0);
+        } else if self.turns == TURNS_TO_SHRINK {
+            if self.peak <= self.wanted / 4 {
+                self.wanted = (self.wanted / 2).max(CIRCULATING_MIN);
+            }
+            (self.peak, self.turns) = (0, 0);
+        }
+        (self.used, self.missed) = (0, 0);
+    }
+}
 
 /// A ring of buffers shared with the kernel, and the buffers themselves.
 #[derive(Debug)]
@@ -27,6 +82,9 @@ pub(super) struct BufferRing {
     entries: NonNull<BufRingEntry>,
     slab: NonNull<u8>,
     tail: u16,
+    demand: Demand,
+    /// Buffers that do not circulate.
+    aside: Vec<u16>,
 }
 
 fn allocate(size: usize) -> NonNull<u8> {
@@ -41,17 +99,20 @@ fn layout(size: usize) -> Layout {
 }
 
 impl BufferRing {
-    /// Allocates the buffers and puts all of them into the ring.
+    /// Allocates the buffers and puts those that are to circulate into the ring.
     pub(super) fn new() -> Self {
         let mut ring = Self {
             entries: allocate(ENTRIES_SIZE).cast(),
             slab: allocate(SLAB_SIZE),
             tail: 0,
+            demand: Demand::new(),
+            // Those that circulate may all have to be put aside some time.
+            aside: (CIRCULATING_MIN..BUFFER_COUNT).rev().collect(),
         };
-        for buffer in 0..BUFFER_COUNT {
-            ring.put(buffer);
+        for buffer in 0..CIRCULATING_MIN {
+            ring.push(buffer);
         }
-        ring.publish();
+        ring.show();
         ring
     }
 
@@ -98,6 +159,25 @@ impl BufferRing {
     /// Gives `buffer` back. The kernel sees it after [`BufferRing::publish`].
     pub(super) fn put(&mut self, buffer: u16) {
         assert!(buffer < BUFFER_COUNT);
+        self.demand.used += 1;
+        if self.circulating() > self.demand.wanted {
+            self.aside.push(buffer);
+        } else {
+            self.push(buffer);
+        }
+    }
+
+    /// A receive found no buffer.
+    pub(super) fn miss(&mut self) {
+        self.demand.missed = self.demand.missed.saturating_add(1);
+    }
+
+    /// Buffers in the ring and with the shard.
+    fn circulating(&self) -> u16 {
+        BUFFER_COUNT - self.aside.len() as u16
+    }
+
+    fn push(&mut self, buffer: u16) {
         let index = usize::from(self.tail & (BUFFER_COUNT - 1));
         // SAFETY: inside the entries. The kernel reads an entry only between head and tail, and
         // there are as many entries as buffers, so this one is free. The tail overlays a reserved
@@ -109,8 +189,20 @@ impl BufferRing {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Shows the kernel every buffer that was given back.
+    /// The turn has ended: shows the kernel every buffer that was given back, and more of them if too few
+    /// circulate.
+    // HOT: per turn.
     pub(super) fn publish(&mut self) {
+        self.demand.end_turn();
+        while self.circulating() < self.demand.wanted
+            && let Some(buffer) = self.aside.pop()
+        {
+            self.push(buffer);
+        }
+        self.show();
+    }
+
+    fn show(&mut self) {
         // SAFETY: the address is that of the first entry, as `tail` asks; the field is 2 bytes,
         // aligned, and written by this thread only.
         let tail = unsafe {
@@ -128,6 +220,67 @@ impl Drop for BufferRing {
         unsafe {
             dealloc(self.entries.as_ptr().cast(), layout(ENTRIES_SIZE));
             dealloc(self.slab.as_ptr(), layout(SLAB_SIZE));
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A turn in which `used` buffers come back and `missed` receives find none.
+    fn turn(ring: &mut BufferRing, used: u16, missed: u16) {
+        for _ in 0..missed {
+            ring.miss();
+        }
+        // The kernel takes what has been in the ring longest.
+        let first = ring.tail.wrapping_sub(ring.circulating());
+        let taken: Vec<u16> = (0..used)
+            .map(|offset| usize::from(first.wrapping_add(offset) & (BUFFER_COUNT - 1)))
+            // SAFETY: inside the entries; no kernel knows of this ring.
+            .map(|index| unsafe { (*ring.entries.as_ptr().add(index)).bid() })
+            .collect();
+        for buffer in taken {
+            ring.put(buffer);
+        }
+        ring.publish();
+    }
+
+    fn circulating(ring: &BufferRing) -> Vec<u16> {
+        let mut buffers: Vec<u16> = (0..BUFFER_COUNT)
+            .filter(|buffer| !ring.aside.contains(buffer))
+            .collect();
+        assert_eq!(buffers.len(), usize::from(ring.circulating()));
+        buffers.dedup();
+        buffers
+    }
+
+    #[test]
+    fn more_buffers_circulate_once_many_receives_find_none_and_fewer_once_they_are_not_needed() {
+        let mut ring = BufferRing::new();
+        assert_eq!(circulating(&ring).len(), 64);
+        // Ten connections with much to say.
+        turn(&mut ring, 64, 9);
+        assert_eq!(circulating(&ring).len(), 64);
+        // Hundreds with a little each.
+        for (expected, used) in [(128, 64), (256, 128), (256, 256)] {
+            turn(&mut ring, used, 200);
+            assert_eq!(circulating(&ring).len(), expected);
+        }
+        for _ in 0..TURNS_TO_SHRINK {
+            turn(&mut ring, 40, 0);
+        }
+        // They leave as they come back.
+        for left in [216, 176, 136, 128] {
+            turn(&mut ring, 40, 0);
+            assert_eq!(circulating(&ring).len(), left);
+        }
+        // More than a quarter is in use: that much room is not too much.
+        for (used, expected) in [(33, 128), (32, 64)] {
+            for _ in 0..3 * TURNS_TO_SHRINK {
+                turn(&mut ring, used, 0);
+            }
+            assert_eq!(circulating(&ring).len(), expected);
         }
     }
 }

@@ -567,7 +567,8 @@ impl<C: Core> DataPath<C> {
                 }
                 (_, 0) => state.set(State::ENDED),
                 // Nothing is wrong with the socket: armed again below if it is still to be read.
-                (_, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                (_, libc::ENOBUFS) => self.uring.buffers_mut().miss(),
+                (_, libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => state.set(State::ENDED.or(State::FAILED)),
             }
             // The effects may have handed the connection over.
@@ -1049,6 +1050,7 @@ impl<C: Core> DataPath<C> {
             false
         });
         self.warm = warm;
+        self.pool.trim();
         self.carry_out_effects();
     }
 }

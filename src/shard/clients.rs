@@ -2,13 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::connection::Connection;
+use super::connection::{Connection, Resend};
+use super::directory::Directory;
 use super::effects::Effects;
 use super::pool::MessagePool;
 use super::slab::Slab;
@@ -71,7 +72,7 @@ pub(super) struct Clients {
     pub(super) members: Slab<SessionKey, Member>,
     pub(super) connections: Slab<ConnectionKey, Connection>,
     /// Asked at CONNECT only.
-    pub(super) by_client_identifier: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
+    by_client_identifier: Directory,
     /// Those of `settings`, at hand.
     pub(super) limits: Limits,
     pub(super) settings: Arc<Settings>,
@@ -210,11 +211,10 @@ const TOPIC_ALIAS_SIZE: usize = 3 + 2;
 
 impl Clients {
     pub(super) fn new(settings: Arc<Settings>, seed: u64) -> Self {
-        let hasher = ahash::RandomState::with_seeds(seed, 5, 6, 7);
         Self {
             members: Slab::new(),
             connections: Slab::new(),
-            by_client_identifier: HashMap::with_hasher(hasher),
+            by_client_identifier: Directory::new(seed),
             limits: settings.policy.limits.clone(),
             guarded: Self::is_guarded(&settings),
             qos_min: qos_min(&settings),
@@ -227,6 +227,25 @@ impl Clients {
             connected: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// The Session of the Client `client_identifier`.
+    pub(super) fn find(&self, client_identifier: &str) -> Option<SessionKey> {
+        self.by_client_identifier
+            .find(client_identifier, &self.members)
+    }
+
+    /// Adds a Session. There is none of that Client.
+    pub(super) fn insert(&mut self, member: Member) -> SessionKey {
+        let session = self.members.insert_with(|_| member);
+        self.by_client_identifier.insert(session, &self.members);
+        session
+    }
+
+    /// Takes a Session out.
+    pub(super) fn remove(&mut self, session: SessionKey) -> Option<Member> {
+        self.by_client_identifier.remove(session, &self.members);
+        self.members.remove(session)
     }
 
     /// Takes over what the operator decided anew.
@@ -540,14 +559,14 @@ impl Clients {
         let Some(resend) = &mut connection.resend else {
             return true;
         };
-        let mut resend = std::mem::take(resend);
-        while let Some(&packet_identifier) = resend.front() {
-            let sent = usize::from(session.inflight.len()).saturating_sub(resend.len());
+        let mut identifiers = std::mem::take(&mut resend.identifiers);
+        while let Some(&packet_identifier) = identifiers.front() {
+            let sent = usize::from(session.inflight.len()).saturating_sub(identifiers.len());
             if sent >= usize::from(connection.window) || connection.pending() >= outbox_bytes_max {
-                connection.resend = Some(resend);
+                connection.resend = Some(Box::new(Resend { identifiers }));
                 return false;
             }
-            resend.pop_front();
+            identifiers.pop_front();
             match session.inflight.progress(packet_identifier) {
                 // Acknowledged before we came to repeat it.
                 None => {}

@@ -3,12 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::clients::{Member, SubscriptionKind, mark_dirty};
 use super::command::Verdict;
-use super::connection::{Pause, Phase};
+use super::connection::{Pause, Phase, Resend};
 use super::effects::{Effects, HandOver};
 use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
 use super::timers::Slot;
@@ -248,10 +249,7 @@ impl Shard {
                 low >> 48,
                 low & 0xffff_ffff_ffff,
             );
-            let taken = self
-                .clients
-                .by_client_identifier
-                .contains_key(candidate.as_str());
+            let taken = self.clients.find(&candidate).is_some();
             if self.placement.shard_of(&candidate) == self.id && !taken {
                 return candidate.into();
             }
@@ -356,11 +354,11 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Option<(SessionKey, bool)> {
-        if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
+        if let Some(existing) = self.clients.find(&client_identifier) {
             self.take_over(existing, now, effects);
         }
         // Taking over may have ended it.
-        if let Some(&existing) = self.clients.by_client_identifier.get(&client_identifier) {
+        if let Some(existing) = self.clients.find(&client_identifier) {
             if !connect.clean_start {
                 return Some((existing, true));
             }
@@ -371,11 +369,8 @@ impl Shard {
         if !self.occupancy.begin_session(clients_max) {
             return None;
         }
-        let member = Member::new(Session::new(client_identifier.clone()));
-        let session = self.clients.members.insert_with(|_| member);
-        self.clients
-            .by_client_identifier
-            .insert(client_identifier, session);
+        let member = Member::new(Session::new(client_identifier));
+        let session = self.clients.insert(member);
         Some((session, false))
     }
 
@@ -472,7 +467,8 @@ impl Shard {
         });
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.resend = inflight
-                .filter(|identifiers: &std::collections::VecDeque<_>| !identifiers.is_empty());
+                .filter(|identifiers: &VecDeque<_>| !identifiers.is_empty())
+                .map(|identifiers| Box::new(Resend { identifiers }));
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Connection(key.index), deadline);
@@ -691,13 +687,10 @@ impl Shard {
         if member.session.will_at.take().is_some() {
             self.publish_will(session, now, effects);
         }
-        let Some(mut member) = self.clients.members.remove(session) else {
+        let Some(mut member) = self.clients.remove(session) else {
             return;
         };
         self.occupancy.end_session();
-        self.clients
-            .by_client_identifier
-            .remove(&member.session.client_identifier);
         self.hand_on_all(session, &mut member, now, effects);
         self.store_ended(&member.session);
         for &filter in member.subscriptions.keys() {

@@ -104,6 +104,12 @@ impl Replay {
     }
 }
 
+/// Exchanges in flight that are to be repeated, oldest first.
+#[derive(Debug)]
+pub(super) struct Resend {
+    pub(super) identifiers: VecDeque<PacketIdentifier>,
+}
+
 /// State of one Network Connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -128,7 +134,7 @@ pub(super) struct Connection {
     pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
     pub(super) replay: Option<Box<Replay>>,
     /// What an earlier connection of the Session left in flight and this one has not been sent.
-    pub(super) resend: Option<VecDeque<PacketIdentifier>>,
+    pub(super) resend: Option<Box<Resend>>,
     /// What it publishes has to be looked at: its listener has access rules or a mount point, or does
     /// not take everything.
     pub(super) vetted: bool,

@@ -24,6 +24,7 @@ mod clients;
 mod command;
 mod connect;
 mod connection;
+mod directory;
 mod dump;
 mod effects;
 mod envelope;

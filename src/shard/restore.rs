@@ -56,7 +56,7 @@ impl Shard {
             return;
         };
         let identifier = identity.client_identifier.clone();
-        let mut state = Session::new(identifier.clone());
+        let mut state = Session::new(identifier);
         state.stored = NonZeroU64::new(replayed.session);
         state.next_sequence = replayed.next_sequence;
         state.exchanges = replayed.exchanges;
@@ -91,11 +91,10 @@ impl Shard {
         }
         let deadline = state.deadline();
         let member = Member::new(state);
-        let key = self.clients.members.insert_with(|_| member);
+        let key = self.clients.insert(member);
         // What the operator allows at a time was decided when it began.
         let _ = self.occupancy.begin_session(None);
         self.clients.identify(key, identity);
-        self.clients.by_client_identifier.insert(identifier, key);
         for (text, subscription) in &replayed.subscriptions {
             let Ok(filter) = TopicFilter::new(text) else {
                 continue;

@@ -1,0 +1,90 @@
+//! Which Session a Client Identifier belongs to: asked at CONNECT only.
+//!
+//! The names are in the Sessions, so the table holds eight bytes for each and none of them twice.
+
+#![forbid(unsafe_code)]
+
+use hashbrown::HashTable;
+
+use super::clients::Member;
+use super::slab::Slab;
+use crate::key::SessionKey;
+
+/// Sessions by Client Identifier.
+#[derive(Debug)]
+pub(super) struct Directory {
+    sessions: HashTable<SessionKey>,
+    hasher: ahash::RandomState,
+}
+
+type Members = Slab<SessionKey, Member>;
+
+fn name_of(session: SessionKey, members: &Members) -> Option<&str> {
+    let member = members.get(session)?;
+    Some(&member.session.client_identifier)
+}
+
+impl Directory {
+    /// An empty one; `seed` is secret, so that nobody can choose names that collide.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            sessions: HashTable::new(),
+            hasher: ahash::RandomState::with_seeds(seed, 5, 6, 7),
+        }
+    }
+
+    pub(super) fn find(&self, client_identifier: &str, members: &Members) -> Option<SessionKey> {
+        let hash = self.hasher.hash_one(client_identifier);
+        self.sessions
+            .find(hash, |&it| name_of(it, members) == Some(client_identifier))
+            .copied()
+    }
+
+    /// Adds a Session, which is among `members` already.
+    pub(super) fn insert(&mut self, session: SessionKey, members: &Members) {
+        let hasher = &self.hasher;
+        let hash_of = |&it: &SessionKey| hasher.hash_one(name_of(it, members).unwrap_or_default());
+        self.sessions
+            .insert_unique(hash_of(&session), session, hash_of);
+    }
+
+    /// Removes a Session, which is among `members` still.
+    pub(super) fn remove(&mut self, session: SessionKey, members: &Members) {
+        let name = name_of(session, members).unwrap_or_default();
+        let hash = self.hasher.hash_one(name);
+        if let Ok(entry) = self.sessions.find_entry(hash, |&it| it == session) {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Session;
+
+    #[test]
+    fn a_client_identifier_finds_its_session_until_that_is_removed() {
+        let mut members: Members = Slab::new();
+        let mut directory = Directory::new(1);
+        let names: Vec<String> = (0..1000).map(|number| format!("client-{number}")).collect();
+        let mut sessions = Vec::new();
+        for name in &names {
+            assert_eq!(directory.find(name, &members), None);
+            let member = Member::new(Session::new(name.as_str().into()));
+            let session = members.insert_with(|_| member);
+            directory.insert(session, &members);
+            sessions.push(session);
+        }
+        for (name, &session) in names.iter().zip(&sessions) {
+            assert_eq!(directory.find(name, &members), Some(session));
+        }
+        for (name, &session) in names.iter().zip(&sessions).step_by(2) {
+            directory.remove(session, &members);
+            members.remove(session);
+            assert_eq!(directory.find(name, &members), None);
+        }
+        assert_eq!(directory.find(&names[1], &members), Some(sessions[1]));
+        assert_eq!(directory.find("client", &members), None);
+    }
+}
