@@ -265,6 +265,47 @@ fn proxies_say_who_connects_and_unix_sockets_are_local() {
 }
 
 #[test]
+fn a_proxy_that_ended_tls_says_whose_certificate_it_saw_and_from_where() {
+    let folder = Folder::new();
+    let listener = "listener 0 127.0.0.1\nenable_proxy_protocol 2\nrequire_certificate true\n\
+         use_identity_as_username true\n";
+    let (broker, ports) = start(&folder, listener, 1);
+    // Version 2, PROXY, TCP over IPv4; the client spoke TLS and its certificate was found valid.
+    let header = |common_name: Option<&str>| {
+        let mut tls = vec![0x07, 0, 0, 0, 0];
+        if let Some(name) = common_name {
+            tls.extend([0x22, 0, u8::try_from(name.len()).unwrap()]);
+            tls.extend_from_slice(name.as_bytes());
+        }
+        let mut rest = vec![192, 0, 2, 9, 192, 0, 2, 1, 0, 99, 7, 91];
+        rest.extend([0x20, 0, u8::try_from(tls.len()).unwrap()]);
+        rest.extend(tls);
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0".to_vec();
+        header.push(u8::try_from(rest.len()).unwrap());
+        header.extend(rest);
+        header
+    };
+    // Each of them goes to one of two shards.
+    for number in 0..4 {
+        let mut stream = tcp(ports[0]);
+        stream.write_all(&header(Some("carol"))).unwrap();
+        let identifier = format!("behind-{number}");
+        assert!(greet(stream, &identifier).unwrap());
+        wait_for(
+            &broker,
+            &format!("192.0.2.9:99 as {identifier} (p2, c1, k60, u'carol')"),
+        );
+    }
+    // Nobody without a name, and nobody without a header.
+    let mut nameless = tcp(ports[0]);
+    nameless.write_all(&header(None)).unwrap();
+    assert!(!greet(nameless, "nameless").unwrap_or(false));
+    assert!(!greet(tcp(ports[0]), "direct").unwrap_or(false));
+    let said = broker.stderr();
+    assert!(!said.contains(" as nameless ") && !said.contains(" as direct "));
+}
+
+#[test]
 fn a_reload_shows_new_certificates_and_keeps_connections() {
     let (old, new, folder) = (Authority::new(), Authority::new(), Folder::new());
     let served = write_server(&folder, &old);
