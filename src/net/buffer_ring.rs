@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Receive buffers of a shard.
 const BUFFER_COUNT: u16 = 256;
-/// As many of them circulate at least: a megabyte at most between the kernel and the core, and what it
-/// costs to arm a receive again is little beside what so many buffers hold.
-const CIRCULATING_MIN: u16 = 64;
+/// As many of them circulate at least: half a megabyte at most between the kernel and the core, and what
+/// it costs to arm a receive again is little beside what so many buffers hold.
+const CIRCULATING_MIN: u16 = 32;
 /// Turns after which buffers that were not needed in any of them stop to circulate.
 const TURNS_TO_SHRINK: u32 = 1024;
 /// Bytes of each.
@@ -63,7 +63,7 @@ impl Demand {
         self.turns += 1;
         // A few connections with much to say use up any number, and lose little by waiting for each other.
         // Many with a little each would be armed again one by one.
-        if self.missed > self.wanted / 4 {
+        if self.missed > self.wanted / 2 {
             self.wanted = (self.wanted * 2).min(BUFFER_COUNT);
             (self.peak, self.turns) = (0, 0);
         } else if self.turns == TURNS_TO_SHRINK {
@@ -258,12 +258,12 @@ mod tests {
     #[test]
     fn more_buffers_circulate_once_many_receives_find_none_and_fewer_once_they_are_not_needed() {
         let mut ring = BufferRing::new();
-        assert_eq!(circulating(&ring).len(), 64);
+        assert_eq!(circulating(&ring).len(), 32);
         // Ten connections with much to say.
-        turn(&mut ring, 64, 9);
-        assert_eq!(circulating(&ring).len(), 64);
+        turn(&mut ring, 32, 9);
+        assert_eq!(circulating(&ring).len(), 32);
         // Hundreds with a little each.
-        for (expected, used) in [(128, 64), (256, 128), (256, 256)] {
+        for (expected, used) in [(64, 32), (128, 64), (256, 128), (256, 256)] {
             turn(&mut ring, used, 200);
             assert_eq!(circulating(&ring).len(), expected);
         }
