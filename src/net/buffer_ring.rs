@@ -7,7 +7,7 @@
 //!
 //! The kernel takes them in turn, so all that circulate are soon in use, and no more of a turn's data than
 //! they hold comes between the moment it is copied and the moment it is read. So only some circulate, as
-//! many as stay in a core's cache. The others join when many connections in one turn find none.
+//! many as stay in a core's cache. The others join when connections find none though little is in each.
 
 use io_uring::types::BufRingEntry;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -36,8 +36,9 @@ const _: () = assert!(CIRCULATING_MIN.is_power_of_two() && CIRCULATING_MIN <= BU
 struct Demand {
     /// Between [`CIRCULATING_MIN`] and [`BUFFER_COUNT`], by powers of two.
     wanted: u16,
-    /// Came back in this turn.
+    /// Came back in this turn, and with so many bytes.
     used: u16,
+    bytes: usize,
     /// Receives of this turn that found none.
     missed: u16,
     /// Most that came back in one of the turns that are looked at.
@@ -50,6 +51,7 @@ impl Demand {
         Self {
             wanted: CIRCULATING_MIN,
             used: 0,
+            bytes: 0,
             missed: 0,
             peak: 0,
             turns: 0,
@@ -61,9 +63,10 @@ impl Demand {
     fn end_turn(&mut self) {
         self.peak = self.peak.max(self.used);
         self.turns += 1;
-        // A few connections with much to say use up any number, and lose little by waiting for each other.
-        // Many with a little each would be armed again one by one.
-        if self.missed > self.wanted / 2 {
+        // Connections with much to say fill any number, and lose little by waiting for each other. Many with
+        // a little each would be armed again one by one, and little of each buffer is in the cache.
+        let is_filled = self.bytes > usize::from(self.used) * (BUFFER_SIZE / 4);
+        if self.missed > self.wanted / 16 && !is_filled {
             self.wanted = (self.wanted * 2).min(BUFFER_COUNT);
             (self.peak, self.turns) = (0, 0);
         } else if self.turns == TURNS_TO_SHRINK {
@@ -72,7 +75,7 @@ impl Demand {
             }
             (self.peak, self.turns) = (0, 0);
         }
-        (self.used, self.missed) = (0, 0);
+        (self.used, self.bytes, self.missed) = (0, 0, 0);
     }
 }
 
@@ -156,10 +159,12 @@ impl BufferRing {
         }
     }
 
-    /// Gives `buffer` back. The kernel sees it after [`BufferRing::publish`].
-    pub(super) fn put(&mut self, buffer: u16) {
+    /// Gives `buffer` back, which came with `size` bytes. The kernel sees it after
+    /// [`BufferRing::publish`].
+    pub(super) fn put(&mut self, buffer: u16, size: usize) {
         assert!(buffer < BUFFER_COUNT);
         self.demand.used += 1;
+        self.demand.bytes += size;
         if self.circulating() > self.demand.wanted {
             self.aside.push(buffer);
         } else {
@@ -228,8 +233,8 @@ impl Drop for BufferRing {
 mod tests {
     use super::*;
 
-    /// A turn in which `used` buffers come back and `missed` receives find none.
-    fn turn(ring: &mut BufferRing, used: u16, missed: u16) {
+    /// A turn in which `used` buffers come back with `size` bytes each and `missed` receives find none.
+    fn turn(ring: &mut BufferRing, used: u16, size: usize, missed: u16) {
         for _ in 0..missed {
             ring.miss();
         }
@@ -241,7 +246,7 @@ mod tests {
             .map(|index| unsafe { (*ring.entries.as_ptr().add(index)).bid() })
             .collect();
         for buffer in taken {
-            ring.put(buffer);
+            ring.put(buffer, size);
         }
         ring.publish();
     }
@@ -259,26 +264,26 @@ mod tests {
     fn more_buffers_circulate_once_many_receives_find_none_and_fewer_once_they_are_not_needed() {
         let mut ring = BufferRing::new();
         assert_eq!(circulating(&ring).len(), 32);
-        // Ten connections with much to say.
-        turn(&mut ring, 32, 9);
+        // Connections with much to say.
+        turn(&mut ring, 32, BUFFER_SIZE, 100);
         assert_eq!(circulating(&ring).len(), 32);
         // Hundreds with a little each.
         for (expected, used) in [(64, 32), (128, 64), (256, 128), (256, 256)] {
-            turn(&mut ring, used, 200);
+            turn(&mut ring, used, 100, 200);
             assert_eq!(circulating(&ring).len(), expected);
         }
         for _ in 0..TURNS_TO_SHRINK {
-            turn(&mut ring, 40, 0);
+            turn(&mut ring, 40, 100, 0);
         }
         // They leave as they come back.
         for left in [216, 176, 136, 128] {
-            turn(&mut ring, 40, 0);
+            turn(&mut ring, 40, 100, 0);
             assert_eq!(circulating(&ring).len(), left);
         }
         // More than a quarter is in use: that much room is not too much.
         for (used, expected) in [(33, 128), (32, 64)] {
             for _ in 0..3 * TURNS_TO_SHRINK {
-                turn(&mut ring, used, 0);
+                turn(&mut ring, used, 100, 0);
             }
             assert_eq!(circulating(&ring).len(), expected);
         }

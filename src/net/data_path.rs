@@ -577,7 +577,7 @@ impl<C: Core> DataPath<C> {
             }
         }
         if let Some(buffer) = buffer {
-            self.uring.buffers_mut().put(buffer);
+            self.uring.buffers_mut().put(buffer, result.max(0) as usize);
         }
     }
 
