@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod auth;
+mod chunks;
 pub mod cli;
 pub mod clients;
 pub mod codec;

@@ -19,7 +19,7 @@ struct Layer {
 
 const LAYERS: [Layer; 11] = [
     Layer {
-        rooms: &["message", "time", "key", "limits", "origin"],
+        rooms: &["message", "time", "key", "limits", "origin", "chunks"],
         together: true,
     },
     Layer {

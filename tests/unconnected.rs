@@ -26,25 +26,10 @@ fn resident(broker: &Broker) -> usize {
 /// A v3.1.1 CONNECT whose Will has so many bytes.
 fn connect_with_will(client_identifier: &str, will_size: usize) -> Vec<u8> {
     let mut body = b"\0\x04MQTT\x04\x06\0\x3c".to_vec();
-    let mut push = |bytes: &[u8]| {
-        body.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
-        body.extend_from_slice(bytes);
-    };
-    push(client_identifier.as_bytes());
-    push(b"will");
-    push(&vec![b'w'; will_size]);
-    let mut packet = vec![0x10];
-    let mut rest = body.len();
-    loop {
-        let (more, digit) = (rest / 128, (rest % 128) as u8);
-        packet.push(digit | if more > 0 { 0x80 } else { 0 });
-        rest = more;
-        if rest == 0 {
-            break;
-        }
-    }
-    packet.extend(body);
-    packet
+    body.extend(raw::string(client_identifier));
+    body.extend(raw::string("will"));
+    body.extend(raw::string(vec![b'w'; will_size]));
+    raw::packet(0x10, &body)
 }
 
 #[test]

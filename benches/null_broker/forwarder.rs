@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use fastmq::key::{ConnectionKey, ShardId};
-use fastmq::net::Core;
+use fastmq::net::{Core, Peers};
 use fastmq::origin::Origin;
 use fastmq::shard::Effects;
 use fastmq::time::Instant;
@@ -26,12 +26,9 @@ struct Route {
     is_alone: bool,
 }
 
+/// What is known of a publisher.
 #[derive(Debug, Default)]
-struct Peer {
-    generation: u32,
-    is_alive: bool,
-    is_dirty: bool,
-    out: Vec<u8>,
+struct Publisher {
     route: Option<Rc<Route>>,
     /// Of the subscriptions when the route was found.
     found_at: u64,
@@ -42,8 +39,7 @@ struct Peer {
 /// Connections and who subscribed to what.
 #[derive(Debug, Default)]
 pub struct Forwarder {
-    peers: Vec<Peer>,
-    free: Vec<u32>,
+    peers: Peers<Publisher>,
     subscriptions: Vec<(Vec<u8>, u32)>,
     /// Counts changes of the subscriptions.
     changes: u64,
@@ -51,30 +47,20 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    fn send(&mut self, index: u32, bytes: &[u8], effects: &mut Effects) {
-        let peer = &mut self.peers[index as usize];
-        peer.out.extend_from_slice(bytes);
-        if !peer.is_dirty && peer.is_alive {
-            peer.is_dirty = true;
-            let generation = peer.generation;
-            effects.dirty.push(ConnectionKey { index, generation });
-        }
-    }
-
     fn forward(&mut self, route: Option<&Route>, bytes: &[u8], effects: &mut Effects) {
         if bytes.is_empty() {
             return;
         }
         for &subscriber in route.into_iter().flat_map(|route| &route.subscribers) {
-            self.send(subscriber, bytes, effects);
+            self.peers.send(subscriber, bytes, effects);
         }
     }
 
     /// Where the packets of a publisher go, the first of which has the body that `body` begins.
     fn route(&mut self, index: u32, body: &[u8]) -> Option<Rc<Route>> {
-        let peer = &self.peers[index as usize];
-        if peer.found_at == self.changes
-            && let Some(route) = &peer.route
+        let publisher = &self.peers.get(index).state;
+        if publisher.found_at == self.changes
+            && let Some(route) = &publisher.route
         {
             return Some(Rc::clone(route));
         }
@@ -96,9 +82,9 @@ impl Forwarder {
             }
         }
         let route = Rc::new(route);
-        let peer = &mut self.peers[index as usize];
-        peer.route = Some(Rc::clone(&route));
-        peer.found_at = self.changes;
+        let publisher = &mut self.peers.get(index).state;
+        publisher.route = Some(Rc::clone(&route));
+        publisher.found_at = self.changes;
         Some(route)
     }
 
@@ -112,19 +98,13 @@ impl Forwarder {
         }
         suback[1] = u8::try_from(suback.len() - 2).expect("few filters in one SUBSCRIBE");
         self.changes += 1;
-        self.send(index, &suback, effects);
+        self.peers.send(index, &suback, effects);
     }
 
     fn kill(&mut self, key: ConnectionKey) {
-        let peer = &mut self.peers[key.index as usize];
-        if !peer.is_alive || peer.generation != key.generation {
+        if !self.peers.remove(key) {
             return;
         }
-        *peer = Peer {
-            generation: peer.generation.wrapping_add(1),
-            ..Peer::default()
-        };
-        self.free.push(key.index);
         let before = self.subscriptions.len();
         self.subscriptions.retain(|(_, it)| *it != key.index);
         self.changes += u64::from(before != self.subscriptions.len());
@@ -135,16 +115,7 @@ impl Core for Forwarder {
     type Envelope = ();
 
     fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(Peer::default());
-            self.peers.len() as u32 - 1
-        });
-        let peer = &mut self.peers[index as usize];
-        peer.is_alive = true;
-        Some(ConnectionKey {
-            index,
-            generation: peer.generation,
-        })
+        Some(self.peers.accept())
     }
 
     fn handle_bytes(
@@ -156,10 +127,14 @@ impl Core for Forwarder {
     ) -> usize {
         let index = connection.index;
         // The rest of the packet that was passed on so far, if any, goes the way of those behind it.
-        let peer = &mut self.peers[index as usize];
-        let mut at = peer.cut.min(bytes.len());
-        peer.cut -= at;
-        let mut route = if at > 0 { peer.route.clone() } else { None };
+        let publisher = &mut self.peers.get(index).state;
+        let mut at = publisher.cut.min(bytes.len());
+        publisher.cut -= at;
+        let mut route = if at > 0 {
+            publisher.route.clone()
+        } else {
+            None
+        };
         let mut from = 0;
         while let Some((header_size, size)) = header(&bytes[at..]) {
             let first_byte = bytes[at];
@@ -173,7 +148,7 @@ impl Core for Forwarder {
                     continue;
                 }
                 if route.as_deref().is_some_and(|route| route.is_alone) {
-                    self.peers[index as usize].cut = at + size - bytes.len();
+                    self.peers.get(index).state.cut = at + size - bytes.len();
                     at = bytes.len();
                 }
                 break;
@@ -184,9 +159,9 @@ impl Core for Forwarder {
             self.forward(route.as_deref(), &bytes[from..at], effects);
             let body = &bytes[at + header_size..at + size];
             match first_byte {
-                CONNECT => self.send(index, &CONNACK, effects),
+                CONNECT => self.peers.send(index, &CONNACK, effects),
                 SUBSCRIBE => self.subscribe(index, body, effects),
-                PINGREQ => self.send(index, &PINGRESP, effects),
+                PINGREQ => self.peers.send(index, &PINGRESP, effects),
                 DISCONNECT => effects.closes.push(connection),
                 _ => {}
             }
@@ -218,11 +193,7 @@ impl Core for Forwarder {
     }
 
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
-        let peer = &mut self.peers[connection.index as usize];
-        if peer.generation == connection.generation {
-            peer.is_dirty = false;
-            std::mem::swap(&mut peer.out, buffer);
-        }
+        self.peers.take_output(connection, buffer);
     }
 
     fn handle_unsent(&mut self, _: ConnectionKey, _: usize, _: Instant, _: &mut Effects) {}

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use fastmq::key::{ConnectionKey, ShardId};
-use fastmq::net::{self, Core};
+use fastmq::net::{self, Core, Peers};
 use fastmq::origin::Origin;
 use fastmq::runtime::{self, NoticesSender, Placed, Running};
 use fastmq::shard::Effects;
@@ -35,12 +35,8 @@ pub fn start(placed: Placed) -> Result<(SocketAddr, Running), Failure> {
 }
 
 #[derive(Debug, Default)]
-struct Peer {
-    generation: u32,
-    is_alive: bool,
-    is_dirty: bool,
+struct Client {
     is_v5: bool,
-    out: Vec<u8>,
     /// The topic of its last message, and who hears that.
     topic: Vec<u8>,
     targets: Rc<Targets>,
@@ -69,8 +65,7 @@ struct Pattern {
 
 #[derive(Debug, Default)]
 struct Sink {
-    peers: Vec<Peer>,
-    free: Vec<u32>,
+    peers: Peers<Client>,
     /// Subscribers by Topic Filters without wildcard, and the other subscriptions.
     exact: HashMap<Vec<u8>, Vec<u32>>,
     patterns: Vec<Pattern>,
@@ -80,25 +75,8 @@ struct Sink {
 }
 
 impl Sink {
-    fn mark_dirty(&mut self, index: u32, effects: &mut Effects) {
-        let peer = &mut self.peers[index as usize];
-        if peer.is_alive && !peer.is_dirty {
-            peer.is_dirty = true;
-            effects.dirty.push(ConnectionKey {
-                index,
-                generation: peer.generation,
-            });
-        }
-    }
-
     fn kill(&mut self, key: ConnectionKey) {
-        let peer = &mut self.peers[key.index as usize];
-        if peer.is_alive && peer.generation == key.generation {
-            *peer = Peer {
-                generation: peer.generation.wrapping_add(1),
-                ..Peer::default()
-            };
-            self.free.push(key.index);
+        if self.peers.remove(key) {
             for subscribers in self.exact.values_mut() {
                 subscribers.retain(|&subscriber| subscriber != key.index);
             }
@@ -113,15 +91,15 @@ impl Sink {
     fn targets(&mut self, index: u32, body: &[u8]) -> Option<Rc<Targets>> {
         let size = usize::from(u16::from_be_bytes([*body.first()?, *body.get(1)?]));
         let topic = body.get(2..2 + size)?;
-        let peer = &self.peers[index as usize];
-        if peer.topic != topic || peer.looked_at != self.changes {
+        let client = &self.peers.get(index).state;
+        if client.topic != topic || client.looked_at != self.changes {
             let targets = Rc::new(self.find(topic));
-            let peer = &mut self.peers[index as usize];
-            peer.topic = topic.to_vec();
-            peer.targets = targets;
-            peer.looked_at = self.changes;
+            let client = &mut self.peers.get(index).state;
+            client.topic = topic.to_vec();
+            client.targets = targets;
+            client.looked_at = self.changes;
         }
-        Some(Rc::clone(&self.peers[index as usize].targets))
+        Some(Rc::clone(&self.peers.get(index).state.targets))
     }
 
     fn subscribe(&mut self, subscriber: u32, filters: Vec<Vec<u8>>) {
@@ -168,31 +146,26 @@ impl Sink {
             return;
         };
         for &target in &targets.each {
-            self.hand_over(target, packets, effects);
+            self.peers.send(target, packets, effects);
         }
         for group in &targets.groups {
             let at = group.next.get();
             group.next.set((at + 1) % group.members.len());
-            self.hand_over(group.members[at], packets, effects);
+            self.peers.send(group.members[at], packets, effects);
         }
-    }
-
-    fn hand_over(&mut self, target: u32, packets: &[u8], effects: &mut Effects) {
-        self.peers[target as usize].out.extend_from_slice(packets);
-        self.mark_dirty(target, effects);
     }
 
     /// Answers everything but PUBLISH.
     fn answer(&mut self, index: u32, first_byte: u8, body: &[u8]) {
-        let peer = &mut self.peers[index as usize];
+        let peer = self.peers.get(index);
         let identifier = match *body {
             [high, low, ..] => u16::from_be_bytes([high, low]),
             _ => 0,
         };
         match first_byte {
             0x10 => {
-                peer.is_v5 = body.get(6) == Some(&5);
-                if peer.is_v5 {
+                peer.state.is_v5 = body.get(6) == Some(&5);
+                if peer.state.is_v5 {
                     // Topic Alias Maximum 0xffff: they are never looked at.
                     peer.out
                         .extend_from_slice(&[wire::CONNACK, 6, 0, 0, 3, 0x22, 0xff, 0xff]);
@@ -202,7 +175,7 @@ impl Sink {
             }
             0x82 => {
                 // The generator sends no properties here.
-                let mut at = if peer.is_v5 { 3 } else { 2 };
+                let mut at = if peer.state.is_v5 { 3 } else { 2 };
                 let mut filters = Vec::new();
                 while let Some(&[high, low]) = body.get(at..at + 2) {
                     let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
@@ -213,7 +186,7 @@ impl Sink {
                     at = end + 1;
                 }
                 let mut suback = identifier.to_be_bytes().to_vec();
-                suback.extend(peer.is_v5.then_some(0));
+                suback.extend(peer.state.is_v5.then_some(0));
                 suback.extend(filters.iter().map(|_| 2));
                 wire::write_packet(wire::SUBACK, &suback, &mut peer.out);
                 self.subscribe(index, filters);
@@ -230,16 +203,7 @@ impl Core for Sink {
     type Envelope = ();
 
     fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(Peer::default());
-            self.peers.len() as u32 - 1
-        });
-        let peer = &mut self.peers[index as usize];
-        peer.is_alive = true;
-        Some(ConnectionKey {
-            index,
-            generation: peer.generation,
-        })
+        Some(self.peers.accept())
     }
 
     fn handle_bytes(
@@ -271,7 +235,7 @@ impl Core for Sink {
                     let identifier = body.get(topic + 2..topic + 4).unwrap_or(&[0, 0]);
                     let identifier = u16::from_be_bytes([identifier[0], identifier[1]]);
                     let answer = if qos == 1 { wire::PUBACK } else { wire::PUBREC };
-                    let out = &mut self.peers[index as usize].out;
+                    let out = &mut self.peers.get(index).out;
                     wire::write_acknowledgement(answer, identifier, out);
                 }
                 at = frame.body.end;
@@ -283,8 +247,8 @@ impl Core for Sink {
             }
         }
         self.forward(targets.as_deref(), &bytes[from..at], effects);
-        if !self.peers[index as usize].out.is_empty() {
-            self.mark_dirty(index, effects);
+        if !self.peers.get(index).out.is_empty() {
+            self.peers.mark_dirty(index, effects);
         }
         at
     }
@@ -310,11 +274,7 @@ impl Core for Sink {
     }
 
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
-        let peer = &mut self.peers[connection.index as usize];
-        if peer.generation == connection.generation {
-            peer.is_dirty = false;
-            std::mem::swap(&mut peer.out, buffer);
-        }
+        self.peers.take_output(connection, buffer);
     }
 
     fn handle_unsent(&mut self, _: ConnectionKey, _: usize, _: Instant, _: &mut Effects) {}
@@ -330,13 +290,6 @@ impl Core for Sink {
     fn handle_ring_room(&mut self, _: &mut Effects) {}
 
     fn handle_shutdown(&mut self, _: Instant, effects: &mut Effects) {
-        for (index, peer) in self.peers.iter().enumerate() {
-            if peer.is_alive {
-                effects.closes.push(ConnectionKey {
-                    index: index as u32,
-                    generation: peer.generation,
-                });
-            }
-        }
+        effects.closes.extend(self.peers.keys());
     }
 }

@@ -47,33 +47,50 @@ def add_options(parser, minutes, runs, duration):
     parser.add_argument("--results", type=Path, default=ROOT / "results")
 
 
+def file_system(place):
+    return machine.first_line(["stat", "-f", "-c", "%T", str(place)]) or "unknown"
+
+
+def raise_open_files():
+    """As far as it may be: brokers and generator inherit it."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
 def prepare(options):
     """Limits raised, programs built, and the folder to be written, which must not be there; None without a name."""
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("this needs two CPUs: one for the broker, one for the load")
-    # Brokers and generator inherit it.
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    raise_open_files()
     if options.fastmq is None or options.loadgen is None:
         subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
     options.fastmq = (options.fastmq or ROOT / "target/release/fastmq").resolve()
     options.loadgen = (options.loadgen or ROOT / "target/release/loadgen").resolve()
-    if not options.name:
+    return folder(options.name, options.machine, options.results)
+
+
+def folder(name, place=None, results=ROOT / "results"):
+    """The folder to be written, which must not be there; None without a name."""
+    if not name:
         return None
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    place = options.machine or machine.slug(machine.describe()["cpu"])
-    folder = options.results.resolve() / f"{date}-{place}-{options.name}"
-    if folder.exists():
-        sys.exit(f"{folder} is there already: another --name?")
-    return folder
+    found = results.resolve() / f"{date}-{place or machine.slug(machine.describe()['cpu'])}-{name}"
+    if found.exists():
+        sys.exit(f"{found} is there already: another --name?")
+    return found
+
+
+def described(kind):
+    """What every result says of itself."""
+    return {"schema": 1, "kind": kind, "started_at_unix_s": int(time.time()), "machine": machine.describe(),
+            "revision": machine.first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"])}
 
 
 def begun(kind, options):
-    """What every result says of itself."""
-    return {"schema": 1, "kind": kind, "started_at_unix_s": int(time.time()), "machine": machine.describe(),
-            "revision": machine.first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]),
-            "runs": options.runs, "duration_s": options.duration, "warmup_s": options.warmup, "seed": options.seed,
-            "broker_cpu": options.broker_cpu, "load_cpu": options.load_cpu}
+    """The same, and how it was measured."""
+    return described(kind) | {
+        "runs": options.runs, "duration_s": options.duration, "warmup_s": options.warmup, "seed": options.seed,
+        "broker_cpu": options.broker_cpu, "load_cpu": options.load_cpu}
 
 
 def command():

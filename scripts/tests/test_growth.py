@@ -1,25 +1,9 @@
 """What is made of the figures of a growth measurement, and of those of the practical limit."""
 
-import importlib.machinery
-import importlib.util
-import sys
 import unittest
 from html.parser import HTMLParser
-from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SCRIPTS))
-sys.dont_write_bytecode = True
-
-
-def script(name):
-    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(SCRIPTS / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    # A dataclass looks its own module up.
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
+from scripts import script
 
 growth, limit = script("perf-growth"), script("perf-limit")
 

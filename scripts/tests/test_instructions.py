@@ -1,17 +1,10 @@
 """The gate on instruction counts."""
 
-import importlib.machinery
-import importlib.util
-import sys
 import unittest
-from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SCRIPTS))
-loader = importlib.machinery.SourceFileLoader("instructions", str(SCRIPTS / "instructions"))
-sys.dont_write_bytecode = True
-instructions = importlib.util.module_from_spec(importlib.util.spec_from_loader("instructions", loader))
-loader.exec_module(instructions)
+from scripts import script
+
+instructions = script("instructions")
 
 
 class Gate(unittest.TestCase):

@@ -2,20 +2,13 @@
 
 import argparse
 import contextlib
-import importlib.machinery
-import importlib.util
 import io
-import sys
 import unittest
-from pathlib import Path
 from unittest import mock
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SCRIPTS))
-sys.dont_write_bytecode = True
-loader = importlib.machinery.SourceFileLoader("perf_peers", str(SCRIPTS / "perf-peers"))
-perf_peers = importlib.util.module_from_spec(importlib.util.spec_from_loader("perf_peers", loader))
-loader.exec_module(perf_peers)
+from scripts import script
+
+perf_peers = script("perf-peers")
 
 from perf import broker, load, peers, workloads  # noqa: E402
 

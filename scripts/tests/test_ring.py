@@ -1,17 +1,10 @@
 """What decides between our ring and rtrb."""
 
-import importlib.machinery
-import importlib.util
-import sys
 import unittest
-from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SCRIPTS))
-sys.dont_write_bytecode = True
-loader = importlib.machinery.SourceFileLoader("compare_ring", str(SCRIPTS / "compare-ring"))
-compare_ring = importlib.util.module_from_spec(importlib.util.spec_from_loader("compare_ring", loader))
-loader.exec_module(compare_ring)
+from scripts import script
+
+compare_ring = script("compare-ring")
 
 
 class Verdict(unittest.TestCase):

@@ -1,24 +1,8 @@
 """What is read from a histogram of turns, and what counts as too long or too much."""
 
-import importlib.machinery
-import importlib.util
-import sys
 import unittest
-from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SCRIPTS))
-sys.dont_write_bytecode = True
-
-
-def script(name):
-    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(SCRIPTS / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    # A dataclass looks its own module up.
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
+from scripts import script
 
 tail, idle = script("perf-tail"), script("perf-idle")
 

@@ -4,6 +4,7 @@
 
 use super::transport::Transport;
 use super::uring::{Operation, Token};
+use crate::chunks::Chunks;
 use crate::key::ConnectionKey;
 use crate::origin::Origin;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -158,16 +159,10 @@ impl Connection {
     }
 }
 
-/// Slots allocated at a time. A table that grows moves nothing: no pause, and no second copy that the
-/// allocator keeps.
-const CHUNK: usize = 64;
-
 /// All sockets of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    chunks: Vec<Box<[Connection; CHUNK]>>,
-    /// Slots that have been used.
-    used: usize,
+    slots: Chunks<Connection>,
     free: Vec<u32>,
     /// Slot of the connection that the core calls by this index.
     slots_by_key: Vec<u32>,
@@ -178,14 +173,8 @@ const NONE: u32 = u32::MAX;
 
 impl Connections {
     pub(super) fn insert(&mut self, socket: OwnedFd, key: ConnectionKey) -> u32 {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            if self.used == self.chunks.len() * CHUNK {
-                let chunk = std::array::from_fn(|_| Connection::default());
-                self.chunks.push(Box::new(chunk));
-            }
-            self.used += 1;
-            (self.used - 1) as u32
-        });
+        let free = self.free.pop();
+        let slot = free.unwrap_or_else(|| self.slots.push(Connection::default));
         let connection = self.get(slot);
         connection.socket = Some(socket);
         connection.key = Some(key);
@@ -212,30 +201,27 @@ impl Connections {
         Some(socket)
     }
 
+    /// The connection in `slot`.
+    ///
+    /// # Panics
+    /// If there is no such slot.
     #[inline]
     pub(super) fn get(&mut self, slot: u32) -> &mut Connection {
-        // Within a chunk by its type: one bound is checked, not two.
-        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
-    }
-
-    #[inline]
-    fn look_up(&self, slot: u32) -> Option<&Connection> {
-        let chunk = self.chunks.get(slot as usize / CHUNK)?;
-        Some(&chunk[slot as usize % CHUNK])
+        self.slots.get_mut(slot).expect("a slot of the table")
     }
 
     /// The slot of the connection that the core calls `key`.
     #[inline]
     pub(super) fn find(&self, key: ConnectionKey) -> Option<u32> {
         let slot = *self.slots_by_key.get(key.index as usize)?;
-        let connection = self.look_up(slot)?;
+        let connection = self.slots.get(slot)?;
         (connection.key == Some(key)).then_some(slot)
     }
 
     /// The slot that `token` was made for, if that connection is still there.
     #[inline]
     pub(super) fn find_token(&self, token: Token) -> Option<u32> {
-        let connection = self.look_up(token.index)?;
+        let connection = self.slots.get(token.index)?;
         (connection.socket.is_some()
             && connection.generation & Token::GENERATION_MASK == token.generation)
             .then_some(token.index)
@@ -249,13 +235,14 @@ impl Connections {
 
     /// The generation of `slot`, for a list that outlives connections.
     pub(super) fn generation(&self, slot: u32) -> u32 {
-        self.look_up(slot)
+        self.slots
+            .get(slot)
             .map_or(0, |connection| connection.generation)
     }
 
     /// Slots in use.
     pub(super) fn count(&self) -> usize {
-        self.used - self.free.len()
+        self.slots.len() - self.free.len()
     }
 }
 

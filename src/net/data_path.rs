@@ -363,24 +363,22 @@ impl<C: Core> DataPath<C> {
             self.unconnected.room.give_back(adopted.charged as usize);
             return;
         };
-        {
-            let connection = self.connections.get(slot);
-            connection.charged = adopted.charged;
-            self.unconnected.held += adopted.charged as usize;
-            connection.held = adopted.bytes;
-            connection.transport = adopted.transport;
-            connection.state.set(State::PAUSED);
-            if let Some(key) = connection.key {
-                if let Some(transport) = &connection.transport {
-                    if transport.has_answers() {
-                        self.dirty.push(key);
-                    }
-                    if transport.has_ended() {
-                        connection.state.set(State::OVER);
-                    }
+        let connection = self.connections.get(slot);
+        connection.charged = adopted.charged;
+        self.unconnected.held += adopted.charged as usize;
+        connection.held = adopted.bytes;
+        connection.transport = adopted.transport;
+        connection.state.set(State::PAUSED);
+        if let Some(key) = connection.key {
+            if let Some(transport) = &connection.transport {
+                if transport.has_answers() {
+                    self.dirty.push(key);
                 }
-                self.resume(key);
+                if transport.has_ended() {
+                    connection.state.set(State::OVER);
+                }
             }
+            self.resume(key);
         }
     }
 

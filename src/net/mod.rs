@@ -29,6 +29,7 @@ mod connection;
 mod core;
 mod data_path;
 mod listener;
+mod peers;
 pub mod tls;
 pub mod transport;
 mod unconnected;
@@ -43,6 +44,7 @@ pub use listener::{
     HANDSHAKE_TIMEOUT, IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions,
     Listening, PENDING_MAX, ShardListener, by_shard, listen, open,
 };
+pub use peers::{Peer, Peers};
 pub use unconnected::Room;
 pub use uring::{RingHandle, probe};
 pub use waker::Waker;

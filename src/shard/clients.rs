@@ -14,6 +14,7 @@ use super::effects::Effects;
 use super::pool::MessagePool;
 use super::slab::Slab;
 use super::store::Store;
+use super::subscribe::ReplayRequest;
 use crate::auth::{Credential, Standing};
 use crate::codec::{self, PublishHeader};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
@@ -612,7 +613,7 @@ impl Clients {
         &mut self,
         key: ConnectionKey,
         found: &Arc<Message>,
-        items: &super::connection::ReplayItems,
+        request: ReplayRequest,
         now: Instant,
         effects: &mut Effects,
     ) -> bool {
@@ -633,8 +634,8 @@ impl Clients {
             self.counters.dropped_expired += 1;
             return true;
         }
-        let qos = message.qos.max(self.qos_min).min(items.qos);
-        let identifiers: &[NonZeroU32] = items.subscription_identifier.as_slice();
+        let qos = message.qos.max(self.qos_min).min(request.qos);
+        let identifiers: &[NonZeroU32] = request.subscription_identifier.as_slice();
         if qos > QoS::AtMostOnce && member.session.stored.is_some() {
             // By way of the queue, which knows what may be sent when.
             let used = usize::from(member.session.inflight.len()) + member.session.queue.len();

@@ -3,19 +3,19 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::Origin;
-use crate::router::{FilterKey, RetainedWalk};
+use crate::router::RetainedWalk;
 use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
 use super::command::Verdict;
 use super::store::Held;
+use super::subscribe::ReplayRequest;
 
 /// Why a connection is not read. It is read again when nothing of this is left.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -69,18 +69,14 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct ReplayItems {
     pub(super) messages: VecDeque<Arc<Message>>,
-    pub(super) filter: FilterKey,
-    pub(super) qos: QoS,
-    pub(super) subscription_identifier: Option<NonZeroU32>,
+    pub(super) request: ReplayRequest,
 }
 
 /// A new subscription whose retained messages are still being looked up.
 #[derive(Debug)]
 pub(super) struct ReplayWalk {
     pub(super) walk: RetainedWalk,
-    pub(super) filter: FilterKey,
-    pub(super) qos: QoS,
-    pub(super) subscription_identifier: Option<NonZeroU32>,
+    pub(super) request: ReplayRequest,
 }
 
 /// Retained messages on their way: looked up some at a time, then sent as fast as the Client reads, so that

@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use super::effects::Effects;
 use super::timers::Slot;
@@ -55,7 +54,7 @@ impl Shard {
         }
         effects.notices.push(Notice::Tree(text.into()));
         self.dump = Some(cursor);
-        self.timers.arm(Slot::Dump, now + Duration::from_nanos(1));
+        self.arm_next_turn(Slot::Dump, now);
     }
 
     /// Tells what is at `cursor`, and what comes after it.

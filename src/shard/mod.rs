@@ -621,6 +621,11 @@ impl Shard {
         }
     }
 
+    /// The next turn goes on with it; nobody wakes the shard for that.
+    fn arm_next_turn(&mut self, slot: Slot, now: Instant) {
+        self.timers.arm(slot, now + Duration::from_nanos(1));
+    }
+
     /// Ends a connection that has been silent for too long; whether it was.
     fn handle_silence(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) -> bool {
         let Some(connection) = self.clients.connections.get_mut(key) else {

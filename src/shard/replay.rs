@@ -72,9 +72,7 @@ impl Shard {
         for request in requests {
             replay.walks.push_back(ReplayWalk {
                 walk: self.router.begin_retained_walk(),
-                filter: request.filter,
-                qos: request.qos,
-                subscription_identifier: request.subscription_identifier,
+                request,
             });
         }
     }
@@ -109,7 +107,7 @@ impl Shard {
             if self.is_current(&message, replay.store_changes)
                 && !self
                     .clients
-                    .send_retained(key, &message, items, now, effects)
+                    .send_retained(key, &message, items.request, now, effects)
             {
                 items.messages.push_front(message);
                 is_blocked = true;
@@ -129,7 +127,7 @@ impl Shard {
         if !replay.walks.is_empty() || !is_blocked {
             replay.is_waiting = true;
             self.replaying.push_back(key);
-            self.arm_replays(now);
+            self.arm_next_turn(Slot::Replays, now);
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.replay = Some(replay);
@@ -150,14 +148,8 @@ impl Shard {
             }
         }
         if !self.replaying.is_empty() {
-            self.arm_replays(now);
+            self.arm_next_turn(Slot::Replays, now);
         }
-    }
-
-    /// The next turn goes on; nobody wakes the shard for it.
-    fn arm_replays(&mut self, now: Instant) {
-        self.timers
-            .arm(Slot::Replays, now + Duration::from_nanos(1));
     }
 
     /// Finds more messages; how many nodes were visited for it.
@@ -170,12 +162,12 @@ impl Shard {
     ) -> usize {
         let mut visits = 0;
         while visits < visits_max
-            && let Some(of) = replay.walks.front_mut()
+            && let Some(ReplayWalk { walk, request }) = replay.walks.front_mut()
         {
-            let text = self.router.filter_arc(of.filter);
+            let text = self.router.filter_arc(request.filter);
             let mut messages = VecDeque::new();
             visits += self.router.continue_retained_walk(
-                &mut of.walk,
+                walk,
                 &TopicFilter::from_validated(&text),
                 visits_max - visits,
                 now,
@@ -190,12 +182,10 @@ impl Shard {
             if !messages.is_empty() {
                 replay.items.push_back(ReplayItems {
                     messages,
-                    filter: of.filter,
-                    qos: of.qos,
-                    subscription_identifier: of.subscription_identifier,
+                    request: *request,
                 });
             }
-            if of.walk.is_over() {
+            if walk.is_over() {
                 replay.walks.pop_front();
             }
         }
@@ -226,11 +216,13 @@ impl Shard {
         let Some(mut replay) = replay else { return };
         // All at once: the connection that the rest would wait for is gone. Only a Client that leaves within
         // the first turns after its SUBACK comes here.
-        replay.walks.retain(|walk| walk.qos > QoS::AtMostOnce);
+        replay
+            .walks
+            .retain(|walk| walk.request.qos > QoS::AtMostOnce);
         self.look_up(session, &mut replay, usize::MAX, now);
-        for items in replay.items {
-            for message in items.messages {
-                let qos = message.qos().max(self.clients.qos_min).min(items.qos);
+        for ReplayItems { messages, request } in replay.items {
+            for message in messages {
+                let qos = message.qos().max(self.clients.qos_min).min(request.qos);
                 if qos == QoS::AtMostOnce || !self.is_current(&message, replay.store_changes) {
                     continue;
                 }
@@ -239,7 +231,7 @@ impl Shard {
                     qos,
                     retain: true,
                     share: None,
-                    subscription_identifiers: items.subscription_identifier.into_iter().collect(),
+                    subscription_identifiers: request.subscription_identifier.into_iter().collect(),
                     place: Place::default(),
                 };
                 self.clients.enqueue(session, delivery, now);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::chunks::Chunks;
 use crate::key::{ConnectionKey, SessionKey};
 
 /// A key made of a slot and the number of times that slot had been freed.
@@ -41,16 +42,10 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// Slots allocated at a time. A table that grows moves nothing: no pause, and no second copy that
-/// the allocator keeps.
-const CHUNK: usize = 64;
-
 /// Values in slots that are used again.
 #[derive(Debug)]
 pub(super) struct Slab<K, T> {
-    chunks: Vec<Box<[Slot<T>; CHUNK]>>,
-    /// Slots that have been used.
-    used: usize,
+    slots: Chunks<Slot<T>>,
     free: Vec<u32>,
     _key: std::marker::PhantomData<K>,
 }
@@ -58,53 +53,40 @@ pub(super) struct Slab<K, T> {
 impl<K: Key, T> Slab<K, T> {
     pub(super) fn new() -> Self {
         Self {
-            chunks: Vec::new(),
-            used: 0,
+            slots: Chunks::default(),
             free: Vec::new(),
             _key: std::marker::PhantomData,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.used - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     /// Slots that have ever been used.
     pub(super) fn slots(&self) -> usize {
-        self.used
-    }
-
-    fn slot(&self, index: u32) -> Option<&Slot<T>> {
-        let chunk = self.chunks.get(index as usize / CHUNK)?;
-        // Within a chunk by its type: one bound is checked, not two.
-        Some(&chunk[index as usize % CHUNK])
-    }
-
-    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
-        Some(&mut chunk[index as usize % CHUNK])
+        self.slots.len()
     }
 
     /// Stores what `make` builds from its own key.
     pub(super) fn insert_with(&mut self, make: impl FnOnce(K) -> T) -> K {
         let index = self.free.pop().unwrap_or_else(|| {
-            if self.used == self.chunks.len() * CHUNK {
-                self.chunks.push(Box::new(std::array::from_fn(|_| Slot {
-                    generation: 0,
-                    value: None,
-                })));
-            }
-            self.used += 1;
-            u32::try_from(self.used - 1).expect("fewer than 2^32 slots")
+            self.slots.push(|| Slot {
+                generation: 0,
+                value: None,
+            })
         });
-        let slot = self.slot_mut(index).expect("a slot that was just found");
+        let slot = self
+            .slots
+            .get_mut(index)
+            .expect("a slot that was just found");
         let key = K::new(index, slot.generation);
         slot.value = Some(make(key));
         key
     }
 
     pub(super) fn get(&self, key: K) -> Option<&T> {
-        let slot = self.slot(key.index())?;
+        let slot = self.slots.get(key.index())?;
         if slot.generation == key.generation() {
             slot.value.as_ref()
         } else {
@@ -113,7 +95,7 @@ impl<K: Key, T> Slab<K, T> {
     }
 
     pub(super) fn get_mut(&mut self, key: K) -> Option<&mut T> {
-        let slot = self.slot_mut(key.index())?;
+        let slot = self.slots.get_mut(key.index())?;
         if slot.generation == key.generation() {
             slot.value.as_mut()
         } else {
@@ -122,7 +104,7 @@ impl<K: Key, T> Slab<K, T> {
     }
 
     pub(super) fn remove(&mut self, key: K) -> Option<T> {
-        let slot = self.slot_mut(key.index())?;
+        let slot = self.slots.get_mut(key.index())?;
         if slot.generation != key.generation() {
             return None;
         }
@@ -134,13 +116,13 @@ impl<K: Key, T> Slab<K, T> {
 
     /// The key of what is in slot `index` now.
     pub(super) fn key_at(&self, index: u32) -> Option<K> {
-        let slot = self.slot(index)?;
+        let slot = self.slots.get(index)?;
         slot.value.as_ref().map(|_| K::new(index, slot.generation))
     }
 
     /// Keys of everything stored, in slot order.
     pub(super) fn keys(&self) -> impl Iterator<Item = K> {
-        (0..self.used as u32).filter_map(|index| self.key_at(index))
+        (0..self.slots.len() as u32).filter_map(|index| self.key_at(index))
     }
 }
 

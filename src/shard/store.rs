@@ -836,7 +836,7 @@ impl Shard {
         self.clients.store.is_some()
     }
 
-    /// Whether a message needs a disk that takes nothing.
+    /// Whether a message needs a disk that takes nothing. Asked only while there is such a disk.
     pub(super) fn needs_stalled_disk(
         &mut self,
         session: SessionKey,
@@ -847,10 +847,6 @@ impl Shard {
             return false;
         };
         let stalled = store.stalled;
-        let any_peer = self.peers.iter().any(|peer| peer.stalled);
-        if !stalled && !any_peer {
-            return false;
-        }
         let member = self.clients.members.get(session);
         // A QoS 2 message that was taken before must not be refused now: its identifier stays in use.
         if publish.qos == QoS::ExactlyOnce

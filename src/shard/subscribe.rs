@@ -50,7 +50,7 @@ pub(super) struct Answer {
 }
 
 /// Retained messages a subscription asked for.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct ReplayRequest {
     pub(super) filter: FilterKey,
     pub(super) qos: QoS,
@@ -306,8 +306,8 @@ impl Shard {
             if let Some(connection) = self.clients.connections.get_mut(key)
                 && let Some(replay) = &mut connection.replay
             {
-                replay.items.retain(|item| item.filter != filter);
-                replay.walks.retain(|walk| walk.filter != filter);
+                replay.items.retain(|item| item.request.filter != filter);
+                replay.walks.retain(|walk| walk.request.filter != filter);
             }
             if let Some(name) = stored
                 && let Some(store) = &mut self.clients.store

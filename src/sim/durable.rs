@@ -586,6 +586,15 @@ impl Scene<'_> {
         }
     }
 
+    /// Bytes that a Client reads at a time: mostly all there are.
+    fn read_size(&mut self) -> usize {
+        if self.random.chance(70) {
+            usize::MAX
+        } else {
+            5
+        }
+    }
+
     fn step(&mut self, world: &mut World) -> Result<(), Violation> {
         let shard = self.random.below(world.shard_count());
         match self.random.below(100) {
@@ -594,12 +603,8 @@ impl Scene<'_> {
             45..55 => world.turn_disk(shard),
             55..65 => {
                 let index = self.random.below(self.group.len());
+                let count = self.read_size();
                 let member = &mut self.group[index];
-                let count = if self.random.chance(70) {
-                    usize::MAX
-                } else {
-                    5
-                };
                 member.read(world, count)?;
                 member.act(world, &mut self.random, true);
             }
@@ -607,12 +612,8 @@ impl Scene<'_> {
                 let may_publish = self.clients.iter().all(|client| client.is_subscribed)
                     && self.group[0].is_subscribed();
                 let index = self.random.below(self.clients.len());
+                let count = self.read_size();
                 let client = &mut self.clients[index];
-                let count = if self.random.chance(70) {
-                    usize::MAX
-                } else {
-                    5
-                };
                 client.read(world, count)?;
                 client.act(world, &mut self.random, may_publish);
             }

@@ -68,19 +68,25 @@ impl Raw {
 
 /// A packet of any kind.
 pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
-    assert!(body.len() < 16_384, "two bytes of length are enough here");
     let mut bytes = vec![first_byte];
-    if body.len() < 128 {
-        bytes.push(body.len() as u8);
-    } else {
-        bytes.extend([(body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8]);
+    let mut rest = body.len();
+    loop {
+        let (more, digit) = (rest / 128, (rest % 128) as u8);
+        bytes.push(digit | if more > 0 { 0x80 } else { 0 });
+        rest = more;
+        if rest == 0 {
+            break;
+        }
     }
     bytes.extend(body);
     bytes
 }
 
-fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+/// A string, or binary data, of fewer than 65,536 bytes.
+pub fn string(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
+    let size = u16::try_from(text.len()).expect("it has a size of two bytes");
+    [&size.to_be_bytes(), text].concat()
 }
 
 /// CONNECT with Clean Start and no Keep Alive.
