@@ -120,6 +120,8 @@ struct Shared {
     dropped: AtomicU64,
     /// Could not be written to one of the destinations.
     lost: AtomicU64,
+    /// How often the files were to be opened again. Whoever writes a line after that finds it counted.
+    reopens: AtomicU64,
     written: [AtomicU64; Kind::ALL.len()],
 }
 
@@ -231,6 +233,7 @@ impl Log {
 
     /// Closes the files, so that the next line goes to what their paths then name.
     pub fn reopen(&self) {
+        self.shared.reopens.fetch_add(1, Ordering::Release);
         self.tell(Control::Reopen);
     }
 

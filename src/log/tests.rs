@@ -243,6 +243,33 @@ fn reopening_follows_a_rotation_at_once() {
 }
 
 #[test]
+fn a_line_that_is_written_after_reopening_is_never_in_the_file_that_was_rotated_away() {
+    let folder = Folder::new("rotate-again");
+    let log = Log::start(into_file(&folder.file())).unwrap();
+    let mut rotated = Vec::new();
+    for number in 0..300 {
+        log.write(Kind::Error, "before");
+        log.flush(PATIENCE);
+        rotated.push(folder.0.join(format!("a.log.{number}")));
+        fs::rename(folder.file(), &rotated[number]).unwrap();
+        // So many that the writer is at work, and then all without a wait.
+        for _ in 0..number % 10 {
+            log.write(Kind::Error, "meanwhile");
+        }
+        log.reopen();
+        log.write(Kind::Error, &format!("after {number}."));
+    }
+    log.stop(PATIENCE);
+    rotated.push(folder.file());
+    for (number, files) in rotated.windows(2).enumerate() {
+        let after = format!("after {number}.\n");
+        let [before, now] = [&files[0], &files[1]].map(|it| fs::read_to_string(it).unwrap());
+        assert!(!before.contains(&after), "{number}: {before}");
+        assert!(now.contains(&after), "{number}: {now}");
+    }
+}
+
+#[test]
 fn what_is_said_by_tracing_is_in_the_log() {
     use tracing_subscriber::layer::SubscriberExt;
     let folder = Folder::new("tracing");

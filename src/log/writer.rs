@@ -49,6 +49,8 @@ pub(super) struct Writer {
     options: Options,
     sinks: Sinks,
     publish: Option<Publish>,
+    /// Of [`Shared::reopens`], those that were done.
+    reopened: u64,
     /// Missing lines that have been written about.
     missing_told: u64,
     missing_told_at: Option<Instant>,
@@ -90,6 +92,7 @@ impl Writer {
             options,
             sinks,
             publish: None,
+            reopened: 0,
             missing_told: 0,
             missing_told_at: None,
         }
@@ -138,11 +141,7 @@ impl Writer {
                 self.sinks.configure(&options);
                 self.options = *options;
             }
-            Control::Reopen => {
-                for file in &mut self.sinks.files {
-                    file.reopen();
-                }
-            }
+            Control::Reopen => self.reopen(),
             Control::Shards(shards) => self.shards = *shards,
             Control::Publish(publish) => self.publish = Some(publish),
             Control::Flush(done) => {
@@ -189,7 +188,22 @@ impl Writer {
         self.flush();
     }
 
+    /// What was taken before goes to the files as they are, what comes after to what their paths name.
+    fn reopen(&mut self) {
+        let reopens = self.shared.reopens.load(Ordering::Acquire);
+        if reopens == self.reopened {
+            return;
+        }
+        self.reopened = reopens;
+        self.flush();
+        for file in &mut self.sinks.files {
+            file.reopen();
+        }
+    }
+
     fn write_line(&mut self, line: &Line) {
+        // Lines and what is told beside them come by different ways, and this one may have overtaken.
+        self.reopen();
         self.put(line.kind, line.at, &line.text);
     }
 
