@@ -257,7 +257,7 @@ fn a_line_that_is_written_after_reopening_is_never_in_the_file_that_was_rotated_
             log.write(Kind::Error, "meanwhile");
         }
         log.reopen();
-        log.write(Kind::Error, &format!("after {number}."));
+        log.write(Kind::Error, format!("after {number}."));
     }
     log.stop(PATIENCE);
     rotated.push(folder.file());
