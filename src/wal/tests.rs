@@ -712,6 +712,35 @@ fn what_is_handed_on_when_a_member_unsubscribes_comes_once_whichever_disk_was_la
 }
 
 #[test]
+fn what_was_handed_on_when_the_broker_was_killed_comes_once_though_its_new_owner_forgot_where_it_was_from()
+ {
+    for ends in [true, false] {
+        let folder = Folder::new();
+        let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
+        if ends {
+            broker.connect_unanswered(&leaving, 2);
+        } else {
+            let wire = broker.connect_unanswered(&leaving, 0);
+            let mut body = vec![0, 1];
+            put_text(&mut body, GROUP);
+            broker.send(wire, &packet(0xa2, &body));
+        }
+        // The second shard has it, and the first one never knew.
+        write_all(&mut broker, &[1]);
+        broker.kill(&folder);
+        let mut broker = Broker::open(&folder, 2);
+        let named = of_second_shard(&folder);
+        broker.shards[1].begin_snapshot();
+        broker.work(&[0, 1], |broker| {
+            broker.exchange();
+            named.iter().all(|path| !path.exists())
+        });
+        broker.kill(&folder);
+        check_handed_on(&folder, &leaving, &staying, &[]);
+    }
+}
+
+#[test]
 fn a_session_that_has_handed_on_everything_is_gone_and_snapshots_keep_it_until_then() {
     let folder = Folder::new();
     let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
