@@ -50,6 +50,18 @@ impl Settings {
             .collect()
     }
 
+    /// Whether whoever is in by `other` would be in by these, as the same Client with the same rights.
+    #[must_use]
+    pub fn admits_as(&self, other: &Self) -> bool {
+        self.policy.check_retain_source == other.policy.check_retain_source
+            && self.listeners.len() == other.listeners.len()
+            && self
+                .listeners
+                .iter()
+                .zip(&other.listeners)
+                .all(|(one, other)| one.admits_as(other))
+    }
+
     /// The policy of `listener`.
     #[must_use]
     pub fn listener(&self, listener: ListenerId) -> Option<&ListenerPolicy> {
@@ -189,6 +201,20 @@ impl Default for ListenerPolicy {
 }
 
 impl ListenerPolicy {
+    fn admits_as(&self, other: &Self) -> bool {
+        let has_same_security = match (&self.security, &other.security) {
+            (None, None) => true,
+            // Files that say the same are the same object.
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        has_same_security
+            && self.allow_anonymous == other.allow_anonymous
+            && self.mount_point == other.mount_point
+            && self.use_identity_as_username == other.use_identity_as_username
+            && self.use_subject_as_username == other.use_subject_as_username
+    }
+
     /// Whether Clients are named by their certificates, and not by what they say.
     #[must_use]
     pub const fn takes_username_from_certificate(&self) -> bool {

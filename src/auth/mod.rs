@@ -56,7 +56,7 @@ pub struct Subject<'a> {
 }
 
 /// What the files of one listener, or of all of them, say.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub struct Security {
     /// `password_file`.
     pub passwords: Option<PasswordFile>,

@@ -22,6 +22,15 @@ pub struct PasswordFile {
     warnings: Vec<Warning>,
 }
 
+impl PartialEq for PasswordFile {
+    /// Whether both let the same users in with the same passwords.
+    fn eq(&self, other: &Self) -> bool {
+        self.users == other.users
+    }
+}
+
+impl Eq for PasswordFile {}
+
 impl PasswordFile {
     /// Parses the text of `file`. As in Mosquitto 2.1, lines that begin with `#` and lines without a
     /// colon mean nothing, and everything else has to be right.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::pace::PART_MAX;
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
 use crate::metrics::{Snapshot, Talkers};
@@ -11,6 +12,7 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// One shard as the data path and the runtime drive it.
 ///
@@ -18,6 +20,12 @@ use std::net::SocketAddr;
 pub trait Core {
     /// What one shard sends to another.
     type Envelope: Send + 'static;
+
+    /// What a turn does at most of what has arrived, of what other shards sent, and of what was paused, each:
+    /// the rest waits for the next turn.
+    fn turn_part_max(&self) -> Duration {
+        PART_MAX
+    }
 
     /// The shard begins on its thread, before anything else. By `waker` any thread ends its waits.
     ///

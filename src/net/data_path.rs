@@ -9,6 +9,7 @@ use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
+use super::pace::{EVENT_WEIGHT, Pace, SLICE_SIZE};
 use super::transport::{Transport, Wrapping};
 use super::unconnected::{Room, Unconnected};
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
@@ -75,7 +76,12 @@ pub struct DataPath<C: Core> {
     pub(super) now: Instant,
     pub(super) listeners: Vec<Listener>,
     accept_logged_at: Option<Instant>,
+    /// What the kernel has completed and the shard has not handled, from `handled` on.
     completions: Vec<cqueue::Entry>,
+    handled: usize,
+    /// Bytes of the first of them that the core has seen.
+    fed: usize,
+    pace: Pace,
     sends: Vec<Send>,
     /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`, and they may
     /// not move until then, though the list grows.
@@ -121,6 +127,9 @@ impl<C: Core> DataPath<C> {
             listeners: Vec::new(),
             accept_logged_at: None,
             completions: Vec::new(),
+            handled: 0,
+            fed: 0,
+            pace: Pace::new(),
             sends: Vec::new(),
             connecting: Vec::new(),
             dirty: Vec::new(),
@@ -211,6 +220,7 @@ impl<C: Core> DataPath<C> {
         !(self.dirty.is_empty()
             && self.writable.is_empty()
             && self.resumed.is_empty()
+            && self.completions.is_empty()
             && self.handshakes.deferred.is_empty())
             || self.core.has_work()
     }
@@ -262,21 +272,51 @@ impl<C: Core> DataPath<C> {
         self.uring.enter(u32::from(wait.is_some()), wait);
     }
 
-    /// Carries out what the kernel has completed, and returns how much that was.
+    /// A turn begins, or another part of it: what follows may take so long.
+    pub fn begin_part(&mut self) {
+        self.pace.begin(self.core.turn_part_max());
+    }
+
+    /// Whether this part of the turn is to end, after one more envelope or the like.
+    #[inline]
+    pub fn is_part_over(&mut self) -> bool {
+        self.pace.is_over(EVENT_WEIGHT)
+    }
+
+    /// Whether something has arrived that no turn had time for.
+    pub fn is_behind(&self) -> bool {
+        !self.completions.is_empty()
+    }
+
+    /// Carries out what the kernel has completed, for as long as this part of the turn may take. Returns
+    /// how much is new.
     pub fn handle_completions(&mut self, now: Instant) -> usize {
         self.now = now;
         let mut completions = std::mem::take(&mut self.completions);
+        let before = completions.len();
         self.uring.reap(&mut completions);
+        let count = completions.len() - before;
         if !self.sends.is_empty() {
-            self.finish_sends(&completions);
+            self.finish_sends(&completions[before..]);
         }
-        for completion in &completions {
-            self.handle_completion(completion);
+        while let Some(completion) = completions.get(self.handled) {
+            if !self.handle_completion(completion) {
+                break;
+            }
+            self.handled += 1;
+            if self.pace.is_over(EVENT_WEIGHT) {
+                break;
+            }
         }
         self.uring.buffers_mut().publish();
         self.connecting.clear();
-        let count = completions.len();
-        completions.clear();
+        if self.handled == completions.len() {
+            completions.clear();
+            self.handled = 0;
+        } else if self.handled > completions.len() / 2 {
+            completions.drain(..self.handled);
+            self.handled = 0;
+        }
         self.completions = completions;
         count
     }
@@ -285,12 +325,17 @@ impl<C: Core> DataPath<C> {
     pub fn handle_resumed(&mut self) {
         // What this resumes waits for the next turn: one pass, so that it ends.
         let mut resumed = std::mem::take(&mut self.resumed);
-        for key in resumed.drain(..) {
+        let mut count = 0;
+        for &key in &resumed {
             self.resume(key);
+            count += 1;
+            if self.pace.is_over(SLICE_SIZE) {
+                break;
+            }
         }
-        if self.resumed.is_empty() {
-            self.resumed = resumed;
-        }
+        resumed.drain(..count);
+        resumed.append(&mut self.resumed);
+        self.resumed = resumed;
     }
 
     /// Does what is due at `now`.
@@ -399,10 +444,11 @@ impl<C: Core> DataPath<C> {
 
     // --- completions ---
 
-    fn handle_completion(&mut self, completion: &cqueue::Entry) {
+    /// Tells whether it has been handled to its end: a receive may be more than a turn has time for.
+    fn handle_completion(&mut self, completion: &cqueue::Entry) -> bool {
         let token = Token::decode(completion.user_data());
         match token.operation {
-            Operation::Receive => self.handle_received(token, completion),
+            Operation::Receive => return self.handle_received(token, completion),
             Operation::Writable => {
                 if let Some(slot) = self.connections.find_token(token) {
                     let state = &mut self.connections.get(slot).state;
@@ -430,6 +476,7 @@ impl<C: Core> DataPath<C> {
             }
             Operation::Send | Operation::Ignored => {}
         }
+        true
     }
 
     fn accept(&mut self, index: u32) {
@@ -550,18 +597,22 @@ impl<C: Core> DataPath<C> {
     }
 
     // HOT: per receive.
-    fn handle_received(&mut self, token: Token, completion: &cqueue::Entry) {
+    fn handle_received(&mut self, token: Token, completion: &cqueue::Entry) -> bool {
         let (result, flags) = (completion.result(), completion.flags());
         let buffer = cqueue::buffer_select(flags);
         if let Some(slot) = self.connections.find_token(token) {
             let state = &mut self.connections.get(slot).state;
-            if !cqueue::more(flags) {
+            // What a receive that was begun in the meantime is about is not said by this one.
+            if self.fed == 0 && !cqueue::more(flags) {
                 state.clear(State::RECEIVING.or(State::CANCELLED));
             }
             match (buffer, -result) {
                 (Some(buffer), ..0) => {
-                    self.feed(slot, buffer, result as usize);
+                    let is_done = self.feed(slot, buffer, result as usize);
                     self.carry_out_effects();
+                    if !is_done {
+                        return false;
+                    }
                 }
                 (_, 0) => state.set(State::ENDED),
                 // Nothing is wrong with the socket: armed again below if it is still to be read.
@@ -574,25 +625,37 @@ impl<C: Core> DataPath<C> {
                 self.settle(slot);
             }
         }
+        self.fed = 0;
         if let Some(buffer) = buffer {
             self.uring.buffers_mut().put(buffer, result.max(0) as usize);
         }
+        true
     }
 
-    /// Gives the core what is in `buffer`, from where it is unless a packet before it was cut off.
-    /// The caller carries out the effects.
-    fn feed(&mut self, slot: u32, buffer: u16, size: usize) {
+    /// Gives the core what is in `buffer`, from where it is unless a packet before it was cut off, and
+    /// tells whether that was all: it goes on in the next turn otherwise. The caller carries out the effects.
+    fn feed(&mut self, slot: u32, buffer: u16, size: usize) -> bool {
         let connection = self.connections.get(slot);
         if connection.key.is_none() {
-            return; // Closing: discarded.
+            return true; // Closing: discarded.
         }
         if connection.transport.is_some() {
             self.feed_wrapped(slot, buffer, size);
-            return;
+            return true;
         }
         let bytes = self.uring.buffers().bytes(buffer, size);
         let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
-        consume(core, pool, effects, self.now, connection, bytes);
+        loop {
+            let bytes = &bytes[self.fed..];
+            let taken = consume(core, pool, effects, self.now, connection, bytes, SLICE_SIZE);
+            if taken == bytes.len() {
+                return true;
+            }
+            self.fed += taken;
+            if self.pace.is_over(taken) {
+                return false;
+            }
+        }
     }
 
     /// Feeds what is held of a connection that was paused, and reads on.
@@ -1071,7 +1134,8 @@ fn connecting_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Gives the core `bytes`, from where they are unless a packet before them was cut off.
+/// Gives the core the next `slice` of `bytes`, or a packet that is larger, from where they are unless a packet
+/// before them was cut off. Returns how many were taken: less than all only if there is a next slice.
 #[inline]
 pub(super) fn consume<C: Core>(
     core: &mut C,
@@ -1079,12 +1143,16 @@ pub(super) fn consume<C: Core>(
     effects: &mut Effects,
     now: Instant,
     connection: &mut Connection,
-    mut bytes: &[u8],
-) {
-    let Some(key) = connection.key else { return };
+    all: &[u8],
+    slice: usize,
+) -> usize {
+    let mut bytes = all;
+    let Some(key) = connection.key else {
+        return all.len();
+    };
     if connection.state.has(State::PAUSED) {
         connection.held.extend_from_slice(bytes);
-        return;
+        return all.len();
     }
     if !connection.held.is_empty() {
         // Copy no more than completes the packet; what follows it is read in place again.
@@ -1108,9 +1176,7 @@ pub(super) fn consume<C: Core>(
             connection.state.set(State::SETTLED);
             connection.held.drain(..consumed);
         }
-        let stopped =
-            !effects.closes.is_empty() || !effects.hand_overs.is_empty() || core.is_paused(key);
-        if stopped || !connection.held.is_empty() {
+        if is_stopped(core, effects, key) || !connection.held.is_empty() {
             connection.held.extend_from_slice(bytes);
             bytes = &[];
         } else {
@@ -1118,7 +1184,16 @@ pub(super) fn consume<C: Core>(
         }
     }
     if !bytes.is_empty() {
-        let consumed = core.handle_bytes(key, bytes, now, effects);
+        let start = bytes.get(..slice).unwrap_or(bytes);
+        let mut consumed = core.handle_bytes(key, start, now, effects);
+        if start.len() < bytes.len() && !is_stopped(core, effects, key) {
+            if consumed > 0 {
+                connection.state.set(State::SETTLED);
+                return all.len() - bytes.len() + consumed;
+            }
+            // A packet that is larger than a slice.
+            consumed = core.handle_bytes(key, bytes, now, effects);
+        }
         if consumed > 0 {
             connection.state.set(State::SETTLED);
         }
@@ -1136,4 +1211,13 @@ pub(super) fn consume<C: Core>(
     if core.is_paused(key) {
         connection.state.set(State::PAUSED);
     }
+    all.len()
+}
+
+/// Whether the core wants no more of a connection for now, or at all. What happens to another one beside it,
+/// which may be closed because of this one, does not count.
+fn is_stopped<C: Core>(core: &C, effects: &Effects, key: ConnectionKey) -> bool {
+    core.is_paused(key)
+        || effects.closes.contains(&key)
+        || effects.hand_overs.iter().any(|it| it.connection == key)
 }

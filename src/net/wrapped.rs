@@ -269,7 +269,15 @@ impl<C: Core> DataPath<C> {
             }
             if !plain.is_empty() {
                 let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
-                consume(core, pool, effects, self.now, connection, &plain);
+                consume(
+                    core,
+                    pool,
+                    effects,
+                    self.now,
+                    connection,
+                    &plain,
+                    usize::MAX,
+                );
             }
         }
         plain.clear();

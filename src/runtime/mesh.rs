@@ -42,6 +42,8 @@ pub(super) struct Mesh<E> {
     /// One for each shard; `None` for this one.
     outlets: Vec<Option<Outlet<E>>>,
     inlets: Vec<Option<Consumer<Item<E>>>>,
+    /// The inlet to begin with, another one each turn.
+    first: usize,
 }
 
 impl<E: Send> Mesh<E> {
@@ -62,6 +64,7 @@ impl<E: Send> Mesh<E> {
                 peers: peers.clone(),
                 outlets: Vec::with_capacity(count),
                 inlets: Vec::with_capacity(count),
+                first: 0,
             })
             .collect();
         for from in 0..count {
@@ -116,20 +119,25 @@ impl<E: Send> Mesh<E> {
         self.peers[self.shard.index()].sleep.retract();
     }
 
-    /// Takes what peers have sent, all that is there at that moment. Returns how much that was.
-    pub(super) fn receive<C: Core<Envelope = E>>(&mut self, path: &mut DataPath<C>) -> usize {
-        let mut count = 0;
-        for (index, ring) in self.inlets.iter_mut().enumerate() {
-            let Some(ring) = ring else { continue };
+    /// Takes what peers have sent, as much as this part of the turn has time for.
+    pub(super) fn receive<C: Core<Envelope = E>>(&mut self, path: &mut DataPath<C>) {
+        let count = self.inlets.len();
+        self.first = (self.first + 1) % count;
+        for index in (self.first..count).chain(0..self.first) {
+            let Some(ring) = &mut self.inlets[index] else {
+                continue;
+            };
             for item in ring.drain() {
                 match item {
                     Item::Core(envelope) => path.handle_envelope(ShardId(index as u16), envelope),
                     Item::Adopt(adopted) => path.adopt(*adopted),
                 }
-                count += 1;
+                if path.is_part_over() {
+                    // What is left keeps this shard from sleeping.
+                    return;
+                }
             }
         }
-        count
     }
 
     /// Sends what the core and the data path have for peers, as far as the rings have room, and

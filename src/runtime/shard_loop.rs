@@ -82,16 +82,18 @@ impl<C: Core> ShardLoop<C> {
             self.turns.record(self.clock.now() - self.now);
             self.enter(completed, is_left);
             self.now = self.clock.now();
+            self.path.begin_part();
             completed = self.path.handle_completions(self.now);
             let mut last = completed;
             for _ in 1..ROUNDS_MAX {
-                if last < COMPLETIONS_MANY {
+                if last < COMPLETIONS_MANY || self.path.is_behind() {
                     break;
                 }
                 self.path.enter(None);
                 last = self.path.handle_completions(self.now);
                 completed += last;
             }
+            self.path.begin_part();
             self.mesh.receive(&mut self.path);
             // A wake comes behind each command, so a shard that waits does not miss one.
             for letter in self.inbox.letters() {
@@ -102,6 +104,7 @@ impl<C: Core> ShardLoop<C> {
             }
             self.path.handle_timeouts(self.now);
             self.path.handle_turn();
+            self.path.begin_part();
             self.path.handle_resumed();
             is_left = self.mesh.send(&mut self.path);
             for notice in self.path.notices() {

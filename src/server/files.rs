@@ -101,7 +101,7 @@ impl Guards {
                 Some(match read.get(&key) {
                     Some(security) => security.clone(),
                     None => {
-                        let security = Arc::new(Security {
+                        let new = Security {
                             passwords: files
                                 .password_file
                                 .map(|file| passwords(file, &mut warnings))
@@ -110,7 +110,10 @@ impl Guards {
                                 .acl_file
                                 .map(|file| acl(file, &mut warnings))
                                 .transpose()?,
-                        });
+                        };
+                        // What says the same stays: shards need not ask about anybody again.
+                        let same = before.iter().flatten().find(|old| ***old == new);
+                        let security = same.map_or_else(|| Arc::new(new), Arc::clone);
                         read.insert(key, security.clone());
                         security
                     }

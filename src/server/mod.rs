@@ -277,6 +277,7 @@ fn serve_configured(
         key_log,
         acceptors,
         securities: guards.securities().to_vec(),
+        retired: Vec::new(),
         listening: listening.clone(),
         shard_lines,
         mailboxes,

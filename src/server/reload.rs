@@ -28,6 +28,9 @@ pub(super) struct Reloader {
     pub(super) key_log: Option<Arc<KeyLogFile>>,
     pub(super) acceptors: Vec<Option<TlsAcceptor>>,
     pub(super) securities: Vec<Option<Arc<Security>>>,
+    /// What was in force before. Kept, so that what the files held is freed by this thread and not by the last
+    /// shard that lets go of it.
+    pub(super) retired: Vec<Option<Arc<Security>>>,
     pub(super) listening: Arc<Mutex<AllListening>>,
     pub(super) shard_lines: ShardLines,
     pub(super) mailboxes: Arc<[Mailbox]>,
@@ -114,7 +117,8 @@ impl Reloader {
         if let Some(port) = &self.admin_port {
             port.set_token(guards.admin_token());
         }
-        self.securities = guards.securities().to_vec();
+        let securities = guards.securities().to_vec();
+        self.retired = std::mem::replace(&mut self.securities, securities);
         self.config = config;
         Ok(())
     }

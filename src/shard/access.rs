@@ -238,6 +238,9 @@ impl Shard {
         for key in connections {
             self.clients.vet(key);
         }
+        if self.clients.settings.admits_as(&before) {
+            return;
+        }
         self.router.forget_matches();
         let sessions: Vec<_> = self.clients.members.keys().collect();
         for session in sessions {

@@ -55,6 +55,15 @@ pub struct Standing {
     is_dangerous: bool,
 }
 
+impl PartialEq for Acl {
+    /// Whether both are the same text.
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Acl {}
+
 impl Acl {
     /// Parses the text of `file`.
     ///

@@ -54,6 +54,32 @@ fn anonymous_clients_come_in_if_they_are_allowed_to() {
 }
 
 #[test]
+fn files_that_let_in_the_same_users_with_the_same_rules_are_equal_and_others_are_not() {
+    const ANN: &str = "ann:$6$HpZgaXJGgxKnUGtB$a2Dl04mHsYW3c1lnZR7nBuhKXXYAhMnMqnGHc5VbB8fvIu3i8Wf2jMNvVNzNQ4zCs0qW2vLk1cMIkb0JyS7E9Q==";
+    let ben = ANN.replace("ann:", "ben:");
+    let other = ANN.replace("a2Dl04", "b2Dl04");
+    let read = |text: &str, rules: &str| Security {
+        passwords: Some(PasswordFile::parse("passwords", text.as_bytes()).unwrap()),
+        acl: Some(Acl::parse("acl", rules.as_bytes()).unwrap()),
+    };
+    let first = read(&format!("{ANN}\n{ben}\n"), "topic a\n");
+    assert_eq!(first, read(&format!("# a\n{ben}\n{ANN}\n"), "topic a\n"));
+    for (passwords, rules) in [
+        (format!("{ANN}\n"), "topic a\n"),
+        (format!("{other}\n{ben}\n"), "topic a\n"),
+        (format!("{ANN}\n{ben}\n"), "topic b\n"),
+        (format!("{ANN}\n{ben}\n"), ""),
+    ] {
+        assert_ne!(first, read(&passwords, rules), "{passwords} {rules}");
+    }
+    let without = Security {
+        passwords: None,
+        ..read(ANN, "topic a\n")
+    };
+    assert_ne!(without, read(ANN, "topic a\n"));
+}
+
+#[test]
 fn broker_topics_are_protected_without_any_file() {
     let ann = subject("ann", "c1");
     for (access, topic, expected) in [

@@ -161,6 +161,14 @@ impl Echo {
                 }
                 self.broadcast(body, effects);
             }
+            // Closes everybody else on this shard.
+            b'X' => {
+                for other in self.alive().into_iter().filter(|&it| it != key) {
+                    self.peer(other).closing = true;
+                    effects.closes.push(other);
+                }
+                self.say(key, &packet(b'X', argument), effects);
+            }
             b'K' => panic!("told to panic"),
             _ => self.say(key, &packet(*command, argument), effects),
         }
@@ -177,6 +185,12 @@ impl Echo {
 
 impl Core for Echo {
     type Envelope = Vec<u8>;
+
+    /// Every other shard ends each part of a turn as soon as it looks at the clock: so everything is cut
+    /// where it can be.
+    fn turn_part_max(&self) -> Duration {
+        Duration::from_secs(u64::from(self.shard.0 % 2))
+    }
 
     fn handle_accept(&mut self, origin: Origin, _now: Instant) -> Option<ConnectionKey> {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -385,6 +399,67 @@ fn packets_cut_anywhere_arrive_whole_and_in_order() {
     client.expect(b'H', &[0]);
     for size in [0, 1, 3, 20, 200] {
         client.expect(b'E', &vec![size as u8; size]);
+    }
+    stop(running);
+}
+
+#[test]
+fn packets_behind_one_that_closes_another_connection_do_not_wait_for_more() {
+    let (address, running) = serve(1);
+    for cut in [1, 3, 6] {
+        let mut other = Client::connect(address, 0);
+        let mut client = Client::connect(address, 0);
+        let mut bytes = packet(b'X', b"them");
+        bytes.extend(packet(b'E', b"behind"));
+        client.stream.write_all(&bytes[..cut]).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        client.stream.write_all(&bytes[cut..]).unwrap();
+        client.expect(b'X', b"them");
+        client.expect(b'E', b"behind");
+        other.expect_end();
+    }
+    stop(running);
+}
+
+/// What one says fills many receives, each of which is more than its shard handles at once.
+#[test]
+fn a_shard_that_is_always_out_of_time_handles_everything_in_order() {
+    let (address, running) = serve(3);
+    let clients: Vec<Client> = (0..12)
+        .map(|number| Client::connect(address, number % 3))
+        .collect();
+    let threads: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            std::thread::spawn(move || {
+                let body = |number: u32| {
+                    let mut body = number.to_le_bytes().to_vec();
+                    // Now and then larger than a slice, and than a receive buffer.
+                    let size = [3, 17, 60, 900, 5_000, 20_000];
+                    body.resize(
+                        4 + size[if number % 50 < 5 {
+                            number as usize % 6
+                        } else {
+                            1
+                        }],
+                        7,
+                    );
+                    body
+                };
+                let bytes: Vec<u8> = (0..10_000)
+                    .flat_map(|number| packet(b'E', &body(number)))
+                    .collect();
+                let mut writer = client.stream.try_clone().unwrap();
+                let thread = std::thread::spawn(move || writer.write_all(&bytes).unwrap());
+                for number in 0..10_000 {
+                    client.expect(b'E', &body(number));
+                }
+                thread.join().unwrap();
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
     }
     stop(running);
 }
