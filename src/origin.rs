@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// One listener of the broker, in the order of the configuration.
@@ -25,10 +25,19 @@ impl ListenerId {
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum PeerAddress {
     /// An IP address and port: of the socket, or what a proxy said.
-    Ip(SocketAddr),
+    Ip(IpAddr, u16),
     /// This machine, by a unix socket.
     #[default]
     Local,
+}
+
+// Each connection has one.
+const _: () = assert!(size_of::<PeerAddress>() <= 20);
+
+impl From<SocketAddr> for PeerAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address.ip(), address.port())
+    }
 }
 
 /// As Mosquitto prints it, with the brackets it leaves off around an IPv6 address left off as well.
@@ -36,7 +45,7 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // A dual-stack socket shows IPv4 peers as mapped addresses.
-            Self::Ip(address) => write!(f, "{}:{}", address.ip().to_canonical(), address.port()),
+            Self::Ip(address, port) => write!(f, "{}:{port}", address.to_canonical()),
             Self::Local => f.write_str("unix:0"),
         }
     }
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_shown_as_the_ipv4_address_it_is() {
-        let shown = |text: &str| PeerAddress::Ip(text.parse().unwrap()).to_string();
+        let shown = |text: &str| PeerAddress::from(text.parse::<SocketAddr>().unwrap()).to_string();
         assert_eq!(shown("[::ffff:192.0.2.7]:1883"), "192.0.2.7:1883");
         assert_eq!(shown("192.0.2.7:1883"), "192.0.2.7:1883");
         assert_eq!(shown("[2001:db8::1]:1883"), "2001:db8::1:1883");

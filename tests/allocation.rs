@@ -180,7 +180,9 @@ fn a_qos0_publish_to_a_subscriber_on_another_shard_allocates_nothing() {
 /// Bytes the core may hold for a Client that is connected and silent.
 ///
 /// At a power of two, where every table that doubles has just been filled.
-const IDLE_BYTES_MAX: u64 = 700;
+const IDLE_BYTES_MAX: u64 = 400;
+/// Who it is, and its name.
+const IDLE_ALLOCATIONS_MAX: u64 = 2;
 
 #[test]
 fn an_idle_client_holds_little_memory_in_the_core() {
@@ -195,9 +197,11 @@ fn an_idle_client_holds_little_memory_in_the_core() {
         }
     });
     let bytes = u64::try_from(counted.bytes_current).expect("more is held than before") / CLIENTS;
-    println!(
-        "{bytes} bytes in {} allocations a Client",
-        counted.count_current as u64 / CLIENTS
-    );
+    let allocations = u64::try_from(counted.count_current).expect("more than before") / CLIENTS;
+    println!("{bytes} bytes in {allocations} allocations a Client");
     assert!(bytes <= IDLE_BYTES_MAX, "{bytes} bytes for an idle Client");
+    assert!(
+        allocations <= IDLE_ALLOCATIONS_MAX,
+        "{allocations} allocations for an idle Client"
+    );
 }

@@ -217,7 +217,7 @@ mod tests {
     use std::sync::Arc;
 
     fn peer() -> PeerAddress {
-        PeerAddress::Ip("192.0.2.7:35658".parse().unwrap())
+        PeerAddress::Ip([192, 0, 2, 7].into(), 35658)
     }
 
     fn line(event: &Event) -> String {

@@ -99,23 +99,30 @@ pub(super) struct Connection {
     socket: Option<OwnedFd>,
     generation: u32,
     pub(super) state: State,
-    /// The listening socket that it was accepted from.
-    pub(super) listener: u32,
-    /// Bytes it has of what all connections may hold before their CONNECT.
-    pub(super) charged: u32,
     /// What the core calls it, until it is handed over or dead there.
     pub(super) key: Option<ConnectionKey>,
     /// Received and not consumed: the start of a packet, or anything while paused.
     pub(super) held: Vec<u8>,
-    /// Taken from the core and not accepted by the socket, from `unsent_offset` on.
-    pub(super) unsent: Vec<u8>,
-    pub(super) unsent_offset: usize,
+    /// What most connections do not have.
+    rare: Option<Box<Rare>>,
     /// What is between the socket and the core, if anything is.
     pub(super) transport: Option<Box<Transport>>,
 }
 
 // A million idle connections should cost less than the kernel needs for ten thousand of them.
-const _: () = assert!(size_of::<Connection>() <= 96);
+const _: () = assert!(size_of::<Connection>() <= 64);
+
+/// What few connections have, or have for a short time.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Taken from the core and not accepted by the socket, from `offset` on.
+    unsent: Vec<u8>,
+    offset: usize,
+    /// Bytes it has of what all connections may hold before their CONNECT.
+    charged: u32,
+    /// The listening socket that it was accepted from, if it is wrapped in something.
+    listener: u32,
+}
 
 impl Connection {
     /// The socket's descriptor.
@@ -138,13 +145,71 @@ impl Connection {
     /// Appends the core's last output to what is unsent, and the transport's good-bye.
     pub(super) fn append_last(&mut self, output: &[u8]) {
         match &mut self.transport {
-            None => self.unsent.extend_from_slice(output),
+            None if output.is_empty() => {}
+            None => self
+                .rare
+                .get_or_insert_default()
+                .unsent
+                .extend_from_slice(output),
             Some(transport) => {
                 // A transport that cannot carry it any more is closed all the same.
-                transport.wrap(output, &mut self.unsent);
-                transport.close(&mut self.unsent);
+                let unsent = &mut self.rare.get_or_insert_default().unsent;
+                transport.wrap(output, unsent);
+                transport.close(unsent);
             }
         }
+    }
+
+    /// Keeps what the socket has not accepted of `bytes`, from `offset` on.
+    pub(super) fn keep_unsent(&mut self, mut bytes: Vec<u8>, offset: usize) {
+        let rare = self.rare.get_or_insert_default();
+        // What became unsent in the same turn, such as the last words of a connection.
+        bytes.extend_from_slice(&rare.unsent);
+        rare.unsent = bytes;
+        rare.offset = offset;
+    }
+
+    /// Takes out what is unsent, and where in it that begins.
+    pub(super) fn take_unsent(&mut self) -> (Vec<u8>, usize) {
+        let Some(rare) = &mut self.rare else {
+            return (Vec::new(), 0);
+        };
+        let taken = (
+            std::mem::take(&mut rare.unsent),
+            std::mem::take(&mut rare.offset),
+        );
+        self.tidy_rare();
+        taken
+    }
+
+    /// Bytes it has of what all connections may hold before their CONNECT.
+    pub(super) fn charged(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.charged)
+    }
+
+    pub(super) fn set_charged(&mut self, charged: u32) {
+        if charged > 0 {
+            self.rare.get_or_insert_default().charged = charged;
+        } else if let Some(rare) = &mut self.rare {
+            rare.charged = 0;
+            self.tidy_rare();
+        }
+    }
+
+    /// The listening socket that it was accepted from, if it is wrapped in something.
+    pub(super) fn listener(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.listener)
+    }
+
+    pub(super) fn set_listener(&mut self, listener: u32) {
+        self.rare.get_or_insert_default().listener = listener;
+    }
+
+    /// Gives up the memory of what it has no longer.
+    pub(super) fn tidy_rare(&mut self) {
+        let is_wrapped = self.transport.is_some();
+        self.rare
+            .take_if(|rare| !is_wrapped && rare.charged == 0 && rare.unsent.is_empty());
     }
 
     /// Bytes held of what the peer has sent.
@@ -155,7 +220,8 @@ impl Connection {
 
     /// Bytes taken from the core that the socket has not accepted.
     pub(super) fn unsent_size(&self) -> usize {
-        self.unsent.len() - self.unsent_offset
+        let rare = self.rare.as_ref();
+        rare.map_or(0, |rare| rare.unsent.len() - rare.offset)
     }
 }
 

@@ -409,7 +409,7 @@ impl<C: Core> DataPath<C> {
             return;
         };
         let connection = self.connections.get(slot);
-        connection.charged = adopted.charged;
+        connection.set_charged(adopted.charged);
         self.unconnected.held += adopted.charged as usize;
         connection.held = adopted.bytes;
         connection.transport = adopted.transport;
@@ -821,8 +821,9 @@ impl<C: Core> DataPath<C> {
             connection.state
         );
         let bytes = std::mem::take(&mut connection.held);
+        let charged = connection.charged();
+        connection.set_charged(0);
         let transport = connection.transport.take();
-        let charged = std::mem::take(&mut connection.charged);
         self.unconnected.held -= charged as usize;
         if let Some(socket) = self.remove(slot) {
             let adopted = Adopted {
@@ -903,8 +904,7 @@ impl<C: Core> DataPath<C> {
             self.uring.cancel(connect, ignored);
         }
         self.pool.put(std::mem::take(&mut connection.held));
-        self.pool.put(std::mem::take(&mut connection.unsent));
-        connection.unsent_offset = 0;
+        self.pool.put(connection.take_unsent().0);
         self.release(slot);
     }
 
@@ -993,8 +993,7 @@ impl<C: Core> DataPath<C> {
         }
         if connection.unsent_size() > 0 {
             connection.state.set(State::SENDING);
-            let bytes = std::mem::take(&mut connection.unsent);
-            let offset = std::mem::take(&mut connection.unsent_offset);
+            let (bytes, offset) = connection.take_unsent();
             self.send(slot, bytes, offset, Report::Always);
         } else if connection.state.has(State::CLOSING) && !self.serve_on(slot) {
             self.shut(slot);
@@ -1055,11 +1054,7 @@ impl<C: Core> DataPath<C> {
         let key = connection.key;
         if unsent > 0 {
             connection.state.set(State::BLOCKED.or(State::POLLING));
-            let mut bytes = send.bytes;
-            // What became unsent in the same turn, such as the last words of a connection.
-            bytes.extend_from_slice(&connection.unsent);
-            connection.unsent = bytes;
-            connection.unsent_offset = offset;
+            connection.keep_unsent(send.bytes, offset);
             self.uring.poll_writable(connection.fd(), writable);
         } else {
             self.pool.put(send.bytes);
@@ -1120,7 +1115,7 @@ pub(super) fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {
     let address = SockRef::from(socket).peer_addr()?;
     Ok(address
         .as_socket()
-        .map_or(PeerAddress::Local, PeerAddress::Ip))
+        .map_or(PeerAddress::Local, PeerAddress::from))
 }
 
 /// A socket for a new connection to `address`.

@@ -134,7 +134,7 @@ impl<C: Core> DataPath<C> {
         let packet_size = packet_size.unwrap_or(0);
         // What has been promised once stays, so that nobody who has begun waits for others who have.
         let size = packet_size.max(connection.held.len()) + by_transport + RECEIVE_SIZE;
-        let size = size.max(connection.charged as usize);
+        let size = size.max(connection.charged() as usize);
         if !self.charge(slot, size) {
             self.wait(slot);
             return None;
@@ -149,7 +149,7 @@ impl<C: Core> DataPath<C> {
     pub(super) fn charge(&mut self, slot: u32, size: usize) -> bool {
         let generation = self.connections.generation(slot);
         let connection = self.connections.get(slot);
-        let had = connection.charged as usize;
+        let had = connection.charged() as usize;
         let unconnected = &mut self.unconnected;
         if size > had {
             // A shard takes no more than its share, or one could keep the others out for ever. (What
@@ -168,7 +168,9 @@ impl<C: Core> DataPath<C> {
             unconnected.look_at = self.now;
         }
         unconnected.held = unconnected.held - had + size;
-        connection.charged = size as u32;
+        if size != had {
+            connection.set_charged(size as u32);
+        }
         true
     }
 
@@ -221,7 +223,7 @@ impl<C: Core> DataPath<C> {
                 continue;
             }
             let connection = self.connections.get(slot);
-            if connection.charged == 0 {
+            if connection.charged() == 0 {
                 continue;
             }
             // One whose password is being checked has done its part.

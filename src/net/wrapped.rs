@@ -104,7 +104,7 @@ impl<C: Core> DataPath<C> {
         let generation = self.connections.generation(slot);
         let connection = self.connections.get(slot);
         connection.transport = Some(transport);
-        connection.listener = listener;
+        connection.set_listener(listener);
         connection.state.set(State::PENDING);
         let pending = &mut self.listeners[listener as usize].pending;
         let deadline = self.now + pending.timeout;
@@ -131,7 +131,7 @@ impl<C: Core> DataPath<C> {
         let connection = self.connections.get(slot);
         if connection.state.has(State::PENDING) {
             connection.state.clear(State::PENDING);
-            let listener = connection.listener as usize;
+            let listener = connection.listener() as usize;
             let pending = &mut self.listeners[listener].pending;
             pending.count -= 1;
             pending.prune(&mut self.connections);
@@ -225,7 +225,7 @@ impl<C: Core> DataPath<C> {
                 ),
                 TransportError::Tls(error) if is_pending => {
                     // As Mosquitto says it. A flood of them is no reason for a flood of lines.
-                    let listener = &mut self.listeners[connection.listener as usize];
+                    let listener = &mut self.listeners[connection.listener() as usize];
                     let last = listener.failure_logged_at;
                     if last.is_some_and(|at| self.now - at < FAILURE_LOG_EVERY) {
                         listener.failures_unsaid += 1;
@@ -266,6 +266,7 @@ impl<C: Core> DataPath<C> {
             }
             if transport.is_spent() {
                 connection.transport = None;
+                connection.tidy_rare();
             }
             if !plain.is_empty() {
                 let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
@@ -293,7 +294,7 @@ impl<C: Core> DataPath<C> {
             .and_then(|it| it.take_revealed());
         let Some(revealed) = revealed else { return };
         let peer = revealed.peer.unwrap_or_else(|| peer_of(connection));
-        let listener = self.listeners[connection.listener as usize].id;
+        let listener = self.listeners[connection.listener() as usize].id;
         let mut origin = Origin::new(listener, peer);
         origin.certificate = revealed.certificate.map(Box::new);
         self.core.handle_origin(key, origin);

@@ -181,7 +181,7 @@ impl Place {
     fn of(request: &AuthenticationRequest) -> Self {
         let network = match request.peer {
             PeerAddress::Local => None,
-            PeerAddress::Ip(address) => Some(match address.ip().to_canonical() {
+            PeerAddress::Ip(address, _) => Some(match address.to_canonical() {
                 // One subscriber of a provider has at least so many addresses.
                 IpAddr::V6(address) => {
                     IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)))
@@ -198,12 +198,11 @@ mod tests {
     use super::*;
     use crate::auth::Security;
     use crate::key::ConnectionKey;
-    use std::net::SocketAddr;
 
     fn request(index: u32, listener: u16, peer: &str) -> Request {
         let peer = peer
             .parse()
-            .map(|address: IpAddr| PeerAddress::Ip(SocketAddr::new(address, index as u16)));
+            .map(|address: IpAddr| PeerAddress::Ip(address, index as u16));
         let request = AuthenticationRequest {
             connection: ConnectionKey {
                 index,

@@ -1,7 +1,8 @@
 //! QoS 2 messages sent to us, between PUBLISH and PUBREL.
 //!
 //! A message is routed when its PUBLISH arrives and only its Packet Identifier is remembered
-//! (method B of MQTT 5, figure 4.3), so the state is two bytes a message.
+//! (method B of MQTT 5, figure 4.3), so the state is two bytes a message. Most Clients publish none, and have
+//! a pointer for it.
 
 #![forbid(unsafe_code)]
 
@@ -12,9 +13,16 @@ use crate::key::PacketIdentifier;
 /// Packet Identifiers that must not be routed again until their PUBREL [MQTT-4.3.3-10].
 #[derive(Debug, Default)]
 pub struct Inbound {
+    /// Stays, once something has come.
+    flow: Option<Box<Flow>>,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
     /// In arrival order. Clients release in that order, so that nearly every search ends at the
     /// front; there are at most 65,535.
     awaiting_pubrel: VecDeque<u16>,
+    ticket: u64,
 }
 
 impl Inbound {
@@ -22,7 +30,8 @@ impl Inbound {
     pub fn publish(&mut self, packet_identifier: PacketIdentifier) -> bool {
         let new = !self.contains(packet_identifier);
         if new {
-            self.awaiting_pubrel.push_back(packet_identifier.get());
+            let flow = self.flow.get_or_insert_default();
+            flow.awaiting_pubrel.push_back(packet_identifier.get());
         }
         new
     }
@@ -30,37 +39,56 @@ impl Inbound {
     /// Whether the PUBLISH with this identifier was received and not yet released.
     #[must_use]
     pub fn contains(&self, packet_identifier: PacketIdentifier) -> bool {
-        self.awaiting_pubrel.contains(&packet_identifier.get())
+        let wanted = packet_identifier.get();
+        let flow = self.flow.as_ref();
+        flow.is_some_and(|flow| flow.awaiting_pubrel.contains(&wanted))
     }
 
     /// Forgets an identifier at its PUBREL. False if it was unknown.
     pub fn release(&mut self, packet_identifier: PacketIdentifier) -> bool {
         let wanted = packet_identifier.get();
-        if self.awaiting_pubrel.front() == Some(&wanted) {
-            self.awaiting_pubrel.pop_front();
+        let Some(flow) = &mut self.flow else {
+            return false;
+        };
+        let awaiting = &mut flow.awaiting_pubrel;
+        if awaiting.front() == Some(&wanted) {
+            awaiting.pop_front();
             return true;
         }
-        let position = self.awaiting_pubrel.iter().position(|&id| id == wanted);
-        position.is_some_and(|index| self.awaiting_pubrel.remove(index).is_some())
+        let position = awaiting.iter().position(|&id| id == wanted);
+        position.is_some_and(|index| awaiting.remove(index).is_some())
     }
 
     /// The identifiers that await their PUBREL, in arrival order.
     pub fn iter(&self) -> impl Iterator<Item = PacketIdentifier> {
-        self.awaiting_pubrel
+        self.flow
             .iter()
+            .flat_map(|flow| flow.awaiting_pubrel.iter())
             .filter_map(|&identifier| PacketIdentifier::new(identifier))
+    }
+
+    /// The ticket of the last message that waited for other shards' disks: see `shard`. Zero for none.
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.flow.as_ref().map_or(0, |flow| flow.ticket)
+    }
+
+    /// Remembers that ticket.
+    pub fn set_ticket(&mut self, ticket: u64) {
+        self.flow.get_or_insert_default().ticket = ticket;
     }
 
     /// Messages received and not released.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.awaiting_pubrel.len()
+        let flow = self.flow.as_ref();
+        flow.map_or(0, |flow| flow.awaiting_pubrel.len())
     }
 
     /// Whether nothing awaits its PUBREL.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.awaiting_pubrel.is_empty()
+        self.len() == 0
     }
 }
 

@@ -3,6 +3,7 @@
 //! Packet Identifiers are given out in sequence from 1, so the messages in flight lie side by side
 //! in a deque and an identifier is an index: no search, no hash, no order to keep beside it. An
 //! acknowledged message in the middle leaves a hole until everything before it is acknowledged too.
+//! A Client that was sent QoS 0 only has a pointer instead of a deque.
 
 #![forbid(unsafe_code)]
 
@@ -28,12 +29,18 @@ pub enum Progress {
 /// The outgoing exchanges of one Session, in the order their PUBLISH was sent.
 #[derive(Debug)]
 pub struct Inflight {
-    /// `None`: acknowledged, but something before it is not.
-    exchanges: VecDeque<Option<Progress>>,
+    /// Stays, once something was sent.
+    window: Option<Box<Window>>,
     /// Identifier of the first exchange, or of the next one if there is none.
     first: u16,
     /// Exchanges that are not a hole.
     used: u16,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// `None`: acknowledged, but something before it is not.
+    exchanges: VecDeque<Option<Progress>>,
     /// Place of the first exchange, if the Session is stored.
     first_sequence: u64,
 }
@@ -41,15 +48,19 @@ pub struct Inflight {
 impl Default for Inflight {
     fn default() -> Self {
         Self {
-            exchanges: VecDeque::new(),
+            window: None,
             first: 1,
             used: 0,
-            first_sequence: 0,
         }
     }
 }
 
 impl Inflight {
+    /// Exchanges, holes included.
+    fn span(&self) -> usize {
+        self.window.as_ref().map_or(0, |it| it.exchanges.len())
+    }
+
     /// Exchanges under way: what Receive Maximum bounds [MQTT-3.3.4-9].
     #[must_use]
     pub fn len(&self) -> u16 {
@@ -59,8 +70,9 @@ impl Inflight {
     /// Bytes of the messages whose PUBLISH was sent and not acknowledged. Visits each.
     #[must_use]
     pub fn published_bytes(&self) -> usize {
-        self.exchanges
+        self.window
             .iter()
+            .flat_map(|window| window.exchanges.iter())
             .map(|exchange| match exchange {
                 Some(Progress::Published(delivery)) => delivery.message.size(),
                 Some(Progress::Released) | None => 0,
@@ -77,13 +89,13 @@ impl Inflight {
     /// Whether one more message may be sent to a Client that allows `window` of them.
     #[must_use]
     pub fn has_room(&self, window: u16) -> bool {
-        self.used < window && (self.exchanges.len() as u32) < IDENTIFIERS
+        self.used < window && (self.span() as u32) < IDENTIFIERS
     }
 
     /// The identifier the next [`Inflight::push`] will use.
     #[must_use]
     pub fn next_identifier(&self) -> PacketIdentifier {
-        let zero_based = (u32::from(self.first) - 1 + self.exchanges.len() as u32) % IDENTIFIERS;
+        let zero_based = (u32::from(self.first) - 1 + self.span() as u32) % IDENTIFIERS;
         PacketIdentifier::new(zero_based as u16 + 1).expect("one more than something is not zero")
     }
 
@@ -100,42 +112,49 @@ impl Inflight {
     pub fn has_room_for(&self, packet_identifier: PacketIdentifier, window: u16) -> bool {
         // The identifiers in use span less than half of all, so a distance is never mistaken.
         self.used < window
-            && (self.exchanges.is_empty()
-                || self.distance(packet_identifier) < IDENTIFIERS as usize / 2)
+            && (self.span() == 0 || self.distance(packet_identifier) < IDENTIFIERS as usize / 2)
     }
 
     /// Starts an exchange, or goes on with one, at a place that was given out before. The identifiers
     /// between the last exchange and this one are not in use.
     pub fn push_at(&mut self, sequence: u64, progress: Progress) {
         let packet_identifier = Self::identifier_of(sequence);
-        if self.exchanges.is_empty() {
+        if self.span() == 0 {
             self.first = packet_identifier.get();
-            self.first_sequence = sequence;
         }
         let distance = self.distance(packet_identifier);
-        debug_assert!(distance >= self.exchanges.len(), "places go forward");
-        while self.exchanges.len() < distance {
-            self.exchanges.push_back(None);
+        let Window {
+            exchanges,
+            first_sequence,
+        } = &mut **self.window.get_or_insert_default();
+        if exchanges.is_empty() {
+            *first_sequence = sequence;
         }
-        self.exchanges.push_back(Some(progress));
+        debug_assert!(distance >= exchanges.len(), "places go forward");
+        while exchanges.len() < distance {
+            exchanges.push_back(None);
+        }
+        exchanges.push_back(Some(progress));
         self.used += 1;
     }
 
     /// The place of the exchange `packet_identifier`, if the Session is stored.
     #[must_use]
     pub fn sequence_of(&self, packet_identifier: PacketIdentifier) -> u64 {
-        self.first_sequence + self.distance(packet_identifier) as u64
+        let first_sequence = self.window.as_ref().map_or(0, |it| it.first_sequence);
+        first_sequence + self.distance(packet_identifier) as u64
     }
 
     /// Starts an exchange. The caller has asked [`Inflight::has_room`].
     pub fn push(&mut self, delivery: Delivery) -> PacketIdentifier {
         debug_assert!(
-            (self.exchanges.len() as u32) < IDENTIFIERS,
+            (self.span() as u32) < IDENTIFIERS,
             "no Packet Identifier is free"
         );
         let packet_identifier = self.next_identifier();
-        self.exchanges
-            .push_back(Some(Progress::Published(delivery)));
+        let window = self.window.get_or_insert_default();
+        let exchanges = &mut window.exchanges;
+        exchanges.push_back(Some(Progress::Published(delivery)));
         self.used += 1;
         packet_identifier
     }
@@ -147,7 +166,7 @@ impl Inflight {
 
     fn slot(&mut self, packet_identifier: PacketIdentifier) -> Option<&mut Option<Progress>> {
         let distance = self.distance(packet_identifier);
-        self.exchanges.get_mut(distance)
+        self.window.as_mut()?.exchanges.get_mut(distance)
     }
 
     fn finish(&mut self, packet_identifier: PacketIdentifier) {
@@ -156,9 +175,12 @@ impl Inflight {
         {
             self.used -= 1;
         }
-        while let Some(None) = self.exchanges.front() {
-            self.exchanges.pop_front();
-            self.first_sequence += 1;
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        while let Some(None) = window.exchanges.front() {
+            window.exchanges.pop_front();
+            window.first_sequence += 1;
             self.first = if self.first == u16::MAX {
                 1
             } else {
@@ -226,9 +248,8 @@ impl Inflight {
     /// How far the exchange `packet_identifier` is, if there is one.
     #[must_use]
     pub fn progress(&self, packet_identifier: PacketIdentifier) -> Option<&Progress> {
-        self.exchanges
-            .get(self.distance(packet_identifier))?
-            .as_ref()
+        let distance = self.distance(packet_identifier);
+        self.window.as_ref()?.exchanges.get(distance)?.as_ref()
     }
 
     /// Ends an exchange that can no longer be completed, whatever its progress.
@@ -240,8 +261,9 @@ impl Inflight {
     /// the order it was sent [MQTT-4.6.0-1].
     pub fn iter(&self) -> impl Iterator<Item = (PacketIdentifier, &Progress)> {
         let first = u32::from(self.first) - 1;
-        self.exchanges
+        self.window
             .iter()
+            .flat_map(|window| window.exchanges.iter())
             .enumerate()
             .filter_map(move |(index, progress)| {
                 let zero_based = (first + index as u32) % IDENTIFIERS;
@@ -255,7 +277,10 @@ impl Inflight {
     /// Forgets that messages came through a shared subscription the Session has left: its name may
     /// soon be another's.
     pub fn forget_share(&mut self, share: ShareTag) {
-        for exchange in &mut self.exchanges {
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        for exchange in &mut window.exchanges {
             if let Some(Progress::Published(delivery)) = exchange
                 && delivery.share == Some(share)
             {
@@ -266,8 +291,9 @@ impl Inflight {
 
     /// Takes out every message whose PUBLISH was sent and not acknowledged.
     pub fn take_published(&mut self) -> impl Iterator<Item = Delivery> {
-        let exchanges = std::mem::take(self).exchanges;
-        exchanges.into_iter().filter_map(|progress| match progress {
+        let window = std::mem::take(self).window;
+        let exchanges = window.into_iter().flat_map(|window| window.exchanges);
+        exchanges.filter_map(|progress| match progress {
             Some(Progress::Published(delivery)) => Some(delivery),
             Some(Progress::Released) | None => None,
         })

@@ -1,4 +1,4 @@
-//! What waits for a Session: in order, with its size known.
+//! What waits for a Session: in order, with its size known. Nothing waits for most, who have a pointer for it.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,12 @@ const KEPT_MAX: usize = 64;
 /// QoS 1 and 2 deliveries that wait for room in the inflight window or for a connection.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// Stays, once something has waited.
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
     deliveries: VecDeque<Delivery>,
     bytes: usize,
 }
@@ -19,21 +25,26 @@ pub struct Queue {
 impl Queue {
     /// Puts a delivery behind all others.
     pub fn push(&mut self, delivery: Delivery) {
-        self.bytes += delivery.message.size();
-        self.deliveries.push_back(delivery);
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.bytes += delivery.message.size();
+        waiting.deliveries.push_back(delivery);
     }
 
     /// Makes room for so many, and no more: what a Session was owed before a start may be a lot.
     pub fn reserve(&mut self, count: usize) {
-        self.deliveries.reserve_exact(count);
+        if count > 0 {
+            let waiting = self.waiting.get_or_insert_default();
+            waiting.deliveries.reserve_exact(count);
+        }
     }
 
     /// Takes the oldest delivery.
     pub fn pop(&mut self) -> Option<Delivery> {
-        let delivery = self.deliveries.pop_front()?;
-        self.bytes -= delivery.message.size();
-        if self.deliveries.is_empty() && self.deliveries.capacity() > KEPT_MAX {
-            self.deliveries = VecDeque::new();
+        let waiting = self.waiting.as_mut()?;
+        let delivery = waiting.deliveries.pop_front()?;
+        waiting.bytes -= delivery.message.size();
+        if waiting.deliveries.is_empty() && waiting.deliveries.capacity() > KEPT_MAX {
+            self.waiting = None;
         }
         Some(delivery)
     }
@@ -41,49 +52,55 @@ impl Queue {
     /// The oldest delivery.
     #[must_use]
     pub fn first(&self) -> Option<&Delivery> {
-        self.deliveries.front()
+        self.waiting.as_ref()?.deliveries.front()
     }
 
     /// All deliveries, the oldest first, from place `sequence` on: for a Session that is stored.
     pub fn from_place(&self, sequence: u64) -> impl Iterator<Item = &Delivery> {
-        let begin = self
-            .deliveries
-            .partition_point(|delivery| delivery.place.sequence < sequence);
-        self.deliveries.range(begin..)
+        self.waiting.iter().flat_map(move |waiting| {
+            let deliveries = &waiting.deliveries;
+            let begin = deliveries.partition_point(|it| it.place.sequence < sequence);
+            deliveries.range(begin..)
+        })
     }
 
     /// Takes out the deliveries that `is_wanted` picks; all others keep their order.
     pub fn take_if(&mut self, is_wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
-        if !self.deliveries.iter().any(&is_wanted) {
+        let Some(waiting) = &mut self.waiting else {
+            return Vec::new();
+        };
+        if !waiting.deliveries.iter().any(&is_wanted) {
             return Vec::new();
         }
-        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deliveries)
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting.deliveries)
             .into_iter()
             .partition(is_wanted);
-        self.bytes -= taken
+        waiting.bytes -= taken
             .iter()
             .map(|delivery| delivery.message.size())
             .sum::<usize>();
-        self.deliveries = kept.into();
+        waiting.deliveries = kept.into();
         taken
     }
 
     /// Deliveries that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.deliveries.len()
+        let waiting = self.waiting.as_ref();
+        waiting.map_or(0, |it| it.deliveries.len())
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.deliveries.is_empty()
+        let waiting = self.waiting.as_ref();
+        waiting.is_none_or(|it| it.deliveries.is_empty())
     }
 
     /// Bytes of the messages that wait, each counted in full though others may share it.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.waiting.as_ref().map_or(0, |it| it.bytes)
     }
 }
 

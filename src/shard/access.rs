@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::clients::{Clients, Member};
+use super::clients::{Admitted, Clients, Member};
 use super::effects::Effects;
 use super::notice::DisconnectCause;
 use crate::auth::{Access, Security, Subject, permits};
@@ -53,10 +53,10 @@ impl Clients {
 
     /// Whether the Client of `member` has `access` to `topic`, mount point included.
     pub(super) fn permits(&self, member: &Member, access: Access, topic: &[u8]) -> bool {
-        let identity = &member.identity;
+        let identity = &member.session.identity;
         permits(
             self.security(identity.listener),
-            member.standing,
+            member.admitted().standing,
             &subject(identity),
             access,
             topic,
@@ -72,7 +72,7 @@ impl Clients {
             return false;
         };
         let mount_point = self
-            .listener(member.identity.listener)
+            .listener(member.session.identity.listener)
             .and_then(|listener| listener.mount_point.as_deref());
         if let Some(mount_point) = mount_point {
             // Nothing would be left of the mount point itself.
@@ -119,7 +119,7 @@ impl Clients {
             return;
         };
         let has_rules = settings
-            .listener(connection.origin.listener)
+            .listener(connection.listener)
             .and_then(|listener| listener.security.as_ref())
             .is_some_and(|security| security.acl.is_some());
         let policy = &settings.policy;
@@ -143,10 +143,13 @@ impl Clients {
         let Some(member) = self.members.get_mut(session) else {
             return false;
         };
-        let is_other = member.identity != identity;
-        member.identity = identity;
-        member.standing = standing;
-        member.credential = credential;
+        let is_other = member.session.identity != identity;
+        member.session.identity = identity;
+        let admitted = Admitted {
+            standing,
+            credential,
+        };
+        member.admitted = (admitted != Admitted::default()).then(|| Box::new(admitted));
         is_other
     }
 
@@ -163,8 +166,8 @@ impl Clients {
         let mut inflight = std::mem::take(&mut member.session.inflight);
         let connection = member.session.connection;
         let connection = connection.and_then(|key| self.connections.get_mut(key));
-        let is_sent = connection.as_ref().is_some_and(|it| it.resend.is_none());
-        let mut replay = connection.and_then(|connection| connection.replay.take());
+        let is_sent = connection.as_ref().is_some_and(|it| !it.is_resending());
+        let mut replay = connection.and_then(|connection| connection.take_replay());
 
         let may_read = |message: &Message| self.may_read(session, message.topic_name());
         let (before, queued_before) = (queue.bytes(), queue.len());
@@ -209,8 +212,10 @@ impl Clients {
             member.session.queue = queue;
             member.session.inflight = inflight;
             let connection = member.session.connection;
-            if let Some(connection) = connection.and_then(|key| self.connections.get_mut(key)) {
-                connection.replay = replay;
+            if replay.is_some()
+                && let Some(connection) = connection.and_then(|key| self.connections.get_mut(key))
+            {
+                connection.make_rare().replay = replay;
             }
         }
     }
@@ -247,7 +252,10 @@ impl Shard {
             let Some(member) = self.clients.members.get(session) else {
                 continue;
             };
-            let (identity, credential) = (member.identity.clone(), member.credential);
+            let (identity, credential) = (
+                member.session.identity.clone(),
+                member.admitted().credential,
+            );
             let connection = member.session.connection;
             self.clients.identify(session, identity.clone());
             if self.clients.guarded {
@@ -280,14 +288,14 @@ impl Shard {
         let Some(member) = self.clients.members.get(session) else {
             return false;
         };
-        let identity = &member.identity;
+        let identity = &member.session.identity;
         let Some(policy) = self.clients.listener(identity.listener) else {
             return false;
         };
         if policy.takes_username_from_certificate() {
             // It may have come with a password, or with nothing, before the listener had TLS.
             let connection = self.clients.connections.get(key);
-            let certificate = connection.and_then(|it| it.origin.certificate.as_deref());
+            let certificate = connection.and_then(|it| it.certificate());
             let name = policy.username_in(certificate);
             return name.is_some() && name == identity.username.as_deref();
         }
@@ -297,7 +305,8 @@ impl Shard {
             .is_some_and(|security| security.passwords.is_some());
         if passwords && identity.username.is_some() {
             // Without one before, there was no password to give.
-            member.credential.is_some() && member.credential == before
+            let credential = member.admitted().credential;
+            credential.is_some() && credential == before
         } else {
             policy.allow_anonymous
         }

@@ -21,7 +21,6 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
-use crate::origin::{Identity, ListenerId};
 use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
 use crate::session::{
@@ -34,8 +33,16 @@ use crate::time::Instant;
 pub(super) struct Member {
     pub(super) session: Session,
     pub(super) subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
-    /// Whose Session it is.
-    pub(super) identity: Arc<Identity>,
+    /// What the files of its listener say of it, if anything.
+    pub(super) admitted: Option<Box<Admitted>>,
+}
+
+// A million idle Clients are as many of these: see `tests/allocation.rs`.
+const _: () = assert!(size_of::<Member>() <= 120);
+
+/// What password and access files say of a Client.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Admitted {
     /// What the access rules have for it.
     pub(super) standing: Standing,
     /// The password it was accepted with.
@@ -43,20 +50,18 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// A Session of nobody in particular yet: see [`Clients::identify`].
+    /// A Session without subscriptions, of which no file has been asked: see [`Clients::identify`].
     pub(super) fn new(session: Session) -> Self {
-        let identity = Arc::new(Identity {
-            client_identifier: session.client_identifier.clone(),
-            username: None,
-            listener: ListenerId::default(),
-        });
         Self {
             session,
             subscriptions: BTreeMap::new(),
-            identity,
-            standing: Standing::default(),
-            credential: None,
+            admitted: None,
         }
+    }
+
+    /// What password and access files say of it.
+    pub(super) fn admitted(&self) -> Admitted {
+        self.admitted.as_deref().copied().unwrap_or_default()
     }
 }
 
@@ -176,18 +181,22 @@ fn header<'a>(
 /// Appends one PUBLISH to `connection`'s outbox. False if the Client does not take a packet of that
 /// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
 fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
-    if connection.mount_point_size > 0 {
+    if connection.particular && connection.mount_point_size > 0 {
         // Only what lies below its mount point is on its way to a Client.
         let Some(seen) = header.topic_name.get(connection.mount_point_size.into()..) else {
             return false;
         };
         header.topic_name = seen;
     }
-    if let Some(aliases) = &mut connection.outbound_aliases {
+    if connection.particular
+        && let (version, size_max) = (connection.version, connection.maximum_packet_size as usize)
+        && let Some(rare) = connection.rare_mut()
+        && let Some(aliases) = &mut rare.outbound_aliases
+    {
         // Sized first: an alias must not be promised in a packet that is not sent, and a packet that
         // only an alias would make too large goes without.
-        let size = codec::publish_size(connection.version, &header) + TOPIC_ALIAS_SIZE;
-        if size <= connection.maximum_packet_size as usize {
+        let size = codec::publish_size(version, &header) + TOPIC_ALIAS_SIZE;
+        if size <= size_max {
             match aliases.alias(header.topic_name) {
                 OutboundAlias::None => {}
                 OutboundAlias::New(alias) => header.topic_alias = Some(alias),
@@ -338,7 +347,7 @@ impl Clients {
             }
             return;
         }
-        if session.stored.is_some() {
+        if session.is_stored() {
             return self.deliver_stored(recipient, qos, fanout, effects);
         }
         let message = fanout
@@ -355,7 +364,7 @@ impl Clients {
         };
         if let Some((key, connection)) = connection
             && session.queue.is_empty()
-            && connection.resend.is_none()
+            && !connection.is_resending()
             && session.inflight.has_room(connection.window)
             && connection.pending() < self.limits.outbox_bytes_max
             && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
@@ -408,7 +417,7 @@ impl Clients {
         let size = delivery.message.size();
         let limits = &self.limits;
         // What only waits for the disk does not wait behind the window.
-        let window = match session.connection.filter(|_| session.stored.is_some()) {
+        let window = match session.connection.filter(|_| session.is_stored()) {
             Some(key) => self.connections.get(key).map_or(0, |it| it.window),
             None => 0,
         };
@@ -429,7 +438,7 @@ impl Clients {
             }
             self.counters.dropped_expired += 1;
         }
-        if session.stored.is_some()
+        if session.is_stored()
             && let Some(store) = &mut self.store
             && !is_full(&session.queue)
             && self.queued_bytes + size <= limits.memory_bytes_max
@@ -480,7 +489,7 @@ impl Clients {
         }
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
         // What the session's log says of it, if it has one.
-        let mut stored = self.store.as_mut().filter(|_| session.stored.is_some());
+        let mut stored = self.store.as_mut().filter(|_| session.is_stored());
         while let Some(first) = session.queue.first()
             && connection.pending() < self.limits.outbox_bytes_max
             && (first.qos == QoS::AtMostOnce
@@ -557,14 +566,15 @@ impl Clients {
         outbox_bytes_max: usize,
         now: Instant,
     ) -> bool {
-        let Some(resend) = &mut connection.resend else {
+        let resend = connection.rare_mut().and_then(|it| it.resend.as_mut());
+        let Some(resend) = resend else {
             return true;
         };
         let mut identifiers = std::mem::take(&mut resend.identifiers);
         while let Some(&packet_identifier) = identifiers.front() {
             let sent = usize::from(session.inflight.len()).saturating_sub(identifiers.len());
             if sent >= usize::from(connection.window) || connection.pending() >= outbox_bytes_max {
-                connection.resend = Some(Box::new(Resend { identifiers }));
+                connection.make_rare().resend = Some(Box::new(Resend { identifiers }));
                 return false;
             }
             identifiers.pop_front();
@@ -604,7 +614,10 @@ impl Clients {
                 }
             }
         }
-        connection.resend = None;
+        if let Some(rare) = connection.rare_mut() {
+            rare.resend = None;
+        }
+        connection.tidy_rare();
         true
     }
 
@@ -636,10 +649,10 @@ impl Clients {
         }
         let qos = message.qos.max(self.qos_min).min(request.qos);
         let identifiers: &[NonZeroU32] = request.subscription_identifier.as_slice();
-        if qos > QoS::AtMostOnce && member.session.stored.is_some() {
+        if qos > QoS::AtMostOnce && member.session.is_stored() {
             // By way of the queue, which knows what may be sent when.
             let used = usize::from(member.session.inflight.len()) + member.session.queue.len();
-            if used >= usize::from(connection.window) || connection.resend.is_some() {
+            if used >= usize::from(connection.window) || connection.is_resending() {
                 return false;
             }
             let delivery = Delivery {
@@ -657,7 +670,7 @@ impl Clients {
         let packet_identifier = if qos == QoS::AtMostOnce {
             None
         } else if member.session.queue.is_empty()
-            && connection.resend.is_none()
+            && !connection.is_resending()
             && member.session.inflight.has_room(connection.window)
             && Self::has_inflight_bytes(&self.settings.policy, &member.session, found.size())
         {

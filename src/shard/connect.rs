@@ -18,7 +18,7 @@ use crate::auth::{self, Admission, Security};
 use crate::codec::{self, ConnAck, ConnAckProperties, Connect, Disconnect, ReasonCode};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::message::{ProtocolVersion, QoS};
-use crate::origin::{Identity, Origin};
+use crate::origin::Identity;
 use crate::session::{OutboundAliases, ProtocolError, SESSION_NEVER_EXPIRES, Session, Will};
 use crate::time::Instant;
 use crate::topic::TopicName;
@@ -49,8 +49,8 @@ impl Shard {
                 return Step::Stop;
             }
         };
-        let client_identifier = identity.client_identifier.clone();
-        let owner = self.placement.shard_of(&client_identifier);
+        let client_identifier = &*identity.client_identifier;
+        let owner = self.placement.shard_of(client_identifier);
         if owner != self.id {
             return self.hand_over(key, owner, effects);
         }
@@ -61,19 +61,21 @@ impl Shard {
             Ok(Authentication::Done) => {}
             Ok(Authentication::Pending) => return Step::Blocked,
             Err(reason_code) => {
-                self.refuse(key, version, &client_identifier, reason_code, effects);
+                self.refuse(key, version, client_identifier, reason_code, effects);
                 return Step::Stop;
             }
         }
 
         let before = self.journal_size();
-        let opened = self.open_session(client_identifier.clone(), connect, now, effects);
+        let identity = Arc::new(identity);
+        let opened = self.open_session(&identity, connect, now, effects);
         let Some((session, session_present)) = opened else {
             let full = ReasonCode::ServerBusy;
-            self.refuse(key, version, &client_identifier, full, effects);
+            let name = &identity.client_identifier;
+            self.refuse(key, version, name, full, effects);
             return Step::Stop;
         };
-        let is_other = self.clients.identify(session, Arc::new(identity));
+        let is_other = self.clients.identify(session, identity);
         if session_present && self.clients.guarded {
             if is_other {
                 // Another User Name, or another listener: other things may be read.
@@ -105,14 +107,14 @@ impl Shard {
         let Some(connection) = self.clients.connections.get(key) else {
             return Err(ReasonCode::ServerUnavailable);
         };
-        let listener = connection.origin.listener;
+        let listener = connection.listener;
         // A connection without a listener would be nobody's to decide about.
         let policy = settings.listener(listener);
         let policy = policy.ok_or(ReasonCode::NotAuthorized)?;
         if !policy.accept_protocol_versions.contains(connect.version) {
             return Err(ReasonCode::UnsupportedProtocolVersion);
         }
-        let certificate = connection.origin.certificate.as_deref();
+        let certificate = connection.certificate();
         let username: Option<Arc<str>> = if policy.takes_username_from_certificate() {
             let name = policy.username_in(certificate);
             Some(name.ok_or(ReasonCode::BadUserNameOrPassword)?.into())
@@ -154,10 +156,7 @@ impl Shard {
             effects.hand_overs.push(HandOver {
                 connection: key,
                 to,
-                origin: Origin {
-                    is_handed_over: true,
-                    ..connection.origin
-                },
+                origin: connection.into_origin(),
             });
         }
         Step::HandedOver
@@ -205,7 +204,7 @@ impl Shard {
                     username: connect.username.unwrap_or_default().into(),
                     password: connect.password.unwrap_or_default().into(),
                     client_identifier: (&*identity.client_identifier).into(),
-                    peer: connection.origin.peer,
+                    peer: connection.peer,
                 };
                 effects
                     .notices
@@ -228,7 +227,7 @@ impl Shard {
             && connection.pause.contains(Pause::AUTHENTICATION)
         {
             // What was true of the files before a reload may have been revoked by it.
-            let listener = self.clients.settings.listener(connection.origin.listener);
+            let listener = self.clients.settings.listener(connection.listener);
             let current = listener.and_then(|policy| policy.security.as_ref());
             if current.is_some_and(|current| Arc::ptr_eq(current, security)) {
                 connection.verdict = Some(verdict);
@@ -264,10 +263,11 @@ impl Shard {
         }
         if let Some(will) = &connect.will {
             let policy = &self.clients.settings.policy;
-            let listener =
-                self.clients.connections.get(key).and_then(|connection| {
-                    self.clients.settings.listener(connection.origin.listener)
-                });
+            let listener = self
+                .clients
+                .connections
+                .get(key)
+                .and_then(|connection| self.clients.settings.listener(connection.listener));
             if TopicName::new(will.topic_name).is_err() {
                 return Err(ReasonCode::TopicNameInvalid);
             }
@@ -349,16 +349,16 @@ impl Shard {
     /// as it may have.
     fn open_session(
         &mut self,
-        client_identifier: Arc<str>,
+        identity: &Arc<Identity>,
         connect: &Connect<'_>,
         now: Instant,
         effects: &mut Effects,
     ) -> Option<(SessionKey, bool)> {
-        if let Some(existing) = self.clients.find(&client_identifier) {
+        if let Some(existing) = self.clients.find(&identity.client_identifier) {
             self.take_over(existing, now, effects);
         }
         // Taking over may have ended it.
-        if let Some(existing) = self.clients.find(&client_identifier) {
+        if let Some(existing) = self.clients.find(&identity.client_identifier) {
             if !connect.clean_start {
                 return Some((existing, true));
             }
@@ -369,7 +369,7 @@ impl Shard {
         if !self.occupancy.begin_session(clients_max) {
             return None;
         }
-        let member = Member::new(Session::new(client_identifier));
+        let member = Member::new(Session::new(identity.clone()));
         let session = self.clients.insert(member);
         Some((session, false))
     }
@@ -400,7 +400,7 @@ impl Shard {
             .clients
             .connections
             .get(key)
-            .and_then(|connection| settings.listener(connection.origin.listener));
+            .and_then(|connection| settings.listener(connection.listener));
         let Some(policy) = policy else { return };
         let mount_point = policy.mount_point.as_deref().unwrap_or_default();
         let expiry_interval_s = expiry_interval_s(connect);
@@ -442,33 +442,30 @@ impl Shard {
             .min(policy.max_topic_alias_broker);
         if aliases > 0 {
             let seed = self.random.next();
-            connection.outbound_aliases = Some(Box::new(OutboundAliases::new(aliases, seed)));
+            connection.make_rare().outbound_aliases =
+                Some(Box::new(OutboundAliases::new(aliases, seed)));
         }
         connection.topic_alias_maximum = policy.max_topic_alias;
         connection.maximum_qos = policy.max_qos;
         // A Topic Name has no more bytes than that, and neither has a mount point.
         connection.mount_point_size = u16::try_from(mount_point.len()).unwrap_or(u16::MAX);
-        connection.particular =
-            connection.outbound_aliases.is_some() || connection.mount_point_size > 0;
+        connection.particular = aliases > 0 || connection.mount_point_size > 0;
         let keep_alive_s =
             server_keep_alive(connect, limits.max_keepalive_s).unwrap_or(connect.keep_alive_s);
         // One and a half times the Keep Alive [MQTT-3.1.2-22]; zero turns it off.
-        connection.patience =
-            (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500));
+        connection.set_patience(
+            (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
+        );
         connection.last_packet_at = now;
         let deadline = connection.deadline();
-        let inflight = self.clients.members.get(session).map(|member| {
-            member
-                .session
-                .inflight
-                .iter()
-                .map(|(identifier, _)| identifier)
-                .collect()
+        let inflight: Option<VecDeque<_>> = self.clients.members.get(session).map(|member| {
+            let inflight = member.session.inflight.iter();
+            inflight.map(|(identifier, _)| identifier).collect()
         });
-        if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.resend = inflight
-                .filter(|identifiers: &VecDeque<_>| !identifiers.is_empty())
-                .map(|identifiers| Box::new(Resend { identifiers }));
+        if let Some(identifiers) = inflight.filter(|identifiers| !identifiers.is_empty())
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.make_rare().resend = Some(Box::new(Resend { identifiers }));
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Connection(key.index), deadline);
@@ -502,7 +499,7 @@ impl Shard {
             assigned_client_identifier: connect
                 .client_identifier
                 .is_empty()
-                .then_some(&*member.session.client_identifier),
+                .then_some(&*member.session.identity.client_identifier),
             // [MQTT-3.2.2-21]
             server_keep_alive_s: server_keep_alive(connect, limits.max_keepalive_s),
             maximum_packet_size: std::num::NonZeroU32::new(limits.max_packet_size),

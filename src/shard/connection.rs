@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::message::{Message, ProtocolVersion, QoS};
-use crate::origin::Origin;
+use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
 use crate::router::RetainedWalk;
 use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
@@ -122,15 +123,12 @@ pub(super) struct Connection {
     pub(super) window: u16,
     /// Largest packet the Client takes [MQTT-3.1.2-24].
     pub(super) maximum_packet_size: u32,
-    /// Silence after which the connection ends; `None` for ever.
-    pub(super) patience: Option<Duration>,
+    /// Milliseconds of silence after which the connection ends; `None` for ever.
+    patience_ms: Option<NonZeroU32>,
     /// When the last packet came, or the connection was accepted.
     pub(super) last_packet_at: Instant,
-    pub(super) inbound_aliases: Option<Box<InboundAliases>>,
-    pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
-    pub(super) replay: Option<Box<Replay>>,
-    /// What an earlier connection of the Session left in flight and this one has not been sent.
-    pub(super) resend: Option<Box<Resend>>,
+    /// What most connections do not have.
+    rare: Option<Box<Rare>>,
     /// What it publishes has to be looked at: its listener has access rules or a mount point, or does
     /// not take everything.
     pub(super) vetted: bool,
@@ -142,17 +140,53 @@ pub(super) struct Connection {
     pub(super) maximum_qos: QoS,
     /// Bytes of its listener's mount point, which it does not see.
     pub(super) mount_point_size: u16,
-    /// Where it comes from.
-    pub(super) origin: Origin,
+    /// The listener it came to.
+    pub(super) listener: ListenerId,
+    /// Its other end.
+    pub(super) peer: PeerAddress,
     /// What became of its password, once that was checked.
     pub(super) verdict: Option<Verdict>,
+}
+
+// A million idle Clients are as many of these: see `tests/allocation.rs`.
+const _: () = assert!(size_of::<Connection>() <= 104);
+
+/// What few connections have, in one place that they share the pointer to.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) inbound_aliases: Option<Box<InboundAliases>>,
+    pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
+    pub(super) replay: Option<Box<Replay>>,
+    /// What an earlier connection of the Session left in flight and this one has not been sent.
+    pub(super) resend: Option<Box<Resend>>,
     /// What waits for a disk.
     pub(super) held: Option<Box<Held>>,
+    /// What the transport knows of the Client.
+    pub(super) certificate: Option<Box<CertificateIdentity>>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self {
+            inbound_aliases,
+            outbound_aliases,
+            replay,
+            resend,
+            held,
+            certificate,
+        } = self;
+        inbound_aliases.is_none()
+            && outbound_aliases.is_none()
+            && replay.is_none()
+            && resend.is_none()
+            && held.is_none()
+            && certificate.is_none()
+    }
 }
 
 impl Connection {
     pub(super) fn new(origin: Origin, connect_timeout: Duration, now: Instant) -> Self {
-        Self {
+        let mut connection = Self {
             phase: Phase::AwaitingConnect,
             version: ProtocolVersion::V311,
             pause: Pause::default(),
@@ -161,21 +195,108 @@ impl Connection {
             unsent: 0,
             window: 0,
             maximum_packet_size: u32::MAX,
-            patience: Some(connect_timeout),
+            patience_ms: None,
             last_packet_at: now,
-            inbound_aliases: None,
-            outbound_aliases: None,
-            replay: None,
-            resend: None,
+            rare: None,
             vetted: false,
             particular: false,
             topic_alias_maximum: 0,
             maximum_qos: QoS::ExactlyOnce,
             mount_point_size: 0,
-            origin,
+            listener: origin.listener,
+            peer: origin.peer,
             verdict: None,
-            held: None,
+        };
+        connection.set_patience(Some(connect_timeout));
+        connection.set_certificate(origin.certificate);
+        connection
+    }
+
+    /// What it has that most have not.
+    #[inline]
+    pub(super) fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    /// The same, if there is anything.
+    #[inline]
+    pub(super) fn rare_mut(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
+    /// The same, made if need be.
+    pub(super) fn make_rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Gives up the memory of what it has no longer.
+    pub(super) fn tidy_rare(&mut self) {
+        self.rare.take_if(|rare| rare.is_empty());
+    }
+
+    /// Whether some of what an earlier connection left in flight is still to be sent.
+    #[inline]
+    pub(super) fn is_resending(&self) -> bool {
+        self.rare().is_some_and(|rare| rare.resend.is_some())
+    }
+
+    /// Retained messages on their way, if there are any.
+    pub(super) fn replay_mut(&mut self) -> Option<&mut Replay> {
+        self.rare_mut()?.replay.as_deref_mut()
+    }
+
+    /// Takes them out.
+    pub(super) fn take_replay(&mut self) -> Option<Box<Replay>> {
+        self.rare_mut()?.replay.take()
+    }
+
+    /// What waits for a disk, if anything has.
+    #[inline]
+    pub(super) fn held(&self) -> Option<&Held> {
+        self.rare()?.held.as_deref()
+    }
+
+    /// The same.
+    #[inline]
+    pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
+        self.rare_mut()?.held.as_deref_mut()
+    }
+
+    /// What the transport knows of the Client.
+    pub(super) fn certificate(&self) -> Option<&CertificateIdentity> {
+        self.rare()?.certificate.as_deref()
+    }
+
+    fn set_certificate(&mut self, certificate: Option<Box<CertificateIdentity>>) {
+        if certificate.is_some() || self.rare.is_some() {
+            self.make_rare().certificate = certificate;
         }
+    }
+
+    /// More is known of where it comes from.
+    pub(super) fn set_origin(&mut self, origin: Origin) {
+        self.listener = origin.listener;
+        self.peer = origin.peer;
+        self.set_certificate(origin.certificate);
+    }
+
+    /// What another shard is to know of where it comes from.
+    pub(super) fn into_origin(mut self) -> Origin {
+        Origin {
+            listener: self.listener,
+            peer: self.peer,
+            certificate: self.rare_mut().and_then(|rare| rare.certificate.take()),
+            is_handed_over: true,
+        }
+    }
+
+    /// Silence of more than that ends it; `None`: no silence does.
+    pub(super) fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience_ms = patience.map(|patience| {
+            let ms = patience.as_nanos().div_ceil(1_000_000);
+            let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+            NonZeroU32::new(ms).unwrap_or(NonZeroU32::MIN)
+        });
     }
 
     /// The Session of a connection whose CONNECT was accepted.
@@ -193,6 +314,7 @@ impl Connection {
 
     /// When silence becomes a time-out.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.patience.map(|patience| self.last_packet_at + patience)
+        let patience_ms = u64::from(self.patience_ms?.get());
+        Some(self.last_packet_at + Duration::from_millis(patience_ms))
     }
 }

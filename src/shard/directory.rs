@@ -21,7 +21,7 @@ type Members = Slab<SessionKey, Member>;
 
 fn name_of(session: SessionKey, members: &Members) -> Option<&str> {
     let member = members.get(session)?;
-    Some(&member.session.client_identifier)
+    Some(&member.session.identity.client_identifier)
 }
 
 impl Directory {
@@ -61,7 +61,9 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::{Identity, ListenerId};
     use crate::session::Session;
+    use std::sync::Arc;
 
     #[test]
     fn a_client_identifier_finds_its_session_until_that_is_removed() {
@@ -71,7 +73,12 @@ mod tests {
         let mut sessions = Vec::new();
         for name in &names {
             assert_eq!(directory.find(name, &members), None);
-            let member = Member::new(Session::new(name.as_str().into()));
+            let identity = Identity {
+                client_identifier: name.as_str().into(),
+                username: None,
+                listener: ListenerId::default(),
+            };
+            let member = Member::new(Session::new(Arc::new(identity)));
             let session = members.insert_with(|_| member);
             directory.insert(session, &members);
             sessions.push(session);

@@ -101,7 +101,7 @@ impl Shard {
         let _ = writeln!(
             text,
             "  {} ({state}, {} in flight, {} queued)",
-            session.client_identifier,
+            session.identity.client_identifier,
             session.inflight.len(),
             session.queue.len(),
         );

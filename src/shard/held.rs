@@ -79,14 +79,11 @@ impl Shard {
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
-        let is_first = connection
-            .held
-            .as_ref()
-            .is_none_or(|held| held.waiting.is_empty());
+        let is_first = connection.held().is_none_or(|held| held.waiting.is_empty());
         if is_ready && is_first {
             return self.release(key, packet, now, effects);
         }
-        let held = connection.held.get_or_insert_default();
+        let held = connection.make_rare().held.get_or_insert_default();
         held.waiting.push_back(Waiting {
             lsn,
             ticket,
@@ -116,7 +113,7 @@ impl Shard {
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return true;
         };
-        let held = connection.held.as_ref();
+        let held = connection.held();
         if held.is_some_and(|held| !held.waiting.is_empty()) {
             return false;
         }
@@ -176,7 +173,7 @@ impl Shard {
             let Some(connection) = self.clients.connections.get_mut(key) else {
                 return false;
             };
-            let Some(held) = &mut connection.held else {
+            let Some(held) = connection.held_mut() else {
                 return false;
             };
             let Some(first) = held.waiting.front_mut() else {
@@ -196,7 +193,7 @@ impl Shard {
             let Some(connection) = self.clients.connections.get_mut(key) else {
                 return false;
             };
-            let Some(held) = &mut connection.held else {
+            let Some(held) = connection.held_mut() else {
                 return false;
             };
             let Some(first) = held.waiting.pop_front() else {
@@ -219,7 +216,7 @@ impl Shard {
             return;
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.held.get_or_insert_default().gate = lsn;
+            connection.make_rare().held.get_or_insert_default().gate = lsn;
             store.holding.push(key);
         }
     }
@@ -247,7 +244,7 @@ impl Shard {
         holding.retain(|&key| {
             let mut is_gated = false;
             if let Some(connection) = self.clients.connections.get_mut(key)
-                && let Some(held) = &mut connection.held
+                && let Some(held) = connection.held_mut()
                 && held.gate != 0
             {
                 if held.gate <= lsn {
@@ -295,7 +292,7 @@ impl Shard {
         };
         if let Some(received) = answered.received
             && let Some(member) = self.clients.members.get(received.session)
-            && member.session.stored == Some(received.name)
+            && member.session.stored() == Some(received.name)
             && member.session.inbound.contains(received.packet_identifier)
         {
             store.received(received);
@@ -304,7 +301,7 @@ impl Shard {
             Waiter::Connection(key) => {
                 let position = store.journal.position();
                 let connection = self.clients.connections.get_mut(key);
-                let held = connection.and_then(|connection| connection.held.as_mut());
+                let held = connection.and_then(|connection| connection.held_mut());
                 let waiting = held.and_then(|held| {
                     let mut waiting = held.waiting.iter_mut();
                     waiting.find(|waiting| waiting.ticket == ticket)
@@ -344,6 +341,6 @@ impl Shard {
     /// Whether a Session is stored.
     pub(super) fn is_session_stored(&self, session: SessionKey) -> bool {
         let member = self.clients.members.get(session);
-        member.is_some_and(|member| member.session.stored.is_some())
+        member.is_some_and(|member| member.session.is_stored())
     }
 }

@@ -57,12 +57,12 @@ impl Shard {
         push(
             effects,
             Event::Connected {
-                client_identifier: member.session.client_identifier.clone(),
-                peer: connection.origin.peer,
+                client_identifier: member.session.identity.client_identifier.clone(),
+                peer: connection.peer,
                 version: connect.version,
                 clean_start: connect.clean_start,
                 keep_alive_s: keep_alive_s.unwrap_or(connect.keep_alive_s),
-                username: member.identity.username.clone(),
+                username: member.session.identity.username.clone(),
             },
         );
     }
@@ -84,8 +84,8 @@ impl Shard {
             Phase::Connected(session) => {
                 if let Some(member) = self.clients.members.get(session) {
                     let event = Event::Disconnected {
-                        client_identifier: member.session.client_identifier.clone(),
-                        peer: connection.origin.peer,
+                        client_identifier: member.session.identity.client_identifier.clone(),
+                        peer: connection.peer,
                         cause,
                     };
                     push(effects, event);
@@ -122,7 +122,7 @@ impl Shard {
                 effects,
                 Event::Refused {
                     client_identifier: client_identifier.map(Box::from),
-                    peer: connection.origin.peer,
+                    peer: connection.peer,
                     cause,
                 },
             );
@@ -143,7 +143,7 @@ impl Shard {
             push(
                 effects,
                 Event::Subscribed {
-                    client_identifier: member.session.client_identifier.clone(),
+                    client_identifier: member.session.identity.client_identifier.clone(),
                     topic_filter: topic_filter.into(),
                     reason_code,
                 },
@@ -162,7 +162,7 @@ impl Shard {
             push(
                 effects,
                 Event::Unsubscribed {
-                    client_identifier: member.session.client_identifier.clone(),
+                    client_identifier: member.session.identity.client_identifier.clone(),
                     topic_filter: topic_filter.into(),
                 },
             );
@@ -182,7 +182,7 @@ impl Shard {
             push(
                 effects,
                 Event::Published {
-                    client_identifier: member.session.client_identifier.clone(),
+                    client_identifier: member.session.identity.client_identifier.clone(),
                     topic_name: String::from_utf8_lossy(topic_name).into(),
                     duplicate: publish.duplicate,
                     packet_identifier: publish.packet_identifier,

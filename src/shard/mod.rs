@@ -247,7 +247,7 @@ impl Shard {
     /// byte.
     pub fn handle_origin(&mut self, key: ConnectionKey, origin: Origin) {
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.origin = origin;
+            connection.set_origin(origin);
         }
     }
 
@@ -270,7 +270,7 @@ impl Shard {
     /// Forgets a connection.
     fn remove_connection(&mut self, key: ConnectionKey) -> Option<Connection> {
         let connection = self.clients.connections.remove(key)?;
-        self.occupancy.leave(connection.origin.listener);
+        self.occupancy.leave(connection.listener);
         Some(connection)
     }
 
@@ -665,7 +665,7 @@ impl Shard {
         debug_assert!(buffer.is_empty(), "output would be lost");
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.dirty = false;
-            if connection.held.as_ref().is_some_and(|held| held.gate != 0) {
+            if connection.held().is_some_and(|held| held.gate != 0) {
                 return;
             }
             std::mem::swap(&mut connection.outbox, buffer);
@@ -696,8 +696,9 @@ impl Shard {
             return;
         }
         if let Some(session) = connection.session()
-            && (connection.replay.is_some()
-                || connection.resend.is_some()
+            && (connection
+                .rare()
+                .is_some_and(|rare| rare.replay.is_some() || rare.resend.is_some())
                 || self
                     .clients
                     .members

@@ -83,7 +83,8 @@ impl Shard {
                 return Ok(Step::Stop);
             };
             let maximum = connection.topic_alias_maximum;
-            let aliases = aliases.insert(connection.inbound_aliases.take().unwrap_or_default());
+            let known = connection.make_rare().inbound_aliases.take();
+            let aliases = aliases.insert(known.unwrap_or_default());
             if publish.topic_name.is_empty() {
                 message.topic_name = aliases.resolve(alias)?.as_bytes();
             } else {
@@ -111,7 +112,7 @@ impl Shard {
             if aliases.is_some()
                 && let Some(connection) = self.clients.connections.get_mut(key)
             {
-                connection.inbound_aliases = aliases;
+                connection.make_rare().inbound_aliases = aliases;
             }
             return Ok(answered);
         }
@@ -154,7 +155,7 @@ impl Shard {
         if aliases.is_some()
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
-            connection.inbound_aliases = aliases;
+            connection.make_rare().inbound_aliases = aliases;
         }
         Ok(Step::Continue)
     }
@@ -183,7 +184,7 @@ impl Shard {
         }
         let mut topic_name = message.topic_name;
         let mount_point = settings
-            .listener(connection.origin.listener)
+            .listener(connection.listener)
             .and_then(|listener| listener.mount_point.as_deref());
         if let Some(mount_point) = mount_point {
             mounted.extend_from_slice(mount_point.as_bytes());
@@ -343,7 +344,7 @@ impl Shard {
         let identifier = acknowledgement.packet_identifier;
         let sequence = member.session.inflight.sequence_of(identifier);
         if member.session.inflight.puback(identifier)? {
-            if member.session.stored.is_some()
+            if member.session.is_stored()
                 && let Some(store) = &mut self.clients.store
             {
                 store.done(&member.session, sequence);
@@ -443,7 +444,7 @@ impl Shard {
             };
             let source = publisher
                 .and_then(|session| self.clients.members.get(session))
-                .map(|member| member.identity.clone());
+                .map(|member| member.session.identity.clone());
             let shared = Arc::new(Message::new(message).from_source(source));
             self.apply_retained(&shared, version, now);
             owned = Some(shared);
@@ -655,12 +656,12 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        let name = member.session.stored();
         let inflight = member.session.inflight.take_published();
         let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
         self.clients.queued_bytes -= member.session.queue.bytes();
         self.clients.queued_messages -= member.session.queue.len();
         let queued = member.session.queue.take_if(|_| true);
-        let name = member.session.stored;
         for delivery in unacknowledged.chain(queued) {
             self.hand_on(session, name, &delivery, now, effects);
         }
@@ -685,7 +686,7 @@ impl Shard {
         let leaving = queue.take_if(|delivery| delivery.share == share);
         self.clients.queued_bytes -= before - queue.bytes();
         self.clients.queued_messages -= leaving.len();
-        let name = member.session.stored;
+        let name = member.session.stored();
         for delivery in &leaving {
             self.hand_on(session, name, delivery, now, effects);
         }

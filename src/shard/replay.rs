@@ -63,7 +63,7 @@ impl Shard {
             return;
         };
         // Items of an earlier subscription stay checked against changes since they were looked up.
-        let replay = connection.replay.get_or_insert_with(|| {
+        let replay = connection.make_rare().replay.get_or_insert_with(|| {
             Box::new(Replay {
                 store_changes: self.retained_changes,
                 ..Replay::default()
@@ -88,9 +88,10 @@ impl Shard {
             return;
         };
         let session = connection.session();
-        let Some(mut replay) = connection.replay.take_if(|replay| !replay.is_waiting) else {
-            return;
-        };
+        let replay = connection
+            .rare_mut()
+            .and_then(|rare| rare.replay.take_if(|replay| !replay.is_waiting));
+        let Some(mut replay) = replay else { return };
         let Some(session) = session else { return };
         let steps_max = self.clients.limits.replay_steps_max;
         // Half of it for looking up, so that what was found also leaves.
@@ -120,6 +121,9 @@ impl Shard {
         }
         if replay.is_over() {
             drop(replay);
+            if let Some(connection) = self.clients.connections.get_mut(key) {
+                connection.tidy_rare();
+            }
             self.end_walks(now);
             return;
         }
@@ -130,7 +134,7 @@ impl Shard {
             self.arm_next_turn(Slot::Replays, now);
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.replay = Some(replay);
+            connection.make_rare().replay = Some(replay);
         }
     }
 
@@ -141,7 +145,7 @@ impl Shard {
             && let Some(key) = self.replaying.pop_front()
         {
             if let Some(connection) = self.clients.connections.get_mut(key)
-                && let Some(replay) = &mut connection.replay
+                && let Some(replay) = connection.replay_mut()
             {
                 replay.is_waiting = false;
                 self.continue_replay(key, now, effects);
@@ -212,7 +216,7 @@ impl Shard {
     ) {
         let replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
-            .and_then(|connection| connection.replay.take());
+            .and_then(|connection| connection.take_replay());
         let Some(mut replay) = replay else { return };
         // All at once: the connection that the rest would wait for is gone. Only a Client that leaves within
         // the first turns after its SUBACK comes here.

@@ -16,7 +16,7 @@ use crate::journal::{
 use crate::key::{SessionKey, ShardId};
 use crate::router::Interest;
 use crate::session::{
-    Delivery, Inflight, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
+    Delivery, Inflight, Logged, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
 };
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
@@ -55,11 +55,14 @@ impl Shard {
         let Some(clock) = self.clients.store.as_ref().map(|it| it.journal.clock()) else {
             return;
         };
-        let identifier = identity.client_identifier.clone();
-        let mut state = Session::new(identifier);
-        state.stored = NonZeroU64::new(replayed.session);
-        state.next_sequence = replayed.next_sequence;
-        state.exchanges = replayed.exchanges;
+        let mut state = Session::new(identity.clone());
+        state.log = NonZeroU64::new(replayed.session).map(|name| {
+            Box::new(Logged {
+                name,
+                next_sequence: replayed.next_sequence,
+                exchanges: replayed.exchanges,
+            })
+        });
         state.expiry_interval_s = replayed.expiry_interval_s;
         // The connection was lost when the process ended, and it is told that now.
         let limit = self.clients.limits.persistent_client_expiration;

@@ -104,7 +104,7 @@ impl Shard {
                 cursor.slot += 1;
                 continue;
             };
-            if member.session.stored.is_none() {
+            if !member.session.is_stored() {
                 cursor.slot += 1;
                 continue;
             }
@@ -112,7 +112,7 @@ impl Shard {
             if member.session.connection.is_none() {
                 store.detached(&member.session);
             }
-            if let Some(name) = member.session.stored {
+            if let Some(name) = member.session.stored() {
                 for &filter in member.subscriptions.keys() {
                     if let Some((options, identifier)) = self.router.subscription(filter, key)
                         && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
@@ -165,7 +165,7 @@ impl Store {
         until: usize,
     ) -> Option<u64> {
         let session = &member.session;
-        let name = session.stored?;
+        let name = session.stored()?;
         for (packet_identifier, progress) in session.inflight.iter() {
             let sequence = session.inflight.sequence_of(packet_identifier);
             if sequence < place {

@@ -23,7 +23,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::{DISK_PATIENCE, OPEN_EXCHANGES_MAX};
 use crate::message::{Message, QoS};
 use crate::router::RetainedVersion;
-use crate::session::{Delivery, Inflight, Place, Progress, Session, ShareTag};
+use crate::session::{Delivery, Inflight, Logged, Place, Progress, Session, ShareTag};
 use crate::time::Instant;
 
 pub(super) use super::held::{Held, HeldPacket};
@@ -224,9 +224,9 @@ impl Store {
 
     /// Writes down that a message is owed, and gives the delivery its place.
     pub(super) fn delivery(&mut self, session: &mut Session, delivery: &mut Delivery, sent: bool) {
-        let Some(name) = session.stored else { return };
-        let sequence = session.next_sequence;
-        session.next_sequence += 1;
+        let Some(log) = &mut session.log else { return };
+        let (name, sequence) = (log.name, log.next_sequence);
+        log.next_sequence += 1;
         let message = self.message(&delivery.message);
         self.put_delivery(name, sequence, message, delivery, sent);
         delivery.place = Place {
@@ -266,7 +266,7 @@ impl Store {
     /// Writes down a Session with its connection.
     pub(super) fn session(&mut self, member: &Member) {
         let session = &member.session;
-        let Some(name) = session.stored else { return };
+        let Some(log) = &session.log else { return };
         let clock = self.journal.clock();
         let will = session.will.as_ref().map(|will| WillRecord {
             message: StoredMessage::new(will.stored().as_ref(), clock),
@@ -274,18 +274,18 @@ impl Store {
             message_expiry_interval_s: will.message_expiry_interval_s(),
         });
         self.journal.append(&Record::Session {
-            session: name.get(),
-            identity: StoredIdentity::new(&member.identity, &self.ports),
+            session: log.name.get(),
+            identity: StoredIdentity::new(&session.identity, &self.ports),
             expiry_interval_s: session.expiry_interval_s,
-            next_sequence: session.next_sequence,
-            exchanges: self.taken_up_to(session),
+            next_sequence: log.next_sequence,
+            exchanges: self.taken_up_to(session, log),
             will,
         });
     }
 
     /// Writes down that a Session has no connection, and when it and its Will are due.
     pub(super) fn detached(&mut self, session: &Session) {
-        let Some(name) = session.stored else { return };
+        let Some(name) = session.stored() else { return };
         let clock = self.journal.clock();
         let will_at = session.will_at.filter(|_| session.will.is_some());
         self.journal.append(&Record::Detached {
@@ -317,7 +317,7 @@ impl Store {
         if !was_written {
             return self.done(session, sequence);
         }
-        if let Some(name) = session.stored {
+        if let Some(name) = session.stored() {
             let session = name.get();
             self.journal.append(&Record::Sent { session, sequence });
         }
@@ -350,14 +350,14 @@ impl Store {
 
     /// PUBREC has come.
     pub(super) fn released(&mut self, session: &Session, sequence: u64) {
-        if let Some(name) = session.stored {
+        if let Some(name) = session.stored() {
             let session = name.get();
             self.journal.append(&Record::Released { session, sequence });
         }
     }
 
     pub(super) fn done(&mut self, session: &Session, sequence: u64) {
-        if let Some(name) = session.stored {
+        if let Some(name) = session.stored() {
             let session = name.get();
             self.journal.append(&Record::Done { session, sequence });
         }
@@ -600,20 +600,20 @@ impl Store {
 
     /// QoS 2 messages of a Session that are on their way to other shards' disks.
     fn under_way(&self, session: &Session) -> impl Iterator<Item = Received> {
-        let name = session.stored;
+        let name = session.stored();
         let pending = self.tickets.iter().filter_map(|pending| pending.received);
         pending.filter(move |received| Some(received.name) == name)
     }
 
     /// All QoS 2 messages of a Session up to this one are known to have been taken.
-    fn taken_up_to(&self, session: &Session) -> u64 {
+    fn taken_up_to(&self, session: &Session, log: &Logged) -> u64 {
         let first = self.open_exchanges(session).min();
-        first.map_or(session.exchanges, |first| first.saturating_sub(1))
+        first.map_or(log.exchanges, |first| first.saturating_sub(1))
     }
 
     /// QoS 2 messages of a Session that are not known to have been taken.
     fn open_exchanges(&self, session: &Session) -> impl Iterator<Item = u64> {
-        let name = session.stored.map_or(0, NonZeroU64::get);
+        let name = session.stored().map_or(0, NonZeroU64::get);
         let suspects = self.suspects.get(&name).into_iter().flatten();
         let under_way = self.under_way(session);
         let under_way = under_way.flat_map(|it| [it.exchange, it.repeats]);
@@ -623,8 +623,9 @@ impl Store {
 
     /// Writes down what is taken of the QoS 2 messages of a Session, for a snapshot.
     pub(super) fn taken(&mut self, session: &Session) {
-        let Some(name) = session.stored else { return };
-        let up_to = self.taken_up_to(session);
+        let Some(log) = &session.log else { return };
+        let name = log.name;
+        let up_to = self.taken_up_to(session, log);
         let under_way: SmallVec<[Received; 4]> = self.under_way(session).collect();
         for packet_identifier in session.inbound.iter() {
             let is_under_way = under_way
@@ -639,7 +640,7 @@ impl Store {
             }
         }
         let open: BTreeSet<u64> = self.open_exchanges(session).collect();
-        for exchange in up_to + 1..=session.exchanges {
+        for exchange in up_to + 1..=log.exchanges {
             if !open.contains(&exchange) {
                 self.settled(name.get(), exchange);
             }
@@ -708,7 +709,7 @@ impl Clients {
             return;
         };
         let session = &mut member.session;
-        if let Some(name) = session.stored
+        if let Some(name) = session.stored()
             && store.routing.skipped.contains(&name.get())
         {
             return;
@@ -721,12 +722,13 @@ impl Clients {
             subscription_identifiers: SmallVec::from_slice(recipient.subscription_identifiers),
             place: Place::default(),
         };
-        let packet_identifier = Inflight::identifier_of(session.next_sequence);
+        let sequence = session.log.as_ref().map_or(0, |log| log.next_sequence);
+        let packet_identifier = Inflight::identifier_of(sequence);
         if qos == QoS::AtLeastOnce
             && session.queue.is_empty()
             && let Some(key) = session.connection
             && let Some(connection) = self.connections.get_mut(key)
-            && connection.resend.is_none()
+            && !connection.is_resending()
             && session
                 .inflight
                 .has_room_for(packet_identifier, connection.window)
@@ -757,7 +759,7 @@ impl Shard {
     pub(super) fn store(&mut self, session: SessionKey, record: impl FnOnce(&mut Store, &Session)) {
         if let Some(store) = &mut self.clients.store
             && let Some(member) = self.clients.members.get(session)
-            && member.session.stored.is_some()
+            && member.session.is_stored()
         {
             record(store, &member.session);
         }
@@ -857,7 +859,7 @@ impl Shard {
             return false;
         }
         // Its PUBREC would be a promise too.
-        let is_stored = member.is_some_and(|member| member.session.stored.is_some());
+        let is_stored = member.is_some_and(|member| member.session.is_stored());
         if publish.retain || stalled && is_stored && publish.qos == QoS::ExactlyOnce {
             return true;
         }
@@ -868,7 +870,7 @@ impl Shard {
         let here = stalled
             && matches.targets.iter().any(|target| {
                 let member = self.clients.members.get(target.session);
-                member.is_some_and(|member| member.session.stored.is_some())
+                member.is_some_and(|member| member.session.is_stored())
             });
         here || !matches.groups.is_empty()
             || matches

@@ -16,7 +16,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
 use crate::router::RetainedVersion;
-use crate::session::{ProtocolError, Session};
+use crate::session::{Logged, ProtocolError, Session};
 use crate::time::Instant;
 
 /// What a PUBLISH of QoS 1 or 2 says beside its message.
@@ -92,9 +92,9 @@ impl Shard {
         if let Some(member) = self.clients.members.get_mut(session) {
             if is_repeated {
                 // Its first PUBLISH may still be on its way to a disk.
-                (lsn, ticket) = (position, member.session.ticket);
+                (lsn, ticket) = (position, member.session.inbound.ticket());
             } else if ticket != 0 {
-                member.session.ticket = ticket;
+                member.session.inbound.set_ticket(ticket);
             }
         }
         let packet = HeldPacket::PubRec(packet_identifier, code);
@@ -118,12 +118,14 @@ impl Shard {
         ) else {
             return;
         };
-        let state = &mut member.session;
-        let Some(name) = state.stored else { return };
-        state.exchanges += 1;
+        let Some(log) = &mut member.session.log else {
+            return;
+        };
+        log.exchanges += 1;
+        let (name, exchange) = (log.name, log.exchanges);
         let origin = Origin {
             session: name.get(),
-            exchange: state.exchanges,
+            exchange,
             packet_identifier,
         };
         let repeats = store.begin_exchange(origin, publish.duplicate);
@@ -133,7 +135,7 @@ impl Shard {
             session,
             name,
             packet_identifier,
-            exchange: state.exchanges,
+            exchange,
             repeats,
         });
     }
@@ -141,7 +143,7 @@ impl Shard {
     /// Writes down that its identifier is free.
     pub(super) fn store_freed(&mut self, session: SessionKey, packet_identifier: PacketIdentifier) {
         self.store(session, |store, session| {
-            if let Some(name) = session.stored {
+            if let Some(name) = session.stored() {
                 store.journal.append(&Record::Freed {
                     session: name.get(),
                     packet_identifier,
@@ -285,15 +287,16 @@ impl Shard {
             return;
         };
         let state = &mut member.session;
-        if state.stored.is_none() && state.expiry_interval_s > 0 && state.inflight.is_empty() {
-            state.stored = NonZeroU64::new(store.journal.name_session());
+        if !state.is_stored() && state.expiry_interval_s > 0 && state.inflight.is_empty() {
+            let name = NonZeroU64::new(store.journal.name_session());
+            state.log = name.map(|name| Box::new(Logged::new(name)));
         }
         store.session(member);
     }
 
     pub(super) fn store_ended(&mut self, session: &Session) {
         if let Some(store) = &mut self.clients.store
-            && let Some(name) = session.stored
+            && let Some(name) = session.stored()
         {
             store.ended(name);
         }

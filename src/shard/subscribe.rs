@@ -80,7 +80,7 @@ impl Shard {
         };
         let maximum_qos = connection.maximum_qos;
         let mount_point = settings
-            .listener(connection.origin.listener)
+            .listener(connection.listener)
             .and_then(|listener| listener.mount_point.as_deref());
         let mut answer = Answer {
             packet_identifier: subscribe.packet_identifier,
@@ -153,7 +153,7 @@ impl Shard {
             let granted = ReasonCode::granted(options.qos);
             answer.codes.push(granted);
             if let Some(store) = &mut self.clients.store
-                && let Some(name) = member.session.stored
+                && let Some(name) = member.session.stored()
             {
                 store.subscribed(name, &text, options, subscribe.subscription_identifier);
                 if is_shared {
@@ -261,14 +261,14 @@ impl Shard {
             .clients
             .connections
             .get(key)
-            .and_then(|connection| settings.listener(connection.origin.listener))
+            .and_then(|connection| settings.listener(connection.listener))
             .and_then(|listener| listener.mount_point.as_deref());
         let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
         let stored = self
             .clients
             .members
             .get(session)
-            .and_then(|member| member.session.stored);
+            .and_then(|member| member.session.stored());
         for seen in unsubscribe.filters() {
             let text = mounted_filter(mount_point, seen);
             let Ok(filter) = TopicFilter::new(&text) else {
@@ -304,7 +304,7 @@ impl Shard {
                 self.hand_on_queued(session, filter, now, effects);
             }
             if let Some(connection) = self.clients.connections.get_mut(key)
-                && let Some(replay) = &mut connection.replay
+                && let Some(replay) = connection.replay_mut()
             {
                 replay.items.retain(|item| item.request.filter != filter);
                 replay.walks.retain(|walk| walk.request.filter != filter);

@@ -177,11 +177,11 @@ impl Shard {
             .filter_map(|(key, [received, sent])| {
                 let connection = self.clients.connections.get(key)?;
                 let session = &self.clients.members.get(connection.session()?)?.session;
-                let listener = self.clients.listener(connection.origin.listener);
+                let listener = self.clients.listener(connection.listener);
                 Some(Talker {
-                    client_identifier: session.client_identifier.clone(),
+                    client_identifier: session.identity.client_identifier.clone(),
                     port: listener.map_or(0, |listener| listener.port),
-                    peer: connection.origin.peer,
+                    peer: connection.peer,
                     received,
                     sent,
                 })

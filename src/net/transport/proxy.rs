@@ -104,7 +104,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyError> {
         _ => return Err(ProxyError::Malformed),
     };
     let header = ProxyHeader {
-        peer: peer.map(PeerAddress::Ip),
+        peer: peer.map(PeerAddress::from),
         ..ProxyHeader::default()
     };
     Ok(Some((header, end + 2)))
@@ -166,7 +166,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyError> {
             let [a, b, c, d, _, _, _, _, high, low, _, _] = *take(&mut rest)?;
             let address = Ipv4Addr::new(a, b, c, d);
             let port = u16::from_be_bytes([high, low]);
-            Some(PeerAddress::Ip(SocketAddr::new(address.into(), port)))
+            Some(PeerAddress::Ip(address.into(), port))
         }
         0x21 => {
             let source = *take::<16>(&mut rest)?;
@@ -174,7 +174,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyError> {
             let [high, low, _, _] = *take(&mut rest)?;
             let port = u16::from_be_bytes([high, low]);
             let address = Ipv6Addr::from(source);
-            Some(PeerAddress::Ip(SocketAddr::new(address.into(), port)))
+            Some(PeerAddress::Ip(address.into(), port))
         }
         0x31 => {
             take::<216>(&mut rest)?;

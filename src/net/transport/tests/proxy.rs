@@ -9,7 +9,7 @@ fn v1(line: &str) -> Result<Option<(ProxyHeader, usize)>, ProxyError> {
 }
 
 fn peer(address: &str) -> Option<PeerAddress> {
-    Some(PeerAddress::Ip(address.parse().unwrap()))
+    Some(address.parse::<std::net::SocketAddr>().unwrap().into())
 }
 
 /// A header of version 2 with `rest` after the fixed part.
