@@ -324,6 +324,13 @@ pub enum Record<'a> {
         /// The Session.
         session: u64,
     },
+    /// A member of a Shared Subscription has had it, whichever that was.
+    GroupHad {
+        /// The exchange.
+        origin: Origin,
+        /// The Shared Subscription, whole.
+        share: &'a str,
+    },
     /// A delivery that a Session of another shard was owed is a delivery of this frame instead.
     HandedOn {
         /// That Session.
@@ -372,6 +379,7 @@ const TAKEN: u8 = 16;
 const HAD: u8 = 17;
 const ENDING: u8 = 18;
 const HANDED_ON: u8 = 19;
+const GROUP_HAD: u8 = 20;
 
 impl<'a> Record<'a> {
     /// Appends the record.
@@ -493,6 +501,11 @@ impl<'a> Record<'a> {
                 out.push(HAD);
                 origin.encode(out);
                 put_u64(out, *session);
+            }
+            Self::GroupHad { origin, share } => {
+                out.push(GROUP_HAD);
+                origin.encode(out);
+                put_bytes(out, share.as_bytes());
             }
             Self::Freed {
                 session,
@@ -636,6 +649,10 @@ impl<'a> Record<'a> {
             HAD => Self::Had {
                 origin: Origin::decode(reader)?,
                 session: reader.number()?,
+            },
+            GROUP_HAD => Self::GroupHad {
+                origin: Origin::decode(reader)?,
+                share: filter(reader)?,
             },
             FREED => Self::Freed {
                 session: reader.number()?,
@@ -881,6 +898,14 @@ mod tests {
                     packet_identifier: identifier,
                 },
                 session: 1,
+            },
+            Record::GroupHad {
+                origin: Origin {
+                    session: 3,
+                    exchange: 4,
+                    packet_identifier: identifier,
+                },
+                share: "$share/g/a/+",
             },
             Record::Retained {
                 version: RetainedVersion {

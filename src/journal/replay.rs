@@ -186,16 +186,37 @@ impl ReplayedRetained {
 pub struct Suspect {
     /// The exchange that brought it.
     pub origin: Origin,
-    /// Who was given it.
+    /// Who was given it for Subscriptions of their own.
     pub sessions: Vec<u64>,
+    /// The Shared Subscriptions of which a member was given it: each is one receiver, as the next choice
+    /// may be another member.
+    pub groups: Vec<Arc<str>>,
 }
 
 impl Suspect {
+    pub(super) const fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            sessions: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// Whether `origin` brings it again, or another message in its place.
+    #[must_use]
+    pub fn is_of(&self, origin: Origin) -> bool {
+        self.origin.session == origin.session
+            && self.origin.packet_identifier == origin.packet_identifier
+    }
+
     /// Writes it down.
     pub fn append_to(&self, journal: &mut Journal) {
         let origin = self.origin;
         for &session in &self.sessions {
             journal.append(&Record::Had { origin, session });
+        }
+        for share in &self.groups {
+            journal.append(&Record::GroupHad { origin, share });
         }
     }
 }
@@ -475,10 +496,14 @@ impl Replay {
                         None => return,
                     },
                 };
-                if let Some(origin) = origin {
-                    self.suspect(origin, session);
-                }
                 let share = share.map(|share| self.share(share));
+                if let Some(origin) = origin {
+                    let suspect = self.suspect(origin);
+                    match &share {
+                        Some(share) => suspect.groups.push(share.clone()),
+                        None => suspect.sessions.push(session),
+                    }
+                }
                 self.open(session).put(ReplayedDelivery {
                     sequence,
                     progress: if sent {
@@ -531,7 +556,11 @@ impl Replay {
                 }
             }
             Record::Taken { session, exchange } => self.session(session).take(exchange),
-            Record::Had { origin, session } => self.suspect(origin, session),
+            Record::Had { origin, session } => self.suspect(origin).sessions.push(session),
+            Record::GroupHad { origin, share } => {
+                let share = self.share(share);
+                self.suspect(origin).groups.push(share);
+            }
             Record::Freed {
                 session,
                 packet_identifier,
@@ -570,21 +599,20 @@ impl Replay {
         share
     }
 
-    /// Remembers who was given a message. As many exchanges of one publisher as may be open.
-    fn suspect(&mut self, origin: Origin, session: u64) {
+    /// Who was given a message, as far as is known. As many exchanges of one publisher as may be open.
+    fn suspect(&mut self, origin: Origin) -> &mut Suspect {
         let suspects = self.suspects.entry(origin.session).or_default();
-        match suspects.iter_mut().rev().find(|it| it.origin == origin) {
-            Some(suspect) => suspect.sessions.push(session),
-            None => suspects.push_back(Suspect {
-                origin,
-                sessions: vec![session],
-            }),
-        }
         while let Some(first) = suspects.front()
             && first.origin.exchange + (OPEN_EXCHANGES_MAX as u64) < origin.exchange
         {
             suspects.pop_front();
         }
+        let known = suspects.iter().rposition(|it| it.origin == origin);
+        let index = known.unwrap_or_else(|| {
+            suspects.push_back(Suspect::new(origin));
+            suspects.len() - 1
+        });
+        &mut suspects[index]
     }
 
     /// What all of it amounts to.
@@ -614,7 +642,7 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{StoredIdentity, StoredMessage};
+    use crate::journal::{Origins, StoredIdentity, StoredMessage, next_frame};
     use crate::key::ShardId;
 
     fn content(payload: &'static [u8]) -> StoredMessage<'static> {
@@ -787,12 +815,35 @@ mod tests {
             &[from(1), delivery(1, 0, 1), delivery(2, 0, 1)],
             &[from(2), delivery(2, 1, 1)],
         ]);
-        let sessions: Vec<_> = replayed
-            .suspects
-            .iter()
-            .map(|it| (it.origin.exchange, it.sessions.clone()))
-            .collect();
-        assert_eq!(sessions, [(1, vec![1, 2]), (2, vec![2])]);
+        let sessions = |replayed: &Replayed| -> Vec<_> {
+            let suspects = replayed.suspects.iter();
+            suspects
+                .map(|it| (it.origin.exchange, it.sessions.clone()))
+                .collect()
+        };
+        assert_eq!(sessions(&replayed), [(1, vec![1, 2]), (2, vec![2])]);
+        // A member of a group stands for the group.
+        let shared = Record::Delivery {
+            session: 1,
+            sequence: 1,
+            message: 1,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            sent: false,
+            share: Some("$share/g/t"),
+            subscription_identifiers: &[],
+        };
+        let replayed = replay(&[&[from(1), delivery(2, 0, 1), shared]]);
+        assert_eq!(sessions(&replayed), [(1, vec![2])]);
+        assert_eq!(replayed.suspects[0].groups, ["$share/g/t".into()]);
+        let mut journal = Journal::new(0, 1, Origins::default(), WallClock::default());
+        replayed.suspects[0].append_to(&mut journal);
+        let mut frame = Vec::new();
+        journal.take(&mut frame).unwrap();
+        let (frame, _) = next_frame(&frame, 1).unwrap().unwrap();
+        let mut again = Replay::new(WallClock::default(), &[]);
+        again.frame(frame.payload).unwrap();
+        assert_eq!(again.finish().suspects, replayed.suspects);
         let late = OPEN_EXCHANGES_MAX as u64 + 2;
         let replayed = replay(&[
             &[from(1), delivery(1, 0, 1)],

@@ -492,6 +492,9 @@ impl Shard {
             }
         }
         for &group in &matches.groups {
+            if self.has_group_had(group.filter()) {
+                continue;
+            }
             let pick = self.router.pick(group);
             match self.choose(pick, group.filter(), None, message.topic_name) {
                 Some(Chosen::Local(target)) => {

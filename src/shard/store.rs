@@ -125,8 +125,8 @@ pub(super) struct Routing {
     handed_on: Option<HandedOn>,
     /// What is to be written down of the publisher's exchange.
     pub(super) received: Option<Received>,
-    /// Sessions that have had it before a crash.
-    pub(super) skipped: Vec<u64>,
+    /// Who has had it before a crash.
+    pub(super) skipped: Option<Box<Suspect>>,
     /// A later write to its topic, which may not be durable, is what is written down in its place.
     is_superseded: bool,
     /// Size of the journal when it began.
@@ -375,7 +375,7 @@ impl Store {
         routing.is_forwarded = false;
         routing.is_superseded = false;
         routing.handed_on = None;
-        routing.skipped.clear();
+        routing.skipped = None;
         if let Some(ticket) = ticket {
             routing.is_forwarded = true;
             routing.handed_on = ticket.handed_on;
@@ -389,10 +389,16 @@ impl Store {
     fn set_origin(&mut self, origin: Origin, repeats: bool) {
         self.routing.origin = Some(origin);
         self.routing.repeats = repeats;
-        if let Some(suspect) = self.take_suspect(origin)
-            && repeats
-        {
-            self.routing.skipped = suspect.sessions;
+        if self.suspects.is_empty() {
+            return;
+        }
+        if repeats {
+            // Not taken: what else comes by it may be under way, by way of a third shard.
+            let suspects = self.suspects.get(&origin.session).into_iter().flatten();
+            let mut suspects = suspects.filter(|it| it.is_of(origin));
+            self.routing.skipped = suspects.next().cloned().map(Box::new);
+        } else {
+            self.take_suspect(origin);
         }
     }
 
@@ -413,8 +419,15 @@ impl Store {
         // had the message is known.
         suspect.append_to(&mut self.journal);
         self.routing.repeats = true;
-        self.routing.skipped = suspect.sessions;
+        self.routing.skipped = Some(Box::new(suspect));
         before
+    }
+
+    /// Whether a member of a Shared Subscription has had the message at hand before a crash. It is one
+    /// receiver, of which only the publisher's shard knows before somebody else is chosen.
+    pub(super) fn has_group_had(&self, filter: &[u8]) -> bool {
+        let skipped = self.routing.skipped.as_ref();
+        skipped.is_some_and(|it| it.groups.iter().any(|share| share.as_bytes() == filter))
     }
 
     /// What is known of a message that may come again, when its Packet Identifier is used: it is that
@@ -426,8 +439,7 @@ impl Store {
         let suspects = self.suspects.get_mut(&origin.session)?;
         // Nothing older is under way still.
         suspects.retain(|it| it.origin.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
-        let is_it = |it: &Suspect| it.origin.packet_identifier == origin.packet_identifier;
-        let found = suspects.iter().position(is_it);
+        let found = suspects.iter().position(|it| it.is_of(origin));
         let suspect = found.map(|index| suspects.swap_remove(index));
         if suspects.is_empty() {
             self.suspects.remove(&origin.session);
@@ -531,7 +543,7 @@ impl Store {
         routing.waiter = None;
         routing.origin = None;
         routing.is_forwarded = false;
-        routing.skipped.clear();
+        routing.skipped = None;
         let is_written = self.journal.size() != routing.size;
         if is_written && let Some(HandedOn { session, sequence }) = routing.handed_on.take() {
             self.journal.append(&Record::HandedOn { session, sequence });
@@ -709,8 +721,10 @@ impl Clients {
             return;
         };
         let session = &mut member.session;
-        if let Some(name) = session.stored()
-            && store.routing.skipped.contains(&name.get())
+        if let Some(skipped) = &store.routing.skipped
+            && recipient.share.is_none()
+            && let Some(name) = session.stored()
+            && skipped.sessions.contains(&name.get())
         {
             return;
         }

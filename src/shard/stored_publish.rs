@@ -15,7 +15,7 @@ use crate::journal::{Origin, Record};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
-use crate::router::RetainedVersion;
+use crate::router::{FilterKey, RetainedVersion};
 use crate::session::{Logged, ProtocolError, Session};
 use crate::time::Instant;
 
@@ -100,6 +100,14 @@ impl Shard {
         let packet = HeldPacket::PubRec(packet_identifier, code);
         self.hold(key, lsn, ticket, packet, now, effects);
         Ok(())
+    }
+
+    /// Whether a member of this shared subscription has had the message at hand before a crash.
+    pub(super) fn has_group_had(&self, filter: FilterKey) -> bool {
+        let store = self.clients.store.as_ref();
+        store.is_some_and(|store| {
+            store.routing.skipped.is_some() && store.has_group_had(&self.router.filter_arc(filter))
+        })
     }
 
     fn end_stored(&mut self) -> (u64, u64) {

@@ -33,6 +33,9 @@ use crate::wal::{
 
 /// Filter of all messages that are counted.
 const MESSAGES: &str = "m/#";
+/// What is shared by all subscribers, none of which ever leaves: what one of them had must never come to
+/// another.
+const PAIR: &str = "$share/pair/s/#";
 /// Topics with a retained message, `r/0` and so on.
 const RETAINED_TOPICS: usize = 4;
 /// Packet Identifiers a Client uses: few, so that they come again soon.
@@ -126,6 +129,8 @@ struct Client {
     received: BTreeSet<u16>,
     /// What came, by publisher and QoS.
     got: BTreeMap<(usize, usize), Vec<u32>>,
+    /// The same of what is shared.
+    got_shared: BTreeMap<(usize, usize), Vec<u32>>,
 }
 
 fn slot(qos: QoS) -> usize {
@@ -159,6 +164,7 @@ impl Client {
             answers: VecDeque::new(),
             received: BTreeSet::new(),
             got: BTreeMap::new(),
+            got_shared: BTreeMap::new(),
         }
     }
 
@@ -215,7 +221,8 @@ impl Client {
         if !self.is_subscribed && !self.is_subscribing {
             let identifier = self.identifier();
             let identifier = PacketIdentifier::new(identifier).expect("from 1");
-            let filters = [(MESSAGES, SubscriptionOptions::new(QoS::ExactlyOnce))];
+            let options = SubscriptionOptions::new(QoS::ExactlyOnce);
+            let filters = [(MESSAGES, options), (PAIR, options)];
             self.send(
                 world,
                 &Packet::Subscribe(Subscribe::new(identifier, &filters)),
@@ -283,7 +290,7 @@ impl Client {
                 let filler = "x".repeat(number as usize * 37 % 300);
                 (
                     qos,
-                    format!("s/{}", self.index),
+                    format!("s/{}/{}", self.index, slot(qos)),
                     format!("{number} {filler}"),
                 )
             }
@@ -453,13 +460,19 @@ impl Client {
                 return Ok(());
             }
         }
-        let mut levels = publish.topic_name.split('/').skip(1);
+        let mut levels = publish.topic_name.split('/');
+        let is_shared = levels.next() == Some("s");
         let mut number = || levels.next().and_then(|level| level.parse().ok());
         let text = str::from_utf8(publish.payload).unwrap_or_default();
         let value = text.split(' ').next().and_then(|text| text.parse().ok());
         match (number(), number(), value) {
             (Some(publisher), Some(qos), Some(value)) => {
-                self.got.entry((publisher, qos)).or_default().push(value);
+                let got = if is_shared {
+                    &mut self.got_shared
+                } else {
+                    &mut self.got
+                };
+                got.entry((publisher, qos)).or_default().push(value);
                 Ok(())
             }
             _ => Err(self.violation(&format!("{publish:?} has come"))),
@@ -885,6 +898,27 @@ impl Scene<'_> {
             if let Some(number) = publisher.shared_acknowledged.difference(&got).next() {
                 return Err(Violation(format!(
                     "message {number} of client {} to the group was acknowledged and did not come",
+                    publisher.index
+                )));
+            }
+        }
+        for publisher in &self.clients {
+            let mut seen = BTreeSet::new();
+            for (subscriber, qos) in self.clients.iter().flat_map(|it| [(it, 0), (it, 1)]) {
+                let got = subscriber.got_shared.get(&(publisher.index, qos));
+                for &number in got.into_iter().flatten() {
+                    self.report.deliveries += 1;
+                    if !seen.insert(number) && qos == 1 {
+                        return Err(Violation(format!(
+                            "message {number} of client {} came to the pair twice, at last to client {}",
+                            publisher.index, subscriber.index
+                        )));
+                    }
+                }
+            }
+            if let Some(number) = publisher.shared_acknowledged.difference(&seen).next() {
+                return Err(Violation(format!(
+                    "message {number} of client {} to the pair was acknowledged and did not come",
                     publisher.index
                 )));
             }

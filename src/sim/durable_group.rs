@@ -217,7 +217,7 @@ impl GroupMember {
         let mut bytes = Vec::new();
         codec::encode(&Packet::PubAck(ack), VERSION, &mut bytes);
         self.answers.push_back(bytes);
-        let publisher = publish.topic_name.strip_prefix("s/");
+        let publisher = publish.topic_name.split('/').nth(1);
         let publisher = publisher.and_then(|publisher| publisher.parse().ok());
         let text = str::from_utf8(publish.payload).unwrap_or_default();
         let number = text.split(' ').next().and_then(|text| text.parse().ok());

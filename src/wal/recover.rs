@@ -15,13 +15,14 @@ use super::segment::{HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, scan};
 use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
-    Frame, Lsn, NUMBER_MAX, Origin, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession,
-    Suspect, UnknownRecord, WallClock,
+    Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect,
+    UnknownRecord, WallClock,
 };
 use crate::key::ShardId;
 use crate::router::Interest;
 use crate::shard::{Placement, RestoredInterest, Shard};
 use crate::time::Instant;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -661,26 +662,35 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
 /// bring one is one then: a crash may have come between repetitions, too. As none of them was
 /// acknowledged, a Packet Identifier stands for one message.
 fn renumber(merged: &mut Replayed) {
-    let mut by_message: BTreeMap<(u64, u16), (Origin, Vec<u64>)> = BTreeMap::new();
+    let mut by_message: BTreeMap<(u64, u16), Suspect> = BTreeMap::new();
     for suspect in std::mem::take(&mut merged.suspects) {
         let origin = suspect.origin;
         if let Some(publisher) = merged.sessions.get_mut(&origin.session) {
             publisher.exchanges = publisher.exchanges.max(origin.exchange);
             publisher.renumbered.push(origin.exchange);
         }
-        let key = (origin.session, origin.packet_identifier.get());
-        let (_, sessions) = by_message.entry(key).or_insert((origin, Vec::new()));
-        sessions.extend(suspect.sessions);
+        match by_message.entry((origin.session, origin.packet_identifier.get())) {
+            Entry::Vacant(entry) => {
+                entry.insert(suspect);
+            }
+            Entry::Occupied(mut entry) => {
+                let known = entry.get_mut();
+                known.sessions.extend(suspect.sessions);
+                known.groups.extend(suspect.groups);
+            }
+        }
     }
-    for ((publisher, _), (mut origin, mut sessions)) in by_message {
+    for ((publisher, _), mut suspect) in by_message {
         let Some(publisher) = merged.sessions.get_mut(&publisher) else {
             continue;
         };
         publisher.exchanges = (publisher.exchanges + 1).min(NUMBER_MAX);
-        origin.exchange = publisher.exchanges;
-        sessions.sort_unstable();
-        sessions.dedup();
-        merged.suspects.push(Suspect { origin, sessions });
+        suspect.origin.exchange = publisher.exchanges;
+        suspect.sessions.sort_unstable();
+        suspect.sessions.dedup();
+        suspect.groups.sort_unstable();
+        suspect.groups.dedup();
+        merged.suspects.push(suspect);
     }
 }
 

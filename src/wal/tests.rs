@@ -740,6 +740,91 @@ fn what_was_handed_on_when_the_broker_was_killed_comes_once_though_its_new_owner
     }
 }
 
+/// A broker on three shards. A group has one member on the second and one on the third, of which only the
+/// first is connected; a QoS 2 message from the first shard went to that one. Only the second shard has
+/// written anything down.
+fn half_taken_by_a_group(folder: &Folder) -> (Broker, [String; 3]) {
+    let mut broker = Broker::open(folder, 3);
+    let names = [0, 1, 2].map(|shard| broker.name_on(shard));
+    let [publisher, chosen, other] = &names;
+    let (wire, _, _) = broker.connect(other);
+    broker.subscribe(wire, GROUP, 2);
+    broker.leave(wire);
+    let (wire, _, _) = broker.connect(chosen);
+    broker.subscribe(wire, GROUP, 2);
+    let (wire, _, _) = broker.connect(publisher);
+    broker.send(wire, &publish(QOS2, "t", 7, "x"));
+    broker.work(&[1], |broker| {
+        !broker.shards[1].outbound(ShardId(0)).is_empty()
+    });
+    (broker, names)
+}
+
+/// The publisher sends it again while nobody of the group but `connected` is there.
+fn repeat_to(folder: &Folder, publisher: &str, connected: &str, flags: u8) {
+    let mut broker = Broker::open(folder, 3);
+    let wire = broker.connect_unanswered(connected, flags);
+    broker.stored(wire);
+    broker.send(wire, &subscribe(GROUP, 2));
+    broker.stored(wire);
+    let (wire, was_there, _) = broker.connect(publisher);
+    assert!(was_there);
+    broker.send(wire, &publish(QOS2 | DUP, "t", 7, "x"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    broker.end();
+}
+
+#[test]
+fn a_qos2_message_that_a_member_had_when_the_broker_was_killed_comes_to_no_other_when_it_is_repeated()
+ {
+    for counts in [&[][..], &[3], &[1, 2]] {
+        for flags in [0, 2] {
+            let folder = Folder::new();
+            let (broker, [publisher, chosen, other]) = half_taken_by_a_group(&folder);
+            broker.kill(&folder);
+            for &count in counts {
+                let mut broker = Broker::open(&folder, count);
+                broker.snapshot(&folder);
+                broker.kill(&folder);
+            }
+            repeat_to(&folder, &publisher, &other, flags);
+            let mut broker = Broker::open(&folder, 2);
+            for (name, expected) in [(&other, &[][..]), (&chosen, &["x"])] {
+                let (_, _, bytes) = broker.connect(name);
+                assert_eq!(payloads(&bytes, "t"), expected, "{counts:?} {flags}");
+            }
+            broker.kill(&folder);
+        }
+    }
+}
+
+#[test]
+fn a_session_that_had_a_repeated_qos2_message_for_itself_gets_what_its_group_did_not_have() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 3);
+    let [publisher, both, other] = [0, 1, 2].map(|shard| broker.name_on(shard));
+    let (wire, _, _) = broker.connect(&both);
+    broker.subscribe(wire, "t", 2);
+    broker.subscribe(wire, GROUP, 2);
+    broker.leave(wire);
+    let (wire, _, _) = broker.connect(&other);
+    broker.subscribe(wire, GROUP, 2);
+    let (wire, _, _) = broker.connect(&publisher);
+    // For the group it goes to the third shard, which writes nothing down.
+    broker.send(wire, &publish(QOS2, "t", 7, "x"));
+    broker.work(&[1], |broker| {
+        !broker.shards[1].outbound(ShardId(0)).is_empty()
+    });
+    broker.kill(&folder);
+    repeat_to(&folder, &publisher, &both, 0);
+    let mut broker = Broker::open(&folder, 2);
+    let (_, _, bytes) = broker.connect(&both);
+    assert_eq!(payloads(&bytes, "t"), ["x", "x"]);
+    let (_, _, bytes) = broker.connect(&other);
+    assert_eq!(payloads(&bytes, "t"), [""; 0]);
+    broker.kill(&folder);
+}
+
 #[test]
 fn a_session_that_has_handed_on_everything_is_gone_and_snapshots_keep_it_until_then() {
     let folder = Folder::new();

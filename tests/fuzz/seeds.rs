@@ -301,6 +301,10 @@ pub fn frames() -> Vec<Vec<u8>> {
                 exchange: 3,
             },
             Record::Had { origin, session: 2 },
+            Record::GroupHad {
+                origin,
+                share: "$share/g/t",
+            },
             Record::HandedOn {
                 session: 1,
                 sequence: 0,
