@@ -69,6 +69,9 @@ pub fn memory(process_id: u32) -> io::Result<Memory> {
 /// What a process has used at one moment, or between two.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
+    /// From when to when, by the system's monotonic clock: what else looked at the process can be cut to it.
+    pub from: Duration,
+    pub to: Duration,
     pub cpu: Duration,
     pub rss_peak_kib: u64,
     pub voluntary_switches: u64,
@@ -78,7 +81,10 @@ pub struct Cost {
 impl Cost {
     pub fn sample(process_id: u32) -> io::Result<Self> {
         let (voluntary_switches, involuntary_switches) = context_switches(process_id)?;
+        let now = monotonic();
         Ok(Self {
+            from: now,
+            to: now,
             cpu: cpu_time(process_id)?,
             rss_peak_kib: memory(process_id)?.peak_kib,
             voluntary_switches,
@@ -89,6 +95,8 @@ impl Cost {
     /// A thread that ended takes what it used with it.
     pub fn since(&self, before: &Self) -> Self {
         Self {
+            from: before.to,
+            to: self.to,
             cpu: self.cpu.saturating_sub(before.cpu),
             rss_peak_kib: self.rss_peak_kib,
             voluntary_switches: self
@@ -99,6 +107,12 @@ impl Cost {
                 .saturating_sub(before.involuntary_switches),
         }
     }
+}
+
+/// Time since the system started, as profilers stamp their samples.
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Voluntary and involuntary ones, of every thread alive.

@@ -113,6 +113,9 @@ struct TimelineLine {
 
 #[derive(Debug, Serialize)]
 struct BrokerCost {
+    /// Between these two, by the system's monotonic clock.
+    from_s: f64,
+    to_s: f64,
     cpu_s: f64,
     cpu_us_per_delivered: Option<f64>,
     rss_peak_kib: u64,
@@ -289,6 +292,8 @@ impl RunResult {
             overruns: outcome.overruns,
             timeline: timeline.collect(),
             broker_cost: outcome.cost.map(|cost| BrokerCost {
+                from_s: cost.from.as_secs_f64(),
+                to_s: cost.to.as_secs_f64(),
                 cpu_s: cost.cpu.as_secs_f64(),
                 cpu_us_per_delivered: (delivered > 0)
                     .then(|| cost.cpu.as_secs_f64() * 1e6 / delivered as f64),
