@@ -325,11 +325,13 @@ impl Shard {
             let step = match phase {
                 // HOT: per PUBLISH.
                 Phase::Connected(session) if header.first_byte >> 4 == packet_type::PUBLISH => {
-                    codec::decode_publish(version, header.first_byte, body)
-                        .map_err(ProtocolError::from)
-                        .and_then(|publish| {
-                            self.handle_publish(key, session, &publish, vetted, now, effects)
-                        })
+                    // Handed on where it was decoded: it is large, and was just written.
+                    match &codec::decode_publish(version, header.first_byte, body) {
+                        Ok(publish) => {
+                            self.handle_publish(key, session, publish, vetted, now, effects)
+                        }
+                        Err(error) => Err(ProtocolError::from(*error)),
+                    }
                 }
                 Phase::Connected(session) => {
                     self.handle_packet(key, session, version, header.first_byte, body, now, effects)

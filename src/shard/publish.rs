@@ -88,11 +88,13 @@ impl Shard {
             if publish.topic_name.is_empty() {
                 message.topic_name = aliases.resolve(alias)?.as_bytes();
             } else {
-                TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
+                TopicName::from_packet(publish.topic_name)
+                    .map_err(|_| ProtocolError::TopicNameInvalid)?;
                 aliases.set(alias, publish.topic_name, maximum)?;
             }
         } else {
-            TopicName::new(publish.topic_name).map_err(|_| ProtocolError::TopicNameInvalid)?;
+            TopicName::from_packet(publish.topic_name)
+                .map_err(|_| ProtocolError::TopicNameInvalid)?;
         }
         let mut refused = None;
         // The broker's own topics are nobody else's to write, with or without rules.

@@ -6,6 +6,8 @@ use super::error::TOPIC_SIZE_MAX;
 use super::{Levels, TopicError};
 use crate::limits::TOPIC_LEVELS_MAX;
 
+const SEPARATOR: u8 = b'/';
+
 /// A Topic Name that was checked: not empty, without wildcards, of a bounded number of levels.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TopicName<'a>(&'a [u8]);
@@ -15,7 +17,6 @@ impl<'a> TopicName<'a> {
     ///
     /// # Errors
     /// [`TopicError`] says which rule `text` breaks.
-    // HOT: per PUBLISH that has no Topic Alias.
     pub fn new(text: &'a str) -> Result<Self, TopicError> {
         let bytes = text.as_bytes();
         if bytes.is_empty() {
@@ -31,7 +32,7 @@ impl<'a> TopicName<'a> {
         for &byte in bytes {
             wildcard |= byte == b'+' || byte == b'#';
             null |= byte == 0;
-            separators += usize::from(byte == b'/');
+            separators += usize::from(byte == SEPARATOR);
         }
         if wildcard {
             return Err(TopicError::WildcardInName);
@@ -42,6 +43,26 @@ impl<'a> TopicName<'a> {
         if separators >= TOPIC_LEVELS_MAX {
             return Err(TopicError::TooManyLevels);
         }
+        Ok(Self(bytes))
+    }
+
+    /// Checks of a Topic Name what reading its packet did not: the codec takes none that is empty, or has
+    /// a wildcard or U+0000.
+    ///
+    /// # Errors
+    /// [`TopicError::TooManyLevels`].
+    // HOT: per PUBLISH that has no Topic Alias.
+    #[inline]
+    pub fn from_packet(text: &'a str) -> Result<Self, TopicError> {
+        let bytes = text.as_bytes();
+        let is_separator = |byte: &&u8| **byte == SEPARATOR;
+        // Nearly all are too short to have too many levels: nothing is counted.
+        if bytes.len() >= TOPIC_LEVELS_MAX
+            && bytes.iter().filter(is_separator).count() >= TOPIC_LEVELS_MAX
+        {
+            return Err(TopicError::TooManyLevels);
+        }
+        debug_assert_eq!(Self::new(text), Ok(Self(bytes)));
         Ok(Self(bytes))
     }
 
@@ -108,10 +129,16 @@ mod tests {
 
     #[test]
     fn levels_are_bounded() {
-        assert!(TopicName::new(&"/".repeat(TOPIC_LEVELS_MAX - 1)).is_ok());
+        let most = TOPIC_LEVELS_MAX - 1;
+        for legal in ["a".repeat(1000), "/".repeat(most), "sport/".repeat(most)] {
+            assert!(TopicName::new(&legal).is_ok());
+            assert!(TopicName::from_packet(&legal).is_ok());
+        }
         for separators in [TOPIC_LEVELS_MAX, 65_535] {
             let deep = "/".repeat(separators);
-            assert_eq!(TopicName::new(&deep), Err(TopicError::TooManyLevels));
+            let error = Err(TopicError::TooManyLevels);
+            assert_eq!(TopicName::new(&deep), error);
+            assert_eq!(TopicName::from_packet(&deep), error);
         }
     }
 }
