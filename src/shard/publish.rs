@@ -265,15 +265,17 @@ impl Shard {
             return Ok(ReasonCode::UnspecifiedError);
         };
         let inbound = &mut member.session.inbound;
-        if inbound.contains(packet_identifier) {
+        // Looked for once: a Client may have many on their way.
+        if !inbound.publish(packet_identifier) {
             // A duplicate is acknowledged again but not routed again [MQTT-4.3.3-10].
             return Ok(ReasonCode::Success);
         }
         // [MQTT-3.3.4-7]. A v3.1.1 Client has not been told a maximum; its identifiers are one.
-        if is_v5 && receive_maximum != 0 && inbound.len() >= usize::from(receive_maximum) {
+        if is_v5 && receive_maximum != 0 && inbound.len() > usize::from(receive_maximum) {
+            // It was not taken: sent again, it is no duplicate.
+            inbound.release(packet_identifier);
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
-        inbound.publish(packet_identifier);
         self.store_received(session, publish);
         let reason_code = self
             .route(message, Some(session), now, effects)

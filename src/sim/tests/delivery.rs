@@ -62,6 +62,30 @@ fn v5_client_beyond_our_receive_maximum_is_disconnected() {
     });
 }
 
+/// [MQTT-4.3.3-10]
+#[test]
+fn message_beyond_our_receive_maximum_is_no_duplicate_on_the_next_connection() {
+    on_shards(|bench| {
+        let subscriber = bench.connect(v5("subscriber"));
+        bench.subscribe(subscriber, "t", options(Q0));
+        let link = bench.connect(lasting("a"));
+        let beyond = bench.limits.max_inflight_messages + 1;
+        for id in 1..=beyond {
+            bench.publish(link, "t", "x", Q2, id);
+        }
+        assert_eq!(bench.hear_payloads(subscriber).len(), 20);
+        let link = bench.connect(lasting("a"));
+        bench.send(link, &pubrel(1));
+        let again = Publish {
+            duplicate: true,
+            ..message("t", "y", Q2, beyond)
+        };
+        bench.send(link, &Packet::Publish(again));
+        assert_eq!(bench.hear(link), ["pubcomp #1", "pubrec #21"]);
+        assert_eq!(bench.hear_payloads(subscriber), ["y"]);
+    });
+}
+
 /// Earlier versions know no Receive Maximum: nothing of theirs may be dropped for it.
 #[test]
 fn v311_qos2_far_beyond_our_receive_maximum_is_all_delivered_once() {
