@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-/// Entries allocated at a time.
-const CHUNK: usize = 64;
+/// Entries allocated at a time. So few that what is allocated for a Client fits into one page or half of one:
+/// the allocator rounds what is larger, or no power of two, up by an eighth and more.
+const CHUNK: usize = 32;
 
 /// Entries by index, from zero on.
 #[derive(Debug)]

@@ -11,6 +11,8 @@ pub(super) const SMALL_MAX: usize = 4 * 1024;
 const LARGE_MAX: usize = 256 * 1024;
 /// What is kept of either kind, bytes.
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Buffers of either kind beyond which one that was not used is not kept.
+const UNUSED_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Shelf {
@@ -69,6 +71,19 @@ impl BufferPool {
         self.large.trim();
     }
 
+    /// Takes back a buffer that its connection has not used lately. There may be as many as connections, and
+    /// what each was last sent may have been very little: most are worth less than what names them here.
+    pub(super) fn put_unused(&mut self, buffer: Vec<u8>) {
+        let shelf = if buffer.capacity() < SMALL_MAX {
+            &self.small
+        } else {
+            &self.large
+        };
+        if shelf.buffers.len() < UNUSED_MAX {
+            self.put(buffer);
+        }
+    }
+
     /// Takes a buffer back, whatever it holds.
     pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
@@ -115,6 +130,22 @@ mod tests {
         assert_eq!(pool.small.buffers.len(), 30);
         pool.trim();
         assert_eq!((pool.small.buffers.len(), pool.small.bytes), (0, 0));
+    }
+
+    #[test]
+    fn of_what_connections_have_not_used_lately_few_are_kept() {
+        let mut pool = BufferPool::default();
+        for _ in 0..10_000 {
+            pool.put_unused(vec![1; 8]);
+            pool.put_unused(vec![1; SMALL_MAX]);
+        }
+        assert_eq!(pool.small.buffers.len(), UNUSED_MAX);
+        assert_eq!(pool.large.buffers.len(), UNUSED_MAX);
+        // What is used is kept, however many there are.
+        for _ in 0..1000 {
+            pool.put(vec![1; 8]);
+        }
+        assert_eq!(pool.small.buffers.len(), UNUSED_MAX + 1000);
     }
 
     #[test]

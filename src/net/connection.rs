@@ -174,12 +174,11 @@ impl Connection {
         let Some(rare) = &mut self.rare else {
             return (Vec::new(), 0);
         };
-        let taken = (
+        // The rest of it may come back: [`Connection::tidy_rare`] is for when it has not.
+        (
             std::mem::take(&mut rare.unsent),
             std::mem::take(&mut rare.offset),
-        );
-        self.tidy_rare();
-        taken
+        )
     }
 
     /// Bytes it has of what all connections may hold before their CONNECT.
@@ -231,7 +230,7 @@ pub(super) struct Connections {
     slots: Chunks<Connection>,
     free: Vec<u32>,
     /// Slot of the connection that the core calls by this index.
-    slots_by_key: Vec<u32>,
+    slots_by_key: Chunks<u32>,
 }
 
 /// No slot.
@@ -244,11 +243,11 @@ impl Connections {
         let connection = self.get(slot);
         connection.socket = Some(socket);
         connection.key = Some(key);
-        let index = key.index as usize;
-        if index >= self.slots_by_key.len() {
-            self.slots_by_key.resize(index + 1, NONE);
+        while self.slots_by_key.len() <= key.index as usize {
+            self.slots_by_key.push(|| NONE);
         }
-        self.slots_by_key[index] = slot;
+        let found = self.slots_by_key.get_mut(key.index);
+        *found.expect("an index of the table") = slot;
         slot
     }
 
@@ -279,7 +278,7 @@ impl Connections {
     /// The slot of the connection that the core calls `key`.
     #[inline]
     pub(super) fn find(&self, key: ConnectionKey) -> Option<u32> {
-        let slot = *self.slots_by_key.get(key.index as usize)?;
+        let slot = *self.slots_by_key.get(key.index)?;
         let connection = self.slots.get(slot)?;
         (connection.key == Some(key)).then_some(slot)
     }

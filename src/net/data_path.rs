@@ -1058,6 +1058,7 @@ impl<C: Core> DataPath<C> {
             self.uring.poll_writable(connection.fd(), writable);
         } else {
             self.pool.put(send.bytes);
+            connection.tidy_rare();
             if connection.state.has(State::DIRTY) {
                 self.dirty.extend(key);
             }
@@ -1096,7 +1097,7 @@ impl<C: Core> DataPath<C> {
                 let mut bytes = Vec::new();
                 self.core.take_output(key, &mut bytes);
                 if bytes.is_empty() {
-                    self.pool.put(bytes);
+                    self.pool.put_unused(bytes);
                 } else if connection.transport.is_some() {
                     self.send_wrapped(slot, key, bytes);
                 } else {

@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::chunks::Chunks;
 use crate::time::Instant;
 
 /// Whose deadline it is.
@@ -35,8 +36,8 @@ const UNARMED: Instant = Instant::from_nanos(u64::MAX);
 #[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Slot)>>,
-    connections: Vec<Instant>,
-    sessions: Vec<Instant>,
+    connections: Chunks<Instant>,
+    sessions: Chunks<Instant>,
     tombstones: Instant,
     retained_expiry: Instant,
     disk_patience: Instant,
@@ -49,8 +50,8 @@ impl Timers {
     pub(super) fn new() -> Self {
         Self {
             heap: BinaryHeap::new(),
-            connections: Vec::new(),
-            sessions: Vec::new(),
+            connections: Chunks::default(),
+            sessions: Chunks::default(),
             tombstones: UNARMED,
             retained_expiry: UNARMED,
             disk_patience: UNARMED,
@@ -62,8 +63,8 @@ impl Timers {
 
     fn armed(&mut self, slot: Slot) -> &mut Instant {
         let (table, index) = match slot {
-            Slot::Connection(index) => (&mut self.connections, index as usize),
-            Slot::Session(index) => (&mut self.sessions, index as usize),
+            Slot::Connection(index) => (&mut self.connections, index),
+            Slot::Session(index) => (&mut self.sessions, index),
             Slot::Tombstones => return &mut self.tombstones,
             Slot::RetainedExpiry => return &mut self.retained_expiry,
             Slot::DiskPatience => return &mut self.disk_patience,
@@ -71,10 +72,10 @@ impl Timers {
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
         };
-        if table.len() <= index {
-            table.resize(index + 1, UNARMED);
+        while table.len() <= index as usize {
+            table.push(|| UNARMED);
         }
-        &mut table[index]
+        table.get_mut(index).expect("a slot of the table")
     }
 
     /// Sees to it that `slot` fires at `at` or before.
