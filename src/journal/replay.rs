@@ -142,15 +142,22 @@ impl ReplayedSession {
         }
     }
 
-    /// Another Session has what this one was owed at a place.
-    pub fn hand_on(&mut self, sequence: u64) {
-        let position = self
-            .deliveries
-            .binary_search_by_key(&sequence, |it| it.sequence);
-        if let Ok(index) = position {
-            self.deliveries.remove(index);
-            self.handed_on.push(sequence);
+    /// Others have what this one was owed at these places.
+    pub fn hand_on(&mut self, sequences: &BTreeSet<u64>) {
+        // What is owed at a place is not known if its own log was late. Used again, the place would be taken
+        // for the one that others have.
+        if let Some(last) = sequences.last() {
+            let next = last.saturating_add(1).min(NUMBER_MAX);
+            self.next_sequence = self.next_sequence.max(next);
         }
+        let handed_on = &mut self.handed_on;
+        self.deliveries.retain(|it| {
+            let is_kept = !sequences.contains(&it.sequence);
+            if !is_kept {
+                handed_on.push(it.sequence);
+            }
+            is_kept
+        });
     }
 
     /// Whose it is.

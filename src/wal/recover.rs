@@ -23,7 +23,7 @@ use crate::router::Interest;
 use crate::shard::{Placement, RestoredInterest, Shard};
 use crate::time::Instant;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -649,9 +649,13 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
             !publisher.is_ending && !publisher.has_taken(it.origin.exchange)
         })
     });
+    let mut handed_on: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     for (session, sequence) in std::mem::take(&mut merged.handed_on) {
+        handed_on.entry(session).or_default().insert(sequence);
+    }
+    for (session, sequences) in handed_on {
         if let Some(session) = merged.sessions.get_mut(&session) {
-            session.hand_on(sequence);
+            session.hand_on(&sequences);
         }
     }
     renumber(&mut merged);

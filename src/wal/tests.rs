@@ -826,6 +826,46 @@ fn a_session_that_had_a_repeated_qos2_message_for_itself_gets_what_its_group_did
 }
 
 #[test]
+fn a_place_that_was_handed_on_before_its_own_log_knew_of_it_is_given_to_nothing_else() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 2);
+    let (leaving, staying) = (broker.name_on(0), broker.name_on(1));
+    let (wire, _, _) = broker.connect(&leaving);
+    broker.subscribe(wire, GROUP, 1);
+    broker.leave(wire);
+    let (heir, _, _) = broker.connect(&staying);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    broker.send(publisher, &publish(QOS1, "t", 1, "shared"));
+    broker.send(heir, &subscribe(GROUP, 1));
+    broker.work(&[1], |broker| {
+        broker.exchange();
+        broker.leaves(heir) == [SUBACK]
+    });
+    broker.connect_unanswered(&leaving, 2);
+    assert_eq!(payloads(&broker.output(heir), "t"), ["shared"]);
+    // Of that, only the second shard has anything.
+    write_all(&mut broker, &[1]);
+    broker.kill(&folder);
+
+    let mut broker = Broker::open(&folder, 2);
+    let (wire, was_there, _) = broker.connect(&leaving);
+    assert!(was_there);
+    broker.subscribe(wire, "u", 1);
+    broker.leave(wire);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    broker.send(publisher, &publish(QOS1, "u", 1, "its own"));
+    assert_eq!(types(&broker.stored(publisher)), [PUBACK]);
+    broker.kill(&folder);
+
+    let mut broker = Broker::open(&folder, 2);
+    let (_, _, bytes) = broker.connect(&leaving);
+    assert_eq!(payloads(&bytes, "u"), ["its own"]);
+    broker.kill(&folder);
+}
+
+#[test]
 fn a_session_that_has_handed_on_everything_is_gone_and_snapshots_keep_it_until_then() {
     let folder = Folder::new();
     let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
