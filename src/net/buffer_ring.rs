@@ -2,8 +2,8 @@
 //!
 //! One group for all connections: an idle connection has no buffer, and a busy one as many as its
 //! data needs. The kernel takes buffers from the ring inside `io_uring_enter` only, and the shard
-//! gives each back in the turn in which it got it, so the kernel runs out of them only within a
-//! burst; the receive that found none is armed again.
+//! gives each back in the turn in which it got it, or in one of the next if it had no time, so the kernel runs
+//! out of them only within a burst; the receive that found none is armed again.
 //!
 //! The kernel takes them in turn, so all that circulate are soon in use, and what they hold together comes
 //! between the moment a byte is copied and the moment it is read. So only some circulate, few enough to stay
@@ -178,7 +178,7 @@ impl BufferRing {
     }
 
     /// Buffers in the ring and with the shard.
-    fn circulating(&self) -> u16 {
+    pub(super) fn circulating(&self) -> u16 {
         BUFFER_COUNT - self.aside.len() as u16
     }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::pace::PART_MAX;
+use super::pace::TURN_MAX;
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
 use crate::metrics::{Snapshot, Talkers};
@@ -21,10 +21,9 @@ pub trait Core {
     /// What one shard sends to another.
     type Envelope: Send + 'static;
 
-    /// What a turn does at most of what has arrived, of what other shards sent, and of what was paused, each:
-    /// the rest waits for the next turn.
-    fn turn_part_max(&self) -> Duration {
-        PART_MAX
+    /// How long a turn handles what has arrived, at most: the rest waits for the next one.
+    fn turn_max(&self) -> Duration {
+        TURN_MAX
     }
 
     /// The shard begins on its thread, before anything else. By `waker` any thread ends its waits.

@@ -272,9 +272,14 @@ impl<C: Core> DataPath<C> {
         self.uring.enter(u32::from(wait.is_some()), wait);
     }
 
-    /// A turn begins, or another part of it: what follows may take so long.
+    /// A turn begins: [`DataPath::handle_completions`] follows.
+    pub fn begin_turn(&mut self) {
+        self.pace.begin_turn(self.core.turn_max());
+    }
+
+    /// Its next part begins, which has some time of its own.
     pub fn begin_part(&mut self) {
-        self.pace.begin(self.core.turn_part_max());
+        self.pace.begin_part(self.core.turn_max());
     }
 
     /// Whether this part of the turn is to end, after one more envelope or the like.

@@ -32,6 +32,8 @@ mod data_path;
 mod listener;
 mod pace;
 mod peers;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub mod tls;
 pub mod transport;
 mod unconnected;

@@ -82,7 +82,7 @@ impl<C: Core> ShardLoop<C> {
             self.turns.record(self.clock.now() - self.now);
             self.enter(completed, is_left);
             self.now = self.clock.now();
-            self.path.begin_part();
+            self.path.begin_turn();
             completed = self.path.handle_completions(self.now);
             let mut last = completed;
             for _ in 1..ROUNDS_MAX {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod logins;
+mod ring_room;
 mod transports;
 
 use super::{NoticesSender, Placed, Running, start};
@@ -29,6 +30,8 @@ struct Echo {
     connections: Vec<Peer>,
     free: Vec<u32>,
     outbound: Vec<VecDeque<Vec<u8>>>,
+    /// What it was told about rings.
+    rooms: Vec<(ShardId, usize)>,
 }
 
 #[derive(Default)]
@@ -60,6 +63,7 @@ impl Echo {
             connections: Vec::new(),
             free: Vec::new(),
             outbound: (0..shard_count).map(|_| VecDeque::new()).collect(),
+            rooms: Vec::new(),
         }
     }
 
@@ -188,7 +192,7 @@ impl Core for Echo {
 
     /// Every other shard ends each part of a turn as soon as it looks at the clock: so everything is cut
     /// where it can be.
-    fn turn_part_max(&self) -> Duration {
+    fn turn_max(&self) -> Duration {
         Duration::from_secs(u64::from(self.shard.0 % 2))
     }
 
@@ -300,6 +304,10 @@ impl Core for Echo {
 
     fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Vec<u8>> {
         &mut self.outbound[to.index()]
+    }
+
+    fn set_ring_room(&mut self, to: ShardId, room: usize) {
+        self.rooms.push((to, room));
     }
 
     fn handle_ring_room(&mut self, _: &mut Effects) {}

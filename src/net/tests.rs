@@ -1,0 +1,184 @@
+//! The data path alone, turn by turn, with a clock of the test's: what circulates, and what is given up.
+
+#![forbid(unsafe_code)]
+
+use super::{Core, DataPath, Peers, Room, Waker, listen};
+use crate::key::{ConnectionKey, ShardId};
+use crate::origin::Origin;
+use crate::shard::Effects;
+use crate::time::Instant;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Says whatever is said to it.
+#[derive(Default)]
+struct Echo {
+    peers: Peers<()>,
+    outbound: VecDeque<()>,
+}
+
+impl Core for Echo {
+    type Envelope = ();
+
+    /// No turn of a test is cut short.
+    fn turn_max(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
+        Some(self.peers.accept())
+    }
+
+    fn handle_bytes(
+        &mut self,
+        key: ConnectionKey,
+        bytes: &[u8],
+        _: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.peers.send(key.index, bytes, effects);
+        bytes.len()
+    }
+
+    fn packet_size(&self, _: ConnectionKey, _: &[u8]) -> Option<usize> {
+        None
+    }
+
+    fn is_paused(&self, _: ConnectionKey) -> bool {
+        false
+    }
+
+    fn handle_closed(&mut self, key: ConnectionKey, _: Instant, _: &mut Effects) {
+        self.peers.remove(key);
+    }
+
+    fn handle_envelope(&mut self, _: ShardId, (): (), _: Instant, _: &mut Effects) {}
+
+    fn handle_timeout(&mut self, _: Instant, _: &mut Effects) {}
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.peers.take_output(key, buffer);
+    }
+
+    fn handle_unsent(&mut self, _: ConnectionKey, _: usize, _: Instant, _: &mut Effects) {}
+
+    fn forget(&mut self, key: ConnectionKey) {
+        self.peers.remove(key);
+    }
+
+    fn outbound(&mut self, _: ShardId) -> &mut VecDeque<()> {
+        &mut self.outbound
+    }
+
+    fn handle_ring_room(&mut self, _: &mut Effects) {}
+
+    fn handle_shutdown(&mut self, _: Instant, effects: &mut Effects) {
+        effects.closes.extend(self.peers.keys());
+    }
+}
+
+struct Rig {
+    path: DataPath<Echo>,
+    address: SocketAddr,
+    now: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let (waker, room) = (Waker::new().unwrap(), Room::new(1));
+        let path = DataPath::new(Echo::default(), listeners, waker, room, Instant::ZERO);
+        Self {
+            path: path.unwrap(),
+            address,
+            now: Instant::ZERO,
+        }
+    }
+
+    fn turn(&mut self) {
+        self.path.flush();
+        self.path.enter(Some(Duration::from_millis(50)));
+        self.path.begin_turn();
+        self.path.handle_completions(self.now);
+        self.path.handle_timeouts(self.now);
+        self.path.handle_resumed();
+    }
+
+    /// A Client that is read with many receives from now on.
+    fn connect(&mut self) -> TcpStream {
+        let mut client = TcpStream::connect(self.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.write_all(b"hello").unwrap();
+        self.expect(&mut client, b"hello");
+        client
+    }
+
+    /// Goes on until `client` has received `expected`.
+    fn expect(&mut self, client: &mut TcpStream, expected: &[u8]) {
+        let mut received = vec![0; expected.len()];
+        let mut filled = 0;
+        for _ in 0..1000 {
+            self.turn();
+            match client.read(&mut received[filled..]) {
+                Ok(size) => filled += size,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if filled == expected.len() {
+                assert_eq!(received, expected);
+                return;
+            }
+        }
+        panic!("{filled} bytes of {} came back", expected.len());
+    }
+}
+
+#[test]
+fn more_receive_buffers_circulate_after_a_turn_in_which_most_receives_found_none() {
+    const CLIENTS: u32 = 128;
+    let mut rig = Rig::new();
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| rig.connect()).collect();
+    let before = rig.path.uring.buffers().circulating();
+    assert!(u32::from(before) < CLIENTS / 2, "too many to be missed");
+    for client in &mut clients {
+        client.write_all(b"all at once").unwrap();
+    }
+    rig.path.flush();
+    rig.path.uring.enter(CLIENTS, Some(Duration::from_secs(10)));
+    rig.path.begin_turn();
+    rig.path.handle_completions(rig.now);
+    assert_eq!(rig.path.uring.buffers().circulating(), before * 2);
+    // Those that found none are not forgotten.
+    for client in &mut clients {
+        rig.expect(client, b"all at once");
+    }
+}
+
+#[test]
+fn spare_buffers_are_given_up_once_the_connections_that_used_them_are_silent() {
+    const SPARE: usize = 100;
+    let mut rig = Rig::new();
+    for _ in 0..SPARE {
+        rig.path.pool.put(vec![0; 100]);
+    }
+    let _client = rig.connect();
+    while let Some(at) = rig.path.next_deadline() {
+        rig.now = at;
+        rig.path.handle_timeouts(at);
+        assert!(
+            at < Instant::ZERO + Duration::from_secs(60),
+            "it comes to rest"
+        );
+    }
+    let takes = 0..SPARE;
+    let left = takes.filter(|_| rig.path.pool.take(0).capacity() > 0);
+    assert!(
+        left.count() <= 2,
+        "but for what the last look has found in use"
+    );
+}
