@@ -48,6 +48,17 @@ impl<T> Chunks<T> {
         Some(&chunk[index as usize % CHUNK])
     }
 
+    /// The entry at `index`, behind as many of what `empty` makes as are missing before it.
+    ///
+    /// # Panics
+    /// As [`Chunks::push`].
+    pub(crate) fn grow_to(&mut self, index: u32, empty: impl Fn() -> T) -> &mut T {
+        while self.len <= index as usize {
+            self.push(&empty);
+        }
+        self.get_mut(index).expect("an index of the table")
+    }
+
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
@@ -73,5 +84,16 @@ mod tests {
         assert!(std::ptr::eq(first, table.get(0).unwrap()));
         assert_eq!((table.get(0), table.get(999)), (Some(&7), Some(&999)));
         assert_eq!((table.len(), table.get(1024)), (1000, None));
+    }
+
+    #[test]
+    fn a_table_grows_as_far_as_the_entry_that_is_asked_for_and_no_further() {
+        let mut table = Chunks::default();
+        *table.grow_to(40, || 9) = 8;
+        assert_eq!(table.len(), 41);
+        assert_eq!((table.get(39), table.get(40)), (Some(&9), Some(&8)));
+        assert_eq!(*table.grow_to(40, || 7), 8);
+        assert_eq!(*table.grow_to(3, || 7), 9);
+        assert_eq!(table.len(), 41);
     }
 }

@@ -202,13 +202,9 @@ impl Default for ListenerPolicy {
 
 impl ListenerPolicy {
     fn admits_as(&self, other: &Self) -> bool {
-        let has_same_security = match (&self.security, &other.security) {
-            (None, None) => true,
-            // Files that say the same are the same object.
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        };
-        has_same_security
+        // Files that say the same are the same object.
+        let security = |policy: &Self| policy.security.as_ref().map(Arc::as_ptr);
+        security(self) == security(other)
             && self.allow_anonymous == other.allow_anonymous
             && self.mount_point == other.mount_point
             && self.use_identity_as_username == other.use_identity_as_username

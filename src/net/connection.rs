@@ -243,11 +243,7 @@ impl Connections {
         let connection = self.get(slot);
         connection.socket = Some(socket);
         connection.key = Some(key);
-        while self.slots_by_key.len() <= key.index as usize {
-            self.slots_by_key.push(|| NONE);
-        }
-        let found = self.slots_by_key.get_mut(key.index);
-        *found.expect("an index of the table") = slot;
+        *self.slots_by_key.grow_to(key.index, || NONE) = slot;
         slot
     }
 

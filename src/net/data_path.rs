@@ -220,8 +220,8 @@ impl<C: Core> DataPath<C> {
         !(self.dirty.is_empty()
             && self.writable.is_empty()
             && self.resumed.is_empty()
-            && self.completions.is_empty()
             && self.handshakes.deferred.is_empty())
+            || self.is_behind()
             || self.core.has_work()
     }
 

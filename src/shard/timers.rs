@@ -72,10 +72,7 @@ impl Timers {
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
         };
-        while table.len() <= index as usize {
-            table.push(|| UNARMED);
-        }
-        table.get_mut(index).expect("a slot of the table")
+        table.grow_to(index, || UNARMED)
     }
 
     /// Sees to it that `slot` fires at `at` or before.
