@@ -25,6 +25,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::key::ConnectionKey;
+use crate::message::QoS;
 use crate::origin::Identity;
 use crate::time::Instant;
 
@@ -76,6 +77,9 @@ pub struct Logged {
     pub next_sequence: u64,
     /// QoS 2 messages it has sent us.
     pub exchanges: u64,
+    /// Deliveries before this place may have been sent before the process began, which a crash may have
+    /// kept from being written down.
+    pub sent_before: u64,
 }
 
 impl Logged {
@@ -86,7 +90,15 @@ impl Logged {
             name,
             next_sequence: 0,
             exchanges: 0,
+            sent_before: 0,
         }
+    }
+
+    /// Whether this delivery of the Session's queue stays with it: its QoS 2 PUBLISH may have been sent
+    /// [MQTT-4.8.2-5].
+    #[must_use]
+    pub fn keeps(&self, delivery: &Delivery) -> bool {
+        delivery.qos == QoS::ExactlyOnce && delivery.place.sequence < self.sent_before
     }
 }
 

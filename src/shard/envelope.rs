@@ -42,8 +42,8 @@ pub enum Envelope {
         /// Whether it is repeated after a crash, before which some have had it.
         repeats: bool,
     },
-    /// The message that follows is what a Session of the sender was owed: whoever is owed it instead says
-    /// so with it. Precedes a [`Envelope::Ticket`].
+    /// The message that follows is what a Session was owed: whoever is owed it instead says so with it.
+    /// Precedes a [`Envelope::Ticket`], or another one of a Session that was owed it after that one.
     HandedOn {
         /// That Session.
         session: u64,

@@ -226,7 +226,7 @@ impl Shard {
         let Some(store) = &mut self.clients.store else {
             return;
         };
-        store.journal.set_durable(lsn);
+        store.set_durable(lsn);
         let mut answers = SmallVec::<[(ShardId, u64); 8]>::new();
         while let Some(&Reply { lsn, to, ticket }) = store.replies.front()
             && store.journal.is_durable(lsn)

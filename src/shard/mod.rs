@@ -552,17 +552,15 @@ impl Shard {
                 origin,
                 repeats,
             } => {
-                let peer = &mut self.peers[from.index()];
-                peer.ticket = Some(store::Ticket {
+                self.peers[from.index()].ticket = Some(store::Ticket {
                     ticket,
                     origin,
                     repeats,
-                    handed_on: peer.handed_on.take(),
                 });
             }
             Envelope::HandedOn { session, sequence } => {
                 let handed_on = store::HandedOn { session, sequence };
-                self.peers[from.index()].handed_on = Some(handed_on);
+                self.peers[from.index()].handed_on.push(handed_on);
             }
             Envelope::Settle => self.handle_settle(from),
             Envelope::Settled => self.handle_settled(),

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::envelope::Envelope;
-use super::store::{HandedOn, Ticket};
+use super::store::{Replaced, Ticket};
 
 /// What is on its way to a peer and what it has told us. The entry of a shard for itself is unused.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Peer {
     /// What it said of the envelope that follows.
     pub(super) ticket: Option<Ticket>,
     /// Whose that was.
-    pub(super) handed_on: Option<HandedOn>,
+    pub(super) handed_on: Replaced,
     /// Its disk takes nothing.
     pub(super) stalled: bool,
 }

@@ -10,7 +10,7 @@ use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
-use super::store::{HandedOn, HeldPacket};
+use super::store::HeldPacket;
 use super::stored_publish::AcknowledgedPublish;
 use super::timers::Slot;
 use super::{Shard, Step};
@@ -663,12 +663,21 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let name = member.session.stored();
-        let inflight = member.session.inflight.take_published();
+        let state = &mut member.session;
+        let name = state.stored();
+        self.clients.queued_bytes -= state.queue.bytes();
+        self.clients.queued_messages -= state.queue.len();
+        let log = state.log.as_deref();
+        let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
+        let kept = state.queue.take_if(keeps);
+        let queued = state.queue.take_if(|_| true);
+        if let Some(store) = &mut self.clients.store {
+            for delivery in kept {
+                store.done(state, delivery.place.sequence);
+            }
+        }
+        let inflight = state.inflight.take_published();
         let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
-        self.clients.queued_bytes -= member.session.queue.bytes();
-        self.clients.queued_messages -= member.session.queue.len();
-        let queued = member.session.queue.take_if(|_| true);
         for delivery in unacknowledged.chain(queued) {
             self.hand_on(session, name, &delivery, now, effects);
         }
@@ -688,9 +697,11 @@ impl Shard {
         };
         let share = Some(ShareTag(filter.0));
         member.session.inflight.forget_share(ShareTag(filter.0));
+        let log = member.session.log.as_deref();
+        let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
         let queue = &mut member.session.queue;
         let before = queue.bytes();
-        let leaving = queue.take_if(|delivery| delivery.share == share);
+        let leaving = queue.take_if(|it| it.share == share && !keeps(it));
         self.clients.queued_bytes -= before - queue.bytes();
         self.clients.queued_messages -= leaving.len();
         let name = member.session.stored();
@@ -712,10 +723,7 @@ impl Shard {
         if delivery.share.is_some()
             && let (Some(store), Some(name)) = (&mut self.clients.store, name)
         {
-            store.begin_handing_on(HandedOn {
-                session: name.get(),
-                sequence: delivery.place.sequence,
-            });
+            store.begin_handing_on(name, delivery.place);
             self.hand_on_to_other(session, delivery, now, effects);
             if let Some(store) = &mut self.clients.store {
                 store.end_handing_on();

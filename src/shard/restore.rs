@@ -8,12 +8,13 @@ use std::sync::Arc;
 use super::Shard;
 use super::clients::{Member, SubscriptionKind};
 use super::effects::Effects;
-use super::store::{HandedOn, Store};
+use super::store::Store;
 use super::timers::Slot;
 use crate::journal::{
     Journal, Progress as Stored, ReplayedDelivery, ReplayedRetained, ReplayedSession, Suspect,
 };
 use crate::key::{SessionKey, ShardId};
+use crate::message::QoS;
 use crate::router::Interest;
 use crate::session::{
     Delivery, Inflight, Logged, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
@@ -61,6 +62,7 @@ impl Shard {
                 name,
                 next_sequence: replayed.next_sequence,
                 exchanges: replayed.exchanges,
+                sent_before: 0,
             })
         });
         state.expiry_interval_s = replayed.expiry_interval_s;
@@ -125,8 +127,28 @@ impl Shard {
         if let Some(member) = self.clients.members.get_mut(key) {
             member.session.queue.reserve(replayed.deliveries.len());
         }
+        // What was sent to a Client may not have been written down, but what allowed more to be sent was:
+        // PUBREL waits for that. So only a window full of QoS 2 can be more than the log knows of, and only
+        // to a Client that was there to the end.
+        let mut unknown = match self.clients.limits.max_inflight_messages {
+            _ if !replayed.is_connected => 0,
+            0 => u16::MAX,
+            window => window,
+        };
+        let mut sent_before = 0;
         for delivery in replayed.deliveries {
+            if delivery.qos == QoS::ExactlyOnce && delivery.progress != Stored::Released {
+                if unknown > 0 || delivery.progress == Stored::Sent {
+                    sent_before = delivery.sequence + 1;
+                }
+                unknown = unknown.saturating_sub(1);
+            }
             self.restore_delivery(key, delivery);
+        }
+        if let Some(member) = self.clients.members.get_mut(key)
+            && let Some(log) = &mut member.session.log
+        {
+            log.sent_before = sent_before;
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Session(key.index), deadline);
@@ -154,10 +176,8 @@ impl Shard {
             let Some(store) = &mut self.clients.store else {
                 return;
             };
-            store.begin_handing_on(HandedOn {
-                session: name.get(),
-                sequence: delivery.sequence,
-            });
+            let sequence = delivery.sequence;
+            store.begin_handing_on(name, Place { sequence, lsn: 0 });
             let filter = Arc::from(share.as_bytes());
             self.handle_forwarded_shared(&message, &filter, self.id, now, effects);
             if let Some(store) = &mut self.clients.store {

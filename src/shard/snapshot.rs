@@ -188,7 +188,8 @@ impl Store {
                 return Some(sequence);
             }
             let message = self.say_message(cursor, delivery);
-            self.put_delivery(name, sequence, message, delivery, false);
+            let is_kept = session.log.as_ref().is_some_and(|log| log.keeps(delivery));
+            self.put_delivery(name, sequence, message, delivery, is_kept);
         }
         None
     }

@@ -34,7 +34,6 @@ pub(super) struct Ticket {
     pub(super) ticket: u64,
     pub(super) origin: Option<Origin>,
     pub(super) repeats: bool,
-    pub(super) handed_on: Option<HandedOn>,
 }
 
 /// A delivery that a stored Session was owed and that a member of a Shared Subscription gets instead.
@@ -44,6 +43,23 @@ pub(super) struct HandedOn {
     pub(super) session: u64,
     /// The delivery.
     pub(super) sequence: u64,
+}
+
+/// Deliveries that one more takes the place of: none, or one, or a chain of those that were handed on again
+/// before they were durable.
+pub(super) type Replaced = SmallVec<[HandedOn; 1]>;
+
+/// Where a delivery to a member of a Shared Subscription comes from that is not durable. Whoever gets it
+/// instead writes that down too: if the record of this one is lost, it alone says so.
+#[derive(Clone, Debug)]
+struct Brought {
+    lsn: Lsn,
+    delivery: HandedOn,
+    /// The QoS 2 exchange, which would be routed to the group again.
+    origin: Option<Origin>,
+    repeats: bool,
+    /// Who was owed it before, and would be again.
+    replaced: Replaced,
 }
 
 /// What a Session has handed on to other shards.
@@ -121,8 +137,8 @@ pub(super) struct Routing {
     pub(super) is_forwarded: bool,
     /// Whether it repeats one from before a crash, which some have had.
     repeats: bool,
-    /// The delivery that this one takes the place of.
-    handed_on: Option<HandedOn>,
+    /// The deliveries that this one takes the place of.
+    pub(super) handed_on: Replaced,
     /// What is to be written down of the publisher's exchange.
     pub(super) received: Option<Received>,
     /// Who has had it before a crash.
@@ -154,6 +170,8 @@ pub(super) struct Store {
     suspects: HashMap<u64, Vec<Suspect>, ahash::RandomState>,
     /// What Sessions have handed on and is not known to be stored elsewhere, by their names.
     handing_on: HashMap<u64, HandingOn, ahash::RandomState>,
+    /// In the order of the log.
+    brought: VecDeque<Brought>,
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
@@ -185,6 +203,7 @@ impl Store {
             shares: HashMap::with_hasher(hasher()),
             suspects: table,
             handing_on: HashMap::with_hasher(hasher()),
+            brought: VecDeque::new(),
             settles: VecDeque::new(),
             unsettled: 0,
             last_message: None,
@@ -229,10 +248,27 @@ impl Store {
         log.next_sequence += 1;
         let message = self.message(&delivery.message);
         self.put_delivery(name, sequence, message, delivery, sent);
-        delivery.place = Place {
-            sequence,
-            lsn: self.journal.position(),
-        };
+        let lsn = self.journal.position();
+        delivery.place = Place { sequence, lsn };
+        let routing = &self.routing;
+        if delivery.share.is_some() && (routing.origin.is_some() || !routing.handed_on.is_empty()) {
+            let session = name.get();
+            self.brought.push_back(Brought {
+                lsn,
+                delivery: HandedOn { session, sequence },
+                origin: routing.origin,
+                repeats: routing.repeats,
+                replaced: routing.handed_on.clone(),
+            });
+        }
+    }
+
+    /// The disk has everything up to `lsn`.
+    pub(super) fn set_durable(&mut self, lsn: Lsn) {
+        self.journal.set_durable(lsn);
+        let is_durable = |it: &Brought| self.journal.is_durable(it.lsn);
+        let durable = self.brought.partition_point(is_durable);
+        self.brought.drain(..durable);
     }
 
     pub(super) fn put_delivery(
@@ -374,11 +410,10 @@ impl Store {
         routing.repeats = false;
         routing.is_forwarded = false;
         routing.is_superseded = false;
-        routing.handed_on = None;
+        routing.handed_on.clear();
         routing.skipped = None;
         if let Some(ticket) = ticket {
             routing.is_forwarded = true;
-            routing.handed_on = ticket.handed_on;
             if let Some(origin) = ticket.origin {
                 self.set_origin(origin, ticket.repeats);
             }
@@ -484,15 +519,28 @@ impl Store {
         }
     }
 
-    /// What a Session was owed is about to be given to somebody else.
-    pub(super) fn begin_handing_on(&mut self, handed_on: HandedOn) {
+    /// What a Session was owed at this place is about to be given to somebody else.
+    pub(super) fn begin_handing_on(&mut self, session: NonZeroU64, place: Place) {
+        let handed_on = HandedOn {
+            session: session.get(),
+            sequence: place.sequence,
+        };
         self.begin(Waiter::Session(handed_on), None);
-        self.routing.handed_on = Some(handed_on);
+        if !self.journal.is_durable(place.lsn) {
+            let first = self.brought.partition_point(|it| it.lsn < place.lsn);
+            let mut brought = self.brought.range(first..);
+            if let Some(brought) = brought.find(|it| it.delivery == handed_on) {
+                self.routing.origin = brought.origin;
+                self.routing.repeats = brought.repeats;
+                self.routing.handed_on.clone_from(&brought.replaced);
+            }
+        }
+        self.routing.handed_on.push(handed_on);
     }
 
     /// It was. Here that is in one frame with the end of what it replaces; another shard is waited for.
     pub(super) fn end_handing_on(&mut self) {
-        let handed_on = self.routing.handed_on.take();
+        let handed_on = std::mem::take(&mut self.routing.handed_on).pop();
         let (_, ticket) = self.end();
         let Some(handed_on) = handed_on else { return };
         if ticket == 0 {
@@ -545,8 +593,10 @@ impl Store {
         routing.is_forwarded = false;
         routing.skipped = None;
         let is_written = self.journal.size() != routing.size;
-        if is_written && let Some(HandedOn { session, sequence }) = routing.handed_on.take() {
-            self.journal.append(&Record::HandedOn { session, sequence });
+        if is_written {
+            for HandedOn { session, sequence } in routing.handed_on.drain(..) {
+                self.journal.append(&Record::HandedOn { session, sequence });
+            }
         }
         let lsn = if !is_written && !routing.is_superseded {
             0
@@ -574,7 +624,6 @@ impl Store {
             ticket: self.routing.ticket,
             origin: self.routing.origin,
             repeats: self.routing.repeats,
-            handed_on: self.routing.handed_on,
         })
     }
 

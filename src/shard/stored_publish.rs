@@ -195,9 +195,8 @@ impl Shard {
                 ticket,
                 origin,
                 repeats,
-                handed_on,
             } = ticket;
-            if let Some(HandedOn { session, sequence }) = handed_on {
+            for HandedOn { session, sequence } in store.routing.handed_on.clone() {
                 self.post(to, Envelope::HandedOn { session, sequence });
             }
             self.post(
@@ -214,13 +213,15 @@ impl Shard {
     /// A message from another shard: what that wants to know of it.
     pub(super) fn begin_forwarded(&mut self, from: ShardId) -> Option<Ticket> {
         let store = self.clients.store.as_mut()?;
-        let ticket = self.peers[from.index()].ticket.take()?;
+        let peer = &mut self.peers[from.index()];
+        let ticket = peer.ticket.take()?;
         let waiter = Waiter::Shard {
             to: from,
             ticket: ticket.ticket,
             lsn: 0,
         };
         store.begin(waiter, Some(ticket));
+        store.routing.handed_on.append(&mut peer.handed_on);
         Some(ticket)
     }
 

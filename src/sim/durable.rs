@@ -18,7 +18,7 @@ use super::simulation::describe;
 use super::world::{Event, Pace, WireId, World, split_packet};
 use crate::codec::{
     self, Acknowledgement, Connect, Packet, PublishHeader, ReasonCode, Subscribe,
-    SubscriptionOptions,
+    SubscriptionOptions, Unsubscribe,
 };
 use crate::config::Durability;
 use crate::journal::{Lsn, WallClock, next_frame};
@@ -33,8 +33,8 @@ use crate::wal::{
 
 /// Filter of all messages that are counted.
 const MESSAGES: &str = "m/#";
-/// What is shared by all subscribers, none of which ever leaves: what one of them had must never come to
-/// another.
+/// What is shared by all subscribers. Their Sessions stay, but some unsubscribe and come back: what one of them
+/// had must never come to another.
 const PAIR: &str = "$share/pair/s/#";
 /// Topics with a retained message, `r/0` and so on.
 const RETAINED_TOPICS: usize = 4;
@@ -104,6 +104,8 @@ struct Client {
     /// The broker has said that there is a Session: it must never be gone.
     has_session: bool,
     is_subscribed: bool,
+    /// Whether it shares as well, as far as it knows.
+    is_in_pair: bool,
     is_subscribing: bool,
     buffer: Vec<u8>,
     flows: VecDeque<Flow>,
@@ -147,6 +149,7 @@ impl Client {
             is_connected: false,
             has_session: false,
             is_subscribed: !is_subscriber,
+            is_in_pair: false,
             is_subscribing: false,
             buffer: Vec::new(),
             flows: VecDeque::new(),
@@ -218,19 +221,37 @@ impl Client {
         if let Some(answer) = self.answers.pop_front() {
             return world.send(wire, &answer);
         }
+        let options = SubscriptionOptions::new(QoS::ExactlyOnce);
         if !self.is_subscribed && !self.is_subscribing {
-            let identifier = self.identifier();
-            let identifier = PacketIdentifier::new(identifier).expect("from 1");
-            let options = SubscriptionOptions::new(QoS::ExactlyOnce);
-            let filters = [(MESSAGES, options), (PAIR, options)];
-            self.send(
-                world,
-                &Packet::Subscribe(Subscribe::new(identifier, &filters)),
-            );
-            self.is_subscribing = true;
+            self.subscribe(world, &[(MESSAGES, options), (PAIR, options)]);
+        } else if may_publish && !self.is_subscribing && self.may_leave_pair() && random.one_in(25)
+        {
+            if self.is_in_pair {
+                let filters = [PAIR];
+                let unsubscribe = Unsubscribe::new(self.new_identifier(), &filters);
+                self.send(world, &Packet::Unsubscribe(unsubscribe));
+                self.is_subscribing = true;
+            } else {
+                self.subscribe(world, &[(PAIR, options)]);
+            }
         } else if may_publish && self.flows.len() < WINDOW.min(self.receive_maximum) {
             self.begin(world, random);
         }
+    }
+
+    /// Whether it unsubscribes from what is shared now and then. One stays, so that there is somebody.
+    const fn may_leave_pair(&self) -> bool {
+        self.is_subscriber && self.index != 1
+    }
+
+    fn new_identifier(&mut self) -> PacketIdentifier {
+        PacketIdentifier::new(self.identifier()).expect("from 1")
+    }
+
+    fn subscribe(&mut self, world: &mut World, filters: &[(&str, SubscriptionOptions)]) {
+        let subscribe = Subscribe::new(self.new_identifier(), filters);
+        self.send(world, &Packet::Subscribe(subscribe));
+        self.is_subscribing = true;
     }
 
     /// Publishes something new.
@@ -381,7 +402,13 @@ impl Client {
             }
             Packet::SubAck(suback) => {
                 self.is_subscribing = false;
-                self.is_subscribed |= suback.reason_codes.iter().all(|code| !code.is_error());
+                let is_taken = suback.reason_codes.iter().all(|code| !code.is_error());
+                self.is_subscribed |= is_taken;
+                self.is_in_pair |= is_taken;
+            }
+            Packet::UnsubAck(_) => {
+                self.is_subscribing = false;
+                self.is_in_pair = false;
             }
             Packet::Publish(publish) => self.take(publish)?,
             Packet::PubRel(ack) => {

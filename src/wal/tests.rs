@@ -4,9 +4,13 @@ use super::{
     Directory, InstallError, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions,
     install, open, scan,
 };
-use crate::journal::{Lsn, Replayed, ReplayedSession, ReplayedSubscription, WallClock};
+use crate::codec::SubscriptionOptions;
+use crate::journal::{
+    Lsn, Progress, Replayed, ReplayedDelivery, ReplayedSession, ReplayedSubscription, WallClock,
+};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::Limits;
+use crate::message::{Message, MessageRef, QoS};
 use crate::origin::{Identity, Origin};
 use crate::shard::{Effects, Shard};
 use crate::time::Instant;
@@ -640,6 +644,29 @@ fn waiting_in_a_group(folder: &Folder) -> (Broker, String, String) {
     (broker, leaving, staying)
 }
 
+/// What a Client of a broker on two shards is owed, which it acknowledges.
+fn take_all(broker: &mut Broker, name: &str) -> Vec<String> {
+    let mut came = Vec::new();
+    let (wire, _, bytes) = broker.connect(name);
+    let mut received = packets(&bytes);
+    while let Some(it) = received.pop() {
+        let identifier = it[it.len().min(7) - 2..][..2].to_vec();
+        match it[0] {
+            0x62 => broker.send(wire, &[vec![0x70, 2], it[2..4].to_vec()].concat()),
+            first => {
+                came.push(String::from_utf8(it[7..].to_vec()).unwrap());
+                let answer = if first & 6 == 2 { 0x40 } else { 0x50 };
+                broker.send(wire, &[vec![answer, 2], identifier].concat());
+            }
+        }
+        if received.is_empty() {
+            write_all(broker, &[0, 1]);
+            received = packets(&broker.output(wire));
+        }
+    }
+    came
+}
+
 /// What the group is owed comes to the one who is left, once, whatever the disks have of its hand-over.
 fn check_handed_on(folder: &Folder, leaving: &str, staying: &str, counts: &[usize]) {
     for &count in counts {
@@ -654,26 +681,8 @@ fn check_handed_on(folder: &Folder, leaving: &str, staying: &str, counts: &[usiz
     }
     let mut broker = Broker::open(folder, 2);
     broker.exchange();
-    let mut came = Vec::new();
-    for name in [staying, leaving] {
-        let (wire, _, bytes) = broker.connect(name);
-        let mut received = packets(&bytes);
-        while let Some(it) = received.pop() {
-            let identifier = it[it.len().min(7) - 2..][..2].to_vec();
-            match it[0] {
-                0x62 => broker.send(wire, &[vec![0x70, 2], it[2..4].to_vec()].concat()),
-                first => {
-                    came.push(String::from_utf8(it[7..].to_vec()).unwrap());
-                    let answer = if first & 6 == 2 { 0x40 } else { 0x50 };
-                    broker.send(wire, &[vec![answer, 2], identifier].concat());
-                }
-            }
-            if received.is_empty() {
-                write_all(&mut broker, &[0, 1]);
-                received = packets(&broker.output(wire));
-            }
-        }
-    }
+    let mut came = take_all(&mut broker, staying);
+    came.extend(take_all(&mut broker, leaving));
     came.sort();
     let all = (1..=MESSAGES).map(|number| format!("{number:02}"));
     assert_eq!(came, Vec::from_iter(all), "{counts:?}");
@@ -702,9 +711,7 @@ fn what_is_handed_on_when_a_member_unsubscribes_comes_once_whichever_disk_was_la
         let folder = Folder::new();
         let (mut broker, leaving, staying) = waiting_in_a_group(&folder);
         let wire = broker.connect_unanswered(&leaving, 0);
-        let mut body = vec![0, 1];
-        put_text(&mut body, GROUP);
-        broker.send(wire, &packet(0xa2, &body));
+        broker.send(wire, &unsubscribe(GROUP));
         write_all(&mut broker, disks);
         broker.kill(&folder);
         check_handed_on(&folder, &leaving, &staying, &[2]);
@@ -721,9 +728,7 @@ fn what_was_handed_on_when_the_broker_was_killed_comes_once_though_its_new_owner
             broker.connect_unanswered(&leaving, 2);
         } else {
             let wire = broker.connect_unanswered(&leaving, 0);
-            let mut body = vec![0, 1];
-            put_text(&mut body, GROUP);
-            broker.send(wire, &packet(0xa2, &body));
+            broker.send(wire, &unsubscribe(GROUP));
         }
         // The second shard has it, and the first one never knew.
         write_all(&mut broker, &[1]);
@@ -758,6 +763,56 @@ fn half_taken_by_a_group(folder: &Folder) -> (Broker, [String; 3]) {
         !broker.shards[1].outbound(ShardId(0)).is_empty()
     });
     (broker, names)
+}
+
+#[test]
+fn what_is_handed_on_again_before_it_was_stored_comes_once() {
+    // Of QoS 1, what was sent is handed on as well if the Session ends; of QoS 2, nothing was sent.
+    for (qos, ends) in [(QOS1, true), (QOS2, true), (QOS2, false)] {
+        let folder = Folder::new();
+        let mut broker = Broker::open(&folder, 3);
+        let names = [0, 1, 2].map(|shard| broker.name_on(shard));
+        let [first, second, third] = &names;
+        let (wire, _, _) = broker.connect(first);
+        broker.subscribe(wire, GROUP, 2);
+        broker.leave(wire);
+        let publisher = broker.connect_unanswered("p", 2);
+        broker.leaves(publisher);
+        for (number, payload) in (1..).zip(["a", "b"]) {
+            broker.send(publisher, &publish(qos, "t", number, payload));
+            broker.stored(publisher);
+        }
+        let (wire, _, _) = broker.connect(third);
+        broker.subscribe(wire, GROUP, 2);
+        broker.leave(wire);
+        let (wire, _, _) = broker.connect(second);
+        broker.subscribe(wire, GROUP, 2);
+        write_all(&mut broker, &[0, 1, 2]);
+        // To the second, who is there, and on to the third, whose disk alone has written something down.
+        broker.connect_unanswered(first, 2);
+        if ends {
+            broker.connect_unanswered(second, 2);
+        } else {
+            broker.send(wire, &unsubscribe(GROUP));
+        }
+        write_all(&mut broker, &[2]);
+        broker.kill(&folder);
+        let mut broker = Broker::open(&folder, 2);
+        broker.exchange();
+        let mut came = Vec::new();
+        for name in &names {
+            came.extend(take_all(&mut broker, name));
+        }
+        came.sort();
+        assert_eq!(came, ["a", "b"], "{qos} {ends}");
+        broker.kill(&folder);
+    }
+}
+
+fn unsubscribe(filter: &str) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    put_text(&mut body, filter);
+    packet(0xa2, &body)
 }
 
 /// The publisher sends it again while nobody of the group but `connected` is there.
@@ -795,6 +850,144 @@ fn a_qos2_message_that_a_member_had_when_the_broker_was_killed_comes_to_no_other
             }
             broker.kill(&folder);
         }
+    }
+}
+
+#[test]
+fn a_qos2_message_handed_on_before_it_was_stored_comes_to_its_group_once_when_it_is_repeated() {
+    for ends in [true, false] {
+        let folder = Folder::new();
+        let mut broker = Broker::open(&folder, 3);
+        let [publisher, chosen, other] = [0, 1, 2].map(|shard| broker.name_on(shard));
+        let (wire, _, _) = broker.connect(&other);
+        broker.subscribe(wire, GROUP, 2);
+        broker.leave(wire);
+        let (wire, _, _) = broker.connect(&chosen);
+        broker.subscribe(wire, GROUP, 2);
+        let (from, _, _) = broker.connect(&publisher);
+        broker.send(from, &publish(QOS2, "t", 7, "x"));
+        if ends {
+            broker.connect_unanswered(&chosen, 2);
+        } else {
+            broker.send(wire, &unsubscribe(GROUP));
+        }
+        // The shard that handed it on has written nothing down.
+        write_all(&mut broker, &[0, 2]);
+        assert_eq!(broker.leaves(from), NOTHING);
+        broker.kill(&folder);
+        repeat_to(&folder, &publisher, &other, 0);
+        let mut broker = Broker::open(&folder, 2);
+        for (name, expected) in [(&other, &["x"][..]), (&chosen, &[])] {
+            let (_, _, bytes) = broker.connect(name);
+            assert_eq!(payloads(&bytes, "t"), expected, "{ends}");
+        }
+        broker.kill(&folder);
+    }
+}
+
+/// Messages of which PUBREC had come.
+const RELEASED: u64 = 5;
+
+/// A store with a Session that is owed QoS 2 messages of a group, of which none is known to have been sent, and
+/// one that is owed nothing.
+fn owed_to_a_member(folder: &Folder, is_connected: bool) -> [String; 2] {
+    let names = {
+        let broker = Broker::open(folder, 2);
+        let names = [broker.name_on(0), broker.name_on(1)];
+        broker.kill(folder);
+        names
+    };
+    let mut replayed = moved("");
+    let template = replayed.sessions.remove(&1).unwrap();
+    for (session, name) in (1..).zip(&names) {
+        let mut member = ReplayedSession {
+            session,
+            is_connected,
+            ..template.clone()
+        };
+        let mut identity = Identity::clone(member.identity.as_ref().unwrap());
+        identity.client_identifier = name.as_str().into();
+        member.identity = Some(identity.into());
+        let options = SubscriptionOptions::new(QoS::ExactlyOnce);
+        let subscription = ReplayedSubscription {
+            options,
+            identifier: None,
+        };
+        member.subscriptions = [(GROUP.to_owned(), subscription)].into();
+        replayed.sessions.insert(session, member);
+    }
+    replayed.session_max = 2;
+    let member = replayed.sessions.get_mut(&1).unwrap();
+    member.next_sequence = 60;
+    let deliveries = (0..60).map(|sequence| ReplayedDelivery {
+        sequence,
+        progress: if sequence < RELEASED {
+            Progress::Released
+        } else {
+            Progress::Waiting
+        },
+        message: (sequence >= RELEASED).then(|| {
+            let payload = format!("{sequence:02}");
+            let message = MessageRef {
+                topic_name: b"t",
+                properties: b"",
+                payload: payload.as_bytes(),
+                qos: QoS::ExactlyOnce,
+                retain: false,
+                expires_at: None,
+            };
+            Message::new(message).into()
+        }),
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        share: Some(GROUP.into()),
+        subscription_identifiers: Default::default(),
+    });
+    member.deliveries = deliveries.collect();
+    install_in(folder, &replayed).unwrap();
+    names
+}
+
+#[test]
+fn a_qos2_message_that_may_have_been_sent_when_the_broker_was_killed_is_handed_on_to_nobody() {
+    let window = u64::from(Limits::default().max_inflight_messages);
+    for (is_connected, ends, again) in [
+        (true, true, false),
+        (true, true, true),
+        (true, false, false),
+        (true, false, true),
+        (false, true, true),
+    ] {
+        let folder = Folder::new();
+        let [leaving, staying] = owed_to_a_member(&folder, is_connected);
+        if again {
+            // What is said anew says so too.
+            let mut broker = Broker::open(&folder, 2);
+            broker.snapshot(&folder);
+            broker.kill(&folder);
+        }
+        let mut broker = Broker::open(&folder, 2);
+        if ends {
+            broker.connect_unanswered(&leaving, 2);
+        } else {
+            let wire = broker.connect_unanswered(&leaving, 0);
+            broker.send(wire, &unsubscribe(GROUP));
+        }
+        write_all(&mut broker, &[0, 1]);
+        broker.exchange();
+        write_all(&mut broker, &[0, 1]);
+        broker.kill(&folder);
+        let mut broker = Broker::open(&folder, 2);
+        let mut came = take_all(&mut broker, &staying);
+        came.sort();
+        let first = RELEASED + if is_connected { window } else { 0 };
+        let expected = (first..60).map(|sequence| format!("{sequence:02}"));
+        assert_eq!(
+            came,
+            Vec::from_iter(expected),
+            "{is_connected} {ends} {again}"
+        );
+        broker.kill(&folder);
     }
 }
 
