@@ -8,6 +8,7 @@
 #![allow(dead_code, missing_docs)] // Shared by several benches, none of which needs all of it.
 
 use fastmq::codec::{self, Connect, Packet, PublishHeader, Subscribe, SubscriptionOptions};
+use fastmq::journal::{Journal, Origins, WallClock};
 use fastmq::key::{ConnectionKey, PacketIdentifier, ShardId};
 use fastmq::limits::Limits;
 use fastmq::message::{ProtocolVersion, QoS};
@@ -51,6 +52,10 @@ struct Rig {
 
 impl Rig {
     fn new(shard_count: u16) -> Self {
+        Self::made(shard_count, false)
+    }
+
+    fn made(shard_count: u16, has_store: bool) -> Self {
         let node = |id| Node {
             shard: Shard::new(ShardId(id), shard_count.into(), Limits::default(), SEED),
             effects: Effects::default(),
@@ -60,6 +65,13 @@ impl Rig {
             output: Vec::new(),
             answer: Vec::new(),
         };
+        if has_store {
+            for (index, node) in rig.nodes.iter_mut().enumerate() {
+                let (origins, clock) = (Origins::default(), WallClock::default());
+                let journal = Journal::new(index, shard_count.into(), origins, clock);
+                node.shard.store_in(journal, &[]);
+            }
+        }
         for shard in 0..shard_count.into() {
             rig.chatter(shard);
         }
@@ -255,7 +267,15 @@ impl Turn {
 
     /// One publisher, one subscriber, a whole flow: ten messages at QoS 0, one at QoS 1 or 2.
     pub fn one_to_one(version: ProtocolVersion, qos: QoS) -> Self {
-        let mut rig = Rig::new(1);
+        Self::one_to_one_in(Rig::new(1), version, qos)
+    }
+
+    /// The same in a broker that stores Sessions, none of which is concerned.
+    pub fn beside_a_store(version: ProtocolVersion, qos: QoS) -> Self {
+        Self::one_to_one_in(Rig::made(1, true), version, qos)
+    }
+
+    fn one_to_one_in(mut rig: Rig, version: ProtocolVersion, qos: QoS) -> Self {
         let publisher = rig.connect(0, version, "publisher");
         let subscriber = rig.connect(0, version, "subscriber");
         rig.subscribe(subscriber, version, "plant/line-7/temperature", qos);

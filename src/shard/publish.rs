@@ -15,7 +15,7 @@ use super::stored_publish::AcknowledgedPublish;
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
-use crate::key::{ConnectionKey, SessionKey, ShardId};
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::{Message, MessageRef, QoS};
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Pick, RetainedVersion, SharedTarget, Target};
@@ -135,15 +135,16 @@ impl Shard {
             None => {
                 self.route(message, Some(session), now, effects);
             }
-            Some(publish) if self.clients.store.is_some() => {
-                self.receive_stored(key, session, publish, message, now, effects)?;
-            }
             Some(acknowledged) if publish.qos == QoS::AtLeastOnce => {
-                let routed = self.route(message, Some(session), now, effects);
                 let identifier = acknowledged.packet_identifier;
-                self.acknowledge(key, effects, |version, out| {
-                    codec::encode_puback(version, identifier, routed.reason_code(), out);
-                });
+                if self.clients.store.is_some() {
+                    self.receive_stored_qos1(key, session, identifier, message, now, effects);
+                } else {
+                    self.receive_qos1(key, session, identifier, message, now, effects);
+                }
+            }
+            Some(acknowledged) if self.clients.store.is_some() => {
+                self.receive_stored_qos2(key, session, acknowledged, message, now, effects)?;
             }
             Some(acknowledged) => {
                 let reason_code =
@@ -244,6 +245,23 @@ impl Shard {
         });
     }
 
+    /// Takes a message of QoS 1 of which nothing is stored.
+    #[inline]
+    fn receive_qos1(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        packet_identifier: PacketIdentifier,
+        message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let routed = self.route(message, Some(session), now, effects);
+        self.acknowledge(key, effects, |version, out| {
+            codec::encode_puback(version, packet_identifier, routed.reason_code(), out);
+        });
+    }
+
     /// A QoS 2 message is routed at its first PUBLISH and remembered until PUBREL.
     pub(super) fn receive_qos2(
         &mut self,
@@ -276,7 +294,10 @@ impl Shard {
             inbound.release(packet_identifier);
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
-        self.store_received(session, publish);
+        let is_stored = member.session.is_stored();
+        if is_stored {
+            self.store_received(session, publish);
+        }
         let reason_code = self
             .route(message, Some(session), now, effects)
             .reason_code();
@@ -285,7 +306,9 @@ impl Shard {
             && let Some(member) = self.clients.members.get_mut(session)
         {
             member.session.inbound.release(packet_identifier);
-            self.store_freed(session, packet_identifier);
+            if is_stored {
+                self.store_freed(session, packet_identifier);
+            }
         }
         Ok(reason_code)
     }
@@ -322,7 +345,7 @@ impl Shard {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
-        if self.is_session_stored(session) {
+        if member.session.is_stored() {
             if known {
                 self.store_freed(session, packet_identifier);
             }
@@ -374,14 +397,16 @@ impl Shard {
         };
         let sequence = member.session.inflight.sequence_of(packet_identifier);
         let known = member.session.inflight.pubrec(packet_identifier, failed)?;
-        if known {
-            self.store(session, |store, session| {
-                if failed {
-                    store.done(session, sequence);
-                } else {
-                    store.released(session, sequence);
-                }
-            });
+        let is_stored = member.session.is_stored();
+        if known
+            && is_stored
+            && let Some(store) = &mut self.clients.store
+        {
+            if failed {
+                store.done(&member.session, sequence);
+            } else {
+                store.released(&member.session, sequence);
+            }
         }
         if failed {
             self.send_pending(session, now, effects);
@@ -392,7 +417,7 @@ impl Shard {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
-        if self.is_session_stored(session) {
+        if is_stored {
             let packet = HeldPacket::PubRel(packet_identifier, reason_code);
             self.hold(key, self.stored_position(), 0, packet, now, effects);
             return Ok(());
@@ -417,7 +442,11 @@ impl Shard {
         let identifier = acknowledgement.packet_identifier;
         let sequence = member.session.inflight.sequence_of(identifier);
         if member.session.inflight.pubcomp(identifier)? {
-            self.store(session, |store, session| store.done(session, sequence));
+            if member.session.is_stored()
+                && let Some(store) = &mut self.clients.store
+            {
+                store.done(&member.session, sequence);
+            }
             self.send_pending(session, now, effects);
         }
         Ok(())

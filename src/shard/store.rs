@@ -129,6 +129,8 @@ pub(super) struct Reply {
 pub(super) struct Routing {
     /// Who wants to know when all is stored; without one, nobody does.
     pub(super) waiter: Option<Waiter>,
+    /// Something below is set, which most messages have no need of.
+    is_marked: bool,
     /// The ticket that other shards were given; zero: none yet.
     pub(super) ticket: u64,
     /// The exchange that brings it.
@@ -344,7 +346,11 @@ impl Store {
     /// A retained message comes after a later one of its topic. Were it acknowledged before that is
     /// durable, a crash could bring back one that is older than both.
     pub(super) fn superseded(&mut self) {
-        self.routing.is_superseded = true;
+        // Of QoS 0 nothing is acknowledged.
+        if self.routing.waiter.is_some() {
+            self.routing.is_marked = true;
+            self.routing.is_superseded = true;
+        }
     }
 
     /// A delivery has left the queue: its PUBLISH is being sent, or it cannot be sent at all.
@@ -400,19 +406,14 @@ impl Store {
     }
 
     /// A message that somebody wants to know of begins its way.
+    #[inline]
     pub(super) fn begin(&mut self, waiter: Waiter, ticket: Option<Ticket>) {
         let routing = &mut self.routing;
+        debug_assert!(!routing.is_marked, "another message is at hand");
         routing.waiter = Some(waiter);
-        routing.ticket = 0;
         routing.size = self.journal.size();
-        routing.origin = None;
-        routing.received = None;
-        routing.repeats = false;
-        routing.is_forwarded = false;
-        routing.is_superseded = false;
-        routing.handed_on.clear();
-        routing.skipped = None;
         if let Some(ticket) = ticket {
+            routing.is_marked = true;
             routing.is_forwarded = true;
             if let Some(origin) = ticket.origin {
                 self.set_origin(origin, ticket.repeats);
@@ -440,6 +441,7 @@ impl Store {
     /// The message at hand comes by a QoS 2 exchange of a Session of this shard. The exchange before a
     /// crash that it repeats, or zero.
     pub(super) fn begin_exchange(&mut self, origin: Origin, duplicate: bool) -> u64 {
+        self.routing.is_marked = true;
         self.routing.origin = Some(origin);
         let Some(mut suspect) = self.take_suspect(origin) else {
             return 0;
@@ -535,6 +537,7 @@ impl Store {
                 self.routing.handed_on.clone_from(&brought.replaced);
             }
         }
+        self.routing.is_marked = true;
         self.routing.handed_on.push(handed_on);
     }
 
@@ -589,27 +592,36 @@ impl Store {
     pub(super) fn end(&mut self) -> (Lsn, u64) {
         let routing = &mut self.routing;
         routing.waiter = None;
-        routing.origin = None;
-        routing.is_forwarded = false;
-        routing.skipped = None;
         let is_written = self.journal.size() != routing.size;
+        if !routing.is_marked {
+            let lsn = if is_written {
+                self.journal.position()
+            } else {
+                0
+            };
+            return (lsn, 0);
+        }
         if is_written {
             for HandedOn { session, sequence } in routing.handed_on.drain(..) {
                 self.journal.append(&Record::HandedOn { session, sequence });
             }
         }
-        let lsn = if !is_written && !routing.is_superseded {
-            0
-        } else {
+        let lsn = if is_written || routing.is_superseded {
             self.journal.position()
+        } else {
+            0
         };
-        (lsn, std::mem::take(&mut routing.ticket))
+        let ended = std::mem::take(routing);
+        // Whoever began it asks for that.
+        routing.received = ended.received;
+        (lsn, ended.ticket)
     }
 
     /// A ticket for one more shard, if anybody waits.
     pub(super) fn ticket(&mut self) -> Option<Ticket> {
         let waiter = self.routing.waiter?;
         if self.routing.ticket == 0 {
+            self.routing.is_marked = true;
             self.routing.ticket = self.first_ticket + self.tickets.len() as u64;
             self.tickets.push_back(Pending {
                 missing: 0,
