@@ -210,6 +210,31 @@ pub fn encode_publish(
     header: &PublishHeader<'_>,
     out: &mut Vec<u8>,
 ) -> Option<usize> {
+    let packet_identifier_offset = encode_head::<true>(version, header, out);
+    out.extend_from_slice(header.payload);
+    packet_identifier_offset
+}
+
+/// Appends what stands in front of the payload of a PUBLISH. Returns where in it the Packet Identifier is, if it
+/// has one.
+///
+/// # Panics
+/// As [`encode_publish`].
+pub fn encode_publish_head(
+    version: ProtocolVersion,
+    header: &PublishHeader<'_>,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
+    encode_head::<false>(version, header, out)
+}
+
+/// As [`encode_publish_head`], and has room for the payload if that is to follow.
+#[inline(always)]
+fn encode_head<const HAS_PAYLOAD: bool>(
+    version: ProtocolVersion,
+    header: &PublishHeader<'_>,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
     let properties_size = if version.is_v5() {
         header.properties_size()
     } else {
@@ -227,7 +252,8 @@ pub fn encode_publish(
 
     let start = out.len();
     // One growth at most; 5 bytes are the largest fixed header.
-    out.reserve(5 + remaining_length);
+    let apart = if HAS_PAYLOAD { 0 } else { header.payload.len() };
+    out.reserve(5 + remaining_length - apart);
     if remaining_length < 0x80 {
         out.extend_from_slice(&[first_byte, remaining_length as u8, topic_high, topic_low]);
     } else if remaining_length < 0x4000 {
@@ -259,7 +285,6 @@ pub fn encode_publish(
             put_properties(header, properties_size, out);
         }
     }
-    out.extend_from_slice(header.payload);
     packet_identifier_offset
 }
 

@@ -77,6 +77,18 @@ pub trait Core {
         effects: &mut Effects,
     ) -> usize;
 
+    /// As [`Core::handle_bytes`], of one whole packet in a buffer that the core may keep: then it is empty, and all
+    /// of it consumed.
+    fn handle_packet_in(
+        &mut self,
+        connection: ConnectionKey,
+        packet: &mut Vec<u8>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.handle_bytes(connection, packet, now, effects)
+    }
+
     /// Size of the whole packet that `bytes` starts, if those tell.
     fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize>;
 
@@ -159,6 +171,16 @@ impl Core for Shard {
         effects: &mut Effects,
     ) -> usize {
         self.handle_bytes(connection, bytes, now, effects)
+    }
+
+    fn handle_packet_in(
+        &mut self,
+        connection: ConnectionKey,
+        packet: &mut Vec<u8>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.handle_packet_in(connection, packet, now, effects)
     }
 
     fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {

@@ -309,7 +309,7 @@ impl<C: Core> DataPath<C> {
                 break;
             }
             self.handled += 1;
-            if self.pace.is_over(EVENT_WEIGHT) {
+            if self.pace.is_over(EVENT_WEIGHT) || std::mem::take(&mut self.effects.is_large) {
                 break;
             }
         }
@@ -1168,14 +1168,20 @@ pub(super) fn consume<C: Core>(
             connection.held.extend_from_slice(start);
             bytes = rest;
         };
+        let whole = connection.held.len();
         let mut consumed = 0;
         // Only a few bytes do not tell their packet's size, or do not deserve one.
-        if size.is_none_or(|size| size <= connection.held.len()) {
+        if size == Some(whole) {
+            consumed = core.handle_packet_in(key, &mut connection.held, now, effects);
+        } else if size.is_none_or(|size| size < whole) {
             consumed = core.handle_bytes(key, &connection.held, now, effects);
         }
         if consumed > 0 {
             connection.state.set(State::SETTLED);
-            connection.held.drain(..consumed);
+            // Unless the core has kept the buffer.
+            if connection.held.len() == whole {
+                connection.held.drain(..consumed);
+            }
         }
         if is_stopped(core, effects, key) || !connection.held.is_empty() {
             connection.held.extend_from_slice(bytes);

@@ -141,6 +141,17 @@ impl Core for StoredShard {
         self.shard.handle_bytes(connection, bytes, now, effects)
     }
 
+    fn handle_packet_in(
+        &mut self,
+        connection: ConnectionKey,
+        packet: &mut Vec<u8>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        self.shard
+            .handle_packet_in(connection, packet, now, effects)
+    }
+
     fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
         Core::packet_size(&self.shard, connection, bytes)
     }

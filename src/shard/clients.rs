@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::connection::{Connection, Resend};
 use super::directory::Directory;
 use super::effects::Effects;
+use super::moving::Moving;
 use super::pool::MessagePool;
 use super::slab::Slab;
 use super::store::Store;
@@ -98,6 +99,7 @@ pub(super) struct Clients {
     pub(super) connected: usize,
     /// Buffer of [`Fanout`], kept between messages.
     scratch: Vec<u8>,
+    pub(super) moving: Moving,
 }
 
 /// Who gets a message and how.
@@ -131,11 +133,13 @@ pub(super) struct Fanout<'m> {
     scratch: Vec<u8>,
     /// Whether more than one recipient is expected, so that encoding aside and copying pays.
     many: bool,
+    /// Whether the packet it came in may become an outbox.
+    pub(super) may_move: bool,
     pub(super) now: Instant,
 }
 
 impl Fanout<'_> {
-    fn header<'a>(
+    pub(super) fn header<'a>(
         &'a self,
         qos: QoS,
         retain: bool,
@@ -236,6 +240,7 @@ impl Clients {
             queued_messages: 0,
             connected: 0,
             scratch: Vec::new(),
+            moving: Moving::default(),
         }
     }
 
@@ -282,6 +287,7 @@ impl Clients {
             encoded: [None; CLASSES],
             scratch,
             many: recipients > 1,
+            may_move: recipients <= 1 && self.moving.is_worth(message.payload.len()),
             now,
         }
     }
@@ -338,7 +344,12 @@ impl Clients {
                 self.counters.dropped_outbox_full += 1;
                 return;
             }
-            if copy_or_write(connection, fanout, qos, &recipient, None) {
+            if fanout.may_move
+                && self
+                    .moving
+                    .claim(key, connection, fanout, qos, &recipient, None)
+                || copy_or_write(connection, fanout, qos, &recipient, None)
+            {
                 self.counters
                     .count_publish_sent(fanout.message.payload.len());
                 mark_dirty(connection, key, effects);
@@ -370,7 +381,13 @@ impl Clients {
             && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
         {
             let packet_identifier = session.inflight.next_identifier();
-            if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
+            let identifier = Some(packet_identifier);
+            if fanout.may_move
+                && self
+                    .moving
+                    .claim(key, connection, fanout, qos, &recipient, identifier)
+                || copy_or_write(connection, fanout, qos, &recipient, identifier)
+            {
                 session.inflight.push(delivery);
                 self.counters
                     .count_publish_sent(fanout.message.payload.len());

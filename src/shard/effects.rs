@@ -34,6 +34,8 @@ pub struct Effects {
     pub resumed: Vec<ConnectionKey>,
     /// What goes to the threads beside the shard.
     pub notices: Vec<Notice>,
+    /// Some output is worth a send before more is handled: what would come behind it is copied.
+    pub is_large: bool,
 }
 
 impl Effects {

@@ -31,6 +31,7 @@ mod envelope;
 mod held;
 mod log;
 mod mount_point;
+mod moving;
 mod notice;
 mod peer;
 mod placement;

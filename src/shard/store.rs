@@ -810,7 +810,13 @@ impl Clients {
             && connection.pending() < self.limits.outbox_bytes_max
             && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
         {
-            if copy_or_write(connection, fanout, qos, &recipient, Some(packet_identifier)) {
+            let identifier = Some(packet_identifier);
+            if fanout.may_move
+                && self
+                    .moving
+                    .claim(key, connection, fanout, qos, &recipient, identifier)
+                || copy_or_write(connection, fanout, qos, &recipient, identifier)
+            {
                 store.delivery(session, &mut delivery, true);
                 let sequence = delivery.place.sequence;
                 session
