@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Mailbox;
+use super::{Beside, Mailbox};
 use crate::key::ShardId;
 use crate::origin::{ListenerId, PeerAddress};
 use crate::shard::{AuthenticationRequest, Command, Verdict};
@@ -37,10 +37,14 @@ type Request = (ShardId, Box<AuthenticationRequest>);
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn authenticate(requests: Receiver<Request>, mailboxes: Arc<[Mailbox]>) -> io::Result<()> {
+pub fn authenticate(
+    requests: Receiver<Request>,
+    mailboxes: Arc<[Mailbox]>,
+    beside: Beside,
+) -> io::Result<()> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let threads = (cpus / CPUS_FOR_EACH).clamp(1, THREADS_MAX);
-    authenticate_by(requests, mailboxes, threads, |request| {
+    authenticate_by(requests, mailboxes, beside, threads, |request| {
         let passwords = request.security.passwords.as_ref();
         passwords.is_some_and(|it| it.verify(&request.username, &request.password))
     })
@@ -50,6 +54,7 @@ pub fn authenticate(requests: Receiver<Request>, mailboxes: Arc<[Mailbox]>) -> i
 pub(super) fn authenticate_by<F>(
     requests: Receiver<Request>,
     mailboxes: Arc<[Mailbox]>,
+    beside: Beside,
     threads: usize,
     verify: F,
 ) -> io::Result<()>
@@ -62,6 +67,7 @@ where
         thread::Builder::new()
             .name("fastmq-password".into())
             .spawn(move || {
+                beside.enter();
                 step_back();
                 while let Some((shard, request)) = waiting.take() {
                     let verdict = if verify(&request) {

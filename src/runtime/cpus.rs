@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::limits::SHARDS_MAX;
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Where a shard runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +34,43 @@ pub enum CoresError {
         /// What was asked for.
         cores: usize,
     },
+}
+
+/// The CPUs of threads that work beside the shards; by default, those of whoever begins them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside(Option<CpuSet>);
+
+impl Beside {
+    /// Those that `shards` leave. If they leave none, every one that the calling thread may run on:
+    /// where the kernel finds one idle.
+    #[must_use]
+    pub fn of(shards: &[Placed]) -> Self {
+        Self(
+            sched_getaffinity(None)
+                .ok()
+                .map(|all| left_by(shards, &all)),
+        )
+    }
+
+    /// Lets the calling thread run there only, also if a pinned thread has begun it.
+    pub fn enter(self) {
+        // Without it the thread works as well, only on somebody's core.
+        if let Some(cpus) = self.0
+            && let Err(error) = sched_setaffinity(None, &cpus)
+        {
+            tracing::debug!("a thread cannot be kept off the cores of shards: {error}");
+        }
+    }
+}
+
+fn left_by(shards: &[Placed], all: &CpuSet) -> CpuSet {
+    let mut left = *all;
+    for placed in shards {
+        if let Placed::Pinned(cpu) = placed {
+            left.unset(*cpu);
+        }
+    }
+    if left.count() == 0 { *all } else { left }
 }
 
 /// Places `cores` shards, or one for each CPU the process may use.
@@ -89,6 +126,38 @@ mod tests {
         let pinned = |cpus: &[usize]| Ok(cpus.iter().copied().map(Placed::Pinned).collect());
         assert_eq!(place_on(&[2, 3, 7], None, false), pinned(&[2, 3, 7]));
         assert_eq!(place_on(&[2, 3, 7], Some(2), true), pinned(&[2, 3]));
+    }
+
+    fn set(cpus: &[usize]) -> CpuSet {
+        let mut set = CpuSet::new();
+        for &cpu in cpus {
+            set.set(cpu);
+        }
+        set
+    }
+
+    #[test]
+    fn other_threads_get_the_cpus_that_shards_leave_or_all_if_they_leave_none() {
+        let shards = [Placed::Pinned(2), Placed::Pinned(3)];
+        assert_eq!(left_by(&shards, &set(&[2, 3, 7, 9])), set(&[7, 9]));
+        assert_eq!(left_by(&shards, &set(&[2, 3])), set(&[2, 3]));
+        assert_eq!(left_by(&[Placed::Anywhere; 3], &set(&[0, 1])), set(&[0, 1]));
+    }
+
+    #[test]
+    fn a_thread_that_a_pinned_one_has_begun_runs_where_it_is_let() {
+        let beside = Beside::of(&[]);
+        let all = sched_getaffinity(None).unwrap();
+        let first = (0..CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap();
+        let pinned = std::thread::spawn(move || {
+            sched_setaffinity(None, &set(&[first])).unwrap();
+            let begun = std::thread::spawn(move || {
+                beside.enter();
+                sched_getaffinity(None).unwrap()
+            });
+            begun.join().unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), all);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Clock;
+use super::{Beside, Clock, Placed};
 use crate::journal::WallClock;
 use crate::key::{ConnectionKey, ShardId};
 use crate::metrics::{Snapshot, Talkers};
@@ -26,17 +26,19 @@ pub struct Opened {
     /// By which Client Identifiers are spread over shards.
     seed: u64,
     clock: Clock,
+    /// Where the logs are written.
+    beside: Beside,
     /// Locked as long as this is there.
     _directory: Arc<Directory>,
 }
 
-/// Opens the store that `options` names for `shard_count` shards.
+/// Opens the store that `options` names for shards that are `placed`.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn open_store(
     options: &StoreOptions,
-    shard_count: usize,
+    placed: &[Placed],
     seed: u64,
     clock: Clock,
     settings: &Settings,
@@ -48,7 +50,7 @@ pub fn open_store(
     let store = wal::open(
         directory,
         options,
-        shard_count,
+        placed.len(),
         seed,
         calendar,
         &settings.ports(),
@@ -58,6 +60,7 @@ pub fn open_store(
         parts: Arc::new(Mutex::new(parts)),
         seed: store.seed,
         clock,
+        beside: Beside::of(placed),
         _directory: Arc::new(store.directory),
     };
     Ok((opened, store.report))
@@ -68,6 +71,7 @@ pub fn open_store(
 pub struct StoredShard {
     shard: Shard,
     log: Option<Log>,
+    beside: Beside,
 }
 
 impl StoredShard {
@@ -90,7 +94,8 @@ impl StoredShard {
             store.restore(&mut shard, id.index(), count, now);
             log
         });
-        Self { shard, log }
+        let beside = opened.map(|opened| opened.beside).unwrap_or_default();
+        Self { shard, log, beside }
     }
 }
 
@@ -99,8 +104,10 @@ impl Core for StoredShard {
 
     fn handle_start(&mut self, waker: &Waker) -> io::Result<()> {
         let waker = waker.clone();
+        let beside = self.beside;
         match &mut self.log {
-            Some(log) => log.start(Box::new(move || waker.wake())),
+            // The writer must not take the core from the shard that begins it.
+            Some(log) => log.start(Box::new(move || waker.wake()), move || beside.enter()),
             None => Ok(()),
         }
     }

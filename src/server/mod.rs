@@ -24,7 +24,7 @@ use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Severity};
 use crate::log::Log;
 use crate::net::tls::KeyLogFile;
-use crate::runtime::{self, Clock, Placed, StoredShard, open_store};
+use crate::runtime::{self, Beside, Clock, Placed, StoredShard, open_store};
 use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::AllListening;
@@ -219,8 +219,8 @@ fn serve_configured(
     let settings = Arc::new(settings);
     let (opened, promise) = match store_options(&config, arguments) {
         Some(options) => {
-            let (opened, report) = open_store(&options, shard_count, seed, clock, &settings)
-                .map_err(Failure::start)?;
+            let (opened, report) =
+                open_store(&options, placed, seed, clock, &settings).map_err(Failure::start)?;
             tracing::info!("{report}");
             (Some(opened), options.durability.promise())
         }
@@ -238,7 +238,11 @@ fn serve_configured(
     let running =
         runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
     let mailboxes = running.mailboxes();
-    runtime::authenticate(notices.authentications, mailboxes.clone())?;
+    runtime::authenticate(
+        notices.authentications,
+        mailboxes.clone(),
+        Beside::of(placed),
+    )?;
     let shard_lines = ShardLines {
         events: notices.events,
         trees: notices.trees,

@@ -76,16 +76,23 @@ impl Log {
         }
     }
 
-    /// Starts the writer. `wake` ends a wait of the shard.
+    /// Starts the writer, whose thread does `begin` first. `wake` ends a wait of the shard.
     ///
     /// # Errors
     /// If there can be no more threads.
-    pub fn start(&mut self, wake: Box<dyn Fn() + Send>) -> std::io::Result<()> {
+    pub fn start(
+        &mut self,
+        wake: Box<dyn Fn() + Send>,
+        begin: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
         if let Some(mut writer) = self.writer.take() {
             writer.wake = wake;
             let name = format!("fastmq-wal-{}", writer.shard);
             let thread = std::thread::Builder::new().name(name);
-            self.thread = Some(thread.spawn(move || writer.run())?);
+            self.thread = Some(thread.spawn(move || {
+                begin();
+                writer.run();
+            })?);
         }
         Ok(())
     }

@@ -93,7 +93,7 @@ impl Broker {
             shards.push(shard);
         }
         for log in &mut logs {
-            log.start(Box::new(|| ())).unwrap();
+            log.start(Box::new(|| ()), || ()).unwrap();
         }
         Ok(Self {
             shards,

@@ -7,7 +7,7 @@ use crate::limits::Limits;
 use crate::net::listen;
 use crate::policy::Settings;
 use crate::runtime::authenticator::authenticate_by;
-use crate::runtime::{Mailbox, Placed, Running, notices, start};
+use crate::runtime::{Beside, Mailbox, Placed, Running, notices, start};
 use crate::shard::{Command, Shard};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::io::{ErrorKind, Read, Write};
@@ -54,6 +54,7 @@ impl Broker {
         authenticate_by(
             notices.authentications,
             running.mailboxes(),
+            Beside::default(),
             2,
             move |request| {
                 begin.send(()).unwrap();
