@@ -59,6 +59,23 @@ class Verdict(unittest.TestCase):
         self.assertFalse(worse)
         self.assertIn("from 2 to 8", text)
 
+    def test_shards_may_cost_more_as_messages_cross_more_often_and_no_more_than_that(self):
+        series = growth.ALL["shards"]
+        text, worse = growth.verdict(series, points(lambda n: 0.1 + 0.2 * (n - 1) / n, 1, 2, 4, 8))
+        self.assertFalse(worse)
+        self.assertIn("from 2 to 8 1.38 times as much, exponent +0.23; by theory 1.38 times", text)
+        cost = {1: 0.1, 2: 0.15, 4: 0.25, 8: 0.4}
+        text, worse = growth.verdict(series, points(cost.get, *cost))
+        self.assertTrue(worse)
+        self.assertIn("worse than that by an exponent of", text)
+
+    def test_the_line_of_shards_goes_through_two_and_on_by_how_often_messages_cross(self):
+        line = growth.expected(growth.ALL["shards"], points({1: 0.1, 2: 0.2, 4: 0.5}.get, 1, 2, 4))
+        for (x, y), (expected_x, expected_y) in zip(line, [(2, 0.2), (4, 0.25)], strict=True):
+            self.assertEqual(x, expected_x)
+            self.assertAlmostEqual(y, expected_y)
+        self.assertIsNone(growth.expected(growth.ALL["shards"], points(lambda _: 1, 2, 4)))
+
     def test_too_few_points_are_no_verdict(self):
         self.assertEqual(growth.verdict(growth.ALL["shards"], points(lambda _: 1, 1, 2)), ("too few points", False))
 
