@@ -91,6 +91,7 @@ impl Rig {
         self.feed(client, &[0xe0, 0]);
         self.settle();
         let node = &mut self.nodes[shard];
+        node.effects.left.clear();
         for key in std::mem::take(&mut node.effects.closes) {
             node.shard.forget(key);
         }

@@ -72,6 +72,8 @@ impl State {
     pub(super) const PROGRESSED: Self = Self(1 << 19);
     /// Before its CONNECT, and not read until others hold less.
     pub(super) const WAITING: Self = Self(1 << 20);
+    /// Its peer has said that it sends nothing more, whenever its socket says so.
+    pub(super) const LEFT: Self = Self(1 << 21);
 
     #[inline]
     pub(super) const fn has(self, other: Self) -> bool {

@@ -802,6 +802,11 @@ impl<C: Core> DataPath<C> {
         while let Some(hand_over) = self.effects.hand_overs.pop() {
             self.hand_over(hand_over);
         }
+        while let Some(key) = self.effects.left.pop() {
+            if let Some(slot) = self.connections.find(key) {
+                self.connections.get(slot).state.set(State::LEFT);
+            }
+        }
         while let Some(key) = self.effects.closes.pop() {
             self.close(key);
         }
@@ -875,7 +880,7 @@ impl<C: Core> DataPath<C> {
         self.closing.push_back((deadline, slot, generation));
     }
 
-    /// Everything was sent: tells the peer, and waits for it to close as well.
+    /// Everything was sent: tells the peer, and waits for it to close as well unless it has left.
     fn shut(&mut self, slot: u32) {
         let connection = self.connections.get(slot);
         if connection.state.has(State::SHUT) {
@@ -883,8 +888,15 @@ impl<C: Core> DataPath<C> {
         }
         connection.state.set(State::SHUT);
         if let Some(socket) = connection.socket() {
+            // Its end would wake the shard once more. What wraps a connection has a farewell of its own.
+            let is_over = connection.state.has(State::LEFT) && connection.transport.is_none();
+            let how = if is_over {
+                Shutdown::Both
+            } else {
+                Shutdown::Write
+            };
             // A socket that is not connected any more needs no telling.
-            let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+            let _ = SockRef::from(socket).shutdown(how);
         }
         self.settle(slot);
     }

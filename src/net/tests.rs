@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Says whatever is said to it.
+/// Says whatever is said to it. Who ends with "!" is let go, and "." says that nothing more follows.
 #[derive(Default)]
 struct Echo {
     peers: Peers<()>,
@@ -39,6 +39,12 @@ impl Core for Echo {
         effects: &mut Effects,
     ) -> usize {
         self.peers.send(key.index, bytes, effects);
+        if bytes.ends_with(b"!") || bytes.ends_with(b".") {
+            effects.closes.push(key);
+        }
+        if bytes.ends_with(b".") {
+            effects.left.push(key);
+        }
         bytes.len()
     }
 
@@ -125,9 +131,15 @@ impl Rig {
         let mut filled = 0;
         for _ in 0..1000 {
             self.turn();
-            match client.read(&mut received[filled..]) {
-                Ok(size) => filled += size,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            while filled < expected.len() {
+                match client.read(&mut received[filled..]) {
+                    Ok(0) => panic!("{filled} bytes of {} came back", expected.len()),
+                    Ok(size) => filled += size,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                        break;
+                    }
+                }
             }
             if filled == expected.len() {
                 assert_eq!(received, expected);
@@ -181,4 +193,41 @@ fn spare_buffers_are_given_up_once_the_connections_that_used_them_are_silent() {
         left.count() <= 2,
         "but for what the last look has found in use"
     );
+}
+
+#[test]
+fn nobody_waits_for_the_end_of_a_client_that_has_left_but_for_that_of_others() {
+    let mut rig = Rig::new();
+    // As much as has to wait for room in the socket.
+    let mut much = vec![b'x'; 8 << 20];
+    much.push(b'.');
+    for (words, is_closed) in [(&b"leave!"[..], false), (b"bye.", true), (&much, true)] {
+        let mut client = rig.connect();
+        let mut said = 0;
+        while said < words.len() {
+            match client.write(&words[said..]) {
+                Ok(size) => said += size,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            rig.turn();
+        }
+        rig.expect(&mut client, words);
+        let end = std::iter::repeat_with(|| {
+            rig.turn();
+            client.read(&mut [0])
+        });
+        // Everything that was said to it arrives, and then the end.
+        let end = end.take(1000).find(Result::is_ok);
+        assert_eq!(end.expect("an end").unwrap(), 0);
+        let closed = std::iter::repeat_with(|| {
+            rig.turn();
+            rig.path.is_empty()
+        });
+        let turns = if is_closed { 1000 } else { 3 };
+        assert_eq!(closed.take(turns).any(|it| it), is_closed);
+        drop(client);
+        while !rig.path.is_empty() {
+            rig.turn();
+        }
+    }
 }

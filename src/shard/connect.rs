@@ -553,6 +553,8 @@ impl Shard {
             effects,
         );
         self.close(key, effects);
+        // [MQTT-3.14.4-1] [MQTT-3.14.4-2]
+        effects.left.push(key);
         self.detach(session, now, effects);
         Ok(())
     }

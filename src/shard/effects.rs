@@ -28,6 +28,8 @@ pub struct Effects {
     /// Connections to close once what [`super::Shard::take_output`] still gives has been sent;
     /// then [`super::Shard::forget`] frees the key.
     pub closes: Vec<ConnectionKey>,
+    /// Those of them whose Client has said that it sends nothing more: nobody need wait for that.
+    pub left: Vec<ConnectionKey>,
     /// Connections to move to another shard.
     pub hand_overs: Vec<HandOver>,
     /// Connections that may be read again; bytes kept back are presented again.

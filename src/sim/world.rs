@@ -735,6 +735,8 @@ impl World {
     fn carry_out(&mut self, index: usize, read: Option<(WireId, &[u8])>) {
         let mut effects = std::mem::take(&mut self.hosts[index].effects);
         let own = read.map(|(wire, _)| wire);
+        // Only sockets have something to gain by it.
+        effects.left.clear();
         let closing: Vec<(WireId, ConnectionKey)> = effects
             .closes
             .drain(..)
