@@ -38,6 +38,10 @@ const ACCEPT_REST: Duration = Duration::from_millis(250);
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 /// How often output buffers are taken from connections that no longer use them.
 const COOL_DOWN_EVERY: Duration = Duration::from_secs(1);
+/// Connections that are looked at for that in one turn, and how long the next ones wait: with thousands of
+/// them all at once would be a pause for everybody.
+const COOL_DOWN_STEP: usize = 128;
+const COOL_DOWN_PAUSE: Duration = Duration::from_millis(1);
 
 /// A send whose bytes the kernel may still read: it ends within the next `enter`.
 #[derive(Debug)]
@@ -99,8 +103,11 @@ pub struct DataPath<C: Core> {
     /// When to stop waiting for a closing connection; oldest first. Slot and generation.
     closing: VecDeque<(Instant, u32, u32)>,
     /// Hold a buffer in the core. Slot and generation.
-    warm: Vec<(u32, u32)>,
+    warm: VecDeque<(u32, u32)>,
+    /// Those at its front that are yet to be looked at this time.
+    warm_left: usize,
     cool_down_at: Instant,
+    cool_down_next: Instant,
 }
 
 impl<C: Core> DataPath<C> {
@@ -139,8 +146,10 @@ impl<C: Core> DataPath<C> {
             resumed: Vec::new(),
             handed_over: Vec::new(),
             closing: VecDeque::new(),
-            warm: Vec::new(),
+            warm: VecDeque::new(),
+            warm_left: 0,
             cool_down_at: now,
+            cool_down_next: now,
         };
         path.uring.poll_wakes(path.waker.raw_fd());
         for listener in listeners {
@@ -969,7 +978,7 @@ impl<C: Core> DataPath<C> {
                     self.cool_down_at = self.now + COOL_DOWN_EVERY;
                 }
                 let generation = self.connections.generation(slot);
-                self.warm.push((slot, generation));
+                self.warm.push_back((slot, generation));
             }
         }
         let connection = self.connections.get(slot);
@@ -1096,36 +1105,53 @@ impl<C: Core> DataPath<C> {
 
     /// Takes output buffers from connections that have not used them lately.
     fn cool_down(&mut self) {
-        self.cool_down_at = self.now + COOL_DOWN_EVERY;
-        let mut warm = std::mem::take(&mut self.warm);
-        warm.retain(|&(slot, generation)| {
-            if self.connections.generation(slot) != generation {
-                return false;
-            }
-            let connection = self.connections.get(slot);
-            if connection.state.has(State::USED) {
-                connection.state.clear(State::USED);
-                return true;
-            }
-            connection.state.clear(State::WARM);
-            if let Some(key) = connection.key
-                && !connection.state.has(State::BLOCKED)
+        if self.warm_left == 0 {
+            self.warm_left = self.warm.len();
+            self.cool_down_next = self.now + COOL_DOWN_EVERY;
+        }
+        let step = self.warm_left.min(COOL_DOWN_STEP);
+        self.warm_left -= step;
+        for _ in 0..step {
+            if let Some((slot, generation)) = self.warm.pop_front()
+                && self.is_still_warm(slot, generation)
             {
-                let mut bytes = Vec::new();
-                self.core.take_output(key, &mut bytes);
-                if bytes.is_empty() {
-                    self.pool.put_unused(bytes);
-                } else if connection.transport.is_some() {
-                    self.send_wrapped(slot, key, bytes);
-                } else {
-                    self.send_first(slot, key, bytes);
-                }
+                self.warm.push_back((slot, generation));
             }
-            false
-        });
-        self.warm = warm;
-        self.pool.trim();
+        }
+        self.cool_down_at = self.now + COOL_DOWN_PAUSE;
+        if self.warm_left == 0 {
+            self.cool_down_at = self.cool_down_at.max(self.cool_down_next);
+            self.warm.shrink_to(2 * self.warm.len());
+            self.pool.trim();
+        }
         self.carry_out_effects();
+    }
+
+    /// Whether a connection has used its buffer since it was last asked. Otherwise it has none any more.
+    fn is_still_warm(&mut self, slot: u32, generation: u32) -> bool {
+        if self.connections.generation(slot) != generation {
+            return false;
+        }
+        let connection = self.connections.get(slot);
+        if connection.state.has(State::USED) {
+            connection.state.clear(State::USED);
+            return true;
+        }
+        connection.state.clear(State::WARM);
+        if let Some(key) = connection.key
+            && !connection.state.has(State::BLOCKED)
+        {
+            let mut bytes = Vec::new();
+            self.core.take_output(key, &mut bytes);
+            if bytes.is_empty() {
+                self.pool.put_unused(bytes);
+            } else if connection.transport.is_some() {
+                self.send_wrapped(slot, key, bytes);
+            } else {
+                self.send_first(slot, key, bytes);
+            }
+        }
+        false
     }
 }
 

@@ -7,9 +7,11 @@ use crate::key::{ConnectionKey, ShardId};
 use crate::origin::Origin;
 use crate::shard::Effects;
 use crate::time::Instant;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Says whatever is said to it. Who ends with "!" is let go, and "." says that nothing more follows.
@@ -17,6 +19,8 @@ use std::time::Duration;
 struct Echo {
     peers: Peers<()>,
     outbound: VecDeque<()>,
+    /// How often it was asked what is to be sent.
+    asked: Rc<Cell<usize>>,
 }
 
 impl Core for Echo {
@@ -69,6 +73,7 @@ impl Core for Echo {
     }
 
     fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.asked.set(self.asked.get() + 1);
         self.peers.take_output(key, buffer);
     }
 
@@ -93,17 +98,21 @@ struct Rig {
     path: DataPath<Echo>,
     address: SocketAddr,
     now: Instant,
+    asked: Rc<Cell<usize>>,
 }
 
 impl Rig {
     fn new() -> Self {
         let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let (waker, room) = (Waker::new().unwrap(), Room::new(1));
-        let path = DataPath::new(Echo::default(), listeners, waker, room, Instant::ZERO);
+        let echo = Echo::default();
+        let asked = echo.asked.clone();
+        let path = DataPath::new(echo, listeners, waker, room, Instant::ZERO);
         Self {
             path: path.unwrap(),
             address,
             now: Instant::ZERO,
+            asked,
         }
     }
 
@@ -230,4 +239,30 @@ fn nobody_waits_for_the_end_of_a_client_that_has_left_but_for_that_of_others() {
             rig.turn();
         }
     }
+}
+
+#[test]
+fn thousands_of_clients_that_fall_silent_lose_their_buffers_a_few_in_each_turn() {
+    const CLIENTS: usize = 400;
+    let mut rig = Rig::new();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| rig.connect()).collect();
+    // The first time each takes the place of what it was first sent in: the second one leaves something.
+    for client in &mut clients {
+        client.write_all(b"again").unwrap();
+        rig.expect(client, b"again");
+    }
+    rig.asked.set(0);
+    let (mut most, mut turns) = (0, 0);
+    // Used since anybody looked, then not used, each in a second of its own.
+    while rig.path.next_deadline().is_some() {
+        rig.now = rig.now.max(rig.path.next_deadline().unwrap());
+        let before = rig.asked.get();
+        rig.path.handle_timeouts(rig.now);
+        most = most.max(rig.asked.get() - before);
+        turns += 1;
+        assert!(turns < 1000, "an end");
+    }
+    assert_eq!(rig.asked.get(), CLIENTS);
+    assert!(most <= 128, "{most} in one turn");
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&(rig.now - Instant::ZERO)));
 }
