@@ -16,6 +16,7 @@ pub mod journal;
 pub mod key;
 pub mod limits;
 pub mod log;
+pub mod long_queue;
 pub mod manual;
 pub mod message;
 pub mod metrics;

@@ -19,7 +19,15 @@ struct Layer {
 
 const LAYERS: [Layer; 11] = [
     Layer {
-        rooms: &["message", "time", "key", "limits", "origin", "chunks"],
+        rooms: &[
+            "message",
+            "time",
+            "key",
+            "limits",
+            "origin",
+            "chunks",
+            "long_queue",
+        ],
         together: true,
     },
     Layer {

@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 use super::replay::{Progress, ReplayedDelivery};
+use crate::long_queue::LongQueue;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 
 /// Runs at most. Logs have two: snapshots follow one another, and each replaces the log before it.
 const RUNS_MAX: usize = 8;
@@ -16,7 +16,9 @@ const RUNS_MAX: usize = 8;
 /// Deliveries by place, none of which is there twice.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    runs: SmallVec<[VecDeque<ReplayedDelivery>; 2]>,
+    runs: SmallVec<[LongQueue<ReplayedDelivery>; 2]>,
+    /// Places in them of what was removed.
+    gaps: usize,
 }
 
 impl Owed {
@@ -24,11 +26,13 @@ impl Owed {
     pub(super) fn put(&mut self, delivery: ReplayedDelivery) {
         let sequence = delivery.sequence;
         if let Some(known) = self.place_mut(sequence) {
+            let was_over = is_over(known);
             *known = delivery;
+            self.gaps -= usize::from(was_over);
             return;
         }
         // The run that ends closest to it.
-        let before = |run: &VecDeque<ReplayedDelivery>| {
+        let before = |run: &LongQueue<ReplayedDelivery>| {
             let last = run.back()?.sequence;
             (last < sequence).then_some(last)
         };
@@ -41,7 +45,7 @@ impl Owed {
                     let joined = self.join();
                     self.runs.push(joined);
                 }
-                self.runs.push(VecDeque::from([delivery]));
+                self.runs.push(LongQueue::from_iter([delivery]));
             }
         }
     }
@@ -53,22 +57,22 @@ impl Owed {
 
     fn place_mut(&mut self, sequence: u64) -> Option<&mut ReplayedDelivery> {
         let mut runs = self.runs.iter_mut();
-        runs.find_map(|run| run.get_mut(position(run, sequence)?))
+        runs.find_map(|run| place_mut(run, sequence))
     }
 
     /// Nothing is owed there any more.
     pub(super) fn remove(&mut self, sequence: u64) {
         for (index, run) in self.runs.iter_mut().enumerate() {
-            let Some(position) = position(run, sequence) else {
+            let Some(delivery) = place_mut(run, sequence) else {
                 continue;
             };
+            self.gaps += usize::from(!is_over(delivery));
             // Closing the gap would move all that is behind it.
-            if let Some(delivery) = run.get_mut(position) {
-                delivery.message = None;
-                delivery.progress = Progress::Waiting;
-            }
+            delivery.message = None;
+            delivery.progress = Progress::Waiting;
             while run.front().is_some_and(is_over) {
                 run.pop_front();
+                self.gaps -= 1;
             }
             if run.is_empty() {
                 self.runs.remove(index);
@@ -87,28 +91,36 @@ impl Owed {
     }
 
     /// All of it, in order.
-    pub(super) fn finish(mut self) -> VecDeque<ReplayedDelivery> {
+    pub(super) fn finish(mut self) -> LongQueue<ReplayedDelivery> {
         self.join()
     }
 
-    fn join(&mut self) -> VecDeque<ReplayedDelivery> {
+    fn join(&mut self) -> LongQueue<ReplayedDelivery> {
         let mut runs = std::mem::take(&mut self.runs);
         runs.sort_by_key(|run| run.front().map(|first| first.sequence));
-        let count = runs.iter().map(VecDeque::len).sum::<usize>();
-        let mut runs = runs.into_iter();
-        let mut joined = runs.next().unwrap_or_default();
-        joined.reserve_exact(count - joined.len());
-        let mut is_in_order = true;
-        for mut run in runs {
-            let last = joined.back().map(|last| last.sequence);
-            is_in_order &= last < run.front().map(|first| first.sequence);
-            joined.append(&mut run);
+        let ends = runs.windows(2).all(|pair| match pair {
+            [one, next] => one.back().map(|it| it.sequence) < next.front().map(|it| it.sequence),
+            _ => true,
+        });
+        let mut joined = LongQueue::default();
+        if ends {
+            for run in runs {
+                joined.append(run);
+            }
+        } else {
+            // None that is not in order is long.
+            let first = |run: &LongQueue<ReplayedDelivery>| run.front().map(|it| it.sequence);
+            while let Some(run) = runs
+                .iter_mut()
+                .filter(|it| !it.is_empty())
+                .min_by_key(|it| first(it))
+            {
+                joined.extend(run.pop_front());
+            }
         }
-        if !is_in_order {
-            // Merges runs as it finds them.
-            joined.make_contiguous().sort_by_key(|it| it.sequence);
+        if std::mem::take(&mut self.gaps) > 0 {
+            joined.retain(|it| !is_over(it));
         }
-        joined.retain(|it| !is_over(it));
         joined
     }
 }
@@ -118,18 +130,15 @@ fn is_over(delivery: &ReplayedDelivery) -> bool {
     delivery.message.is_none() && delivery.progress == Progress::Waiting
 }
 
-/// Where a place is in a run.
-fn position(run: &VecDeque<ReplayedDelivery>, sequence: u64) -> Option<usize> {
-    let (first, last) = (run.front()?.sequence, run.back()?.sequence);
-    if !(first..=last).contains(&sequence) {
+fn place_mut(
+    run: &mut LongQueue<ReplayedDelivery>,
+    sequence: u64,
+) -> Option<&mut ReplayedDelivery> {
+    // Nearly always it is a new one.
+    if run.back()?.sequence < sequence {
         return None;
     }
-    // Most have no gaps.
-    let guess = usize::try_from(sequence - first).ok()?;
-    match run.get(guess) {
-        Some(it) if it.sequence == sequence => Some(guess),
-        _ => run.binary_search_by_key(&sequence, |it| it.sequence).ok(),
-    }
+    run.by_number_mut(sequence, |it| it.sequence)
 }
 
 #[cfg(test)]
@@ -196,7 +205,8 @@ mod tests {
                 prop_assert_eq!(owed.get_mut(sequence).cloned(), table.get(&sequence).cloned());
             }
             let expected: Vec<_> = table.into_values().collect();
-            prop_assert_eq!(Vec::from(owed.finish()), expected);
+            let owed = owed.finish();
+            prop_assert!(owed.iter().eq(&expected), "{owed:?}");
         }
     }
 }

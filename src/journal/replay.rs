@@ -12,6 +12,7 @@ use super::{Journal, Origin, WallClock};
 use crate::codec::SubscriptionOptions;
 use crate::key::PacketIdentifier;
 use crate::limits::OPEN_EXCHANGES_MAX;
+use crate::long_queue::LongQueue;
 use crate::message::{Message, QoS};
 use crate::origin::Identity;
 use crate::router::RetainedVersion;
@@ -115,7 +116,7 @@ pub struct ReplayedSession {
     /// Its Subscriptions by filter.
     pub subscriptions: BTreeMap<String, ReplayedSubscription>,
     /// What it is owed, in order.
-    pub deliveries: VecDeque<ReplayedDelivery>,
+    pub deliveries: LongQueue<ReplayedDelivery>,
     /// QoS 2 messages it has sent and not released, in order.
     pub inbound: Vec<PacketIdentifier>,
     /// Places of deliveries that others have instead, as their logs say.

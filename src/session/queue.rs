@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::delivery::Delivery;
+use crate::long_queue::LongQueue;
 
 /// Capacity an empty queue keeps.
 const KEPT_MAX: usize = 64;
@@ -18,7 +19,7 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    deliveries: VecDeque<Delivery>,
+    deliveries: LongQueue<Delivery>,
     bytes: usize,
 }
 
@@ -30,12 +31,11 @@ impl Queue {
         waiting.deliveries.push_back(delivery);
     }
 
-    /// Makes room for so many, and no more: what a Session was owed before a start may be a lot.
-    pub fn reserve(&mut self, count: usize) {
-        if count > 0 {
-            let waiting = self.waiting.get_or_insert_default();
-            waiting.deliveries.reserve_exact(count);
-        }
+    /// Puts deliveries whose messages have `bytes` together behind all others.
+    pub fn push_chunk(&mut self, deliveries: VecDeque<Delivery>, bytes: usize) {
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.bytes += bytes;
+        waiting.deliveries.push_chunk(deliveries);
     }
 
     /// Takes the oldest delivery.
@@ -59,8 +59,7 @@ impl Queue {
     pub fn from_place(&self, sequence: u64) -> impl Iterator<Item = &Delivery> {
         self.waiting.iter().flat_map(move |waiting| {
             let deliveries = &waiting.deliveries;
-            let begin = deliveries.partition_point(|it| it.place.sequence < sequence);
-            deliveries.range(begin..)
+            deliveries.iter_from(move |it| it.place.sequence < sequence)
         })
     }
 
@@ -72,14 +71,18 @@ impl Queue {
         if !waiting.deliveries.iter().any(&is_wanted) {
             return Vec::new();
         }
-        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting.deliveries)
-            .into_iter()
-            .partition(is_wanted);
+        let mut taken = Vec::new();
+        let mut all = std::mem::take(&mut waiting.deliveries);
+        while let Some(delivery) = all.pop_front() {
+            match is_wanted(&delivery) {
+                true => taken.push(delivery),
+                false => waiting.deliveries.push_back(delivery),
+            }
+        }
         waiting.bytes -= taken
             .iter()
             .map(|delivery| delivery.message.size())
             .sum::<usize>();
-        waiting.deliveries = kept.into();
         taken
     }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -124,9 +125,6 @@ impl Shard {
                 member.subscriptions.insert(subscribed.filter, kind);
             }
         }
-        if let Some(member) = self.clients.members.get_mut(key) {
-            member.session.queue.reserve(replayed.deliveries.len());
-        }
         // What was sent to a Client may not have been written down, but what allowed more to be sent was:
         // PUBREL waits for that. So only a window full of QoS 2 can be more than the log knows of, and only
         // to a Client that was there to the end.
@@ -136,14 +134,17 @@ impl Shard {
             window => window,
         };
         let mut sent_before = 0;
-        for delivery in replayed.deliveries {
-            if delivery.qos == QoS::ExactlyOnce && delivery.progress != Stored::Released {
-                if unknown > 0 || delivery.progress == Stored::Sent {
-                    sent_before = delivery.sequence + 1;
+        let mut deliveries = replayed.deliveries;
+        while let Some(chunk) = deliveries.pop_chunk() {
+            for delivery in &chunk {
+                if delivery.qos == QoS::ExactlyOnce && delivery.progress != Stored::Released {
+                    if unknown > 0 || delivery.progress == Stored::Sent {
+                        sent_before = delivery.sequence + 1;
+                    }
+                    unknown = unknown.saturating_sub(1);
                 }
-                unknown = unknown.saturating_sub(1);
             }
-            self.restore_delivery(key, delivery);
+            self.restore_deliveries(key, chunk);
         }
         if let Some(member) = self.clients.members.get_mut(key)
             && let Some(log) = &mut member.session.log
@@ -169,7 +170,8 @@ impl Shard {
         };
         // Nobody is connected: nothing comes of it but what is stored.
         let effects = &mut Effects::default();
-        for delivery in replayed.deliveries {
+        let mut deliveries = replayed.deliveries;
+        while let Some(delivery) = deliveries.pop_front() {
             let (Some(message), Some(share)) = (delivery.message, delivery.share) else {
                 continue;
             };
@@ -190,11 +192,49 @@ impl Shard {
         }
     }
 
-    fn restore_delivery(&mut self, key: SessionKey, replayed: ReplayedDelivery) {
-        let share = replayed.share.and_then(|text| {
-            let filter = TopicFilter::new(&text).ok()?;
-            self.router.find(&filter).map(|filter| ShareTag(filter.0))
+    /// Deliveries that lie together. Where all of them wait, which most do that come after a Client has
+    /// left, they become the queue where they lie.
+    fn restore_deliveries(&mut self, key: SessionKey, replayed: VecDeque<ReplayedDelivery>) {
+        let waits = |it: &ReplayedDelivery| it.progress == Stored::Waiting && it.message.is_some();
+        if !replayed.iter().all(waits) {
+            for delivery in replayed {
+                self.restore_delivery(key, delivery);
+            }
+            return;
+        }
+        // In a loop of its own, so that many are fetched into the cache at a time.
+        let messages = replayed.iter().flat_map(|it| &it.message);
+        let bytes = messages.map(|message| message.size()).sum();
+        // Collected in place: a delivery is as large as what it is made of.
+        let deliveries = Vec::from(replayed).into_iter().filter_map(|it| {
+            Some(Delivery {
+                message: it.message?,
+                qos: it.qos,
+                retain: it.retain,
+                share: self.share_tag(it.share.as_deref()),
+                subscription_identifiers: it.subscription_identifiers,
+                place: Place {
+                    sequence: it.sequence,
+                    lsn: 0,
+                },
+            })
         });
+        let deliveries: Vec<Delivery> = deliveries.collect();
+        let Some(member) = self.clients.members.get_mut(key) else {
+            return;
+        };
+        self.clients.queued_bytes += bytes;
+        self.clients.queued_messages += deliveries.len();
+        member.session.queue.push_chunk(deliveries.into(), bytes);
+    }
+
+    fn share_tag(&self, share: Option<&str>) -> Option<ShareTag> {
+        let filter = TopicFilter::new(share?).ok()?;
+        self.router.find(&filter).map(|filter| ShareTag(filter.0))
+    }
+
+    fn restore_delivery(&mut self, key: SessionKey, replayed: ReplayedDelivery) {
+        let share = self.share_tag(replayed.share.as_deref());
         let Some(member) = self.clients.members.get_mut(key) else {
             return;
         };
