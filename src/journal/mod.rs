@@ -20,11 +20,13 @@
 mod bytes;
 mod frame;
 mod owed;
+mod prepared;
 mod record;
 mod replay;
 
 pub use bytes::NUMBER_MAX;
 pub use frame::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_MAX, Frame, FrameError, next_frame};
+pub use prepared::Prepared;
 pub use record::{
     Origin, Record, Records, StoredIdentity, StoredMessage, UnknownRecord, WillRecord,
 };

@@ -7,6 +7,7 @@
 
 use super::bytes::NUMBER_MAX;
 use super::owed::Owed;
+use super::prepared::{Prepared, Step};
 use super::record::{Record, Records, UnknownRecord};
 use super::{Journal, Origin, WallClock};
 use crate::codec::SubscriptionOptions;
@@ -250,10 +251,20 @@ impl Open {
 }
 
 /// The messages of one frame by name. Names count up, and a delivery is of the last one nearly always.
-#[derive(Debug, Default)]
-struct FrameMessages(Vec<(u64, Arc<Message>, Option<Origin>)>);
+#[derive(Debug)]
+pub(super) struct FrameMessages<T>(Vec<(u64, Arc<Message>, T)>);
 
-impl FrameMessages {
+impl<T> Default for FrameMessages<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Copy> FrameMessages<T> {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     fn position(&self, name: u64) -> Result<usize, usize> {
         match self.0.last() {
             Some((last, ..)) if *last < name => Err(self.0.len()),
@@ -262,18 +273,24 @@ impl FrameMessages {
         }
     }
 
-    fn insert(&mut self, name: u64, message: Arc<Message>, origin: Option<Origin>) {
-        let named = (name, message, origin);
+    pub(super) fn insert(&mut self, name: u64, message: Arc<Message>, about: T) {
+        let named = (name, message, about);
         match self.position(name) {
             Ok(index) => self.0[index] = named,
             Err(index) => self.0.insert(index, named),
         }
     }
 
-    fn get(&self, name: u64) -> Option<(Arc<Message>, Option<Origin>)> {
+    pub(super) fn remove(&mut self, name: u64) {
+        if let Ok(index) = self.position(name) {
+            self.0.remove(index);
+        }
+    }
+
+    pub(super) fn get(&self, name: u64) -> Option<(Arc<Message>, T)> {
         let index = self.position(name).ok()?;
-        let (_, message, origin) = self.0.get(index)?;
-        Some((message.clone(), *origin))
+        let (_, message, about) = self.0.get(index)?;
+        Some((message.clone(), *about))
     }
 }
 
@@ -288,7 +305,7 @@ pub struct Replay {
     /// Messages that deliveries of later frames refer to.
     shared: HashMap<u64, Arc<Message>, ahash::RandomState>,
     /// Messages of the frame at hand.
-    messages: FrameMessages,
+    messages: FrameMessages<Option<Origin>>,
     shares: HashMap<Box<str>, Arc<str>, ahash::RandomState>,
     suspects: HashMap<u64, VecDeque<Suspect>, ahash::RandomState>,
     handed_on: Vec<(u64, u64)>,
@@ -368,7 +385,62 @@ impl Replay {
     /// # Errors
     /// [`UnknownRecord`]; the records before it have been read.
     pub fn frame(&mut self, payload: &[u8]) -> Result<(), UnknownRecord> {
-        self.messages.0.clear();
+        self.messages.clear();
+        self.some_of_frame(payload)
+    }
+
+    /// The same for the first frame that is ready and was not replayed.
+    ///
+    /// # Errors
+    /// As for [`Replay::frame`].
+    pub fn prepared(
+        &mut self,
+        payload: &[u8],
+        prepared: &mut Prepared,
+    ) -> Result<(), UnknownRecord> {
+        self.messages.clear();
+        while let Some(step) = prepared.steps.pop_front() {
+            match step {
+                Step::Delivery {
+                    session,
+                    sequence,
+                    message,
+                    qos,
+                    retain,
+                    sent,
+                } => self.open(session).put(ReplayedDelivery {
+                    sequence,
+                    progress: if sent {
+                        Progress::Sent
+                    } else {
+                        Progress::Waiting
+                    },
+                    message: Some(message),
+                    qos,
+                    retain,
+                    share: None,
+                    subscription_identifiers: SmallVec::new(),
+                }),
+                Step::Message { name, message } => self.messages.insert(name, message, None),
+                Step::Records { begin, end } => {
+                    self.some_of_frame(payload.get(begin..end).unwrap_or_default())?;
+                }
+                Step::End {
+                    records,
+                    deliveries,
+                    bytes,
+                } => {
+                    self.records += records;
+                    self.said_deliveries.count += deliveries;
+                    self.said_deliveries.bytes += bytes;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn some_of_frame(&mut self, payload: &[u8]) -> Result<(), UnknownRecord> {
         let mut records = Records::new(payload);
         let mut left = records.left();
         while let Some(record) = records.next() {

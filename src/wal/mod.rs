@@ -31,6 +31,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod directory;
 mod install;
 mod log;

@@ -7,16 +7,19 @@
 
 #![forbid(unsafe_code)]
 
+use super::blocks::{Feed, Gone, Part, ReadError, blocks};
 use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::log::{Log, REQUESTS_MAX};
 use super::options::StoreOptions;
 use super::rewrite::{WRITE_SIZE, rewrite};
-use super::segment::{HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, scan};
+use super::segment::{
+    Buffer, HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, Sink, scan, scan_into,
+};
 use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
     Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect,
-    UnknownRecord, WallClock,
+    WallClock,
 };
 use crate::key::ShardId;
 use crate::router::Interest;
@@ -397,18 +400,7 @@ fn read_logs(
     Ok((logs, report))
 }
 
-/// Why a frame was not read: the disk, or a record nobody knows.
-enum ReadError {
-    Io(io::Error),
-    Unknown(UnknownRecord),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
+/// Reads a log. One thread reads and checks its files, this one replays what it has found.
 fn read_log(
     directory: &Directory,
     segments: Vec<SegmentName>,
@@ -417,9 +409,95 @@ fn read_log(
     ports: &[u16],
 ) -> Result<(ReadLog, Report), OpenError> {
     let mut replay = Replay::new(clock, ports);
+    let (feed, steps) = blocks(clock);
+    let (replayed, files) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_files(directory, &segments, recover, feed));
+        let replayed = steps.replay(&mut replay);
+        let files = reader.join();
+        (
+            replayed,
+            files.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        )
+    });
+    // Whatever the reader has met, it was behind that.
+    if let Err((part, error)) = replayed {
+        let name = segments.get(part.file).map(SegmentName::file_name);
+        return Err(OpenError::Damaged {
+            path: directory.storage().path(&name.unwrap_or_default()),
+            offset: part.offset,
+            problem: error.to_string(),
+        });
+    }
+    let (files, mut report) = match files {
+        Ok(files) => files,
+        Err(Stop::Error(error)) => return Err(error),
+        Err(Stop::Gone) => unreachable!("the replay ended before the reader"),
+    };
+    report.records = replay.records();
+    let ReadFiles {
+        next,
+        ends,
+        unsynced,
+    } = files;
+    let unsynced = unsynced.parts(&segments);
+    // One that was made and holds nothing is made again, under the same name: it must not be taken for
+    // an old one then.
+    let segments = segments.into_iter().filter(|name| name.first < next);
+    let log = ReadLog {
+        replayed: replay.finish(),
+        next,
+        segments: segments.collect(),
+        bytes: report.bytes,
+        ends,
+        unsynced,
+    };
+    Ok((log, report))
+}
+
+/// What the files of a log are, besides what they say.
+struct ReadFiles {
+    /// The frame that comes next.
+    next: Lsn,
+    /// See [`ReadLog`].
+    ends: Vec<(String, u64)>,
+    unsynced: Unsynced,
+}
+
+/// Why the files of a log were not read to the end.
+enum Stop {
+    Error(OpenError),
+    /// Nobody replays any more.
+    Gone,
+}
+
+impl From<OpenError> for Stop {
+    fn from(error: OpenError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<DirectoryError> for Stop {
+    fn from(error: DirectoryError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+fn read_files(
+    directory: &Directory,
+    segments: &[SegmentName],
+    recover: bool,
+    mut feed: Feed,
+) -> Result<(ReadFiles, Report), Stop> {
     let mut report = Report::default();
     let mut ends = Vec::new();
     let mut unsynced = Unsynced::default();
+    let mut buffer = Buffer::default();
     let mut next = segments.first().map_or(1, |name| name.first);
     for (index, name) in segments.iter().enumerate() {
         let file_name = name.file_name();
@@ -439,9 +517,9 @@ fn read_log(
         if name.first != next {
             let problem = format!("frames {next} to {} are missing", name.first - 1);
             if !recover {
-                return Err(damaged(SEGMENT_HEADER_SIZE as u64, problem));
+                return Err(damaged(SEGMENT_HEADER_SIZE as u64, problem).into());
             }
-            tracing::warn!("{}: {problem}", path.display());
+            feed.warn(format!("{}: {problem}", path.display()))?;
             report.lost_frames += name.first.saturating_sub(next);
             next = name.first;
         }
@@ -466,32 +544,35 @@ fn read_log(
                 if (found.generation, found.shard, found.first)
                     == (name.generation, name.shard, name.first) => {}
             Ok(_) => {
-                return Err(damaged(
-                    0,
-                    "it is another segment than its name says".into(),
-                ));
+                let problem = "it is another segment than its name says".into();
+                return Err(damaged(0, problem).into());
             }
             Err(source) => {
                 if !recover || matches!(source, HeaderError::Version { .. }) {
-                    return Err(OpenError::Header { path, source });
+                    return Err(OpenError::Header { path, source }.into());
                 }
-                tracing::warn!("{}: {source}", path.display());
+                feed.warn(format!("{}: {source}", path.display()))?;
             }
         }
         let mut offset = SEGMENT_HEADER_SIZE as u64;
         let end = following.unwrap_or(Lsn::MAX);
         loop {
             file.seek(SeekFrom::Start(offset)).map_err(at)?;
-            let mut at_offset = offset;
-            let scanned = scan(&mut file, next, end, offset, |frame| {
-                unsynced.frame(&frame, index, at_offset);
-                at_offset += frame.size() as u64;
-                replay.frame(frame.payload).map_err(ReadError::Unknown)
+            feed.begin(Part {
+                file: index,
+                offset,
             });
+            let mut sink = Watched {
+                feed: &mut feed,
+                unsynced: &mut unsynced,
+                file: index,
+                offset,
+            };
+            let scanned = scan_into(&mut file, next, end, offset, &mut buffer, &mut sink);
             let scanned = match scanned {
                 Ok(scanned) => scanned,
                 Err(ReadError::Io(error)) => return Err(at(error).into()),
-                Err(ReadError::Unknown(error)) => return Err(damaged(offset, error.to_string())),
+                Err(ReadError::Gone(gone)) => return Err(gone.into()),
             };
             report.frames += scanned.frames;
             report.bytes += scanned.bytes;
@@ -508,7 +589,7 @@ fn read_log(
             let Some(damage) = scanned.damage else {
                 if !is_complete && !recover {
                     let problem = format!("frames {next} to {} are missing", end - 1);
-                    return Err(damaged(offset + scanned.bytes, problem));
+                    return Err(damaged(offset + scanned.bytes, problem).into());
                 }
                 break;
             };
@@ -521,45 +602,57 @@ fn read_log(
                 break;
             }
             if !recover {
-                return Err(damaged(damage.offset, damage.error.to_string()));
+                return Err(damaged(damage.offset, damage.error.to_string()).into());
             }
             let Some((found, found_at)) = damage.next.filter(|&(found, _)| found < end) else {
-                tracing::warn!(
+                feed.warn(format!(
                     "{}: {} bytes from offset {} on could not be read",
                     path.display(),
                     damage.size,
                     damage.offset
-                );
+                ))?;
                 report.lost_bytes += damage.size;
                 report.lost_frames += following.map_or(1, |following| following - next);
                 break;
             };
-            tracing::warn!(
+            feed.warn(format!(
                 "{}: frames {next} to {} at offset {} could not be read",
                 path.display(),
                 found - 1,
                 damage.offset
-            );
+            ))?;
             report.lost_frames += found - next;
             report.lost_bytes += found_at - damage.offset;
             (next, offset) = (found, found_at);
         }
     }
-    report.records = replay.records();
-    let bytes = report.bytes;
-    let unsynced = unsynced.parts(&segments);
-    // One that was made and holds nothing is made again, under the same name: it must not be taken for
-    // an old one then.
-    let segments = segments.into_iter().filter(|name| name.first < next);
-    let log = ReadLog {
-        replayed: replay.finish(),
+    let files = ReadFiles {
         next,
-        segments: segments.collect(),
-        bytes,
         ends,
         unsynced,
     };
-    Ok((log, report))
+    Ok((files, report))
+}
+
+/// What is handed over, seen on its way.
+struct Watched<'a> {
+    feed: &'a mut Feed,
+    unsynced: &'a mut Unsynced,
+    file: usize,
+    /// Of the next frame.
+    offset: u64,
+}
+
+impl Sink<ReadError> for Watched<'_> {
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), ReadError> {
+        self.unsynced.frame(&frame, self.file, self.offset);
+        self.offset += frame.size() as u64;
+        self.feed.frame(frame)
+    }
+
+    fn hand_over(&mut self, buffer: &mut Buffer, end: usize) -> Result<(), ReadError> {
+        self.feed.hand_over(buffer, end)
+    }
 }
 
 /// Frames of which none that was read says that they were on stable storage. If a sync failed before
@@ -724,3 +817,6 @@ fn interests(sessions: &[Vec<ReplayedSession>]) -> Vec<RestoredInterest> {
     }
     interests
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -21,8 +21,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const SEGMENT_HEADER_SIZE: usize = 40;
 
 const MAGIC: [u8; 8] = *b"FASTMQWL";
-/// Bytes read at a time.
-const READ_SIZE: usize = 1 << 20;
+/// Bytes read at a time, and looked at together: they stay in the cache of a core meanwhile.
+pub(super) const BUFFER_SIZE: usize = 512 << 10;
+/// Bytes by which a buffer grows at most. A damaged size is no reason to set memory aside for a gigabyte.
+const GROWTH_MAX: usize = 64 << 20;
 
 /// What a file says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -122,8 +124,32 @@ pub struct Scanned {
     pub damage: Option<Damage>,
 }
 
+/// What takes the frames of a file.
+pub(super) trait Sink<E> {
+    /// The next frame. It lies in the buffer, behind the one before it.
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), E>;
+
+    /// No room is left behind the frames in `buffer`, or there are no more of them: leaves a buffer in its
+    /// place that holds what is behind `end` and nothing else.
+    fn hand_over(&mut self, buffer: &mut Buffer, end: usize) -> Result<(), E>;
+}
+
+/// Looks at frames one by one.
+struct Each<F>(F);
+
+impl<E, F: FnMut(Frame<'_>) -> Result<(), E>> Sink<E> for Each<F> {
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), E> {
+        (self.0)(frame)
+    }
+
+    fn hand_over(&mut self, buffer: &mut Buffer, end: usize) -> Result<(), E> {
+        buffer.remove_front(end);
+        Ok(())
+    }
+}
+
 /// Reads frames from `first` on, at most up to the one before `end`, from a source that stands at
-/// `offset` of its file. Holds one frame at a time.
+/// `offset` of its file. Holds as many as a buffer takes, or one.
 ///
 /// # Errors
 /// What reading failed with, or what `found` failed with.
@@ -132,44 +158,31 @@ pub fn scan<E: From<io::Error>>(
     first: Lsn,
     end: Lsn,
     offset: u64,
-    mut found: impl FnMut(Frame<'_>) -> Result<(), E>,
+    found: impl FnMut(Frame<'_>) -> Result<(), E>,
 ) -> Result<Scanned, E> {
-    let mut window = Window::new(source);
-    let mut scanned = Scanned {
-        next: first,
-        frames: 0,
-        bytes: 0,
-        damage: None,
+    let mut buffer = Buffer::default();
+    scan_into(source, first, end, offset, &mut buffer, &mut Each(found))
+}
+
+/// The same by way of `buffer`. Whatever it ends with, all frames before that are handed over.
+pub(super) fn scan_into<E: From<io::Error>>(
+    source: &mut impl Read,
+    first: Lsn,
+    end: Lsn,
+    offset: u64,
+    buffer: &mut Buffer,
+    sink: &mut impl Sink<E>,
+) -> Result<Scanned, E> {
+    buffer.clear();
+    let mut window = Window {
+        source,
+        buffer,
+        begin: 0,
+        is_at_end: false,
     };
-    while scanned.next < end {
-        window.fill(FRAME_HEADER_SIZE)?;
-        let error = loop {
-            let error = match next_frame(window.bytes(), scanned.next) {
-                Ok(Some((frame, _))) => {
-                    let size = frame.size();
-                    found(frame)?;
-                    scanned.next += 1;
-                    scanned.frames += 1;
-                    scanned.bytes += size as u64;
-                    window.consume(size);
-                    break None;
-                }
-                Ok(None) => return Ok(scanned),
-                Err(error) => error,
-            };
-            match error {
-                FrameError::CutOff { needed } if window.fill(needed)? => {}
-                error => break Some(error),
-            }
-        };
-        if let Some(error) = error {
-            let at = offset + scanned.bytes;
-            window.fill(FRAME_PAYLOAD_MAX)?;
-            scanned.damage = examine(window.bytes(), scanned.next, at, error);
-            return Ok(scanned);
-        }
-    }
-    Ok(scanned)
+    let scanned = window.scan(first, end, offset, sink);
+    window.hand_over(sink)?;
+    scanned
 }
 
 /// What is behind a place where there should be a frame. `None` if there are only zeros, as a file
@@ -207,47 +220,165 @@ fn examine(bytes: &[u8], expected: Lsn, offset: u64, error: FrameError) -> Optio
     Some(damage)
 }
 
+/// Bytes that are read into again and again.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    /// With the room behind what was read.
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Buffer {
+    /// What was read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Whether it has grown for one large frame.
+    pub(super) fn is_oversize(&self) -> bool {
+        self.bytes.len() > BUFFER_SIZE
+    }
+
+    pub(super) fn clear(&mut self) {
+        if self.is_oversize() {
+            self.bytes = Vec::new();
+        }
+        self.filled = 0;
+    }
+
+    /// Puts bytes behind the others.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        if self.bytes.len() < end {
+            self.grow(end);
+        }
+        self.bytes[self.filled..end].copy_from_slice(bytes);
+        self.filled = end;
+    }
+
+    fn remove_front(&mut self, size: usize) {
+        self.bytes.copy_within(size..self.filled, 0);
+        self.filled -= size;
+        if self.is_oversize() && self.filled <= BUFFER_SIZE {
+            self.bytes.truncate(BUFFER_SIZE);
+            self.bytes.shrink_to_fit();
+        }
+    }
+
+    /// Makes room for `size` bytes.
+    fn grow(&mut self, size: usize) {
+        let size = size.max(BUFFER_SIZE);
+        if self.bytes.is_empty() {
+            // Of zeros that the system has.
+            self.bytes = vec![0; size];
+        } else {
+            self.bytes.reserve_exact(size - self.bytes.len());
+            self.bytes.resize(size, 0);
+        }
+    }
+
+    /// Reads what comes next, at most as much as there is room for. How much.
+    fn read(&mut self, source: &mut impl Read) -> io::Result<usize> {
+        let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
+        let read = loop {
+            match source.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        self.filled += read;
+        Ok(read)
+    }
+}
+
 /// Bytes of a source that are looked at and not consumed.
 struct Window<'a, R> {
     source: &'a mut R,
-    bytes: Vec<u8>,
+    buffer: &'a mut Buffer,
+    /// Before it are frames that were found.
     begin: usize,
     is_at_end: bool,
 }
 
-impl<'a, R: Read> Window<'a, R> {
-    fn new(source: &'a mut R) -> Self {
-        Self {
-            source,
-            bytes: Vec::new(),
-            begin: 0,
-            is_at_end: false,
-        }
-    }
-
+impl<R: Read> Window<'_, R> {
     fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.begin..).unwrap_or_default()
+        self.buffer.bytes().get(self.begin..).unwrap_or_default()
     }
 
-    fn consume(&mut self, size: usize) {
-        self.begin += size;
+    fn scan<E: From<io::Error>>(
+        &mut self,
+        first: Lsn,
+        end: Lsn,
+        offset: u64,
+        sink: &mut impl Sink<E>,
+    ) -> Result<Scanned, E> {
+        let mut scanned = Scanned {
+            next: first,
+            frames: 0,
+            bytes: 0,
+            damage: None,
+        };
+        while scanned.next < end {
+            self.fill(FRAME_HEADER_SIZE, sink)?;
+            let error = loop {
+                let error = match next_frame(self.bytes(), scanned.next) {
+                    Ok(Some((frame, _))) => {
+                        let size = frame.size();
+                        sink.frame(frame)?;
+                        scanned.next += 1;
+                        scanned.frames += 1;
+                        scanned.bytes += size as u64;
+                        self.begin += size;
+                        break None;
+                    }
+                    Ok(None) => return Ok(scanned),
+                    Err(error) => error,
+                };
+                match error {
+                    FrameError::CutOff { needed } if self.fill(needed, sink)? => {}
+                    error => break Some(error),
+                }
+            };
+            if let Some(error) = error {
+                let at = offset + scanned.bytes;
+                self.fill(FRAME_PAYLOAD_MAX, sink)?;
+                scanned.damage = examine(self.bytes(), scanned.next, at, error);
+                return Ok(scanned);
+            }
+        }
+        Ok(scanned)
     }
 
     /// Makes `size` bytes visible; whether there are that many.
-    fn fill(&mut self, size: usize) -> io::Result<bool> {
+    fn fill<E: From<io::Error>>(
+        &mut self,
+        size: usize,
+        sink: &mut impl Sink<E>,
+    ) -> Result<bool, E> {
         if self.bytes().len() >= size {
             return Ok(true);
         }
-        self.bytes.drain(..self.begin);
-        self.begin = 0;
-        while self.bytes.len() < size && !self.is_at_end {
-            let wanted = (size - self.bytes.len()).clamp(READ_SIZE, 64 * READ_SIZE) as u64;
-            let read = (&mut *self.source)
-                .take(wanted)
-                .read_to_end(&mut self.bytes)?;
-            self.is_at_end = read == 0;
+        if self.begin + size > BUFFER_SIZE {
+            self.hand_over(sink)?;
         }
-        Ok(self.bytes.len() >= size)
+        while self.bytes().len() < size && !self.is_at_end {
+            let room = self.buffer.bytes.len();
+            if self.buffer.filled == room {
+                let growth = room.clamp(BUFFER_SIZE, GROWTH_MAX);
+                self.buffer.grow((room + growth).min(self.begin + size));
+            }
+            self.is_at_end = self.buffer.read(self.source)? == 0;
+        }
+        Ok(self.bytes().len() >= size)
+    }
+
+    /// Gives away the frames that were found.
+    fn hand_over<E>(&mut self, sink: &mut impl Sink<E>) -> Result<(), E> {
+        let end = std::mem::take(&mut self.begin);
+        match end {
+            0 => Ok(()),
+            end => sink.hand_over(self.buffer, end),
+        }
     }
 }
 
