@@ -182,7 +182,7 @@ impl Steps {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::journal::{Journal, Lsn, Origins, Record};
