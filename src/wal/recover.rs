@@ -1,10 +1,9 @@
 //! From the files of a directory to the Sessions and retained messages of this process.
 //!
 //! Each log is read once, from end to end, by two threads of its own: one reads and checks files, one
-//! replays what they say (`blocks.rs`). An unfinished write at its end is
-//! what a crash leaves and is reported. Damage to anything that was stored refuses to start, and names
-//! the file and the place; with `--recover` what can be read around it is taken, and what could not be
-//! is reported.
+//! replays what they say (`blocks.rs`). An unfinished write at its end is what a crash leaves and is
+//! reported. Damage to anything that was stored refuses to start, and names the file and the place; with
+//! `--recover` what can be read around it is taken, and what could not be is reported.
 
 #![forbid(unsafe_code)]
 
