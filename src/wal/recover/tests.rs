@@ -260,7 +260,7 @@ fn damage_at_the_border_of_a_block_costs_the_frame_that_it_is_in() {
     // Eight fill a buffer, to the byte or nearly.
     for size in [BUFFER / 8 - 3, BUFFER / 8, BUFFER / 8 + 3] {
         for damaged in 5..11 {
-            let made = Made::new(&[frames(0, &vec![size; 20])]);
+            let made = Made::new(&[frames(0, &[size; 20])]);
             // Its size, its number, and a byte of its payload.
             for at in [1, 9, size - 1] {
                 let offset = HEADER + damaged * size + at;
