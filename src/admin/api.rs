@@ -97,6 +97,7 @@ fn numbers(snapshot: &Snapshot) -> Value {
         "counters": named(Counters::FIELDS, &snapshot.counters.values()),
         "gauges": named(Gauges::FIELDS, &snapshot.gauges.values()),
         "turns": { "buckets": snapshot.turns.buckets, "busy_ns": snapshot.turns.busy_ns },
+        "own": { "buckets": snapshot.own.buckets, "busy_ns": snapshot.own.busy_ns },
     })
 }
 

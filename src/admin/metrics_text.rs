@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::watch::Picture;
-use crate::metrics::{Counters, Gauges, Turns};
+use crate::metrics::{Counters, Gauges, Snapshot, Turns};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -33,7 +33,19 @@ impl Collector for Exposition {
         self.encode_broker(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
         self.encode_gauges(&mut encoder)?;
-        self.encode_turns(&mut encoder)?;
+        self.encode_turns(
+            &mut encoder,
+            "fastmq_turn_duration",
+            "Time from the end of one wait of a shard to the beginning of the next",
+            |snapshot| &snapshot.turns,
+        )?;
+        self.encode_turns(
+            &mut encoder,
+            "fastmq_turn_cpu",
+            "CPU time of a shard's thread from the end of one wait to the end of the next, in the system as well; \
+             turns that end within 0.1 ms of each other count as one",
+            |snapshot| &snapshot.own,
+        )?;
         self.encode_log(&mut encoder)
     }
 }
@@ -107,15 +119,21 @@ impl Exposition {
         Ok(())
     }
 
-    fn encode_turns(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    fn encode_turns(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        of: impl Fn(&Snapshot) -> &Turns,
+    ) -> Result<(), fmt::Error> {
         let mut family = encoder.encode_descriptor(
-            "fastmq_turn_duration",
-            "Time from the end of one wait of a shard to the beginning of the next",
+            name,
+            help,
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
         for (index, each) in self.0.shards.iter().enumerate() {
-            let turns = &each.snapshot.turns;
+            let turns = of(&each.snapshot);
             let buckets: Vec<(f64, u64)> = turns
                 .buckets
                 .iter()

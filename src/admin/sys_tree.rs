@@ -174,8 +174,8 @@ impl SysTree {
         for (index, shard) in input.shards.iter().enumerate() {
             let below = format!("$SYS/broker/shards/{index}");
             let (counters, gauges) = (&shard.counters, &shard.gauges);
-            let busy_before = std::mem::replace(&mut self.busy_ns[index], shard.turns.busy_ns);
-            let busy = shard.turns.busy_ns.saturating_sub(busy_before);
+            let busy_before = std::mem::replace(&mut self.busy_ns[index], shard.own.busy_ns);
+            let busy = shard.own.busy_ns.saturating_sub(busy_before);
             let percent = busy as f64 / input.elapsed.as_nanos().max(1) as f64 * 100.0;
             let values: [(&str, u64); 14] = [
                 ("connections/count", gauges.connections),
@@ -231,10 +231,8 @@ pub(super) fn total(shards: &[Snapshot]) -> Snapshot {
         retained_messages = retained_messages.max(shard.gauges.retained_messages);
         retained_bytes = retained_bytes.max(shard.gauges.retained_bytes);
         total.gauges = total.gauges.plus(&shard.gauges);
-        for (sum, count) in total.turns.buckets.iter_mut().zip(shard.turns.buckets) {
-            *sum += count;
-        }
-        total.turns.busy_ns += shard.turns.busy_ns;
+        total.turns = total.turns.plus(&shard.turns);
+        total.own = total.own.plus(&shard.own);
     }
     // A connection that was handed over was accepted twice.
     let counters = &mut total.counters;
@@ -279,7 +277,7 @@ mod tests {
             shard.gauges.clients_connected = 2;
             shard.gauges.retained_messages = 7;
             shard.gauges.queued_messages = 1;
-            shard.turns.busy_ns = 5_000_000_000;
+            shard.own.busy_ns = 5_000_000_000;
         }
         shards
     }

@@ -265,7 +265,7 @@ impl Watcher {
         let elapsed = now.duration_since(before.at).as_secs_f64().max(1e-3);
         for (shard, (snapshot, is_new)) in self.picture.shards.iter_mut().zip(numbers.read()) {
             if is_new {
-                let busy_ns = snapshot.turns.busy_ns - shard.snapshot.turns.busy_ns;
+                let busy_ns = snapshot.own.busy_ns - shard.snapshot.own.busy_ns;
                 shard.busy_share = (busy_ns as f64 / 1e9 / elapsed).clamp(0.0, 1.0);
                 shard.snapshot = snapshot;
                 shard.answered_at = now;

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub gauges: Gauges,
     /// Since the start.
     pub turns: Turns,
+    /// CPU time of the shard's thread in those turns. Short ones that follow each other count as one.
+    pub own: Turns,
 }
 
 /// One shard's numbers, for others to read. Only the shard writes, and nobody waits.
@@ -30,8 +32,8 @@ pub struct Slot {
     answered: AtomicU64,
     counters: [AtomicU64; COUNTERS],
     gauges: [AtomicU64; GAUGES],
-    buckets: [AtomicU64; TURN_BUCKETS],
-    busy_ns: AtomicU64,
+    turns: Histogram,
+    own: Histogram,
     talkers: Mutex<Option<Talkers>>,
 }
 
@@ -42,8 +44,8 @@ impl Default for Slot {
             answered: AtomicU64::new(0),
             counters: [const { AtomicU64::new(0) }; COUNTERS],
             gauges: [const { AtomicU64::new(0) }; GAUGES],
-            buckets: [const { AtomicU64::new(0) }; TURN_BUCKETS],
-            busy_ns: AtomicU64::new(0),
+            turns: Histogram::default(),
+            own: Histogram::default(),
             talkers: Mutex::new(None),
         }
     }
@@ -76,9 +78,8 @@ impl Slot {
         // their own, and a difference of one turn is none that matters.
         store(&self.counters, &snapshot.counters.values());
         store(&self.gauges, &snapshot.gauges.values());
-        store(&self.buckets, &snapshot.turns.buckets);
-        self.busy_ns
-            .store(snapshot.turns.busy_ns, Ordering::Relaxed);
+        self.turns.store(&snapshot.turns);
+        self.own.store(&snapshot.own);
         // Pairs with the load in `answered`.
         self.answered.store(asked, Ordering::Release);
     }
@@ -104,10 +105,29 @@ impl Slot {
         Snapshot {
             counters: Counters::from_values(load(&self.counters)),
             gauges: Gauges::from_values(load(&self.gauges)),
-            turns: Turns {
-                buckets: load(&self.buckets),
-                busy_ns: self.busy_ns.load(Ordering::Relaxed),
-            },
+            turns: self.turns.load(),
+            own: self.own.load(),
+        }
+    }
+}
+
+/// [`Turns`], for others to read.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; TURN_BUCKETS],
+    busy_ns: AtomicU64,
+}
+
+impl Histogram {
+    fn store(&self, turns: &Turns) {
+        store(&self.buckets, &turns.buckets);
+        self.busy_ns.store(turns.busy_ns, Ordering::Relaxed);
+    }
+
+    fn load(&self) -> Turns {
+        Turns {
+            buckets: load(&self.buckets),
+            busy_ns: self.busy_ns.load(Ordering::Relaxed),
         }
     }
 }
@@ -136,6 +156,8 @@ mod tests {
         snapshot.counters.connects = 3;
         snapshot.gauges.sessions = 2;
         snapshot.turns.buckets[4] = 9;
+        snapshot.own.buckets[3] = 8;
+        snapshot.own.busy_ns = 7;
         slot.answer(&snapshot);
         assert!(!slot.is_asked() && slot.answered() >= question);
         assert_eq!(slot.read(), snapshot);

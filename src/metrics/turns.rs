@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Buckets of [`Turns`]: the last holds everything longer than those before it.
 pub const TURN_BUCKETS: usize = 16;
 
-/// A histogram of the time from the end of a wait to the beginning of the next: what another packet
-/// may have waited for. Bucket `n` holds turns of up to 2^n times 16 microseconds.
+/// A histogram of what turns took: what another packet may have waited for. Bucket `n` holds turns of up
+/// to 2^n times 16 microseconds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Turns {
     /// Turns in each bucket.
@@ -20,6 +20,16 @@ pub struct Turns {
 const FIRST_NS: u64 = 16_000;
 
 impl Turns {
+    /// These and `others`.
+    #[must_use]
+    pub fn plus(mut self, others: &Self) -> Self {
+        for (sum, count) in self.buckets.iter_mut().zip(others.buckets) {
+            *sum += count;
+        }
+        self.busy_ns += others.busy_ns;
+        self
+    }
+
     /// One turn has taken `time`.
     // HOT: per turn.
     pub fn record(&mut self, time: Duration) {

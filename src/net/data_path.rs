@@ -281,9 +281,9 @@ impl<C: Core> DataPath<C> {
         self.uring.enter(u32::from(wait.is_some()), wait);
     }
 
-    /// A turn begins: [`DataPath::handle_completions`] follows.
-    pub fn begin_turn(&mut self) {
-        self.pace.begin_turn(self.core.turn_max());
+    /// A turn began at `start`: [`DataPath::handle_completions`] follows.
+    pub fn begin_turn(&mut self, start: std::time::Instant) {
+        self.pace.begin_turn(start, self.core.turn_max());
     }
 
     /// Its next part begins, which has some time of its own.

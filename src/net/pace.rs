@@ -23,6 +23,8 @@ pub(super) const EVENT_WEIGHT: usize = SLICE_SIZE / 8;
 pub(super) struct Pace {
     until: Instant,
     weight: usize,
+    /// A part has begun whose time counts from the next look at the clock.
+    grant: Option<Duration>,
 }
 
 impl Pace {
@@ -30,19 +32,23 @@ impl Pace {
         Self {
             until: Instant::now(),
             weight: 0,
+            grant: None,
         }
     }
 
-    /// A turn begins that may take so long.
-    pub(super) fn begin_turn(&mut self, max: Duration) {
-        self.until = Instant::now() + max;
+    /// A turn began at `start` that may take so long.
+    // HOT: per turn.
+    pub(super) fn begin_turn(&mut self, start: Instant, max: Duration) {
+        self.until = start + max;
         self.weight = 0;
+        self.grant = None;
     }
 
-    /// Its next part begins.
+    /// Its next part begins. Most have little to do, and look at no clock.
+    // HOT: per turn.
     pub(super) fn begin_part(&mut self, max: Duration) {
-        self.until = self.until.max(Instant::now() + max.min(PART_MIN));
         self.weight = 0;
+        self.grant = Some(max.min(PART_MIN));
     }
 
     /// Something of this weight was done. Tells whether this part of the turn is to end.
@@ -54,6 +60,10 @@ impl Pace {
             return false;
         }
         self.weight = 0;
-        Instant::now() >= self.until
+        let now = Instant::now();
+        if let Some(grant) = self.grant.take() {
+            self.until = self.until.max(now + grant);
+        }
+        now >= self.until
     }
 }

@@ -119,7 +119,7 @@ impl Rig {
     fn turn(&mut self) {
         self.path.flush();
         self.path.enter(Some(Duration::from_millis(50)));
-        self.path.begin_turn();
+        self.path.begin_turn(std::time::Instant::now());
         self.path.handle_completions(self.now);
         self.path.handle_timeouts(self.now);
         self.path.handle_resumed();
@@ -171,7 +171,7 @@ fn more_receive_buffers_circulate_after_a_turn_in_which_most_receives_found_none
     }
     rig.path.flush();
     rig.path.uring.enter(CLIENTS, Some(Duration::from_secs(10)));
-    rig.path.begin_turn();
+    rig.path.begin_turn(std::time::Instant::now());
     rig.path.handle_completions(rig.now);
     assert_eq!(rig.path.uring.buffers().circulating(), before * 2);
     // Those that found none are not forgotten.

@@ -31,6 +31,11 @@ impl Clock {
     }
 
     pub(super) fn now(self) -> Instant {
-        Instant::ZERO + self.start.elapsed()
+        self.at(std::time::Instant::now())
+    }
+
+    /// What the core calls `moment`.
+    pub(super) fn at(self, moment: std::time::Instant) -> Instant {
+        Instant::ZERO + moment.saturating_duration_since(self.start)
     }
 }

@@ -21,6 +21,7 @@ mod mailbox;
 mod mesh;
 mod notices;
 mod numbers;
+mod own_time;
 mod preflight;
 mod shard_loop;
 mod signals;

@@ -6,6 +6,7 @@ use super::clock::Clock;
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
+use super::own_time::OwnTime;
 use crate::metrics::{Slot, Snapshot, Turns};
 use crate::net::{Core, DataPath};
 use crate::time::Instant;
@@ -39,6 +40,7 @@ pub(super) struct ShardLoop<C: Core> {
     slot: Arc<Slot>,
     turns: Turns,
     now: Instant,
+    own: OwnTime,
 }
 
 impl<C: Core> ShardLoop<C> {
@@ -53,6 +55,7 @@ impl<C: Core> ShardLoop<C> {
         slot: Arc<Slot>,
     ) -> Self {
         mesh.set_ring(path.ring_handle());
+        let now = clock.now();
         Self {
             path,
             mesh,
@@ -62,7 +65,8 @@ impl<C: Core> ShardLoop<C> {
             stop,
             slot,
             turns: Turns::default(),
-            now: clock.now(),
+            now,
+            own: OwnTime::start(now),
         }
     }
 
@@ -81,8 +85,11 @@ impl<C: Core> ShardLoop<C> {
             self.path.flush();
             self.turns.record(self.clock.now() - self.now);
             self.enter(completed, is_left);
-            self.now = self.clock.now();
-            self.path.begin_turn();
+            // This and the look after `flush` are all that a turn needs, unless it has much to do.
+            let start = std::time::Instant::now();
+            self.now = self.clock.at(start);
+            self.own.end_turn(self.now);
+            self.path.begin_turn(start);
             completed = self.path.handle_completions(self.now);
             let mut last = completed;
             for _ in 1..ROUNDS_MAX {
@@ -131,6 +138,7 @@ impl<C: Core> ShardLoop<C> {
     fn show(&mut self) {
         let mut snapshot = Snapshot {
             turns: self.turns,
+            own: self.own.turns(),
             ..Snapshot::default()
         };
         self.path.show(&mut snapshot);
