@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clients;
 pub mod codec;
 pub mod config;
+mod id_table;
 pub mod import;
 pub mod journal;
 pub mod key;

@@ -27,6 +27,7 @@ const LAYERS: [Layer; 11] = [
             "origin",
             "chunks",
             "long_queue",
+            "id_table",
         ],
         together: true,
     },

@@ -15,7 +15,7 @@ const MANY: usize = 20_000;
 /// Of what is looked at or sent for retained messages, in one turn.
 const STEPS_A_TURN: usize = fastmq::limits::REPLAY_STEPS_MAX;
 /// Of Sessions whose time is over, in one turn.
-const DEADLINES_A_TURN: usize = 128;
+const DEADLINES_A_TURN: usize = 32;
 
 fn text(text: &str) -> String {
     format!("{:04x}{}", text.len(), hex(text.as_bytes()))
@@ -334,10 +334,10 @@ fn retained_messages_that_expire_at_one_moment_leave_over_many_turns() {
         broker.now = broker.now + Duration::from_millis(1);
         broker.shard.handle_timeout(broker.now, &mut broker.effects);
         let census = broker.shard.census();
-        assert!(before - census.retained <= 128, "some at a time");
+        assert!(before - census.retained <= 32, "some at a time");
         before = census.retained;
         turns += 1;
         assert!(turns < 100, "{census:?}");
     }
-    assert!(turns >= 2000 / 128);
+    assert!(turns >= 2000 / 32);
 }

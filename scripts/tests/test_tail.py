@@ -23,6 +23,9 @@ fastmq_turn_duration_seconds_bucket{shard="1",le="0.001024"} 3
 fastmq_turn_duration_seconds_bucket{shard="1",le="0.002048"} 3
 fastmq_turn_duration_seconds_bucket{shard="1",le="+Inf"} 3
 fastmq_other_seconds_bucket{shard="0",le="0.1"} 99
+fastmq_turn_cpu_seconds_sum{shard="0"} 0.25
+fastmq_turn_cpu_seconds_bucket{shard="0",le="0.000016"} 3
+fastmq_turn_cpu_seconds_bucket{shard="0",le="+Inf"} 4
 """
 INFINITE = float("inf")
 
@@ -32,6 +35,10 @@ class Turns(unittest.TestCase):
         turns = tail.parse_turns(METRICS)
         self.assertEqual(turns.buckets, ((0.000016, 11), (0.001024, 6), (0.002048, 1), (INFINITE, 1)))
         self.assertEqual(turns.busy_s, 2.0)
+
+    def test_turns_by_cpu_time_are_told_apart_from_those_by_the_clock(self):
+        own = tail.parse_turns(METRICS, "fastmq_turn_cpu")
+        self.assertEqual((own.buckets, own.busy_s), (((0.000016, 3), (INFINITE, 1)), 0.25))
 
     def test_only_what_came_in_between_counts(self):
         later = METRICS.replace('le="0.000016"} 10', 'le="0.000016"} 12').replace("} 14", "} 16").replace("} 15", "} 17").replace("} 16\n", "} 18\n")
@@ -49,7 +56,7 @@ class Turns(unittest.TestCase):
         self.assertEqual(tail.longest(tail.Turns((), 0)), 0)
 
     def test_one_long_round_of_three_may_be_the_machine_and_two_may_not(self):
-        rounds = lambda *counts: [{"beyond": count} for count in counts]
+        rounds = lambda *counts: [{"beyond": 9, "own": {"beyond": count}} for count in counts]
         self.assertFalse(tail.violates(rounds(0, 40, 0)))
         self.assertTrue(tail.violates(rounds(1, 0, 2)))
         self.assertTrue(tail.violates(rounds(1)))

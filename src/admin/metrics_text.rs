@@ -126,12 +126,8 @@ impl Exposition {
         help: &str,
         of: impl Fn(&Snapshot) -> &Turns,
     ) -> Result<(), fmt::Error> {
-        let mut family = encoder.encode_descriptor(
-            name,
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
+        let mut family =
+            encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (index, each) in self.0.shards.iter().enumerate() {
             let turns = of(&each.snapshot);
             let buckets: Vec<(f64, u64)> = turns

@@ -32,6 +32,8 @@ use std::time::Duration;
 /// unsent to leave, and for the peer to read it. Closing while the peer still sends would answer with
 /// a reset, which takes the last packet away from a peer that has not read it yet.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
+/// Connections closed in one turn because of that; each is a system call. The next one goes on at once.
+const ABANDONED_A_TURN: usize = 32;
 /// How long accepting rests when the process or the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(250);
 /// At most one log line in this time about accepting.
@@ -318,7 +320,7 @@ impl<C: Core> DataPath<C> {
                 break;
             }
             self.handled += 1;
-            if self.pace.is_over(EVENT_WEIGHT) || std::mem::take(&mut self.effects.is_large) {
+            if self.is_part_over() || std::mem::take(&mut self.effects.is_large) {
                 break;
             }
         }
@@ -359,7 +361,10 @@ impl<C: Core> DataPath<C> {
             self.core.handle_timeout(now, &mut self.effects);
             self.carry_out_effects();
         }
-        while let Some(&(at, slot, generation)) = self.closing.front() {
+        for _ in 0..ABANDONED_A_TURN {
+            let Some(&(at, slot, generation)) = self.closing.front() else {
+                break;
+            };
             if at > now {
                 break;
             }
@@ -660,8 +665,8 @@ impl<C: Core> DataPath<C> {
         let bytes = self.uring.buffers().bytes(buffer, size);
         let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
         loop {
-            let bytes = &bytes[self.fed..];
-            let taken = consume(core, pool, effects, self.now, connection, bytes, SLICE_SIZE);
+            let (bytes, slice) = (&bytes[self.fed..], self.pace.slice());
+            let taken = consume(core, pool, effects, self.now, connection, bytes, slice);
             if taken == bytes.len() {
                 return true;
             }
@@ -1236,8 +1241,14 @@ pub(super) fn consume<C: Core>(
                 connection.state.set(State::SETTLED);
                 return all.len() - bytes.len() + consumed;
             }
-            // A packet that is larger than a slice.
-            consumed = core.handle_bytes(key, bytes, now, effects);
+            // A packet that is larger than a slice, and no more than that.
+            let size = core.packet_size(key, bytes).unwrap_or(bytes.len());
+            let packet = bytes.get(..size).unwrap_or(bytes);
+            consumed = core.handle_bytes(key, packet, now, effects);
+            if consumed > 0 && consumed < bytes.len() && !is_stopped(core, effects, key) {
+                connection.state.set(State::SETTLED);
+                return all.len() - bytes.len() + consumed;
+            }
         }
         if consumed > 0 {
             connection.state.set(State::SETTLED);

@@ -12,9 +12,13 @@ use std::time::{Duration, Instant};
 /// of one Client's messages leave in one send, which is most of what a message to many costs.
 pub(super) const TURN_MAX: Duration = Duration::from_micros(900);
 /// What each part of a turn gets even if those before it took longer: envelopes of other shards, and what was paused.
-const PART_MIN: Duration = Duration::from_micros(100);
-/// Bytes given to the core at once, and what may pass between two looks at the clock.
+const PART_MIN: Duration = Duration::from_micros(50);
+/// Bytes given to the core at once, and what may pass between two looks at the clock: so many at most, fewer
+/// while they take long.
 pub(super) const SLICE_SIZE: usize = 4096;
+const SLICE_SIZE_MIN: usize = 256;
+/// What a slice is to take, at most.
+const SLICE_TIME: Duration = Duration::from_micros(50);
 /// What else happens counts as so many bytes.
 pub(super) const EVENT_WEIGHT: usize = SLICE_SIZE / 8;
 
@@ -23,15 +27,20 @@ pub(super) const EVENT_WEIGHT: usize = SLICE_SIZE / 8;
 pub(super) struct Pace {
     until: Instant,
     weight: usize,
+    slice: usize,
+    looked: Instant,
     /// A part has begun whose time counts from the next look at the clock.
     grant: Option<Duration>,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
+        let now = Instant::now();
         Self {
-            until: Instant::now(),
+            until: now,
             weight: 0,
+            slice: SLICE_SIZE,
+            looked: now,
             grant: None,
         }
     }
@@ -41,6 +50,7 @@ impl Pace {
     pub(super) fn begin_turn(&mut self, start: Instant, max: Duration) {
         self.until = start + max;
         self.weight = 0;
+        self.looked = start;
         self.grant = None;
     }
 
@@ -51,19 +61,83 @@ impl Pace {
         self.grant = Some(max.min(PART_MIN));
     }
 
+    /// Bytes to give to the core next.
+    pub(super) const fn slice(&self) -> usize {
+        self.slice
+    }
+
     /// Something of this weight was done. Tells whether this part of the turn is to end.
     // HOT: per receive.
     #[inline]
     pub(super) fn is_over(&mut self, weight: usize) -> bool {
         self.weight += weight;
-        if self.weight < SLICE_SIZE {
+        if self.weight < self.slice {
             return false;
         }
-        self.weight = 0;
-        let now = Instant::now();
+        self.look(Instant::now())
+    }
+
+    fn look(&mut self, now: Instant) -> bool {
+        let weight = std::mem::take(&mut self.weight);
+        let took = now.saturating_duration_since(self.looked);
+        self.looked = now;
         if let Some(grant) = self.grant.take() {
             self.until = self.until.max(now + grant);
+        } else if took > SLICE_TIME {
+            self.slice = (self.slice / 2).max(SLICE_SIZE_MIN);
+        } else if took < SLICE_TIME / 4 && weight < 2 * self.slice {
+            self.slice = (self.slice * 2).min(SLICE_SIZE);
         }
         now >= self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_micros(1);
+
+    #[test]
+    fn what_takes_long_is_looked_at_more_often_and_what_does_not_less_often_again() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        pace.begin_turn(start, TURN_MAX);
+        let mut now = start;
+        for expected in [2048, 1024, 512, 256, 256] {
+            now += SLICE_TIME + TICK;
+            assert!(!pace.look(now));
+            assert_eq!(pace.slice(), expected);
+        }
+        now += SLICE_TIME / 2;
+        pace.look(now);
+        assert_eq!(pace.slice(), 256);
+        for expected in [512, 1024, 2048, 4096, 4096] {
+            now += TICK;
+            pace.look(now);
+            assert_eq!(pace.slice(), expected);
+        }
+    }
+
+    #[test]
+    fn a_turn_ends_when_its_time_is_over() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        pace.begin_turn(start, TURN_MAX);
+        assert!(!pace.look(start + TURN_MAX - TICK));
+        assert!(pace.look(start + TURN_MAX));
+    }
+
+    #[test]
+    fn a_part_has_time_of_its_own_from_when_it_first_looks_at_the_clock() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        pace.begin_turn(start, TURN_MAX);
+        let late = start + TURN_MAX * 2;
+        assert!(pace.look(late));
+        pace.begin_part(TURN_MAX);
+        assert!(!pace.look(late));
+        assert!(!pace.look(late + PART_MIN - TICK));
+        assert!(pace.look(late + PART_MIN));
     }
 }

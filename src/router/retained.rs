@@ -9,9 +9,9 @@
 #![forbid(unsafe_code)]
 
 use super::hash::{TopicHasher, below};
-use super::id_table::IdTable;
 use super::level::Level;
 use super::slab::{NONE, Slab};
+use crate::id_table::IdTable;
 use crate::key::ShardId;
 use crate::message::{Message, MessageRef};
 use crate::time::Instant;

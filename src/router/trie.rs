@@ -10,9 +10,9 @@
 #![forbid(unsafe_code)]
 
 use super::hash::{TopicHasher, below};
-use super::id_table::IdTable;
 use super::level::Level;
 use super::slab::{NONE, Slab};
+use crate::id_table::IdTable;
 use crate::topic::{Levels, TopicName};
 
 /// The node above all first levels.

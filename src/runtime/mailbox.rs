@@ -8,8 +8,8 @@ use crate::shard::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 
-/// Commands that may wait for one shard. It takes all of them each turn, so a sender that finds no
-/// room waits for microseconds.
+/// Commands that may wait for one shard. It takes some of them each turn at least, so a sender that finds
+/// no room waits for some turns at most.
 const COMMANDS_MAX: usize = 1024;
 
 /// What may be sent to a shard.

@@ -57,3 +57,35 @@ fn thread_time() -> Duration {
     // Neither is negative, and the second is below 10^9.
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_turns_count_together_with_the_one_that_follows_and_no_time_is_lost() {
+        let at = |us| Instant::ZERO + Duration::from_micros(us);
+        let mut own = OwnTime::start(at(0));
+        let begun = own.spent;
+        for us in [10, 60, 99] {
+            own.end_turn(at(us));
+            assert_eq!(own.turns().count(), 0);
+        }
+        own.end_turn(at(5000));
+        assert_eq!(own.turns().count(), 1);
+        own.end_turn(at(5050));
+        own.end_turn(at(5100));
+        assert_eq!(own.turns().count(), 2);
+        let counted = Duration::from_nanos(own.turns().busy_ns);
+        assert_eq!(counted, own.spent.saturating_sub(begun));
+    }
+
+    #[test]
+    fn time_in_which_the_thread_does_not_run_is_not_its_own() {
+        let mut own = OwnTime::start(Instant::ZERO);
+        own.look(Instant::ZERO, own.spent + Duration::from_micros(1025));
+        own.look(Instant::ZERO + Duration::from_secs(9), own.spent);
+        let turns = own.turns();
+        assert_eq!((turns.buckets[0], turns.buckets[7]), (1, 1), "{turns:?}");
+    }
+}

@@ -80,11 +80,12 @@ impl<C: Core> ShardLoop<C> {
     pub(super) fn run(mut self) {
         let mut completed = 0;
         let mut is_left = false;
+        let mut has_letters = false;
         let mut stop_at = None;
         loop {
             self.path.flush();
             self.turns.record(self.clock.now() - self.now);
-            self.enter(completed, is_left);
+            self.enter(completed, is_left, has_letters);
             // This and the look after `flush` are all that a turn needs, unless it has much to do.
             let start = std::time::Instant::now();
             self.now = self.clock.at(start);
@@ -103,10 +104,16 @@ impl<C: Core> ShardLoop<C> {
             self.path.begin_part();
             self.mesh.receive(&mut self.path);
             // A wake comes behind each command, so a shard that waits does not miss one.
+            has_letters = false;
             for letter in self.inbox.letters() {
                 match letter {
                     Letter::Command(command) => self.path.handle_command(command),
                     Letter::Listener(change) => self.path.change_listener(change),
+                }
+                has_letters = self.path.is_part_over();
+                if has_letters {
+                    // The rest is for the next turn, which comes without a wait.
+                    break;
                 }
             }
             self.path.handle_timeouts(self.now);
@@ -148,7 +155,7 @@ impl<C: Core> ShardLoop<C> {
     }
 
     /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do.
-    fn enter(&mut self, completed: usize, is_left: bool) {
+    fn enter(&mut self, completed: usize, is_left: bool, has_letters: bool) {
         let until_deadline = self
             .path
             .next_deadline()
@@ -156,7 +163,7 @@ impl<C: Core> ShardLoop<C> {
         let wait_max = if is_left { WAIT_FOR_ROOM } else { WAIT_MAX };
         let wait = until_deadline.min(wait_max);
         let is_busy = completed >= COMPLETIONS_BUSY && self.mesh.has_peers();
-        if self.path.has_work() || wait.is_zero() || is_busy {
+        if self.path.has_work() || has_letters || wait.is_zero() || is_busy {
             self.path.enter(None);
         } else if self.mesh.announce_sleep() {
             self.path.enter(Some(wait));

@@ -4,16 +4,15 @@
 
 #![forbid(unsafe_code)]
 
-use hashbrown::HashTable;
-
 use super::clients::Member;
 use super::slab::Slab;
+use crate::id_table::IdTable;
 use crate::key::SessionKey;
 
-/// Sessions by Client Identifier.
+/// Sessions by Client Identifier: their slots, of which no two hold the same at once.
 #[derive(Debug)]
 pub(super) struct Directory {
-    sessions: HashTable<SessionKey>,
+    sessions: IdTable,
     hasher: ahash::RandomState,
 }
 
@@ -28,32 +27,40 @@ impl Directory {
     /// An empty one; `seed` is secret, so that nobody can choose names that collide.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            sessions: HashTable::new(),
+            sessions: IdTable::default(),
             hasher: ahash::RandomState::with_seeds(seed, 5, 6, 7),
         }
     }
 
+    fn hash_of(&self, client_identifier: &str) -> u32 {
+        self.hasher.hash_one(client_identifier) as u32
+    }
+
     pub(super) fn find(&self, client_identifier: &str, members: &Members) -> Option<SessionKey> {
-        let hash = self.hasher.hash_one(client_identifier);
-        self.sessions
-            .find(hash, |&it| name_of(it, members) == Some(client_identifier))
-            .copied()
+        let mut found = None;
+        self.sessions.find(self.hash_of(client_identifier), |slot| {
+            found = members
+                .key_at(slot)
+                .filter(|&key| name_of(key, members) == Some(client_identifier));
+            found.is_some()
+        });
+        found
     }
 
     /// Adds a Session, which is among `members` already.
     pub(super) fn insert(&mut self, session: SessionKey, members: &Members) {
-        let hasher = &self.hasher;
-        let hash_of = |&it: &SessionKey| hasher.hash_one(name_of(it, members).unwrap_or_default());
-        self.sessions
-            .insert_unique(hash_of(&session), session, hash_of);
+        let name = name_of(session, members).unwrap_or_default();
+        let hash = self.hash_of(name);
+        self.sessions.insert(hash, session.index);
     }
 
     /// Removes a Session, which is among `members` still.
     pub(super) fn remove(&mut self, session: SessionKey, members: &Members) {
         let name = name_of(session, members).unwrap_or_default();
-        let hash = self.hasher.hash_one(name);
-        if let Ok(entry) = self.sessions.find_entry(hash, |&it| it == session) {
-            entry.remove();
+        let hash = self.hash_of(name);
+        let is_it = |slot| slot == session.index;
+        if self.sessions.find(hash, is_it).is_some() {
+            self.sessions.remove(hash, session.index);
         }
     }
 }

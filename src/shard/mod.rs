@@ -89,7 +89,7 @@ const RETAINED_EXPIRY_PAUSE: Duration = Duration::from_millis(1);
 const DEADLINE_STEPS_A_TURN: usize = 4096;
 /// Of ending a connection or a Session, which may publish a Will: in the time that it takes to see that a
 /// deadline was put off.
-const DEADLINE_STEPS: usize = 32;
+const DEADLINE_STEPS: usize = 128;
 
 /// How far one packet brought its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

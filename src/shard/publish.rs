@@ -818,7 +818,7 @@ impl Shard {
 
     /// Drops retained messages whose lifetime is over, some at a time so that the shard stays quick.
     pub(super) fn expire_retained(&mut self, now: Instant) {
-        const EXPIRED_A_TURN: usize = 128;
+        const EXPIRED_A_TURN: usize = 32;
         let expired = self.router.expire_retained(now, EXPIRED_A_TURN);
         if expired > 0 {
             self.retained_changes += 1;

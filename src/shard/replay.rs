@@ -30,7 +30,7 @@ use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
 
 /// Tombstones forgotten, and nodes freed, at a time.
-const TIDIED_AT_ONCE: usize = 128;
+const TIDIED_AT_ONCE: usize = 64;
 /// Time between two such.
 const TIDY_PAUSE: Duration = Duration::from_millis(1);
 

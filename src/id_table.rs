@@ -5,7 +5,9 @@
 //! that fails touches one cache line, one that succeeds touches that and the node.
 //!
 //! A table that gets too small is replaced by a larger one to which a few entries move with every
-//! change, so that no single subscription waits for a million others to move.
+//! change, so that no single subscription waits for a million others to move. Its memory is filled a little
+//! at a time too, before it is needed: a page that is touched for the first time is one that the system has
+//! to find and to clear.
 
 #![forbid(unsafe_code)]
 
@@ -14,20 +16,25 @@ const SLOTS_MIN: usize = 16;
 /// Slots of the old table that every change empties, and the rest of the run of slots it ends in. Large
 /// enough that the old table is empty long before the new one is full.
 const MOVED_SLOTS: usize = 16;
-/// An empty slot. Zero, because memory that the system hands out is zero and need not be touched.
+/// Slots of the next table that every change fills. It is begun a sixteenth of the table before it is needed
+/// to grow, a fifty-sixth to shrink, and has two times as many slots then, or half.
+const PREPARED_SLOTS: usize = 32;
+/// An empty slot.
 const EMPTY: u64 = 0;
 
 const _: () = assert!(SLOTS_MIN.is_power_of_two());
 
 /// Set of ids, found by hash and a comparison that the caller makes.
 #[derive(Debug, Default)]
-pub(super) struct IdTable {
+pub(crate) struct IdTable {
     /// Hash in the upper half, id + 1 in the lower. A power of two of them, or none at all.
     slots: Vec<u64>,
     /// What has not moved to `slots` yet.
     old: Vec<u64>,
     /// Ids in `old`.
     old_count: usize,
+    /// What will be `slots`, as far as it is filled: as large as it is to be, and empty if nothing is near.
+    next: Vec<u64>,
     /// The slot of `old` that moves next; the one before it is empty.
     cursor: usize,
     /// Ids in both.
@@ -36,13 +43,13 @@ pub(super) struct IdTable {
 
 impl IdTable {
     /// Bytes held.
-    pub(super) fn size(&self) -> usize {
-        (self.slots.capacity() + self.old.capacity()) * size_of::<u64>()
+    pub(crate) fn size(&self) -> usize {
+        (self.slots.capacity() + self.old.capacity() + self.next.len()) * size_of::<u64>()
     }
 
     /// The id with `hash` for which `is_it` says yes.
     #[inline]
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         match search(&self.slots, hash, &mut is_it) {
             Some(index) => Some(id_of(self.slots[index])),
             None if self.old.is_empty() => None,
@@ -51,18 +58,23 @@ impl IdTable {
     }
 
     /// Adds `id`, which must not be in the table.
-    pub(super) fn insert(&mut self, hash: u32, id: u32) {
+    pub(crate) fn insert(&mut self, hash: u32, id: u32) {
         self.move_some(MOVED_SLOTS);
         // Three quarters full at most: beyond that, failing lookups get long.
-        if (self.count + 1) * 4 > self.slots.len() * 3 {
-            self.resize((self.slots.len() * 2).max(SLOTS_MIN));
+        let (count, slots) = (self.count + 1, self.slots.len());
+        if count * 16 > slots * 11 {
+            let wanted = (slots * 2).max(SLOTS_MIN);
+            self.prepare(wanted);
+            if count * 4 > slots * 3 {
+                self.resize(wanted);
+            }
         }
         self.count += 1;
         place(&mut self.slots, u64::from(hash) << 32 | (u64::from(id) + 1));
     }
 
     /// Removes `id`, which must be in the table.
-    pub(super) fn remove(&mut self, hash: u32, id: u32) {
+    pub(crate) fn remove(&mut self, hash: u32, id: u32) {
         if let Some(index) = search(&self.slots, hash, &mut |found| found == id) {
             empty(&mut self.slots, index);
         } else {
@@ -77,15 +89,32 @@ impl IdTable {
         }
         self.move_some(MOVED_SLOTS);
         let slots = self.slots.len();
-        if self.old.is_empty() && slots > SLOTS_MIN && self.count * 8 < slots {
-            self.resize(slots / 2);
+        if self.old.is_empty() && slots > SLOTS_MIN && self.count * 7 < slots {
+            self.prepare(slots / 2);
+            if self.count * 8 < slots {
+                self.resize(slots / 2);
+            }
+        } else if !self.next.is_empty() && self.count * 8 < slots * 5 {
+            self.next = Vec::new();
         }
     }
 
+    /// A table of so many slots is near.
+    fn prepare(&mut self, slots: usize) {
+        if self.next.capacity() != slots {
+            self.next = Vec::with_capacity(slots);
+        }
+        let filled = self.next.len() + PREPARED_SLOTS;
+        self.next.resize(filled.min(slots), EMPTY);
+    }
+
     fn resize(&mut self, slots: usize) {
-        // Only if the bounds above were wrong: they let one move end before the next begins.
+        // Only if the bounds above were wrong: they let one move end before the next begins, and one table be
+        // filled before it is needed.
         self.move_some(usize::MAX);
-        self.old = std::mem::replace(&mut self.slots, vec![EMPTY; slots]);
+        let mut next = std::mem::take(&mut self.next);
+        next.resize(slots, EMPTY);
+        self.old = std::mem::replace(&mut self.slots, next);
         self.old_count = self.count;
         self.cursor = self
             .old
@@ -174,7 +203,7 @@ const fn id_of(slot: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::IdTable;
+    use super::{IdTable, PREPARED_SLOTS};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -202,6 +231,30 @@ mod tests {
             table.remove(hash, id);
         }
         table
+    }
+
+    #[test]
+    fn no_change_fills_more_of_the_next_table_than_a_little() {
+        const IDS: u32 = 20_000;
+        let spread = |id: u32| id.wrapping_mul(0x9E37_79B1).rotate_left(15);
+        let mut table = IdTable::default();
+        let check = |table: &IdTable, slots: usize, filled: usize| {
+            if table.count > 0 && table.slots.len() != slots {
+                let left = table.slots.len().saturating_sub(filled);
+                assert!(left <= PREPARED_SLOTS, "{left} of {}", table.slots.len());
+            }
+        };
+        for id in 0..IDS {
+            let (slots, filled) = (table.slots.len(), table.next.len());
+            table.insert(spread(id), id);
+            check(&table, slots, filled);
+        }
+        for id in 0..IDS {
+            let (slots, filled) = (table.slots.len(), table.next.len());
+            table.remove(spread(id), id);
+            check(&table, slots, filled);
+        }
+        assert_eq!(table.size(), 0);
     }
 
     proptest! {
