@@ -47,13 +47,16 @@ impl Generations {
         self.buckets[usize::from(bucket)] += 1;
     }
 
+    /// One counter.
+    #[inline]
+    pub(super) fn of(&self, bucket: u16) -> u64 {
+        self.buckets[usize::from(bucket)]
+    }
+
     /// The counters together: they only grow, so the same sum means that none of them moved.
     #[inline]
     pub(super) fn sum(&self, buckets: &Buckets) -> u64 {
-        buckets
-            .iter()
-            .map(|&bucket| self.buckets[usize::from(bucket)])
-            .sum()
+        buckets.iter().map(|&bucket| self.of(bucket)).sum()
     }
 }
 

@@ -45,6 +45,12 @@ pub(super) fn below(parent: u32, level_hash: u64) -> u64 {
     fold(level_hash ^ u64::from(parent).wrapping_mul(ODD), ODD)
 }
 
+/// Of what `hash` is of, and `more`: for values that Clients do not choose.
+#[inline]
+pub(super) fn mixed(hash: u64, more: u64) -> u64 {
+    fold(hash.rotate_left(32) ^ more, ODD)
+}
+
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);

@@ -2,28 +2,37 @@
 
 #![forbid(unsafe_code)]
 
+use super::alike::Origin;
 use super::{FilterKey, ShardSet};
 use crate::key::SessionKey;
 use crate::message::QoS;
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::num::NonZeroU32;
 
 /// Everybody who wants messages of one topic.
 ///
-/// Built once and kept for as long as the filters that match the topic stay as they are.
+/// Built once and kept for as long as the filters that match the topic stay as they are, for all topics that
+/// the same filters match.
 #[derive(Debug, Default)]
 pub struct Matches {
     /// Sessions of this shard, each once.
-    pub targets: Vec<Target>,
+    pub targets: Targets,
     /// Other shards with subscribers of their own; Shared Subscriptions do not count.
     pub shards: ShardSet,
     /// Shared Subscriptions, each of which gets one copy: see [`super::Router::pick`].
     pub groups: SmallVec<[GroupKey; 2]>,
-    pub(super) topic: Vec<u8>,
-    /// Counters of [`super::generations::Generations`] that say whether this is still right.
-    pub(super) buckets: super::generations::Buckets,
-    pub(super) generation: u64,
+    /// The filters, and the sum of the counters that say whether this is still right.
+    pub(super) made_of: SmallVec<[Origin; 2]>,
+    pub(super) changes: u64,
+    /// Where [`super::alike::Alike`] may have it.
+    pub(super) place: u32,
+    /// Remembered topics that have it.
+    pub(super) users: Cell<u32>,
 }
+
+/// One needs no allocation of its own.
+pub type Targets = SmallVec<[Target; 1]>;
 
 impl Matches {
     /// Whether nobody wants the message.
@@ -36,9 +45,25 @@ impl Matches {
         self.targets.clear();
         self.shards = ShardSet::EMPTY;
         self.groups.clear();
-        self.topic.clear();
+    }
+
+    /// Bytes held, with the counts of who has it, but for many Subscription Identifiers.
+    pub(super) fn size(&self) -> usize {
+        let mut size = size_of::<Self>() + 2 * size_of::<usize>();
+        if self.targets.spilled() {
+            size += self.targets.capacity() * size_of::<Target>();
+        }
+        if self.groups.spilled() {
+            size += self.groups.capacity() * size_of::<GroupKey>();
+        }
+        if self.made_of.spilled() {
+            size += self.made_of.capacity() * size_of::<Origin>();
+        }
+        size
     }
 }
+
+const _: () = assert!(size_of::<Matches>() <= 144);
 
 /// One Session and how it wants the message: what its overlapping subscriptions come to
 /// [MQTT-3.3.4-2].

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alike;
 mod cache;
 mod filter;
 mod generations;
@@ -32,10 +33,11 @@ mod slab;
 mod subscribers;
 #[cfg(test)]
 mod tests;
+mod text;
 mod trie;
 
 pub use filter::FilterKey;
-pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
+pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target, Targets};
 pub use retained::{RetainedVersion, RetainedWalk, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
 pub use shared::Interest;
@@ -47,7 +49,8 @@ use crate::limits::SHARDS_MAX;
 use crate::message::Message;
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
-use cache::Cache;
+use alike::{Origin, Origins};
+use cache::{Cache, Spot};
 use filter::{Filter, Wanted};
 use generations::{Generations, bucket_of_filter, buckets_of_topic};
 use hash::TopicHasher;
@@ -102,8 +105,8 @@ pub struct Router {
     generations: Generations,
     cache: Cache,
     merger: Merger,
-    /// Plain filters with subscribers that match the topic at hand, kept for its memory.
-    matched: Vec<u32>,
+    /// Filters that match the topic at hand, kept for its memory.
+    matched: Origins,
     retained: Retained,
 }
 
@@ -134,7 +137,7 @@ impl Router {
             generations: Generations::new(),
             cache: Cache::default(),
             merger: Merger::default(),
-            matched: Vec::new(),
+            matched: Origins::default(),
             retained: Retained::new(hasher.clone()),
             hasher,
         }
@@ -340,42 +343,58 @@ impl Router {
         hash: u64,
         mut may_read: impl FnMut(SessionKey) -> bool,
     ) -> Rc<Matches> {
-        let mut claim = self.cache.claim(hash);
-        let matches = Rc::get_mut(&mut claim.matches).expect("claimed matches are not shared");
-        matches.topic.extend_from_slice(topic.as_bytes());
-        matches.buckets = buckets_of_topic(&self.hasher, topic.levels());
-        matches.generation = self.generations.sum(&matches.buckets);
         self.matched.clear();
-        let filters = &self.filters;
         self.trie.walk(topic, |head| {
             let mut id = head;
             while id != NONE {
-                let row = filters.get(id);
-                match &row.wanted {
-                    Wanted::Plain {
-                        subscribers,
-                        shards,
-                    } => {
-                        shards.add_to(&mut matches.shards);
-                        if !subscribers.is_empty() {
-                            self.matched.push(id);
-                        }
-                    }
-                    Wanted::Shared(_) => matches.groups.push(GroupKey(FilterKey(id))),
-                }
+                let row = self.filters.get(id);
+                self.matched.push(Origin::new(id, row.bucket));
                 id = row.next;
             }
         });
-        let lists = self
-            .matched
-            .iter()
-            .map(|&id| match &filters.get(id).wanted {
-                Wanted::Plain { subscribers, .. } => subscribers.as_slice(),
-                Wanted::Shared(_) => &[],
-            });
+        self.matched.sum_up(&self.generations);
+        let spot = self.cache.seek(hash, topic.as_bytes());
+        let matches = self
+            .cache
+            .find_alike(spot, &self.matched)
+            .filter(|it| it.targets.iter().all(|target| may_read(target.session)))
+            .unwrap_or_else(|| self.make_matches(spot, may_read));
+        let buckets = || buckets_of_topic(&self.hasher, topic.levels());
+        let hashed = (hash, topic.as_bytes());
+        self.cache
+            .put(spot, hashed, buckets, &matches, &self.generations);
+        matches
+    }
+
+    /// Of the filters that matched the topic at `spot`.
+    fn make_matches(
+        &mut self,
+        spot: Spot,
+        mut may_read: impl FnMut(SessionKey) -> bool,
+    ) -> Rc<Matches> {
+        let mut made = self.cache.empty_matches(spot);
+        let matches = Rc::get_mut(&mut made).expect("empty matches are not shared");
+        let filters = &self.filters;
+        let origins = self.matched.list.iter();
+        for origin in origins.clone() {
+            match &filters.get(origin.filter()).wanted {
+                Wanted::Plain { shards, .. } => shards.add_to(&mut matches.shards),
+                Wanted::Shared(_) => matches.groups.push(GroupKey(FilterKey(origin.filter()))),
+            }
+        }
+        let lists = origins.filter_map(|origin| match &filters.get(origin.filter()).wanted {
+            Wanted::Plain { subscribers, .. } if !subscribers.is_empty() => {
+                Some(subscribers.as_slice())
+            }
+            _ => None,
+        });
         self.merger.merge(lists, &mut matches.targets);
+        let count = matches.targets.len();
         matches.targets.retain(|target| may_read(target.session));
-        self.cache.put(claim, &self.generations)
+        let complete = matches.targets.len() == count;
+        self.matched.write_to(matches, complete);
+        self.cache.offer_alike(spot, &self.matched, &mut made);
+        made
     }
 
     // --- Shared Subscriptions.
@@ -568,10 +587,10 @@ impl Router {
         (filters, self.retained.size())
     }
 
-    /// Topics whose matches are remembered, and the targets of all of them.
+    /// Topics whose matches are remembered, and the bytes of all that is held for them.
     #[must_use]
     pub fn cached_counts(&self) -> (usize, usize) {
-        self.cache.count()
+        (self.cache.count(), self.cache.size())
     }
 
     // --- The table of filters.
