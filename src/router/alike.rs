@@ -146,6 +146,11 @@ impl Alike {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Matches>> {
+        self.places.iter().filter_map(|it| it.matches.as_ref())
+    }
+
     #[inline]
     fn index(&self, origins: &Origins) -> usize {
         origins.hash as usize & self.places.len().wrapping_sub(1)

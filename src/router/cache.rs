@@ -13,8 +13,9 @@
 use super::alike::{Alike, Origins};
 use super::generations::{Buckets, Generations};
 use super::matches::Matches;
-use super::slab::Slab;
 use super::text::Text;
+use crate::chunks::Chunks;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 /// Topics remembered at most: with their sets 80 bytes each, if their text is short.
@@ -22,6 +23,8 @@ pub(super) const CACHED_TOPICS_MAX: usize = 1 << 18;
 /// Bytes of what they have beyond that at most, which is long texts and matches: 160 bytes, and 40 for each
 /// target but one. Only the matches of a single topic that are larger than this are remembered beyond it.
 pub(super) const CACHED_HEAP_MAX: usize = 44 << 20;
+/// Topics allocated at a time: a page.
+const CHUNK: usize = 64;
 /// Slots a topic can be in.
 const WAYS: usize = 8;
 /// Sets of a new cache.
@@ -100,9 +103,9 @@ impl Iterator for Ways {
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        let way = self.0.trailing_zeros() as usize / 8;
-        self.0 &= self.0.wrapping_sub(1);
-        (way < WAYS).then_some(way)
+        let ways = NonZeroU64::new(self.0)?;
+        self.0 &= self.0 - 1;
+        Some(ways.trailing_zeros() as usize / 8)
     }
 }
 
@@ -131,7 +134,9 @@ pub(super) struct Cache {
     sets: Vec<Set>,
     /// Bits of a hash that say the set, if it has been split.
     mask: usize,
-    known: Slab<Known>,
+    known: Chunks<Known, CHUNK>,
+    /// Rows in it that no slot has.
+    free: Vec<u32>,
     alike: Alike,
     /// Bytes of long topics and of matches.
     heap: usize,
@@ -156,7 +161,8 @@ impl Cache {
         Self {
             sets: Vec::new(),
             mask: 0,
-            known: Slab::new(),
+            known: Chunks::default(),
+            free: Vec::new(),
             alike: Alike::default(),
             heap: 0,
             overflows: 0,
@@ -177,7 +183,7 @@ impl Cache {
     ) -> Option<Rc<Matches>> {
         let set = self.sets.get(self.set_of(hash))?;
         for way in set.ways(print_of(hash)) {
-            let known = self.known.get_mut(set.ids[way]);
+            let known = self.known.get_mut(set.ids[way])?;
             if known.topic.as_bytes() != topic {
                 continue;
             }
@@ -202,13 +208,14 @@ impl Cache {
         let mut set = self.set_of(hash);
         let slots = &self.sets[set];
         for way in slots.ways(print_of(hash)) {
-            if self.known.get(slots.ids[way]).topic.as_bytes() == topic {
+            let known = self.known.get(slots.ids[way]);
+            if known.is_some_and(|it| it.topic.as_bytes() == topic) {
                 return Spot::Own(Slot { set, way });
             }
         }
         let mut empty = slots.ways(EMPTY).next();
         // A set that overflows while the table is well used means that more topics are in use.
-        if empty.is_none() && self.known.count() * 4 > self.sets.len() * WAYS {
+        if empty.is_none() && self.count() * 4 > self.sets.len() * WAYS {
             for _ in 0..SPLIT_COUNT {
                 self.split();
             }
@@ -229,7 +236,7 @@ impl Cache {
     /// Matches made of `origins` as they are now: those the topic at `spot` had before, or another one's.
     pub(super) fn find_alike(&self, spot: Spot, origins: &Origins) -> Option<Rc<Matches>> {
         if let Spot::Own(slot) = spot
-            && let Some(matches) = &self.known.get(self.id(slot)).matches
+            && let Some(matches) = &self.known(slot).matches
             && origins.made(matches)
         {
             return Some(Rc::clone(matches));
@@ -242,7 +249,7 @@ impl Cache {
         let own = match spot {
             // What nobody else needs of the topic's own.
             Spot::Own(slot) => {
-                let matches = &mut self.known.get_mut(self.id(slot)).matches;
+                let matches = &mut self.known_mut(slot).matches;
                 matches.take_if(|it| it.users.get() == 1)
             }
             _ => None,
@@ -292,7 +299,7 @@ impl Cache {
                 return;
             }
         };
-        let known = self.known.get_mut(self.sets[slot.set].ids[slot.way]);
+        let known = self.known_mut(slot);
         known.seen = generations.all();
         known.generation = generations.sum(&known.buckets);
         if let Some(old) = &known.matches
@@ -319,12 +326,47 @@ impl Cache {
 
     /// Topics remembered.
     pub(super) const fn count(&self) -> usize {
-        self.known.count()
+        self.known.len() - self.free.len()
     }
 
     /// Bytes held for them.
     pub(super) fn size(&self) -> usize {
-        self.sets.capacity() * size_of::<Set>() + self.known.size() + self.alike.size() + self.heap
+        self.sets.capacity() * size_of::<Set>()
+            + self.known.size()
+            + self.free.capacity() * size_of::<u32>()
+            + self.alike.size()
+            + self.heap
+    }
+
+    #[cfg(test)]
+    pub(super) const fn sets_count(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Checks that everything that is counted is as it is counted.
+    #[cfg(test)]
+    pub(super) fn audit(&self) {
+        use std::collections::{BTreeMap, BTreeSet};
+        let (mut ids, mut topics) = (BTreeSet::new(), BTreeSet::new());
+        let (mut users, mut heap) = (BTreeMap::new(), 0);
+        for (index, set) in self.sets.iter().enumerate() {
+            for way in (0..WAYS).filter(|&way| set.print(way) != EMPTY) {
+                let known = self.known.get(set.ids[way]).expect("a row");
+                let matches = known.matches.as_ref().expect("matches");
+                assert_eq!(self.set_of(set.lows[way].into()), index);
+                assert!(ids.insert(set.ids[way]) && topics.insert(known.topic.as_bytes()));
+                heap += known.topic.heap_size();
+                let (count, _) = users.entry(Rc::as_ptr(matches)).or_insert((0, matches));
+                *count += 1;
+            }
+        }
+        for (count, matches) in users.values() {
+            assert_eq!(matches.users.get(), *count);
+            heap += matches.size();
+        }
+        assert_eq!((self.heap, self.count()), (heap, ids.len()));
+        let kept = self.alike.all().filter(|it| it.users.get() == 0);
+        assert_eq!(kept.count(), 0, "matches that no topic has");
     }
 
     /// Without sets it finds nothing.
@@ -366,24 +408,33 @@ impl Cache {
         self.sets.push(goes);
     }
 
-    fn id(&self, slot: Slot) -> u32 {
-        self.sets[slot.set].ids[slot.way]
+    fn known(&self, slot: Slot) -> &Known {
+        let id = self.sets[slot.set].ids[slot.way];
+        self.known.get(id).expect("a slot has a row")
+    }
+
+    fn known_mut(&mut self, slot: Slot) -> &mut Known {
+        let id = self.sets[slot.set].ids[slot.way];
+        self.known.get_mut(id).expect("a slot has a row")
     }
 
     /// Gives a slot to a topic. One that had it leaves its matches to be replaced.
     fn name(&mut self, slot: Slot, hash: u64, topic: &[u8], buckets: Buckets) {
         let set = &mut self.sets[slot.set];
-        let id = if set.print(slot.way) == EMPTY {
-            self.known.insert(Known::default())
-        } else {
-            set.ids[slot.way]
-        };
+        let mut id = set.ids[slot.way];
+        if set.print(slot.way) == EMPTY {
+            id = match self.free.pop() {
+                Some(id) => id,
+                None => self.known.push(Known::default),
+            };
+        }
         set.put(slot.way, print_of(hash), hash as u16, id);
-        let known = self.known.get_mut(id);
+        let known = self.known_mut(slot);
         known.buckets = buckets;
-        self.heap -= known.topic.heap_size();
+        let before = known.topic.heap_size();
         known.topic.set(topic);
-        self.heap += known.topic.heap_size();
+        let after = known.topic.heap_size();
+        self.heap = self.heap - before + after;
     }
 
     /// One topic less has these matches.
@@ -429,14 +480,16 @@ impl Cache {
         if self.sets[slot.set].print(slot.way) == EMPTY {
             return false;
         }
-        let known = self.known.get(self.id(slot));
+        let known = self.known(slot);
         let is_heavy = |it: &Rc<Matches>| it.users.get() == 1 || it.size() > SMALL;
         known.topic.heap_size() > 0 || known.matches.as_ref().is_some_and(is_heavy)
     }
 
     fn give_up(&mut self, slot: Slot) {
-        let known = self.known.remove(self.id(slot));
-        self.sets[slot.set].put(slot.way, EMPTY, 0, 0);
+        let known = std::mem::take(self.known_mut(slot));
+        let set = &mut self.sets[slot.set];
+        self.free.push(set.ids[slot.way]);
+        set.put(slot.way, EMPTY, 0, 0);
         self.heap -= known.topic.heap_size();
         if let Some(matches) = known.matches {
             self.leave(&matches);

@@ -276,32 +276,149 @@ fn other_shards_and_groups_change_what_is_remembered() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
-    use super::cache::{CACHED_TARGETS_MAX, CACHED_TOPICS_MAX};
+fn topics_that_the_same_filters_match_share_who_wants_them_until_one_is_matched_by_others() {
+    let mut router = router();
+    subscribe(&mut router, "home/#", 1);
+    let of = |router: &mut Router, number: u32| router.matches(topic(&format!("home/{number}")));
+    let first = (0..1000).map(|number| Rc::as_ptr(&of(&mut router, number)));
+    // Filters that are met once may be those of one topic, and a table that grows forgets.
+    let copies: BTreeSet<_> = first.collect();
+    assert!(copies.len() < 16, "{}", copies.len());
+    let shared = of(&mut router, 999);
+    assert!(Rc::ptr_eq(&shared, &of(&mut router, 998)));
+    subscribe(&mut router, "home/7", 2);
+    assert_eq!(of(&mut router, 7).targets.len(), 2);
+    for number in [0, 1, 6, 8, 999] {
+        assert_eq!(of(&mut router, number).targets.len(), 1, "{number}");
+    }
+    // A filter that could match all of them and does not match any leaves them as they are.
+    subscribe(&mut router, "+/nobody", 3);
+    assert!(Rc::ptr_eq(&shared, &of(&mut router, 998)));
+    // One that matches all of them does not.
+    subscribe(&mut router, "+/+", 4);
+    for number in [0, 1, 6, 8, 999] {
+        assert_eq!(of(&mut router, number).targets.len(), 2, "{number}");
+    }
+    assert_eq!(shared.targets.len(), 1);
+    router.cache.audit();
+}
+
+#[test]
+fn who_may_not_read_one_topic_gets_another_one_of_the_same_filters() {
+    let mut router = router();
+    for index in 0..3 {
+        subscribe(&mut router, "home/#", index);
+    }
+    for round in 0..3 {
+        for number in 0..20 {
+            let name = format!("home/{number}");
+            let may_read = |session: SessionKey| session.index != number % 5 + round;
+            let found = sessions(&router.matches_of(topic(&name), may_read));
+            let all = (0..3).filter(|&index| index != number % 5 + round);
+            assert_eq!(found, all.collect(), "{name}");
+        }
+        router.cache.audit();
+        router.forget_matches();
+    }
+}
+
+#[test]
+fn what_is_remembered_is_bounded_and_grows_with_it_a_few_sets_at_a_time() {
+    use super::cache::CACHED_TOPICS_MAX;
     let mut router = router();
     subscribe(&mut router, "#", 1);
+    let (mut sets, mut sizes) = (0, Vec::new());
     for number in 0..CACHED_TOPICS_MAX * 2 {
         assert_eq!(router.matches(topic(&number.to_string())).targets.len(), 1);
+        let now = router.cache.sets_count();
+        // One that is full takes another way to its bound.
+        assert!(now == sets || now <= sets.max(4) + 4, "{sets} to {now}");
+        sets = now;
+        if [20, 1_000, 10_000, 100_000].contains(&(number + 1)) {
+            // What came too fast is remembered when it comes again.
+            for number in 0..number {
+                router.matches(topic(&number.to_string()));
+            }
+            let (topics, size) = router.cached_counts();
+            assert!(topics >= number * 97 / 100, "{topics} of {number}");
+            sets = router.cache.sets_count();
+            sizes.push(size);
+        }
     }
-    let (topics, targets) = router.cached_counts();
-    assert!(
-        topics <= CACHED_TOPICS_MAX && topics > CACHED_TOPICS_MAX / 2,
-        "{topics}"
-    );
-    assert_eq!(topics, targets);
-    let crowd = CACHED_TARGETS_MAX as u32 / 8;
-    for index in 2..2 + crowd {
-        subscribe(&mut router, "crowd/+", index);
+    for (size, most) in sizes.iter().zip([6_000, 120_000, 1_200_000, 12_000_000]) {
+        assert!(*size < most, "{sizes:?}");
     }
-    for number in 0..20 {
-        let name = format!("crowd/{number}");
-        assert_eq!(
-            router.matches(topic(&name)).targets.len(),
-            1 + crowd as usize
-        );
-        assert!(router.cached_counts().1 <= CACHED_TARGETS_MAX);
+    let (topics, size) = router.cached_counts();
+    assert_eq!(sets * 8, CACHED_TOPICS_MAX);
+    assert!(topics <= CACHED_TOPICS_MAX && topics > CACHED_TOPICS_MAX * 9 / 10);
+    assert!(size < 19 << 20, "{size}");
+    router.cache.audit();
+}
+
+#[test]
+fn what_remembered_topics_hold_is_bounded() {
+    use super::cache::{CACHED_HEAP_MAX, CACHED_TOPICS_MAX, Cache};
+    // Long topics.
+    let mut router = router();
+    let long = "x".repeat(60_000);
+    for number in 0..1000 {
+        assert!(router.matches(topic(&format!("{long}{number}"))).is_empty());
     }
-    assert_eq!(router.cached_counts().1 / (1 + crowd as usize), 7);
+    let (topics, size) = router.cached_counts();
+    assert!(size < CACHED_HEAP_MAX + (1 << 20), "{size}");
+    assert!((700..770).contains(&topics), "{topics}");
+    // Crowds of their own.
+    router.cache = Cache::with_bounds(CACHED_TOPICS_MAX, 1 << 20);
+    for crowd in 0..10 {
+        for index in 0..5_000 {
+            subscribe(&mut router, &format!("crowd/{crowd}/+"), index);
+        }
+    }
+    for number in 0..200 {
+        let name = format!("crowd/{}/{number}", number % 10);
+        let matches = router.matches(topic(&name));
+        assert_eq!(matches.targets.len(), 5_000);
+        assert!(router.cached_counts().1 < (1 << 20) + 100_000);
+        router.cache.audit();
+    }
+    // One crowd that is larger than the bound is remembered all the same, and alone.
+    for index in 0..50_000 {
+        subscribe(&mut router, "all", index);
+    }
+    let all = router.matches(topic("all"));
+    assert!(Rc::ptr_eq(&all, &router.matches(topic("all"))));
+    router.cache.audit();
+    let kept = (0..200).filter(|number| {
+        let mut asked = false;
+        let name = format!("crowd/{}/{number}", number % 10);
+        router.matches_of(topic(&name), |_| {
+            asked = true;
+            true
+        });
+        !asked
+    });
+    assert_eq!(kept.count(), 0);
+}
+
+#[test]
+fn topics_that_come_in_turns_and_are_too_many_are_remembered_in_part() {
+    use super::cache::{CACHED_HEAP_MAX, Cache};
+    let mut router = router();
+    router.cache = Cache::with_bounds(1024, CACHED_HEAP_MAX);
+    subscribe(&mut router, "#", 1);
+    let mut looked_for = 0;
+    for round in 0..20 {
+        looked_for = 0;
+        for number in 0..2048 {
+            router.matches_of(topic(&number.to_string()), |_| {
+                looked_for += 1;
+                true
+            });
+        }
+        assert!(round > 0 || looked_for == 2048);
+    }
+    assert!(looked_for < 2048 * 3 / 4, "{looked_for}");
+    router.cache.audit();
 }
 
 #[test]
@@ -734,6 +851,84 @@ proptest! {
             answers
         };
         prop_assert_eq!(run(), run());
+    }
+}
+
+// --- A table of topics seen before, against none.
+
+/// What happens between two look-ups.
+#[derive(Clone, Debug)]
+enum Turn {
+    Filter(Step),
+    /// Topics from one number on.
+    LookUp(u32, u32),
+    /// Other access rules.
+    Rules(u32),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        4 => step().prop_map(Turn::Filter),
+        6 => (0..300_u32, 1..60_u32).prop_map(|(first, count)| Turn::LookUp(first, count)),
+        1 => (0..4_u32).prop_map(Turn::Rules),
+    ]
+}
+
+/// Few first levels, so that filters match many; some are too long to stand beside what is known of them.
+fn numbered_topic(number: u32) -> String {
+    let first = ["a", "b", "", "c"][number as usize % 4];
+    let second = ["a", "b", "$x"][number as usize / 4 % 3];
+    let last = if number.is_multiple_of(7) {
+        "a level that is too long for its node"
+    } else {
+        ""
+    };
+    format!("{first}/{second}/{number}{last}")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn a_table_of_any_size_answers_as_none(
+        filters in vec(filter_text(), 12),
+        turns in vec(turn(), 1..120),
+        topics_max in prop_oneof![Just(64_usize), Just(128), Just(1024)],
+        heap_max in prop_oneof![Just(0_usize), Just(500), Just(5_000), Just(1 << 20)],
+    ) {
+        use super::cache::Cache;
+        let (mut remembering, mut plain) = (router(), router());
+        remembering.cache = Cache::with_bounds(topics_max, heap_max);
+        let mut models = [BTreeMap::new(), BTreeMap::new()];
+        let mut rules = 0;
+        for turn in &turns {
+            match turn {
+                Turn::Filter(step) => {
+                    take_step(&mut remembering, &mut models[0], &filters, step);
+                    take_step(&mut plain, &mut models[1], &filters, step);
+                }
+                Turn::LookUp(first, count) => for number in *first..first + count {
+                    let name = numbered_topic(number);
+                    let may_read = |session: SessionKey| {
+                        rules == 0 || (session.index + number + rules) % 5 > 0
+                    };
+                    plain.cache = Cache::default();
+                    let wanted = plain.matches_of(topic(&name), may_read);
+                    // Whoever still has the last ones keeps them.
+                    let found = remembering.matches_of(topic(&name), may_read);
+                    prop_assert_eq!(&found.targets, &wanted.targets);
+                    prop_assert_eq!(&found.shards, &wanted.shards);
+                    prop_assert_eq!(&found.groups, &wanted.groups);
+                },
+                Turn::Rules(other) => {
+                    rules = *other;
+                    remembering.forget_matches();
+                    plain.forget_matches();
+                }
+            }
+            remembering.cache.audit();
+            prop_assert!(remembering.cached_counts().0 <= topics_max);
+        }
     }
 }
 

@@ -486,10 +486,9 @@ impl Shard {
         let clients = &self.clients;
         let may_read = |session| clients.may_read(session, message.topic_name);
         let matches = self.router.matches_of(topic_name, may_read);
-        let mut fanout = self
-            .clients
-            .fanout(message, owned, matches.targets.len(), now);
-        for target in &matches.targets {
+        let targets = matches.targets.as_slice();
+        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
+        for target in targets {
             // [MQTT-3.8.3-3]
             if target.no_local && publisher == Some(target.session) {
                 continue;
@@ -598,10 +597,10 @@ impl Shard {
             .router
             .matches_of(TopicName::from_validated(message.topic_name()), may_read);
         let view = message.as_ref().as_ref();
-        let mut fanout =
-            self.clients
-                .fanout(view, Some(message.clone()), matches.targets.len(), now);
-        for target in &matches.targets {
+        let targets = matches.targets.as_slice();
+        let owned = Some(message.clone());
+        let mut fanout = self.clients.fanout(view, owned, targets.len(), now);
+        for target in targets {
             self.clients
                 .deliver(recipient(target, view.retain), &mut fanout, effects);
         }
