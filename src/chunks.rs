@@ -2,17 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-/// Entries by index, from zero on, of which `CHUNK` are allocated at a time. So few that what is allocated for a
-/// Client fits into one page or half of one: the allocator rounds what is larger, or no power of two, up by an
-/// eighth and more.
+/// Entries allocated at a time. So few that what is allocated for a Client fits into one page or half of one:
+/// the allocator rounds what is larger, or no power of two, up by an eighth and more.
+const CHUNK: usize = 32;
+
+/// Entries by index, from zero on.
 #[derive(Debug)]
-pub(crate) struct Chunks<T, const CHUNK: usize = 32> {
+pub(crate) struct Chunks<T> {
     chunks: Vec<Box<[T; CHUNK]>>,
     /// Entries that were added; behind them are empty ones.
     len: usize,
 }
 
-impl<T, const CHUNK: usize> Default for Chunks<T, CHUNK> {
+impl<T> Default for Chunks<T> {
     fn default() -> Self {
         Self {
             chunks: Vec::new(),
@@ -21,14 +23,9 @@ impl<T, const CHUNK: usize> Default for Chunks<T, CHUNK> {
     }
 }
 
-impl<T, const CHUNK: usize> Chunks<T, CHUNK> {
+impl<T> Chunks<T> {
     pub(crate) const fn len(&self) -> usize {
         self.len
-    }
-
-    /// Bytes held by the entries themselves.
-    pub(crate) fn size(&self) -> usize {
-        self.chunks.capacity() * size_of::<usize>() + self.chunks.len() * size_of::<[T; CHUNK]>()
     }
 
     /// Adds one of what `empty` makes, and returns its index.
@@ -75,7 +72,7 @@ mod tests {
 
     #[test]
     fn entries_stay_where_they_are_while_the_table_grows() {
-        let mut table = Chunks::<u32>::default();
+        let mut table = Chunks::default();
         let first: *const u32 = {
             assert_eq!(table.push(|| 7), 0);
             table.get(0).unwrap()
@@ -91,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_table_grows_as_far_as_the_entry_that_is_asked_for_and_no_further() {
-        let mut table = Chunks::<u32>::default();
+        let mut table = Chunks::default();
         *table.grow_to(40, || 9) = 8;
         assert_eq!(table.len(), 41);
         assert_eq!((table.get(39), table.get(40)), (Some(&9), Some(&8)));

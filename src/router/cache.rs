@@ -14,19 +14,18 @@ use super::alike::{Alike, Origins};
 use super::generations::{Buckets, Generations};
 use super::matches::Matches;
 use super::text::Text;
-use crate::chunks::Chunks;
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
-/// Topics remembered at most: with their sets 80 bytes each, if their text is short.
-pub(super) const CACHED_TOPICS_MAX: usize = 1 << 18;
-/// Bytes of what they have beyond that at most, which is long texts and matches: 160 bytes, and 40 for each
-/// target but one. Only the matches of a single topic that are larger than this are remembered beyond it.
-pub(super) const CACHED_HEAP_MAX: usize = 44 << 20;
-/// Topics allocated at a time: a page.
-const CHUNK: usize = 64;
+/// Sets at most.
+const SETS_MAX: usize = 1 << 15;
+/// Topics remembered at most, with their sets 73 bytes each, if their text is short.
+pub(super) const CACHED_TOPICS_MAX: usize = SETS_MAX * WAYS;
+/// Bytes of what they have beyond that at most, which is long texts and matches: 144 bytes, and 40 for each
+/// target. Only the matches of a single topic that are larger than this are remembered beyond it.
+pub(super) const CACHED_HEAP_MAX: usize = 46 << 20;
 /// Slots a topic can be in.
-const WAYS: usize = 8;
+const WAYS: usize = 7;
 /// Sets of a new cache.
 const SETS_MIN: usize = 8;
 /// Sets that are split when one overflows.
@@ -36,16 +35,20 @@ const SPLIT_COUNT: usize = 4;
 const REFUSALS: u32 = 4;
 /// Topics that are looked at, at least, when there is too much of what they have.
 const SWEEP_MIN: usize = 16;
-/// Bytes of matches with one target.
-const SMALL: usize = size_of::<Matches>() + 2 * size_of::<usize>();
+/// Targets of which others that have the same are not looked at, when there is too much.
+const FEW: usize = 4;
 /// Targets whose memory is kept for other matches.
 const TARGETS_KEPT_MAX: usize = 64;
 /// In the place of what is of the hash in a slot that has no topic.
 const EMPTY: u8 = 0;
 
-const _: () = assert!(SETS_MIN.is_power_of_two() && CACHED_TOPICS_MAX.is_power_of_two());
-const _: () = assert!(WAYS == 8 && SETS_MIN * WAYS <= CACHED_TOPICS_MAX);
-const _: () = assert!(CACHED_TOPICS_MAX / WAYS <= 1 << u16::BITS);
+const _: () = assert!(SETS_MIN.is_power_of_two() && SETS_MAX.is_power_of_two());
+const _: () = assert!(SETS_MAX <= 1 << u16::BITS);
+/// All of it, for one shard.
+const _: () = assert!(
+    SETS_MAX * size_of::<Set>() + CACHED_TOPICS_MAX * size_of::<Known>() + CACHED_HEAP_MAX
+        <= 64 << 20
+);
 const _: () = assert!(size_of::<Set>() == 64 && size_of::<Known>() == 64);
 
 /// What is known of one topic.
@@ -57,42 +60,62 @@ struct Known {
     /// Counters of [`Generations`] that say whether they are still right.
     generation: u64,
     buckets: Buckets,
+    /// Low bits of its hash, which say where it goes when its set is split.
+    low: u16,
     matches: Option<Rc<Matches>>,
     topic: Text,
 }
 
 /// Slots that are looked at together.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 #[repr(align(64))]
 struct Set {
+    known: [Option<Box<Known>>; WAYS],
     /// A byte of the hash of each topic, the first one lowest; 0 for an empty slot.
     prints: u64,
-    /// Rows in [`Cache::known`].
-    ids: [u32; WAYS],
-    /// Low bits of the hashes, which say where a topic goes when the set is split.
-    lows: [u16; WAYS],
 }
 
 impl Set {
-    /// The slots that have `print`.
+    /// The slots that have `print`, and perhaps one that does not behind one that does.
     #[inline]
     const fn ways(&self, print: u8) -> Ways {
-        const LOW_BITS: u64 = 0x7F7F_7F7F_7F7F_7F7F;
-        const EACH: u64 = 0x0101_0101_0101_0101;
-        // The top bit of each byte that is the same.
+        const EACH: u64 = 0x0001_0101_0101_0101;
         let differ = self.prints ^ print as u64 * EACH;
-        Ways(!((differ & LOW_BITS) + LOW_BITS | differ | LOW_BITS))
+        // The top bit of each byte that is zero.
+        Ways(differ.wrapping_sub(EACH) & !differ & EACH << 7)
     }
 
-    const fn put(&mut self, way: usize, print: u8, low: u16, id: u32) {
+    const fn set_print(&mut self, way: usize, print: u8) {
         let shift = 8 * way as u32;
         self.prints = self.prints & !(0xFF << shift) | (print as u64) << shift;
-        self.ids[way] = id;
-        self.lows[way] = low;
     }
+}
 
-    const fn print(&self, way: usize) -> u8 {
-        (self.prints >> (8 * way)) as u8
+impl Set {
+    #[inline]
+    fn get(&mut self, hash: u64, topic: &[u8], generations: &Generations) -> Option<Rc<Matches>> {
+        for way in self.ways(print_of(hash)) {
+            let Some(known) = self.known[way].as_mut().filter(|it| it.topic.is(topic)) else {
+                continue;
+            };
+            if known.seen != generations.all() {
+                known.check(generations)?;
+            }
+            return known.matches.clone();
+        }
+        None
+    }
+}
+
+impl Known {
+    /// Whether the matches are right after some filters have changed.
+    #[inline(never)]
+    fn check(&mut self, generations: &Generations) -> Option<()> {
+        if generations.sum(&self.buckets) != self.generation {
+            return None;
+        }
+        self.seen = generations.all();
+        Some(())
     }
 }
 
@@ -134,9 +157,8 @@ pub(super) struct Cache {
     sets: Vec<Set>,
     /// Bits of a hash that say the set, if it has been split.
     mask: usize,
-    known: Chunks<Known, CHUNK>,
-    /// Rows in it that no slot has.
-    free: Vec<u32>,
+    /// Slots in use.
+    count: usize,
     alike: Alike,
     /// Bytes of long topics and of matches.
     heap: usize,
@@ -146,29 +168,28 @@ pub(super) struct Cache {
     hand: usize,
     /// Memory for matches to be looked for.
     spare: Option<Rc<Matches>>,
-    topics_max: usize,
+    sets_max: usize,
     heap_max: usize,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self::with_bounds(CACHED_TOPICS_MAX, CACHED_HEAP_MAX)
+        Self::with_bounds(SETS_MAX, CACHED_HEAP_MAX)
     }
 }
 
 impl Cache {
-    pub(super) fn with_bounds(topics_max: usize, heap_max: usize) -> Self {
+    pub(super) fn with_bounds(sets_max: usize, heap_max: usize) -> Self {
         Self {
             sets: Vec::new(),
             mask: 0,
-            known: Chunks::default(),
-            free: Vec::new(),
+            count: 0,
             alike: Alike::default(),
             heap: 0,
             overflows: 0,
             hand: 0,
             spare: None,
-            topics_max,
+            sets_max,
             heap_max,
         }
     }
@@ -181,41 +202,44 @@ impl Cache {
         topic: &[u8],
         generations: &Generations,
     ) -> Option<Rc<Matches>> {
-        let set = self.sets.get(self.set_of(hash))?;
-        for way in set.ways(print_of(hash)) {
-            let known = self.known.get_mut(set.ids[way])?;
-            if known.topic.as_bytes() != topic {
-                continue;
-            }
-            if known.seen != generations.all() {
-                if generations.sum(&known.buckets) != known.generation {
-                    return None;
-                }
-                known.seen = generations.all();
-            }
-            return known.matches.clone();
-        }
-        None
+        // Most sets are where all bits of the mask say.
+        let set = match self.sets.get_mut(hash as usize & self.mask) {
+            Some(set) => set,
+            None => return self.get_unsplit(hash, topic, generations),
+        };
+        set.get(hash, topic, generations)
+    }
+
+    /// As [`Self::get`], of a set that is not split yet, or of a table without sets.
+    #[inline(never)]
+    fn get_unsplit(
+        &mut self,
+        hash: u64,
+        topic: &[u8],
+        generations: &Generations,
+    ) -> Option<Rc<Matches>> {
+        let set = self.set_of(hash);
+        self.sets.get_mut(set)?.get(hash, topic, generations)
     }
 
     /// Where a topic that [`Self::get`] did not find is, or is going to be.
     pub(super) fn seek(&mut self, hash: u64, topic: &[u8]) -> Spot {
         if self.sets.is_empty() {
-            self.sets.resize(SETS_MIN, Set::default());
+            self.sets.resize_with(SETS_MIN, Set::default);
             self.mask = SETS_MIN - 1;
             self.alike.grow(SETS_MIN);
         }
         let mut set = self.set_of(hash);
         let slots = &self.sets[set];
         for way in slots.ways(print_of(hash)) {
-            let known = self.known.get(slots.ids[way]);
-            if known.is_some_and(|it| it.topic.as_bytes() == topic) {
+            let known = &slots.known[way];
+            if known.as_ref().is_some_and(|it| it.topic.is(topic)) {
                 return Spot::Own(Slot { set, way });
             }
         }
         let mut empty = slots.ways(EMPTY).next();
         // A set that overflows while the table is well used means that more topics are in use.
-        if empty.is_none() && self.count() * 4 > self.sets.len() * WAYS {
+        if empty.is_none() && self.count * 4 > self.sets.len() * WAYS {
             for _ in 0..SPLIT_COUNT {
                 self.split();
             }
@@ -326,14 +350,13 @@ impl Cache {
 
     /// Topics remembered.
     pub(super) const fn count(&self) -> usize {
-        self.known.len() - self.free.len()
+        self.count
     }
 
     /// Bytes held for them.
     pub(super) fn size(&self) -> usize {
         self.sets.capacity() * size_of::<Set>()
-            + self.known.size()
-            + self.free.capacity() * size_of::<u32>()
+            + self.count * size_of::<Known>()
             + self.alike.size()
             + self.heap
     }
@@ -347,14 +370,19 @@ impl Cache {
     #[cfg(test)]
     pub(super) fn audit(&self) {
         use std::collections::{BTreeMap, BTreeSet};
-        let (mut ids, mut topics) = (BTreeSet::new(), BTreeSet::new());
+        let mut topics = BTreeSet::new();
         let (mut users, mut heap) = (BTreeMap::new(), 0);
         for (index, set) in self.sets.iter().enumerate() {
-            for way in (0..WAYS).filter(|&way| set.print(way) != EMPTY) {
-                let known = self.known.get(set.ids[way]).expect("a row");
+            for (way, known) in set.known.iter().enumerate() {
+                let print = (set.prints >> (8 * way)) as u8;
+                let Some(known) = known else {
+                    assert_eq!(print, EMPTY);
+                    continue;
+                };
                 let matches = known.matches.as_ref().expect("matches");
-                assert_eq!(self.set_of(set.lows[way].into()), index);
-                assert!(ids.insert(set.ids[way]) && topics.insert(known.topic.as_bytes()));
+                assert_eq!(self.set_of(known.low.into()), index);
+                assert_ne!(print, EMPTY);
+                assert!(topics.insert(known.topic.as_bytes()));
                 heap += known.topic.heap_size();
                 let (count, _) = users.entry(Rc::as_ptr(matches)).or_insert((0, matches));
                 *count += 1;
@@ -364,7 +392,7 @@ impl Cache {
             assert_eq!(matches.users.get(), *count);
             heap += matches.size();
         }
-        assert_eq!((self.heap, self.count()), (heap, ids.len()));
+        assert_eq!((self.heap, self.count), (heap, topics.len()));
         let kept = self.alike.all().filter(|it| it.users.get() == 0);
         assert_eq!(kept.count(), 0, "matches that no topic has");
     }
@@ -383,7 +411,7 @@ impl Cache {
     /// Gives half of the next set to a new one.
     fn split(&mut self) {
         let count = self.sets.len();
-        if count * WAYS >= self.topics_max {
+        if count >= self.sets_max {
             return;
         }
         if count > self.mask {
@@ -391,45 +419,36 @@ impl Cache {
             self.alike.grow(count);
         }
         let from = count & self.mask >> 1;
-        let (mut stays, mut goes) = (Set::default(), Set::default());
-        let (mut stay_count, mut go_count) = (0, 0);
-        let set = self.sets[from];
-        for way in (0..WAYS).filter(|&way| set.print(way) != EMPTY) {
-            let (low, id) = (set.lows[way], set.ids[way]);
-            let (to, place) = if usize::from(low) & self.mask == count {
-                (&mut goes, &mut go_count)
-            } else {
-                (&mut stays, &mut stay_count)
-            };
-            to.put(*place, set.print(way), low, id);
-            *place += 1;
+        let mut goes = Set::default();
+        let stays = &mut self.sets[from];
+        for way in 0..WAYS {
+            let moves = |it: &mut Box<Known>| usize::from(it.low) & self.mask == count;
+            if let Some(known) = stays.known[way].take_if(moves) {
+                goes.known[way] = Some(known);
+                goes.set_print(way, (stays.prints >> (8 * way)) as u8);
+                stays.set_print(way, EMPTY);
+            }
         }
-        self.sets[from] = stays;
         self.sets.push(goes);
     }
 
     fn known(&self, slot: Slot) -> &Known {
-        let id = self.sets[slot.set].ids[slot.way];
-        self.known.get(id).expect("a slot has a row")
+        let known = &self.sets[slot.set].known[slot.way];
+        known.as_ref().expect("a topic is there")
     }
 
     fn known_mut(&mut self, slot: Slot) -> &mut Known {
-        let id = self.sets[slot.set].ids[slot.way];
-        self.known.get_mut(id).expect("a slot has a row")
+        let known = &mut self.sets[slot.set].known[slot.way];
+        known.as_mut().expect("a topic is there")
     }
 
     /// Gives a slot to a topic. One that had it leaves its matches to be replaced.
     fn name(&mut self, slot: Slot, hash: u64, topic: &[u8], buckets: Buckets) {
         let set = &mut self.sets[slot.set];
-        let mut id = set.ids[slot.way];
-        if set.print(slot.way) == EMPTY {
-            id = match self.free.pop() {
-                Some(id) => id,
-                None => self.known.push(Known::default),
-            };
-        }
-        set.put(slot.way, print_of(hash), hash as u16, id);
-        let known = self.known_mut(slot);
+        set.set_print(slot.way, print_of(hash));
+        self.count += usize::from(set.known[slot.way].is_none());
+        let known = set.known[slot.way].get_or_insert_default();
+        known.low = hash as u16;
         known.buckets = buckets;
         let before = known.topic.heap_size();
         known.topic.set(topic);
@@ -477,19 +496,20 @@ impl Cache {
 
     /// Whether it helps to give up what is there. Small matches that others have too do not count.
     fn has_heap(&self, slot: Slot) -> bool {
-        if self.sets[slot.set].print(slot.way) == EMPTY {
+        let Some(known) = &self.sets[slot.set].known[slot.way] else {
             return false;
-        }
-        let known = self.known(slot);
-        let is_heavy = |it: &Rc<Matches>| it.users.get() == 1 || it.size() > SMALL;
+        };
+        let is_heavy = |it: &Rc<Matches>| it.users.get() == 1 || it.targets.len() > FEW;
         known.topic.heap_size() > 0 || known.matches.as_ref().is_some_and(is_heavy)
     }
 
     fn give_up(&mut self, slot: Slot) {
-        let known = std::mem::take(self.known_mut(slot));
         let set = &mut self.sets[slot.set];
-        self.free.push(set.ids[slot.way]);
-        set.put(slot.way, EMPTY, 0, 0);
+        let Some(known) = set.known[slot.way].take() else {
+            return;
+        };
+        set.set_print(slot.way, EMPTY);
+        self.count -= 1;
         self.heap -= known.topic.heap_size();
         if let Some(matches) = known.matches {
             self.leave(&matches);
@@ -499,5 +519,5 @@ impl Cache {
 
 #[inline]
 fn print_of(hash: u64) -> u8 {
-    ((hash >> 56) as u8).max(EMPTY + 1)
+    (hash >> 56) as u8 | 1
 }

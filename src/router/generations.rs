@@ -12,13 +12,17 @@ use crate::topic::Levels;
 
 /// Literal levels of a filter that choose its counter.
 const PREFIX_LEVELS_MAX: usize = 3;
+/// The counter of filters that begin with a wildcard.
+pub(super) const FIRST: u16 = 0;
 /// Counters. Two prefixes that share one only drop more than needed.
 const BUCKETS: usize = 4096;
 
 const _: () = assert!(BUCKETS.is_power_of_two() && BUCKETS <= u16::MAX as usize + 1);
 
 /// The counters one topic depends on.
-pub(super) type Buckets = [u16; PREFIX_LEVELS_MAX + 1];
+///
+/// Beside these, all topics depend on the first one, of filters that begin with a wildcard.
+pub(super) type Buckets = [u16; PREFIX_LEVELS_MAX];
 
 /// Counters of changes to filters.
 #[derive(Debug)]
@@ -56,7 +60,8 @@ impl Generations {
     /// The counters together: they only grow, so the same sum means that none of them moved.
     #[inline]
     pub(super) fn sum(&self, buckets: &Buckets) -> u64 {
-        buckets.iter().map(|&bucket| self.of(bucket)).sum()
+        let own = buckets.iter().map(|&bucket| self.of(bucket));
+        own.fold(self.of(FIRST), |sum, counter| sum + counter)
     }
 }
 
@@ -65,17 +70,15 @@ pub(super) fn bucket_of_filter(hasher: &TopicHasher, levels: Levels<'_>) -> u16 
     levels
         .take_while(|level| !matches!(*level, b"+" | b"#"))
         .take(PREFIX_LEVELS_MAX)
-        .fold(0, |bucket, level| longer(hasher, bucket, level))
+        .fold(FIRST, |bucket, level| longer(hasher, bucket, level))
 }
 
 /// The counters that a topic depends on. A short topic depends on its last one more than once, which
 /// does no harm.
 pub(super) fn buckets_of_topic(hasher: &TopicHasher, mut levels: Levels<'_>) -> Buckets {
-    let mut bucket = 0;
-    std::array::from_fn(|index| {
-        if index > 0
-            && let Some(level) = levels.next()
-        {
+    let mut bucket = FIRST;
+    std::array::from_fn(|_| {
+        if let Some(level) = levels.next() {
             bucket = longer(hasher, bucket, level);
         }
         bucket

@@ -17,7 +17,7 @@ use std::num::NonZeroU32;
 #[derive(Debug, Default)]
 pub struct Matches {
     /// Sessions of this shard, each once.
-    pub targets: Targets,
+    pub targets: Vec<Target>,
     /// Other shards with subscribers of their own; Shared Subscriptions do not count.
     pub shards: ShardSet,
     /// Shared Subscriptions, each of which gets one copy: see [`super::Router::pick`].
@@ -29,16 +29,22 @@ pub struct Matches {
     pub(super) place: u32,
     /// Remembered topics that have it.
     pub(super) users: Cell<u32>,
+    /// Whether there are shards.
+    pub(super) has_shards: bool,
 }
-
-/// One needs no allocation of its own.
-pub type Targets = SmallVec<[Target; 1]>;
 
 impl Matches {
     /// Whether nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.groups.is_empty() && self.shards.is_empty()
+        self.targets.is_empty() && self.groups.is_empty() && !self.has_shards
+    }
+
+    /// Whether other shards get an envelope: one flag, where to look at the set is a line of memory.
+    #[inline]
+    #[must_use]
+    pub const fn has_shards(&self) -> bool {
+        self.has_shards
     }
 
     pub(super) fn clear(&mut self) {
@@ -50,9 +56,7 @@ impl Matches {
     /// Bytes held, with the counts of who has it, but for many Subscription Identifiers.
     pub(super) fn size(&self) -> usize {
         let mut size = size_of::<Self>() + 2 * size_of::<usize>();
-        if self.targets.spilled() {
-            size += self.targets.capacity() * size_of::<Target>();
-        }
+        size += self.targets.capacity() * size_of::<Target>();
         if self.groups.spilled() {
             size += self.groups.capacity() * size_of::<GroupKey>();
         }
@@ -63,7 +67,7 @@ impl Matches {
     }
 }
 
-const _: () = assert!(size_of::<Matches>() <= 144);
+const _: () = assert!(size_of::<Matches>() <= 128);
 
 /// One Session and how it wants the message: what its overlapping subscriptions come to
 /// [MQTT-3.3.4-2].

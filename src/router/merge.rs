@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::matches::{Target, Targets};
+use super::matches::Target;
 use super::subscribers::Subscriber;
 use smallvec::SmallVec;
 
@@ -29,7 +29,7 @@ impl Merger {
     pub(super) fn merge<'a>(
         &mut self,
         lists: impl Iterator<Item = &'a [Subscriber]> + Clone,
-        targets: &mut Targets,
+        targets: &mut Vec<Target>,
     ) {
         let count = lists.clone().map(<[_]>::len).sum();
         targets.reserve_exact(count);

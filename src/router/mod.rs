@@ -37,7 +37,7 @@ mod text;
 mod trie;
 
 pub use filter::FilterKey;
-pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target, Targets};
+pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
 pub use retained::{RetainedVersion, RetainedWalk, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
 pub use shared::Interest;
@@ -389,6 +389,7 @@ impl Router {
             _ => None,
         });
         self.merger.merge(lists, &mut matches.targets);
+        matches.has_shards = !matches.shards.is_empty();
         let count = matches.targets.len();
         matches.targets.retain(|target| may_read(target.session));
         let complete = matches.targets.len() == count;

@@ -17,11 +17,21 @@ pub(super) enum Text {
 const _: () = assert!(size_of::<Text>() == 32);
 
 impl Text {
-    #[inline]
+    #[cfg(test)]
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Short { size, bytes } => &bytes[..usize::from(*size)],
             Self::Long(bytes) => bytes,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Short { size, bytes } => {
+                usize::from(*size) == text.len() && bytes.get(..text.len()) == Some(text)
+            }
+            Self::Long(bytes) => bytes == text,
         }
     }
 
@@ -87,6 +97,8 @@ mod tests {
             let wanted: Vec<u8> = (0..size).map(|index| index as u8).collect();
             text.set(&wanted);
             assert_eq!(text.as_bytes(), wanted);
+            assert!(text.is(&wanted) && !text.is(&[&wanted[..], b"x"].concat()));
+            assert!(size == 0 || !text.is(&wanted[1..]));
             let held = if size <= INLINE_SIZE {
                 0
             } else {

@@ -486,7 +486,7 @@ impl Shard {
         let clients = &self.clients;
         let may_read = |session| clients.may_read(session, message.topic_name);
         let matches = self.router.matches_of(topic_name, may_read);
-        let targets = matches.targets.as_slice();
+        let targets = &matches.targets;
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         for target in targets {
             // [MQTT-3.8.3-3]
@@ -514,7 +514,7 @@ impl Shard {
                     },
                 );
             }
-        } else if !matches.shards.is_empty() {
+        } else if matches.has_shards() {
             for to in matches.shards.iter() {
                 self.forward(to, message.qos, &mut fanout, |message| Envelope::Publish {
                     message,
@@ -597,7 +597,7 @@ impl Shard {
             .router
             .matches_of(TopicName::from_validated(message.topic_name()), may_read);
         let view = message.as_ref().as_ref();
-        let targets = matches.targets.as_slice();
+        let targets = &matches.targets;
         let owned = Some(message.clone());
         let mut fanout = self.clients.fanout(view, owned, targets.len(), now);
         for target in targets {
