@@ -94,28 +94,28 @@ impl Set {
 impl Set {
     #[inline]
     fn get(&mut self, hash: u64, topic: &[u8], generations: &Generations) -> Option<Rc<Matches>> {
-        for way in self.ways(print_of(hash)) {
-            let Some(known) = self.known[way].as_mut().filter(|it| it.topic.is(topic)) else {
-                continue;
-            };
-            if known.seen != generations.all() {
-                known.check(generations)?;
-            }
-            return known.matches.clone();
+        // Behind all of them where there is none.
+        let way = self.ways(print_of(hash)).0.trailing_zeros() as usize / 8;
+        let known = self.known.get_mut(way)?.as_mut()?;
+        if !known.topic.is(topic) {
+            return None;
         }
-        None
+        if known.seen != generations.all() && !known.check(generations) {
+            return None;
+        }
+        known.matches.clone()
     }
 }
 
 impl Known {
     /// Whether the matches are right after some filters have changed.
     #[inline(never)]
-    fn check(&mut self, generations: &Generations) -> Option<()> {
-        if generations.sum(&self.buckets) != self.generation {
-            return None;
+    fn check(&mut self, generations: &Generations) -> bool {
+        let is_right = generations.sum(&self.buckets) == self.generation;
+        if is_right {
+            self.seen = generations.all();
         }
-        self.seen = generations.all();
-        Some(())
+        is_right
     }
 }
 
@@ -194,6 +194,8 @@ impl Cache {
         }
     }
 
+    /// What is remembered of a topic and right, but for few that another topic is in the way of:
+    /// [`Self::get_at`] has those.
     // HOT: per PUBLISH.
     #[inline]
     pub(super) fn get(
@@ -255,6 +257,19 @@ impl Cache {
         }
         let way = (self.overflows / REFUSALS) as usize % WAYS;
         Spot::New(Slot { set, way })
+    }
+
+    /// What is remembered of the topic at `spot`, if it is right.
+    pub(super) fn get_at(&mut self, spot: Spot, generations: &Generations) -> Option<Rc<Matches>> {
+        let Spot::Own(slot) = spot else {
+            return None;
+        };
+        let known = self.known_mut(slot);
+        if known.check(generations) {
+            known.matches.clone()
+        } else {
+            None
+        }
     }
 
     /// Matches made of `origins` as they are now: those the topic at `spot` had before, or another one's.
@@ -359,6 +374,12 @@ impl Cache {
             + self.count * size_of::<Known>()
             + self.alike.size()
             + self.heap
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembers(&self, topic: &[u8]) -> bool {
+        let mut known = self.sets.iter().flat_map(|set| set.known.iter().flatten());
+        known.any(|it| it.topic.is(topic))
     }
 
     #[cfg(test)]

@@ -343,6 +343,10 @@ impl Router {
         hash: u64,
         mut may_read: impl FnMut(SessionKey) -> bool,
     ) -> Rc<Matches> {
+        let spot = self.cache.seek(hash, topic.as_bytes());
+        if let Some(matches) = self.cache.get_at(spot, &self.generations) {
+            return matches;
+        }
         self.matched.clear();
         self.trie.walk(topic, |head| {
             let mut id = head;
@@ -353,7 +357,6 @@ impl Router {
             }
         });
         self.matched.sum_up(&self.generations);
-        let spot = self.cache.seek(hash, topic.as_bytes());
         let matches = self
             .cache
             .find_alike(spot, &self.matched)

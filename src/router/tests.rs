@@ -356,6 +356,25 @@ fn what_is_remembered_is_bounded_and_grows_with_it_a_few_sets_at_a_time() {
 }
 
 #[test]
+fn every_topic_that_is_remembered_is_found_whatever_stands_before_it() {
+    let mut router = router();
+    subscribe(&mut router, "#", 1);
+    let mut found = 0;
+    for number in (0..3).flat_map(|_| 0..2_000) {
+        let name = number.to_string();
+        let remembered = router.cache.remembers(name.as_bytes());
+        let mut looked_for = false;
+        router.matches_of(topic(&name), |_| {
+            looked_for = true;
+            true
+        });
+        assert_eq!(looked_for, !remembered, "{name}");
+        found += u32::from(remembered);
+    }
+    assert!(found > 3_500, "{found}");
+}
+
+#[test]
 fn what_remembered_topics_hold_is_bounded() {
     use super::cache::{CACHED_HEAP_MAX, Cache};
     // Long topics.
