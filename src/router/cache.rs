@@ -80,7 +80,7 @@ impl Set {
     #[inline]
     const fn ways(&self, print: u8) -> Ways {
         const EACH: u64 = 0x0001_0101_0101_0101;
-        let differ = self.prints ^ print as u64 * EACH;
+        let differ = self.prints ^ (print as u64 * EACH);
         // The top bit of each byte that is zero.
         Ways(differ.wrapping_sub(EACH) & !differ & EACH << 7)
     }
