@@ -91,7 +91,8 @@ impl IdTable {
         let slots = self.slots.len();
         if self.old.is_empty() && slots > SLOTS_MIN && self.count * 7 < slots {
             self.prepare(slots / 2);
-            if self.count * 8 < slots {
+            // The last table may have moved until just now: then this one is begun late.
+            if self.count * 8 < slots && self.next.len() == slots / 2 {
                 self.resize(slots / 2);
             }
         } else if !self.next.is_empty() && self.count * 8 < slots * 5 {
