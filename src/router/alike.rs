@@ -16,7 +16,7 @@ const PLACES_MIN: usize = 8;
 const PLACES_MAX: usize = 1 << 12;
 /// Filters that are compared at most.
 const FILTERS_MAX: usize = 16;
-/// [`MadeOf::changes`] of matches that are not compared.
+/// [`Matches::changes`] of matches that are not compared.
 const NEVER: u64 = u64::MAX;
 
 const _: () = assert!(PLACES_MIN.is_power_of_two() && PLACES_MAX.is_power_of_two());
