@@ -204,6 +204,7 @@ fn spare_buffers_are_given_up_once_the_connections_that_used_them_are_silent() {
     );
 }
 
+/// The end that a Client which has left still owes [MQTT-3.14.4-2] is not waited for.
 #[test]
 fn nobody_waits_for_the_end_of_a_client_that_has_left_but_for_that_of_others() {
     let mut rig = Rig::new();
