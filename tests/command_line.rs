@@ -4,7 +4,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -60,6 +62,27 @@ fn port_in_use_is_said() {
         "{stderr}"
     );
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// A broker that was killed has gone before the kernel has taken its rings down, and its listeners with them.
+#[test]
+fn a_start_waits_for_an_address_that_is_soon_given_up() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let mut broker = command()
+        .args(["--cores", "1", "--port", &port])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(broker.stderr.take().unwrap()).lines();
+    let mut until = |words: &str| lines.any(|line| line.unwrap().contains(words));
+    let has_waited = until("waiting for it");
+    drop(holder);
+    let listens = until("listening on");
+    broker.kill().unwrap();
+    broker.wait().unwrap();
+    assert!(has_waited && listens, "{has_waited} {listens}");
 }
 
 #[test]

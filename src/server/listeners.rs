@@ -7,14 +7,24 @@ use crate::config::{Config, ListenAddress, Listener, Protocol, ProxyProtocol, So
 use crate::net::tls::TlsAcceptor;
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
 use crate::net::{
-    IpFamily, ListenerAddress, ListenerChange, ListenerOptions, Listening, ShardListener, by_shard,
-    open as open_listener,
+    IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions, Listening,
+    ShardListener, by_shard, open as open_listener,
 };
 use crate::origin::ListenerId;
 use crate::policy::Settings;
 use crate::runtime::Mailbox;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a start waits for addresses that are in use. The kernel takes the rings of a broker that was
+/// killed down after its process has gone, some milliseconds or, when its disk is busy, longer, and what it
+/// listened on goes with them.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// One listener.
 #[derive(Debug)]
@@ -85,6 +95,21 @@ impl AllListening {
         }
     }
 
+    /// Opens the listeners of `config` as the first, and waits a while for those that a broker which was
+    /// killed just now still has.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_first(
+        &mut self,
+        config: &Config,
+        acceptors: &[Option<TlsAcceptor>],
+        shard_count: usize,
+    ) -> Result<(), Failure> {
+        let until = Instant::now() + PATIENCE;
+        self.open_until(until, config, acceptors, shard_count)
+    }
+
     /// Opens the listeners of `config` that come behind those there are.
     ///
     /// # Errors
@@ -95,13 +120,27 @@ impl AllListening {
         acceptors: &[Option<TlsAcceptor>],
         shard_count: usize,
     ) -> Result<(), Failure> {
+        self.open_until(Instant::now(), config, acceptors, shard_count)
+    }
+
+    fn open_until(
+        &mut self,
+        until: Instant,
+        config: &Config,
+        acceptors: &[Option<TlsAcceptor>],
+        shard_count: usize,
+    ) -> Result<(), Failure> {
         let first = self.slots.len();
         for (index, listener) in config.listeners.iter().enumerate().skip(first) {
             let acceptor = acceptors.get(index).cloned().flatten();
             // With port 0 several addresses have the port that the system chose for the first.
             let first_port = self.slots.first().map(|slot| slot.port);
             let chosen = first_port.filter(|_| config.is_local_only);
-            match open_one(config, listener, index, acceptor, chosen, shard_count) {
+            let opened = options(config, listener, acceptor, chosen).and_then(|options| {
+                open_patiently(number(index), &options, shard_count, until)
+                    .map_err(|error| Failure::start(format!("{}: {error}", name_of(listener))))
+            });
+            match opened {
                 Ok(slot) => self.slots.push(slot),
                 Err(failure) => {
                     self.slots.truncate(first);
@@ -162,17 +201,27 @@ fn number(index: usize) -> ListenerId {
     u16::try_from(index).map(ListenerId).unwrap_or_default()
 }
 
-fn open_one(
-    config: &Config,
-    listener: &Listener,
-    index: usize,
-    acceptor: Option<TlsAcceptor>,
-    chosen_port: Option<u16>,
+/// Opens a listener; when its address is in use, tries again `until` then.
+fn open_patiently(
+    id: ListenerId,
+    options: &ListenerOptions,
     shard_count: usize,
-) -> Result<Slot, Failure> {
-    let options = options(config, listener, acceptor, chosen_port)?;
-    let listening = open_listener(number(index), &options, shard_count)
-        .map_err(|error| Failure::start(format!("{}: {error}", name_of(listener))))?;
+    until: Instant,
+) -> Result<Slot, ListenError> {
+    let mut is_said = false;
+    let listening = loop {
+        match open_listener(id, options, shard_count) {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                if !is_said {
+                    let patience = PATIENCE.as_secs();
+                    tracing::info!("{error}: waiting for it, up to {patience} s");
+                    is_said = true;
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+            result => break result?,
+        }
+    };
     let port = listening.addresses().first().map(SocketAddr::port);
     Ok(Slot {
         port: port.unwrap_or_default(),

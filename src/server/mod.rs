@@ -198,7 +198,7 @@ fn serve_configured(
 
     let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
-    listening.open(&config, &acceptors, shard_count)?;
+    listening.open_first(&config, &acceptors, shard_count)?;
     let admin_listener = admin::listen(&config.admin).map_err(|error| {
         let address = config.admin.listener.map(|it| it.to_string());
         let address = address.unwrap_or_default();
