@@ -285,5 +285,5 @@ KNOWN = (
          listeners=RMQTT_LISTENERS,
          unable={"connect": KEEPS_OPEN, "reconnect": KEEPS_OPEN},
          remark="rmqttd: with its plugins for retained messages and shared subscriptions",
-         source="cargo install rmqttd, with cmake"),
+         source="cargo install rmqttd, with cmake and protoc"),
 )
