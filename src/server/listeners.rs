@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// How long a start waits for addresses that are in use. The kernel takes the rings of a broker that was
 /// killed down after its process has gone, some milliseconds or, when its disk is busy, longer, and what it
 /// listened on goes with them.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -95,22 +95,8 @@ impl AllListening {
         }
     }
 
-    /// Opens the listeners of `config` as the first, and waits a while for those that a broker which was
-    /// killed just now still has.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub(super) fn open_first(
-        &mut self,
-        config: &Config,
-        acceptors: &[Option<TlsAcceptor>],
-        shard_count: usize,
-    ) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
-        self.open_until(until, config, acceptors, shard_count)
-    }
-
-    /// Opens the listeners of `config` that come behind those there are.
+    /// Opens the listeners of `config` that come behind those there are, and waits `patience` in all for
+    /// addresses that are in use.
     ///
     /// # Errors
     /// The first that cannot be opened; none of the new ones stays open.
@@ -119,17 +105,9 @@ impl AllListening {
         config: &Config,
         acceptors: &[Option<TlsAcceptor>],
         shard_count: usize,
+        patience: Duration,
     ) -> Result<(), Failure> {
-        self.open_until(Instant::now(), config, acceptors, shard_count)
-    }
-
-    fn open_until(
-        &mut self,
-        until: Instant,
-        config: &Config,
-        acceptors: &[Option<TlsAcceptor>],
-        shard_count: usize,
-    ) -> Result<(), Failure> {
+        let until = Instant::now() + patience;
         let first = self.slots.len();
         for (index, listener) in config.listeners.iter().enumerate().skip(first) {
             let acceptor = acceptors.get(index).cloned().flatten();
@@ -210,11 +188,11 @@ fn open_patiently(
 ) -> Result<Slot, ListenError> {
     let mut is_said = false;
     let listening = loop {
+        let left = until.saturating_duration_since(Instant::now());
         match open_listener(id, options, shard_count) {
-            Err(error) if error.source.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse && !left.is_zero() => {
                 if !is_said {
-                    let patience = PATIENCE.as_secs();
-                    tracing::info!("{error}: waiting for it, up to {patience} s");
+                    tracing::info!("{error}: waiting for it, up to {:.1} s", left.as_secs_f32());
                     is_said = true;
                 }
                 thread::sleep(LOOK_AGAIN);

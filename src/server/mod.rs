@@ -27,7 +27,7 @@ use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Beside, Clock, Placed, StoredShard, open_store};
 use crate::wal::StoreOptions;
 use files::{Disk, Guards};
-use listeners::AllListening;
+use listeners::{AllListening, START_PATIENCE};
 use logging::ShardLines;
 pub(crate) use privileges::{PrivilegesError, drop as drop_privileges};
 use reload::Reloader;
@@ -198,7 +198,7 @@ fn serve_configured(
 
     let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
-    listening.open_first(&config, &acceptors, shard_count)?;
+    listening.open(&config, &acceptors, shard_count, START_PATIENCE)?;
     let admin_listener = admin::listen(&config.admin).map_err(|error| {
         let address = config.admin.listener.map(|it| it.to_string());
         let address = address.unwrap_or_default();

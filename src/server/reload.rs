@@ -91,7 +91,7 @@ impl Reloader {
         let first = listening.count();
         let acceptors = guards.acceptors(&self.acceptors);
         let wrappings = listening.wrappings(&config, &acceptors, first)?;
-        listening.open(&config, &acceptors, self.shard_count)?;
+        listening.open(&config, &acceptors, self.shard_count, Duration::ZERO)?;
 
         // From here on nothing fails.
         remark(&config, &guards);
