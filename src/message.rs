@@ -81,19 +81,26 @@ pub struct MessageRef<'a> {
 pub struct Message {
     /// Topic Name, then properties, then payload.
     bytes: Vec<u8>,
-    topic_size: u32,
     properties_size: u32,
+    topic_size: u16,
     qos: QoS,
     retain: bool,
     expires_at: Option<Instant>,
     source: Option<Arc<Identity>>,
 }
 
+// With the counts of an `Arc` one line of the cache, of which a long queue has many.
+const _: () = assert!(size_of::<Message>() <= 48);
+
 impl Message {
     /// Copies `message` into a buffer of its own.
     #[must_use]
     pub fn new(message: MessageRef<'_>) -> Self {
-        let mut owned = Self::default();
+        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
+        let mut owned = Self {
+            bytes: Vec::with_capacity(size),
+            ..Self::default()
+        };
         owned.fill(message);
         owned
     }
@@ -120,8 +127,10 @@ impl Message {
         self.bytes.extend_from_slice(message.topic_name);
         self.bytes.extend_from_slice(message.properties);
         self.bytes.extend_from_slice(message.payload);
-        // A Control Packet is below 256 MiB, so its parts fit 32 bits.
-        self.topic_size = message.topic_name.len() as u32;
+        // A Topic Name is at most 65,535 bytes [MQTT-4.7.3-3], a Control Packet is below 256 MiB.
+        let topic_size = message.topic_name.len();
+        debug_assert!(topic_size <= usize::from(u16::MAX), "not a Topic Name");
+        self.topic_size = topic_size as u16;
         self.properties_size = message.properties.len() as u32;
         self.qos = message.qos;
         self.retain = message.retain;
@@ -132,7 +141,7 @@ impl Message {
     /// The message, borrowed.
     #[must_use]
     pub fn as_ref(&self) -> MessageRef<'_> {
-        let (topic_name, rest) = self.bytes.split_at(self.topic_size as usize);
+        let (topic_name, rest) = self.bytes.split_at(self.topic_size.into());
         let (properties, payload) = rest.split_at(self.properties_size as usize);
         MessageRef {
             topic_name,
@@ -147,7 +156,7 @@ impl Message {
     /// Topic Name.
     #[must_use]
     pub fn topic_name(&self) -> &[u8] {
-        &self.bytes[..self.topic_size as usize]
+        &self.bytes[..self.topic_size.into()]
     }
 
     /// The publisher's QoS.

@@ -24,30 +24,63 @@ pub(super) struct Owed {
 impl Owed {
     /// Puts a delivery at its place, whatever was there.
     pub(super) fn put(&mut self, delivery: ReplayedDelivery) {
+        self.place(delivery);
+    }
+
+    /// Puts each at its place. Those that follow one another go to the same run without looking for it.
+    pub(super) fn put_all(&mut self, deliveries: impl Iterator<Item = ReplayedDelivery>) {
+        let mut free: Option<(usize, u64, u64)> = None;
+        for delivery in deliveries {
+            let sequence = delivery.sequence;
+            if let Some((index, after, before)) = &mut free
+                && (*after < sequence && sequence < *before)
+                && let Some(run) = self.runs.get_mut(*index)
+            {
+                run.push_back(delivery);
+                *after = sequence;
+                continue;
+            }
+            let index = self.place(delivery);
+            free = index.map(|index| (index, sequence, self.next_taken(index, sequence)));
+        }
+    }
+
+    /// Puts a delivery at its place, and which run has grown by it.
+    fn place(&mut self, delivery: ReplayedDelivery) -> Option<usize> {
         let sequence = delivery.sequence;
         if let Some(known) = self.place_mut(sequence) {
             let was_over = is_over(known);
             *known = delivery;
             self.gaps -= usize::from(was_over);
-            return;
+            return None;
         }
         // The run that ends closest to it.
         let before = |run: &LongQueue<ReplayedDelivery>| {
             let last = run.back()?.sequence;
             (last < sequence).then_some(last)
         };
-        let runs = self.runs.iter_mut();
-        let growing = runs.filter_map(|run| Some((before(run)?, run)));
-        match growing.max_by_key(|(last, _)| *last) {
-            Some((_, run)) => run.push_back(delivery),
-            None => {
-                if self.runs.len() >= RUNS_MAX {
-                    let joined = self.join();
-                    self.runs.push(joined);
-                }
-                self.runs.push(LongQueue::from_iter([delivery]));
-            }
+        let runs = self.runs.iter_mut().enumerate();
+        let growing = runs.filter_map(|(index, run)| Some((before(run)?, index, run)));
+        if let Some((_, index, run)) = growing.max_by_key(|(last, ..)| *last) {
+            run.push_back(delivery);
+            return Some(index);
         }
+        if self.runs.len() >= RUNS_MAX {
+            let joined = self.join();
+            self.runs.push(joined);
+        }
+        self.runs.push(LongQueue::from_iter([delivery]));
+        Some(self.runs.len() - 1)
+    }
+
+    /// The first place behind `sequence`, the end of the run `index`, that another run may have.
+    fn next_taken(&self, index: usize, sequence: u64) -> u64 {
+        let others = self.runs.iter().enumerate().filter(|it| it.0 != index);
+        let behind = others.filter_map(|(_, run)| {
+            let (first, last) = (run.front()?.sequence, run.back()?.sequence);
+            (last > sequence).then_some(first)
+        });
+        behind.min().unwrap_or(u64::MAX)
     }
 
     /// What is owed at a place.
@@ -187,6 +220,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn many_at_a_time_are_put_where_each_would_be_put(
+            batches in prop::collection::vec(
+                (0_u64..60, prop::collection::vec((0_u64..4, 0_u8..8), 1..20)),
+                0..20,
+            ),
+        ) {
+            let mut owed = Owed::default();
+            let mut single = Owed::default();
+            for (payload, (first, steps)) in (0..=255).cycle().zip(batches) {
+                // Mostly in a row, with gaps and repetitions.
+                let mut next = first;
+                let mut batch = Vec::new();
+                for (step, what) in steps {
+                    batch.push(delivery(next, payload));
+                    next = if what == 0 { first + step } else { next + step };
+                }
+                batch.iter().for_each(|it| single.put(it.clone()));
+                owed.put_all(batch.into_iter());
+                single.remove(first + 1);
+                owed.remove(first + 1);
+                prop_assert_eq!(&owed.runs, &single.runs);
+                prop_assert_eq!(owed.gaps, single.gaps);
+            }
+        }
+
         #[test]
         fn whatever_the_order_it_holds_what_a_table_by_place_would(
             steps in prop::collection::vec((0_u64..40, 0_u8..4), 0..200),

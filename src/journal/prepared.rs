@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use super::WallClock;
-use super::record::{Record, Records};
-use super::replay::FrameMessages;
-use crate::message::{Message, QoS};
+use super::record::{Common, Record, Records};
+use super::replay::{FrameMessages, Progress, ReplayedDelivery};
+use crate::message::Message;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Prepared {
     pub(super) steps: VecDeque<Step>,
+    /// Those of [`Step::Deliveries`], in order.
+    pub(super) deliveries: VecDeque<ReplayedDelivery>,
     /// Messages of the frame at hand that were made, and whether the replay was told their names.
     messages: FrameMessages<bool>,
 }
@@ -23,15 +26,9 @@ pub struct Prepared {
 /// What the replay of a frame does next.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A [`Record::Delivery`] that refers to a message of its frame and says nothing rare.
-    Delivery {
-        session: u64,
-        sequence: u64,
-        message: Arc<Message>,
-        qos: QoS,
-        retain: bool,
-        sent: bool,
-    },
+    /// So many [`Record::Delivery`] in a row for one Session that refer to messages of their frame and say
+    /// nothing rare.
+    Deliveries { session: u64, count: usize },
     /// Records that are left to the replay refer to this message.
     Message { name: u64, message: Arc<Message> },
     /// Records from `begin` to `end` of the frame.
@@ -53,45 +50,42 @@ impl Prepared {
         let mut left = None;
         loop {
             let begin = payload.len() - records.left();
-            let Some(record) = records.next() else {
-                break;
-            };
-            match record {
-                Ok(Record::Message {
-                    message,
-                    shared: false,
-                    origin: None,
-                    content,
-                }) => {
+            match records.next_common() {
+                Some(Common::Message { message, content }) => {
                     self.leave(&mut left, begin);
                     let content = Arc::new(content.to_message(clock));
                     self.messages.insert(message, content, false);
                 }
-                Ok(Record::Delivery {
+                Some(Common::Delivery {
                     session,
                     sequence,
                     message,
                     qos,
                     retain,
                     sent,
-                    share: None,
-                    subscription_identifiers: [],
-                }) if let Some((message, _)) = self.messages.get(message) => {
+                }) => {
+                    let Some((message, _)) = self.messages.get(message) else {
+                        left.get_or_insert(begin);
+                        continue;
+                    };
                     self.leave(&mut left, begin);
-                    self.steps.push_back(Step::Delivery {
-                        session,
+                    self.count_delivery(session);
+                    self.deliveries.push_back(ReplayedDelivery {
                         sequence,
-                        message,
+                        progress: Progress::before_release(sent),
+                        message: Some(message),
                         qos,
                         retain,
-                        sent,
+                        share: None,
+                        subscription_identifiers: SmallVec::new(),
                     });
                     deliveries += 1;
                 }
-                other => {
-                    match other {
-                        Ok(Record::Message { message, .. }) => self.messages.remove(message),
-                        Ok(Record::Delivery { message, .. }) => {
+                None => {
+                    match records.next() {
+                        None => break,
+                        Some(Ok(Record::Message { message, .. })) => self.messages.remove(message),
+                        Some(Ok(Record::Delivery { message, .. })) => {
                             if let Some((content, false)) = self.messages.get(message) {
                                 self.leave(&mut left, begin);
                                 self.messages.insert(message, content.clone(), true);
@@ -102,7 +96,7 @@ impl Prepared {
                             }
                         }
                         // One that cannot be read is the last: the replay finds it there.
-                        _ => {}
+                        Some(_) => {}
                     }
                     left.get_or_insert(begin);
                     continue;
@@ -119,14 +113,17 @@ impl Prepared {
         });
     }
 
-    /// Leaves all of the next frame to the replay.
-    pub fn leave_all(&mut self, payload: &[u8]) {
-        self.leave(&mut Some(0), payload.len());
-        self.steps.push_back(Step::End {
-            records: 0,
-            deliveries: 0,
-            bytes: 0,
-        });
+    fn count_delivery(&mut self, session: u64) {
+        if let Some(Step::Deliveries {
+            session: last,
+            count,
+        }) = self.steps.back_mut()
+            && *last == session
+        {
+            *count += 1;
+        } else {
+            self.steps.push_back(Step::Deliveries { session, count: 1 });
+        }
     }
 
     /// Leaves the records from `begin` to `end` to the replay, if there are any.
@@ -139,6 +136,7 @@ impl Prepared {
     /// Forgets all frames.
     pub fn clear(&mut self) {
         self.steps.clear();
+        self.deliveries.clear();
         self.messages.clear();
     }
 }
@@ -150,6 +148,7 @@ mod tests {
         NUMBER_MAX, Origin, Replay, Replayed, StoredIdentity, StoredMessage, UnknownRecord,
     };
     use crate::key::PacketIdentifier;
+    use crate::message::QoS;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -235,16 +234,19 @@ mod tests {
         let expected: Result<(), UnknownRecord> =
             frames.iter().try_for_each(|payload| plain.frame(payload));
         let mut prepared = Prepared::default();
-        for (payload, left) in frames.iter().zip(left.iter().cycle()) {
-            match left {
-                true => prepared.leave_all(payload),
-                false => prepared.prepare(payload, CLOCK),
-            }
+        let frames = || frames.iter().zip(left.iter().cycle());
+        for (payload, _) in frames().filter(|(_, left)| !**left) {
+            prepared.prepare(payload, CLOCK);
         }
         let mut replay = Replay::new(CLOCK, &[]);
-        let result = frames
-            .iter()
-            .try_for_each(|payload| replay.prepared(payload, &mut prepared));
+        let mut own = Prepared::default();
+        let result = frames().try_for_each(|(payload, left)| {
+            if !left {
+                return replay.prepared(payload, &mut prepared);
+            }
+            own.prepare(payload, CLOCK);
+            replay.prepared(payload, &mut own)
+        });
         assert_eq!(result, expected);
         if result.is_ok() {
             assert!(prepared.steps.is_empty());

@@ -67,6 +67,7 @@ impl<'a> StoredMessage<'a> {
         put_bytes(out, self.payload);
     }
 
+    #[inline(always)]
     fn decode(reader: &mut Reader<'a>) -> Option<Self> {
         let flags = reader.u8()?;
         let expires_at_ms = reader.option()?;
@@ -381,6 +382,16 @@ const ENDING: u8 = 18;
 const HANDED_ON: u8 = 19;
 const GROUP_HAD: u8 = 20;
 
+// Of a message.
+const IS_SHARED: u8 = 1;
+const HAS_ORIGIN: u8 = 1 << 1;
+
+// Of a delivery, beside its QoS.
+const IS_RETAINED: u8 = 1 << 2;
+const IS_SENT: u8 = 1 << 3;
+const HAS_SHARE: u8 = 1 << 4;
+const HAS_IDENTIFIERS: u8 = 1 << 5;
+
 impl<'a> Record<'a> {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -454,7 +465,8 @@ impl<'a> Record<'a> {
             } => {
                 out.push(MESSAGE);
                 put_u64(out, *message);
-                out.push(u8::from(*shared) | u8::from(origin.is_some()) << 1);
+                let shared = if *shared { IS_SHARED } else { 0 };
+                out.push(shared | if origin.is_some() { HAS_ORIGIN } else { 0 });
                 if let Some(origin) = origin {
                     origin.encode(out);
                 }
@@ -584,14 +596,14 @@ impl<'a> Record<'a> {
             MESSAGE => {
                 let message = reader.number()?;
                 let flags = reader.u8()?;
-                let origin = if flags & 2 != 0 {
+                let origin = if flags & HAS_ORIGIN != 0 {
                     Some(Origin::decode(reader)?)
                 } else {
                     None
                 };
                 Self::Message {
                     message,
-                    shared: flags & 1 != 0,
+                    shared: flags & IS_SHARED != 0,
                     origin,
                     content: StoredMessage::decode(reader)?,
                 }
@@ -601,12 +613,12 @@ impl<'a> Record<'a> {
                 let sequence = reader.number()?;
                 let message = reader.number()?;
                 let flags = reader.u8()?;
-                let share = if flags & 1 << 4 != 0 {
+                let share = if flags & HAS_SHARE != 0 {
                     Some(filter(reader)?)
                 } else {
                     None
                 };
-                let identifiers = if flags & 1 << 5 != 0 {
+                let identifiers = if flags & HAS_IDENTIFIERS != 0 {
                     reader.bytes()?
                 } else {
                     &[]
@@ -619,8 +631,8 @@ impl<'a> Record<'a> {
                     sequence,
                     message,
                     qos: QoS::from_bits(flags & 3)?,
-                    retain: flags & 1 << 2 != 0,
-                    sent: flags & 1 << 3 != 0,
+                    retain: flags & IS_RETAINED != 0,
+                    sent: flags & IS_SENT != 0,
                     share,
                     subscription_identifiers,
                 }
@@ -704,6 +716,24 @@ fn options_from_u8(value: u8) -> Option<SubscriptionOptions> {
     })
 }
 
+/// What most of a long log is, without what is rare.
+pub(super) enum Common<'a> {
+    /// A [`Record::Message`] of which nobody else knows.
+    Message {
+        message: u64,
+        content: StoredMessage<'a>,
+    },
+    /// A [`Record::Delivery`] for a Subscription of the Session's own, without Subscription Identifiers.
+    Delivery {
+        session: u64,
+        sequence: u64,
+        message: u64,
+        qos: QoS,
+        retain: bool,
+        sent: bool,
+    },
+}
+
 /// The records of a frame. Ends with one that cannot be read.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
@@ -724,6 +754,44 @@ impl<'a> Records<'a> {
             rest: Reader(payload),
             is_broken: false,
         }
+    }
+
+    /// The next record if it is one of those that most of a long log is. Any other stays where it is.
+    #[inline(always)]
+    pub(super) fn next_common(&mut self) -> Option<Common<'a>> {
+        let mut reader = self.rest.clone();
+        let common = match reader.u8()? {
+            MESSAGE => {
+                let message = reader.number()?;
+                if reader.u8()? & (IS_SHARED | HAS_ORIGIN) != 0 {
+                    return None;
+                }
+                Common::Message {
+                    message,
+                    content: StoredMessage::decode(&mut reader)?,
+                }
+            }
+            DELIVERY => {
+                let session = reader.number()?;
+                let sequence = reader.number()?;
+                let message = reader.number()?;
+                let flags = reader.u8()?;
+                if flags & (HAS_SHARE | HAS_IDENTIFIERS) != 0 {
+                    return None;
+                }
+                Common::Delivery {
+                    session,
+                    sequence,
+                    message,
+                    qos: QoS::from_bits(flags & 3)?,
+                    retain: flags & IS_RETAINED != 0,
+                    sent: flags & IS_SENT != 0,
+                }
+            }
+            _ => return None,
+        };
+        self.rest = reader;
+        Some(common)
     }
 
     /// Bytes that were not read.

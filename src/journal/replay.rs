@@ -43,6 +43,12 @@ pub enum Progress {
     Released,
 }
 
+impl Progress {
+    pub(super) const fn before_release(sent: bool) -> Self {
+        if sent { Self::Sent } else { Self::Waiting }
+    }
+}
+
 /// Something owed to a Session.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReplayedDelivery {
@@ -244,6 +250,15 @@ impl Open {
         self.owed.put(delivery);
     }
 
+    fn put_all(&mut self, deliveries: impl Iterator<Item = ReplayedDelivery>) {
+        let mut last = None;
+        let deliveries = deliveries.inspect(|it| last = last.max(Some(it.sequence)));
+        self.owed.put_all(deliveries);
+        if let Some(last) = last {
+            self.goes_on_after(last);
+        }
+    }
+
     fn goes_on_after(&mut self, sequence: u64) {
         let next = sequence.saturating_add(1).min(NUMBER_MAX);
         self.state.next_sequence = self.state.next_sequence.max(next);
@@ -401,26 +416,10 @@ impl Replay {
         self.messages.clear();
         while let Some(step) = prepared.steps.pop_front() {
             match step {
-                Step::Delivery {
-                    session,
-                    sequence,
-                    message,
-                    qos,
-                    retain,
-                    sent,
-                } => self.open(session).put(ReplayedDelivery {
-                    sequence,
-                    progress: if sent {
-                        Progress::Sent
-                    } else {
-                        Progress::Waiting
-                    },
-                    message: Some(message),
-                    qos,
-                    retain,
-                    share: None,
-                    subscription_identifiers: SmallVec::new(),
-                }),
+                Step::Deliveries { session, count } => {
+                    let deliveries = prepared.deliveries.drain(..count);
+                    self.open(session).put_all(deliveries);
+                }
                 Step::Message { name, message } => self.messages.insert(name, message, None),
                 Step::Records { begin, end } => {
                     self.some_of_frame(payload.get(begin..end).unwrap_or_default())?;
@@ -586,11 +585,7 @@ impl Replay {
                 }
                 self.open(session).put(ReplayedDelivery {
                     sequence,
-                    progress: if sent {
-                        Progress::Sent
-                    } else {
-                        Progress::Waiting
-                    },
+                    progress: Progress::before_release(sent),
                     message: Some(content),
                     qos,
                     retain,

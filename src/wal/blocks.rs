@@ -17,9 +17,9 @@ const BLOCKS: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Block {
     buffer: Buffer,
-    /// Where each frame ends.
-    ends: Vec<usize>,
-    /// What they say.
+    /// Where each frame ends, and whether it is made ready.
+    ends: Vec<(usize, bool)>,
+    /// What those say that are.
     prepared: Prepared,
     part: Part,
 }
@@ -65,7 +65,7 @@ pub(super) fn blocks(clock: WallClock) -> (Feed, Steps) {
         is_first: true,
         clock,
     };
-    (feed, Steps { steps, back })
+    (feed, Steps { steps, back, clock })
 }
 
 /// Why a frame was not read.
@@ -119,19 +119,19 @@ impl Feed {
 
 impl Sink<ReadError> for Feed {
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), ReadError> {
-        let begin = self.block.ends.last().copied().unwrap_or_default();
-        self.block.ends.push(begin + frame.size());
+        let begin = self.block.ends.last().map_or(0, |(end, _)| *end);
         // The replay has something to do, and this is less of it. Without, both would wait for this thread.
-        if self.is_first || !self.full.is_empty() {
+        let is_prepared = self.is_first || !self.full.is_empty();
+        self.block.ends.push((begin + frame.size(), is_prepared));
+        if is_prepared {
             self.block.prepared.prepare(frame.payload, self.clock);
-        } else {
-            self.block.prepared.leave_all(frame.payload);
         }
         Ok(())
     }
 
     fn hand_over(&mut self, buffer: &mut Buffer, end: usize) -> Result<(), ReadError> {
-        debug_assert_eq!(self.block.ends.last(), Some(&end), "whole frames");
+        let last = self.block.ends.last().map(|(end, _)| *end);
+        debug_assert_eq!(last, Some(end), "whole frames");
         self.is_first = false;
         let mut next = self.free.recv().map_err(|_| Gone)?;
         next.part = self.block.part;
@@ -150,6 +150,7 @@ impl Sink<ReadError> for Feed {
 pub(super) struct Steps {
     steps: Receiver<Step>,
     back: Sender<Block>,
+    clock: WallClock,
 }
 
 impl Steps {
@@ -158,6 +159,7 @@ impl Steps {
     /// # Errors
     /// A record nobody knows, and in which part it is. The reader finds nobody there then.
     pub(super) fn replay(self, replay: &mut Replay) -> Result<(), (Part, UnknownRecord)> {
+        let mut own = Prepared::default();
         for step in self.steps {
             let mut block = match step {
                 Step::Frames(block) => block,
@@ -167,10 +169,16 @@ impl Steps {
                 }
             };
             let mut begin = 0;
-            for &end in &block.ends {
+            for &(end, is_prepared) in &block.ends {
                 let payload = block.buffer.bytes().get(begin + FRAME_HEADER_SIZE..end);
                 let payload = payload.expect("the bytes of its frames");
-                let replayed = replay.prepared(payload, &mut block.prepared);
+                let prepared = if is_prepared {
+                    &mut block.prepared
+                } else {
+                    own.prepare(payload, self.clock);
+                    &mut own
+                };
+                let replayed = replay.prepared(payload, prepared);
                 replayed.map_err(|error| (block.part, error))?;
                 begin = end;
             }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Segments that the system is asked to read before they are needed.
-const SEGMENTS_AHEAD: usize = 2;
+const SEGMENTS_AHEAD: usize = 4;
 
 /// The store cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,13 @@ use rustix::io::Errno;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// Asked to read more than this ahead, a system may read only the front of it: Linux as much as the
+/// disk takes in one request.
+const READ_AHEAD_SIZE: NonZeroU64 = NonZeroU64::new(512 << 10).unwrap();
 
 /// A place for files, flat. What was done to names and contents lasts once it was brought to the disk.
 pub trait Storage: fmt::Debug + Send + Sync {
@@ -170,9 +175,13 @@ impl Storage for Folder {
     }
 
     fn read_ahead(&self, name: &str) {
-        if let Ok(file) = File::open(self.path(name)) {
+        let Ok(file) = File::open(self.path(name)) else {
+            return;
+        };
+        let size = file.metadata().map_or(0, |it| it.len());
+        for offset in (0..size).step_by(READ_AHEAD_SIZE.get() as usize) {
             // A system that takes no advice reads when it is asked to.
-            let _ = fadvise(&file, 0, None, Advice::WillNeed);
+            let _ = fadvise(&file, offset, Some(READ_AHEAD_SIZE), Advice::WillNeed);
         }
     }
 
