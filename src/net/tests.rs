@@ -275,3 +275,41 @@ fn thousands_of_clients_that_fall_silent_lose_their_buffers_a_few_in_each_turn()
     assert!(most <= 128, "{most} in one turn");
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&(rig.now - Instant::ZERO)));
 }
+
+#[test]
+fn a_client_that_does_not_read_gets_everything_in_its_order_once_it_does_and_nobody_moves_it_meanwhile()
+ {
+    const ROUNDS: usize = 600;
+    let mut rig = Rig::new();
+    for ending in ["", "."] {
+        let mut client = rig.connect();
+        let key = rig.path.core.peers.keys().next().unwrap();
+        let slot = rig.path.connections.find(key).unwrap();
+        // Fills what the kernel takes, and then what is kept here.
+        let mut expected = Vec::new();
+        let mut round = 0;
+        while round < ROUNDS {
+            let is_blocked = rig.path.connections.get(slot).unsent_size() > 0;
+            let size = if is_blocked { 900 + round } else { 100_000 };
+            let words: Vec<u8> = (0..size).map(|at| (at % 250 + round % 7) as u8).collect();
+            let effects = &mut rig.path.effects;
+            rig.path.core.peers.send(key.index, &words, effects);
+            rig.path.carry_out_effects();
+            rig.path.flush();
+            rig.path.enter(None);
+            rig.path.handle_completions(rig.now);
+            expected.extend_from_slice(&words);
+            round += usize::from(is_blocked);
+        }
+        let unsent = rig.path.connections.get(slot).backlog_size();
+        assert!(unsent >= ROUNDS * 900, "{unsent}");
+        client.write_all(ending.as_bytes()).unwrap();
+        expected.extend_from_slice(ending.as_bytes());
+        rig.expect(&mut client, &expected);
+        assert_eq!(rig.path.connections.get(slot).unsent_size(), 0);
+        drop(client);
+        while !rig.path.is_empty() {
+            rig.turn();
+        }
+    }
+}
