@@ -93,6 +93,13 @@ class Rounds(unittest.TestCase):
         self.assertIn("delivered, k/s | 1.0 |", text)
         self.assertIn("Not installed here, so not measured: other.", text)
 
+    def test_the_table_says_when_nothing_slept(self):
+        result, _ = self.measure([report(1000)], runs=1)
+        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
+                   "duration_s": 1, "not_installed": []}
+        self.assertNotIn("No CPU halted", perf_peers.table(result))
+        self.assertIn("No CPU halted", perf_peers.table(result | {"awake": True}))
+
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
         self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
