@@ -30,7 +30,6 @@ mod buffer_ring;
 mod connection;
 mod core;
 mod data_path;
-mod defer_accept;
 mod listener;
 mod pace;
 mod peers;
