@@ -935,9 +935,7 @@ impl<C: Core> DataPath<C> {
             self.uring.cancel(connect, ignored);
         }
         self.pool.put(std::mem::take(&mut connection.held));
-        while connection.unsent_size() > 0 {
-            self.pool.put(connection.take_unsent().0);
-        }
+        self.pool.put(connection.take_unsent().0);
         self.release(slot);
     }
 
@@ -963,9 +961,8 @@ impl<C: Core> DataPath<C> {
     // HOT: per connection and turn.
     fn send_output(&mut self, slot: u32, key: ConnectionKey) {
         let connection = self.connections.get(slot);
-        let is_behind = connection.state.has(State::BLOCKED.or(State::SENDING));
-        if is_behind || connection.has_backlog() {
-            self.send_behind(slot, key);
+        if connection.state.has(State::BLOCKED) {
+            connection.state.set(State::DIRTY);
             return;
         }
         // The core gets an empty buffer of about the size it used last; an idle connection loses it
@@ -1011,44 +1008,12 @@ impl<C: Core> DataPath<C> {
         }
     }
 
-    /// Takes what the core has for a connection whose socket had no room for what comes before it, and sends the
-    /// next piece of that if there is room now.
-    fn send_behind(&mut self, slot: u32, key: ConnectionKey) {
-        let connection = self.connections.get(slot);
-        // What wraps a connection wraps when it is sent, so that its answers do not pile up here.
-        if connection.transport.is_none() {
-            let mut bytes = self.pool.take(0);
-            self.core.take_output(key, &mut bytes);
-            if bytes.is_empty() {
-                self.pool.put(bytes);
-            } else {
-                connection.keep_behind(bytes, &mut self.pool);
-            }
-        }
-        if connection.state.has(State::BLOCKED.or(State::SENDING)) {
-            connection.state.set(State::DIRTY);
-            // What becomes of a send that is under way is told when it ends.
-            if connection.transport.is_none() && !connection.state.has(State::SENDING) {
-                let unsent = connection.unsent_size();
-                self.core
-                    .handle_unsent(key, unsent, self.now, &mut self.effects);
-            }
-            return;
-        }
-        // The next one has to wait until all of this one has been taken.
-        connection.state.set(State::SENDING);
-        let piece = connection.take_piece();
-        self.send(slot, piece, 0, Report::Always);
-    }
-
     /// Sends output of a connection that has nothing unsent.
     pub(super) fn send_first(&mut self, slot: u32, key: ConnectionKey, bytes: Vec<u8>) {
         self.send(slot, bytes, 0, Report::Failure);
         // Most sends succeed, and a success has no completion that would end the wait for the next
         // event: the core is told at once, and told better if the socket did not take everything.
-        let unsent = self.connections.get(slot).backlog_size();
-        self.core
-            .handle_unsent(key, unsent, self.now, &mut self.effects);
+        self.core.handle_unsent(key, 0, self.now, &mut self.effects);
     }
 
     fn continue_sending(&mut self, slot: u32) {
@@ -1118,7 +1083,6 @@ impl<C: Core> DataPath<C> {
         let unsent = send.bytes.len() - offset;
         let closing = connection.state.has(State::CLOSING);
         let key = connection.key;
-        let behind = connection.backlog_size();
         if unsent > 0 {
             connection.state.set(State::BLOCKED.or(State::POLLING));
             connection.keep_unsent(send.bytes, offset);
@@ -1126,7 +1090,7 @@ impl<C: Core> DataPath<C> {
         } else {
             self.pool.put(send.bytes);
             connection.tidy_rare();
-            if connection.state.has(State::DIRTY) || behind > 0 {
+            if connection.state.has(State::DIRTY) {
                 self.dirty.extend(key);
             }
             connection.state.clear(State::BLOCKED.or(State::DIRTY));
@@ -1140,7 +1104,7 @@ impl<C: Core> DataPath<C> {
         }
         if let Some(key) = key {
             self.core
-                .handle_unsent(key, unsent + behind, self.now, &mut self.effects);
+                .handle_unsent(key, unsent, self.now, &mut self.effects);
         }
     }
 
@@ -1181,7 +1145,6 @@ impl<C: Core> DataPath<C> {
         connection.state.clear(State::WARM);
         if let Some(key) = connection.key
             && !connection.state.has(State::BLOCKED)
-            && !connection.has_backlog()
         {
             let mut bytes = Vec::new();
             self.core.take_output(key, &mut bytes);
