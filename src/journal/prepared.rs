@@ -1,4 +1,4 @@
-//! Frames that are made ready to be replayed, by another thread than the one that replays them.
+//! Frames that are made ready to be replayed, by the thread that replays them or by another one ahead of it.
 //!
 //! Most of what a long log says is messages and deliveries of them, and most of the work is to make these.
 //! The rest is left to the replay, which reads it where it stands in the frame.

@@ -465,8 +465,7 @@ impl<'a> Record<'a> {
             } => {
                 out.push(MESSAGE);
                 put_u64(out, *message);
-                let shared = if *shared { IS_SHARED } else { 0 };
-                out.push(shared | if origin.is_some() { HAS_ORIGIN } else { 0 });
+                out.push(flag(*shared, IS_SHARED) | flag(origin.is_some(), HAS_ORIGIN));
                 if let Some(origin) = origin {
                     origin.encode(out);
                 }
@@ -484,10 +483,10 @@ impl<'a> Record<'a> {
             } => {
                 put_two(out, DELIVERY, *session, *sequence);
                 put_u64(out, *message);
-                let flags = u8::from(*retain) << 2
-                    | u8::from(*sent) << 3
-                    | u8::from(share.is_some()) << 4
-                    | u8::from(!subscription_identifiers.is_empty()) << 5;
+                let flags = flag(*retain, IS_RETAINED)
+                    | flag(*sent, IS_SENT)
+                    | flag(share.is_some(), HAS_SHARE)
+                    | flag(!subscription_identifiers.is_empty(), HAS_IDENTIFIERS);
                 out.push(*qos as u8 | flags);
                 if let Some(share) = share {
                     put_bytes(out, share.as_bytes());
@@ -594,8 +593,7 @@ impl<'a> Record<'a> {
                 filter: filter(reader)?,
             },
             MESSAGE => {
-                let message = reader.number()?;
-                let flags = reader.u8()?;
+                let (message, flags) = message_head(reader)?;
                 let origin = if flags & HAS_ORIGIN != 0 {
                     Some(Origin::decode(reader)?)
                 } else {
@@ -609,10 +607,7 @@ impl<'a> Record<'a> {
                 }
             }
             DELIVERY => {
-                let session = reader.number()?;
-                let sequence = reader.number()?;
-                let message = reader.number()?;
-                let flags = reader.u8()?;
+                let ([session, sequence, message], flags) = delivery_head(reader)?;
                 let share = if flags & HAS_SHARE != 0 {
                     Some(filter(reader)?)
                 } else {
@@ -689,6 +684,23 @@ impl<'a> Record<'a> {
     }
 }
 
+const fn flag(is_set: bool, flag: u8) -> u8 {
+    if is_set { flag } else { 0 }
+}
+
+/// The name of a message and the flags of its record.
+#[inline(always)]
+fn message_head(reader: &mut Reader<'_>) -> Option<(u64, u8)> {
+    Some((reader.number()?, reader.u8()?))
+}
+
+/// Session, place and message of a delivery, and the flags of its record.
+#[inline(always)]
+fn delivery_head(reader: &mut Reader<'_>) -> Option<([u64; 3], u8)> {
+    let names = [reader.number()?, reader.number()?, reader.number()?];
+    Some((names, reader.u8()?))
+}
+
 fn filter<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
     let filter = reader.text()?;
     TopicFilter::new(filter).ok()?;
@@ -762,8 +774,8 @@ impl<'a> Records<'a> {
         let mut reader = self.rest.clone();
         let common = match reader.u8()? {
             MESSAGE => {
-                let message = reader.number()?;
-                if reader.u8()? & (IS_SHARED | HAS_ORIGIN) != 0 {
+                let (message, flags) = message_head(&mut reader)?;
+                if flags & (IS_SHARED | HAS_ORIGIN) != 0 {
                     return None;
                 }
                 Common::Message {
@@ -772,10 +784,7 @@ impl<'a> Records<'a> {
                 }
             }
             DELIVERY => {
-                let session = reader.number()?;
-                let sequence = reader.number()?;
-                let message = reader.number()?;
-                let flags = reader.u8()?;
+                let ([session, sequence, message], flags) = delivery_head(&mut reader)?;
                 if flags & (HAS_SHARE | HAS_IDENTIFIERS) != 0 {
                     return None;
                 }
