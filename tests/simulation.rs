@@ -119,6 +119,15 @@ fn every_seed_keeps_every_promise() {
     }
 }
 
+/// In both a shard that was late closed a silent Client, whose Will is retained, and published another
+/// Will to the same topic: in the order of time, and after a deadline was put off in another.
+#[test]
+fn seeds_that_once_failed_keep_every_promise() {
+    for seed in [144_001_361, 560_129] {
+        run(seed, None);
+    }
+}
+
 #[test]
 fn no_crash_takes_what_was_acknowledged_whatever_the_disk_does() {
     let mut sum = DurableReport::default();

@@ -267,8 +267,17 @@ struct Group {
 struct Topic {
     /// The value when the broker last was at rest.
     settled: Option<MessageIndex>,
-    /// The last write of each shard since.
-    writes: BTreeMap<ShardId, Option<MessageIndex>>,
+    /// The writes of each shard since that may be its last.
+    writes: BTreeMap<ShardId, Vec<Write>>,
+}
+
+/// A retained message that was set or, with `None`, cleared.
+#[derive(Debug)]
+struct Write {
+    message: Option<MessageIndex>,
+    /// The event that did it. What one timeout causes has no order: MQTT gives none to Wills of two
+    /// Clients, and a shard that is late takes deadlines that were put off where they stood before.
+    event: u64,
 }
 
 /// The model.
@@ -277,6 +286,8 @@ pub struct Oracle {
     limits: Limits,
     now: Instant,
     events: u64,
+    /// The timeout whose connections are being closed.
+    timeout: Option<u64>,
     hash: u64,
     messages: Vec<Publication>,
     sequences: BTreeMap<(ClientIndex, &'static str, QoS), u64>,
@@ -307,6 +318,7 @@ impl Oracle {
             limits,
             now,
             events: 0,
+            timeout: None,
             hash: 0xcbf2_9ce4_8422_2325,
             messages: Vec::new(),
             sequences: BTreeMap::new(),
@@ -413,6 +425,11 @@ impl Oracle {
         self.now = now;
         self.events += 1;
         self.mix(&now.as_nanos().to_be_bytes());
+        self.timeout = match event {
+            Event::Timeout { .. } => Some(self.events),
+            Event::Closing { .. } => self.timeout,
+            _ => None,
+        };
         match event {
             Event::Timeout { shard } => {
                 self.mix(&shard.0.to_be_bytes());
@@ -803,11 +820,11 @@ impl Oracle {
         shard: ShardId,
         message: Option<MessageIndex>,
     ) {
-        self.topics
-            .entry(topic)
-            .or_default()
-            .writes
-            .insert(shard, message);
+        let event = self.timeout.unwrap_or(self.events);
+        let state = self.topics.entry(topic).or_default();
+        let writes = state.writes.entry(shard).or_default();
+        writes.retain(|other| self.timeout == Some(other.event));
+        writes.push(Write { message, event });
         for session in &mut self.sessions {
             session.owed_retained.remove(topic);
         }
@@ -1519,7 +1536,8 @@ impl Oracle {
             let allowed: Vec<Option<MessageIndex>> = if topic.writes.is_empty() {
                 vec![topic.settled]
             } else {
-                topic.writes.values().copied().collect()
+                let writes = topic.writes.values().flatten();
+                writes.map(|write| write.message).collect()
             };
             let may_have_expired = |index: &Option<MessageIndex>| {
                 index.is_some_and(|index| self.messages[index as usize].expiry_s.is_some())
