@@ -119,11 +119,12 @@ fn every_seed_keeps_every_promise() {
     }
 }
 
-/// In both a shard that was late closed a silent Client, whose Will is retained, and published another
-/// Will to the same topic: in the order of time, and after a deadline was put off in another.
+/// In the first two a shard that was late closed a silent Client, whose Will is retained, and published
+/// another Will to the same topic: in the order of time, and after a deadline was put off in another. In
+/// the third a message that another member of a Shared Subscription left came with RETAIN as published.
 #[test]
 fn seeds_that_once_failed_keep_every_promise() {
-    for seed in [144_001_361, 560_129] {
+    for seed in [144_001_361, 560_129, 1_001_022] {
         run(seed, None);
     }
 }

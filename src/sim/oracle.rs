@@ -1288,7 +1288,10 @@ impl Oracle {
             }
             let key = (message.publisher, topic, message.qos, publish.qos);
             let newest = session.retained_order.get(&key).copied().unwrap_or(0);
-            if message.sequence < newest && !message.is_will && message.routings == 1 {
+            // What came through a Shared Subscription instead has waited for another member.
+            let may_be_shared = as_published && !groups.is_empty();
+            let is_ordered = !message.is_will && message.routings == 1 && !may_be_shared;
+            if message.sequence < newest && is_ordered {
                 violation!(
                     "{who}: retained message {index} ({}) after a newer one ({newest})",
                     message.sequence
