@@ -672,14 +672,14 @@ fn a_flood_of_handshakes_is_overtaken_by_those_who_are_connected() {
         stream.write_all(&hello).unwrap();
     }
     client.echo(b"in a hurry");
-    let answered = flood.iter().filter(|stream| !is_kept(stream)).count();
+    // The last first: the others are being answered while this looks.
+    let is_one_waiting = flood.iter().rev().any(is_kept);
     // All the same each gets its answer.
     for stream in &mut flood {
         stream.read_exact(&mut [0; 16]).unwrap();
     }
     served.stop();
-    println!("{answered} of {HELLOS} handshakes came first");
-    assert!(answered < HELLOS, "the client waited for all of them");
+    assert!(is_one_waiting, "the client waited for all of them");
 }
 
 #[test]
