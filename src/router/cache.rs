@@ -28,6 +28,9 @@ pub(super) const CACHED_HEAP_MAX: usize = 46 << 20;
 const WAYS: usize = 7;
 /// Sets of a new cache.
 const SETS_MIN: usize = 8;
+/// Sets that may still be moved when their number doubles. Beyond them there is room for all at once, of which only
+/// what is used is in memory.
+const SETS_MOVED_MAX: usize = 1 << 9;
 /// Sets that are split when one overflows.
 const SPLIT_COUNT: usize = 4;
 /// A full set that cannot be split takes in one of so many topics. Those that come in turns, and are more than
@@ -370,7 +373,7 @@ impl Cache {
 
     /// Bytes held for them.
     pub(super) fn size(&self) -> usize {
-        self.sets.capacity() * size_of::<Set>()
+        self.sets.len() * size_of::<Set>()
             + self.count * size_of::<Known>()
             + self.alike.size()
             + self.heap
@@ -385,6 +388,11 @@ impl Cache {
     #[cfg(test)]
     pub(super) const fn sets_count(&self) -> usize {
         self.sets.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn sets_place(&self) -> usize {
+        self.sets.as_ptr().addr()
     }
 
     /// Checks that everything that is counted is as it is counted.
@@ -449,6 +457,9 @@ impl Cache {
                 goes.set_print(way, (stays.prints >> (8 * way)) as u8);
                 stays.set_print(way, EMPTY);
             }
+        }
+        if count == SETS_MOVED_MAX {
+            self.sets.reserve_exact(self.sets_max - count);
         }
         self.sets.push(goes);
     }
