@@ -86,7 +86,7 @@ const RETAINED_EXPIRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a turn has time for when thousands of deadlines fall on one moment: as many that were put off, or
 /// [`DEADLINE_STEPS`] times fewer of those that end something. The next turn goes on at once.
-const DEADLINE_STEPS_A_TURN: usize = 4096;
+const DEADLINE_STEPS_A_TURN: usize = 1024;
 /// Of ending a connection or a Session, which may publish a Will: in the time that it takes to see that a
 /// deadline was put off.
 const DEADLINE_STEPS: usize = 128;

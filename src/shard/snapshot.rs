@@ -19,9 +19,9 @@ use crate::session::{Delivery, Progress};
 
 /// Sessions visited at a time at most, whatever they hold: about three microseconds each, as nobody else has
 /// looked at them lately.
-const SESSIONS_A_STEP: usize = 128;
+const SESSIONS_A_STEP: usize = 32;
 /// Rows of the retained table visited at a time.
-const RETAINED_A_STEP: usize = 1024;
+const RETAINED_A_STEP: usize = 256;
 
 /// How far a snapshot has come.
 #[derive(Debug)]

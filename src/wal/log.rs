@@ -17,7 +17,7 @@ const BUFFER_KEPT_MAX: usize = 4 << 20;
 /// Bytes of journal that a snapshot adds to a write.
 const SNAPSHOT_STEP: usize = 64 * 1024;
 /// Steps of a snapshot that had nothing to say, in one turn.
-const SNAPSHOT_STEPS_MAX: usize = 8;
+const SNAPSHOT_STEPS_MAX: usize = 4;
 /// How long the end of a shard waits for its last write.
 const FINISH_MAX: Duration = Duration::from_secs(10);
 
