@@ -44,6 +44,20 @@ pub type Lsn = u64;
 /// that is damaged, and what recovery holds at once.
 const FRAME_SIZE_SOFT_MAX: usize = 256 * 1024;
 
+/// What a frame of that size has room in without being moved, if the packet that ends it is not large.
+const PIECE_SIZE: usize = FRAME_SIZE_SOFT_MAX + 64 * 1024;
+/// A frame that is not so large may grow by being moved.
+const PIECE_SIZE_SMALL: usize = 32 * 1024;
+/// Empty pieces that are kept, and how large they are at most.
+const SPARE_MAX: usize = 8;
+const SPARE_SIZE_MAX: usize = 2 * PIECE_SIZE;
+
+/// Gives up of pieces that were written what is not worth keeping for [`Journal::take`].
+pub fn keep_spare(pieces: &mut Vec<Vec<u8>>) {
+    pieces.retain(|piece| piece.capacity() <= SPARE_SIZE_MAX);
+    pieces.truncate(SPARE_MAX);
+}
+
 /// Tells the core's time from the calendar's.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct WallClock {
@@ -83,10 +97,14 @@ impl Default for Origins {
 /// The records of one shard on their way to the disk.
 #[derive(Debug)]
 pub struct Journal {
-    /// Whole frames, then perhaps an open one.
-    bytes: Vec<u8>,
-    /// Where the open frame begins.
-    open: Option<usize>,
+    /// Whole frames in a piece each, so that what a burst brings is not moved as it grows.
+    whole: Vec<Vec<u8>>,
+    /// Bytes of those.
+    whole_size: usize,
+    /// The open frame; empty if there is none.
+    open: Vec<u8>,
+    /// Pieces to be used again.
+    spare: Vec<Vec<u8>>,
     /// Number of the open frame, or of the next one.
     lsn: Lsn,
     /// Everything up to here is as safe as was promised.
@@ -105,8 +123,10 @@ impl Journal {
     pub fn new(shard: usize, shard_count: usize, origins: Origins, clock: WallClock) -> Self {
         let step = shard_count as u64;
         Self {
-            bytes: Vec::new(),
-            open: None,
+            whole: Vec::new(),
+            whole_size: 0,
+            open: Vec::new(),
+            spare: Vec::new(),
             lsn: origins.lsn.max(1),
             durable: origins.lsn.max(1) - 1,
             synced: origins.lsn.max(1) - 1,
@@ -140,27 +160,26 @@ impl Journal {
 
     /// Appends one record to the open frame.
     pub fn append(&mut self, record: &Record<'_>) {
-        if self.open.is_none() {
-            self.open = Some(self.bytes.len());
-            self.bytes.resize(self.bytes.len() + FRAME_HEADER_SIZE, 0);
+        if self.open.is_empty() {
+            self.open.resize(FRAME_HEADER_SIZE, 0);
         }
-        record.encode(&mut self.bytes);
+        record.encode(&mut self.open);
     }
 
     /// What must be durable for everything appended so far to be.
     #[must_use]
     pub const fn position(&self) -> Lsn {
-        if self.open.is_some() {
-            self.lsn
-        } else {
+        if self.open.is_empty() {
             self.lsn - 1
+        } else {
+            self.lsn
         }
     }
 
     /// Changes with every record.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.whole_size + self.open.len()
     }
 
     /// Everything up to here is as safe as was promised.
@@ -187,37 +206,54 @@ impl Journal {
     }
 
     /// A packet has been dealt with: the next one may begin a new frame.
+    // HOT: per packet, also of those that say nothing.
     #[inline]
     pub fn end_packet(&mut self) {
-        if let Some(open) = self.open
-            && self.bytes.len() - open >= FRAME_SIZE_SOFT_MAX
-        {
+        if self.open.len() > PIECE_SIZE_SMALL {
+            self.end_large();
+        }
+    }
+
+    #[inline(never)]
+    fn end_large(&mut self) {
+        if self.open.len() >= FRAME_SIZE_SOFT_MAX {
             self.seal();
+        } else if self.open.capacity() < PIECE_SIZE {
+            self.open.reserve_exact(PIECE_SIZE - self.open.len());
         }
     }
 
     fn seal(&mut self) {
-        if let Some(open) = self.open.take() {
-            frame::seal(&mut self.bytes[open..], self.lsn, self.synced);
+        if !self.open.is_empty() {
+            frame::seal(&mut self.open, self.lsn, self.synced);
             self.lsn += 1;
+            self.whole_size += self.open.len();
+            let next = self.spare.pop().unwrap_or_default();
+            self.whole.push(std::mem::replace(&mut self.open, next));
         }
     }
 
     /// Whether there is something for the disk.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.size() == 0
     }
 
-    /// Swaps the frames with `buffer`, which is empty and whose capacity is used again. The number of
-    /// the last one, or `None` if there are none.
-    pub fn take(&mut self, buffer: &mut Vec<u8>) -> Option<Lsn> {
-        debug_assert!(buffer.is_empty(), "frames would be lost");
-        if self.bytes.is_empty() {
+    /// Swaps the frames, a piece each, with `pieces`, whose memory is used again and whose content is not. The
+    /// number of the last one, or `None` if there are none.
+    pub fn take(&mut self, pieces: &mut Vec<Vec<u8>>) -> Option<Lsn> {
+        if self.is_empty() {
             return None;
         }
+        for mut piece in pieces.drain(..) {
+            if self.spare.len() < SPARE_MAX {
+                piece.clear();
+                self.spare.push(piece);
+            }
+        }
         self.seal();
-        std::mem::swap(&mut self.bytes, buffer);
+        self.whole_size = 0;
+        std::mem::swap(&mut self.whole, pieces);
         Some(self.lsn - 1)
     }
 }
@@ -237,8 +273,9 @@ mod tests {
         journal.append(&Record::Ended { session: 1 });
         journal.append(&Record::Ended { session: 2 });
         assert_eq!(journal.position(), 1);
-        let mut bytes = Vec::new();
-        assert_eq!(journal.take(&mut bytes), Some(1));
+        let mut pieces = Vec::new();
+        assert_eq!(journal.take(&mut pieces), Some(1));
+        let bytes = pieces.concat();
         assert_eq!((journal.position(), journal.is_empty()), (1, true));
         let (frame, rest) = next_frame(&bytes, 1).unwrap().unwrap();
         assert!(rest.is_empty());
@@ -263,8 +300,14 @@ mod tests {
             }
             journal.end_packet();
         }
-        let mut bytes = Vec::new();
-        assert_eq!(journal.take(&mut bytes), Some(5));
+        let mut pieces = Vec::new();
+        assert_eq!(journal.take(&mut pieces), Some(5));
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| piece.capacity() <= SPARE_SIZE_MAX)
+        );
+        let bytes = pieces.concat();
         let mut rest = &bytes[..];
         let mut sizes = Vec::new();
         while let Some((frame, after)) = next_frame(rest, sizes.len() as u64 + 1).unwrap() {
@@ -272,6 +315,60 @@ mod tests {
             rest = after;
         }
         assert_eq!(sizes, [6; 5]);
+    }
+
+    #[test]
+    fn what_a_burst_brings_is_not_moved_as_it_grows_and_its_memory_is_used_again() {
+        let mut journal = journal();
+        let filter = "f".repeat(10_000);
+        let burst = |journal: &mut Journal| {
+            let mut places = Vec::new();
+            let mut moved = 0;
+            for _ in 0..100 {
+                let before = journal.open.as_ptr();
+                journal.append(&Record::Unsubscribed {
+                    session: 1,
+                    filter: &filter,
+                });
+                let is_large = journal.open.len() > 2 * PIECE_SIZE_SMALL;
+                moved += usize::from(is_large && journal.open.as_ptr() != before);
+                journal.end_packet();
+                if journal.open.is_empty() {
+                    places.push(journal.whole.last().unwrap().as_ptr());
+                }
+            }
+            assert_eq!(moved, 0);
+            places
+        };
+        let mut pieces = Vec::new();
+        let first = burst(&mut journal);
+        assert_eq!(first.len(), 3);
+        assert!(journal.size() > 1_000_000);
+        assert_eq!(journal.take(&mut pieces), Some(4));
+        assert_eq!((journal.size(), pieces.len()), (0, 4));
+        assert!(first.iter().zip(&pieces).all(|(at, it)| *at == it.as_ptr()));
+        // One is at hand, and those that come back are used next.
+        journal.append(&Record::Ended { session: 1 });
+        keep_spare(&mut pieces);
+        assert_eq!(journal.take(&mut pieces), Some(5));
+        let second = burst(&mut journal);
+        assert!(second.iter().filter(|at| first.contains(at)).count() >= 2);
+    }
+
+    #[test]
+    fn little_is_kept_of_the_memory_of_a_large_burst() {
+        let empty = |count| (0..count).map(|_| Vec::with_capacity(PIECE_SIZE)).collect();
+        let mut pieces: Vec<_> = empty(100);
+        pieces[0].reserve_exact(SPARE_SIZE_MAX + 1);
+        keep_spare(&mut pieces);
+        assert_eq!(pieces.len(), SPARE_MAX);
+        assert!(pieces.iter().all(|it| it.capacity() == PIECE_SIZE));
+        let mut journal = journal();
+        for _ in 0..3 {
+            journal.append(&Record::Ended { session: 1 });
+            journal.take(&mut empty(7));
+        }
+        assert!(journal.spare.len() <= SPARE_MAX);
     }
 
     #[test]

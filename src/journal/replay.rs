@@ -915,6 +915,7 @@ mod tests {
         replayed.suspects[0].append_to(&mut journal);
         let mut frame = Vec::new();
         journal.take(&mut frame).unwrap();
+        let frame = frame.concat();
         let (frame, _) = next_frame(&frame, 1).unwrap().unwrap();
         let mut again = Replay::new(WallClock::default(), &[]);
         again.frame(frame.payload).unwrap();

@@ -847,7 +847,7 @@ impl Shard {
     }
 
     /// Swaps what is to be written with `buffer`, which is empty; the number of the last frame.
-    pub fn take_journal(&mut self, buffer: &mut Vec<u8>) -> Option<Lsn> {
+    pub fn take_journal(&mut self, buffer: &mut Vec<Vec<u8>>) -> Option<Lsn> {
         let store = self.clients.store.as_mut()?;
         // The message is in a frame that ends.
         store.last_message = None;

@@ -211,7 +211,7 @@ mod tests {
             });
             let mut frame = Vec::new();
             journal.take(&mut frame);
-            bytes.append(&mut frame);
+            bytes.append(&mut frame.concat());
         }
         bytes
     }
@@ -279,7 +279,7 @@ mod tests {
             }
             let mut frame = Vec::new();
             journal.take(&mut frame);
-            bytes.append(&mut frame);
+            bytes.append(&mut frame.concat());
         }
         let (mut feed, steps) = blocks(CLOCK);
         thread::scope(|scope| {

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::writer::{Request, Response, Writer};
+use super::writer::{Request, Response, Writer, size_of_pieces};
 use crate::journal::Lsn;
 use crate::shard::{Effects, Shard, Snapshot};
 use crate::time::Instant;
@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// Requests and answers under way: a write, what may be forgotten, and some room.
 pub(super) const REQUESTS_MAX: usize = 4;
-/// A buffer that one burst grew is not kept.
-const BUFFER_KEPT_MAX: usize = 4 << 20;
 /// Bytes of journal that a snapshot adds to a write.
 const SNAPSHOT_STEP: usize = 64 * 1024;
 /// Steps of a snapshot that had nothing to say, in one turn.
@@ -30,7 +28,8 @@ pub struct Log {
     is_writing: bool,
     /// The last frame that is known to be on stable storage.
     synced: Lsn,
-    buffer: Vec<u8>,
+    /// Memory of frames that were written.
+    buffer: Vec<Vec<u8>>,
     next: Lsn,
     /// Bytes written since a snapshot last began.
     grown: u64,
@@ -135,7 +134,7 @@ impl Log {
         }
         self.advance_snapshot(shard);
         if let Some(last) = shard.take_journal(&mut self.buffer) {
-            self.grown += self.buffer.len() as u64;
+            self.grown += size_of_pieces(&self.buffer);
             let request = Request::Write {
                 frames: std::mem::take(&mut self.buffer),
                 first: self.next,
@@ -162,12 +161,9 @@ impl Log {
         effects: &mut Effects,
     ) {
         match response {
-            Response::Written { mut frames, last } => {
+            Response::Written { frames, last } => {
                 self.is_writing = false;
-                if frames.capacity() <= BUFFER_KEPT_MAX {
-                    frames.clear();
-                    self.buffer = frames;
-                }
+                self.buffer = frames;
                 shard.handle_durable(last, now, effects);
             }
             Response::Synced { last } => {

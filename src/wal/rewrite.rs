@@ -5,7 +5,7 @@
 use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::segment::SEGMENT_HEADER_SIZE;
 use super::storage::StoredFile;
-use super::writer::make_segment;
+use super::writer::{make_segment, size_of_pieces};
 use crate::journal::{
     Journal, Lsn, Origins, Progress, Record, Replayed, ReplayedSession, StoredIdentity,
     StoredMessage, Suspect, WallClock, WillRecord,
@@ -234,7 +234,7 @@ impl<'a> ShardFile<'a> {
         let Some(last) = self.journal.take(&mut frames) else {
             return Ok(());
         };
-        let size = frames.len() as u64;
+        let size = size_of_pieces(&frames);
         if self
             .file
             .as_ref()
@@ -243,9 +243,11 @@ impl<'a> ShardFile<'a> {
             self.begin_segment(size)?;
         }
         if let Some((file, offset, _)) = &mut self.file {
-            let at = self.directory.at("");
-            file.write_all_at(&frames, *offset).map_err(at)?;
-            *offset += size;
+            for piece in &frames {
+                let at = self.directory.at("");
+                file.write_all_at(piece, *offset).map_err(at)?;
+                *offset += piece.len() as u64;
+            }
         }
         self.size += size;
         self.next = last + 1;

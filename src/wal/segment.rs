@@ -405,7 +405,7 @@ mod tests {
             let lsn = journal.take(&mut frame).unwrap();
             journal.set_durable(lsn);
             journal.set_synced(lsn);
-            bytes.append(&mut frame);
+            bytes.append(&mut frame.concat());
             ends.push(bytes.len());
         }
         (bytes, ends)

@@ -16,7 +16,7 @@ use super::directory::SegmentName;
 use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader};
 use super::storage::{Storage, StoredFile};
 use crate::config::Durability;
-use crate::journal::Lsn;
+use crate::journal::{Lsn, keep_spare};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 pub(super) enum Request {
     /// Write these frames.
     Write {
-        frames: Vec<u8>,
+        frames: Vec<Vec<u8>>,
         first: Lsn,
         last: Lsn,
     },
@@ -45,8 +45,8 @@ pub(super) enum Request {
 pub(super) enum Response {
     /// A write is done, as far as was promised.
     Written {
-        /// The buffer, to be used again.
-        frames: Vec<u8>,
+        /// Their memory, to be used again.
+        frames: Vec<Vec<u8>>,
         last: Lsn,
     },
     /// Everything up to here is on stable storage.
@@ -69,7 +69,7 @@ struct Segment {
 /// Frames that are to be written.
 #[derive(Debug)]
 struct Write {
-    frames: Vec<u8>,
+    frames: Vec<Vec<u8>>,
     first: Lsn,
     last: Lsn,
 }
@@ -231,7 +231,10 @@ impl Writer {
             self.refused = Some(write);
             return;
         }
-        let Write { frames, last, .. } = write;
+        let Write {
+            mut frames, last, ..
+        } = write;
+        keep_spare(&mut frames);
         self.written = last;
         if self.stalled {
             self.stalled = false;
@@ -251,8 +254,8 @@ impl Writer {
     }
 
     /// Writes frames, and brings them to the disk if that was promised.
-    fn write(&mut self, frames: &[u8], first: Lsn) -> io::Result<()> {
-        let size = frames.len() as u64;
+    fn write(&mut self, frames: &[Vec<u8>], first: Lsn) -> io::Result<()> {
+        let size = size_of_pieces(frames);
         let has_room = self
             .segment
             .as_ref()
@@ -263,11 +266,15 @@ impl Writer {
         let Some(segment) = &mut self.segment else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        segment.file.write_all_at(frames, segment.offset)?;
+        let mut offset = segment.offset;
+        for piece in frames {
+            segment.file.write_all_at(piece, offset)?;
+            offset += piece.len() as u64;
+        }
         if self.durability == Durability::Always {
             segment.file.sync_data()?;
         }
-        segment.offset += size;
+        segment.offset = offset;
         Ok(())
     }
 
@@ -368,6 +375,11 @@ impl Writer {
             tracing::warn!("{}: {error}", self.storage.path("").display());
         }
     }
+}
+
+/// Bytes of frames in pieces.
+pub(super) fn size_of_pieces(pieces: &[Vec<u8>]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it.

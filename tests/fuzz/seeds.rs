@@ -350,7 +350,7 @@ pub fn frames() -> Vec<Vec<u8>> {
             }
             let mut frame = Vec::new();
             journal.take(&mut frame);
-            bytes.extend(frame);
+            bytes.extend(frame.concat());
             journal.set_synced(index as u64);
         }
         seeds.push(bytes);
