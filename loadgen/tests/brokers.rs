@@ -63,13 +63,14 @@ fn start_mosquitto(name: &str, more: &str) -> Option<Mosquitto> {
         eprintln!("skipped: no {MOSQUITTO}");
         return None;
     }
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    drop(socket);
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [port, plain_port] = sockets.map(|socket| socket.local_addr().unwrap().port());
     let conf = std::env::temp_dir().join(format!("loadgen-{}-{name}.conf", std::process::id()));
     let text = format!(
         "listener {port} 127.0.0.1\npersistence false\nlog_type error\nmax_connections -1\n\
-         {UNBOUNDED_QUEUE}\n{more}\n"
+         {UNBOUNDED_QUEUE}\n{more}\n\
+         # With nothing but WebSocket listeners Mosquitto 2.0 ends: it counts the others only.\n\
+         listener {plain_port} 127.0.0.1\n"
     );
     std::fs::write(&conf, text).unwrap();
     let child = Command::new(MOSQUITTO)
@@ -83,8 +84,7 @@ fn start_mosquitto(name: &str, more: &str) -> Option<Mosquitto> {
     let until = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if let Ok(Some(status)) = mosquitto.0.try_wait() {
-            eprintln!("skipped: mosquitto did not start with {more:?}: {status}");
-            return None;
+            panic!("mosquitto did not start with {more:?}: {status}");
         }
         assert!(Instant::now() < until, "mosquitto does not listen");
         std::thread::sleep(Duration::from_millis(20));
