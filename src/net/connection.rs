@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use super::backlog::Backlog;
+use super::buffer_pool::BufferPool;
 use super::transport::Transport;
 use super::uring::{Operation, Token};
 use crate::chunks::Chunks;
@@ -58,7 +60,7 @@ impl State {
     pub(super) const USED: Self = Self(1 << 12);
     /// Its last output was large.
     pub(super) const LARGE: Self = Self(1 << 13);
-    /// A send of `unsent` is under way, until the end of this turn.
+    /// A send is under way, until the end of this turn. There is one at a time: what follows it waits.
     pub(super) const SENDING: Self = Self(1 << 14);
     /// The socket has failed: nothing can be sent either.
     pub(super) const FAILED: Self = Self(1 << 15);
@@ -120,6 +122,8 @@ struct Rare {
     /// Taken from the core and not accepted by the socket, from `offset` on.
     unsent: Vec<u8>,
     offset: usize,
+    /// Taken from the core as well, to be sent after that.
+    backlog: Option<Box<Backlog>>,
     /// Bytes it has of what all connections may hold before their CONNECT.
     charged: u32,
     /// The listening socket that it was accepted from, if it is wrapped in something.
@@ -148,11 +152,13 @@ impl Connection {
     pub(super) fn append_last(&mut self, output: &[u8]) {
         match &mut self.transport {
             None if output.is_empty() => {}
-            None => self
-                .rare
-                .get_or_insert_default()
-                .unsent
-                .extend_from_slice(output),
+            None => {
+                let rare = self.rare.get_or_insert_default();
+                match &mut rare.backlog {
+                    Some(backlog) => backlog.push_last(output),
+                    None => rare.unsent.extend_from_slice(output),
+                }
+            }
             Some(transport) => {
                 // A transport that cannot carry it any more is closed all the same.
                 let unsent = &mut self.rare.get_or_insert_default().unsent;
@@ -171,11 +177,43 @@ impl Connection {
         rare.offset = offset;
     }
 
-    /// Takes out what is unsent, and where in it that begins.
+    /// Keeps output that can only be sent after what is unsent.
+    pub(super) fn keep_behind(&mut self, bytes: Vec<u8>, pool: &mut BufferPool) {
+        let rare = self.rare.get_or_insert_default();
+        rare.backlog.get_or_insert_default().push(bytes, pool);
+    }
+
+    /// Whether there is some of that.
+    #[inline]
+    pub(super) fn has_backlog(&self) -> bool {
+        self.backlog_size() > 0
+    }
+
+    /// Bytes of it.
+    #[inline]
+    pub(super) fn backlog_size(&self) -> usize {
+        let backlog = self.rare.as_ref().and_then(|rare| rare.backlog.as_ref());
+        backlog.map_or(0, |backlog| backlog.size())
+    }
+
+    /// Takes out the oldest piece of it; empty if there is none.
+    pub(super) fn take_piece(&mut self) -> Vec<u8> {
+        let Some(rare) = &mut self.rare else {
+            return Vec::new();
+        };
+        let piece = rare.backlog.as_mut().and_then(|backlog| backlog.pop());
+        rare.backlog.take_if(|backlog| backlog.size() == 0);
+        piece.unwrap_or_default()
+    }
+
+    /// Takes out what is to be sent next, and where in it that begins.
     pub(super) fn take_unsent(&mut self) -> (Vec<u8>, usize) {
         let Some(rare) = &mut self.rare else {
             return (Vec::new(), 0);
         };
+        if rare.unsent.is_empty() {
+            return (self.take_piece(), 0);
+        }
         // The rest of it may come back: [`Connection::tidy_rare`] is for when it has not.
         (
             std::mem::take(&mut rare.unsent),
@@ -209,8 +247,9 @@ impl Connection {
     /// Gives up the memory of what it has no longer.
     pub(super) fn tidy_rare(&mut self) {
         let is_wrapped = self.transport.is_some();
-        self.rare
-            .take_if(|rare| !is_wrapped && rare.charged == 0 && rare.unsent.is_empty());
+        self.rare.take_if(|rare| {
+            !is_wrapped && rare.charged == 0 && rare.unsent.is_empty() && rare.backlog.is_none()
+        });
     }
 
     /// Bytes held of what the peer has sent.
@@ -222,7 +261,7 @@ impl Connection {
     /// Bytes taken from the core that the socket has not accepted.
     pub(super) fn unsent_size(&self) -> usize {
         let rare = self.rare.as_ref();
-        rare.map_or(0, |rare| rare.unsent.len() - rare.offset)
+        rare.map_or(0, |rare| rare.unsent.len() - rare.offset) + self.backlog_size()
     }
 }
 

@@ -116,7 +116,8 @@ pub trait Core {
     /// When [`Core::handle_timeout`] wants to be called.
     fn next_deadline(&self) -> Option<Instant>;
 
-    /// Swaps the pending output with `buffer`, which is empty and whose capacity is used again.
+    /// Swaps the pending output with `buffer`, which is empty and whose capacity is used again. When
+    /// more comes, the connection is named in [`Effects::dirty`] again.
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>);
 
     /// How many taken bytes the socket has not accepted yet, after each attempt to send them.

@@ -935,7 +935,9 @@ impl<C: Core> DataPath<C> {
             self.uring.cancel(connect, ignored);
         }
         self.pool.put(std::mem::take(&mut connection.held));
-        self.pool.put(connection.take_unsent().0);
+        while connection.unsent_size() > 0 {
+            self.pool.put(connection.take_unsent().0);
+        }
         self.release(slot);
     }
 
@@ -961,8 +963,9 @@ impl<C: Core> DataPath<C> {
     // HOT: per connection and turn.
     fn send_output(&mut self, slot: u32, key: ConnectionKey) {
         let connection = self.connections.get(slot);
-        if connection.state.has(State::BLOCKED) {
-            connection.state.set(State::DIRTY);
+        let is_behind = connection.state.has(State::BLOCKED.or(State::SENDING));
+        if is_behind || connection.has_backlog() {
+            self.send_behind(slot, key);
             return;
         }
         // The core gets an empty buffer of about the size it used last; an idle connection loses it
@@ -1008,12 +1011,43 @@ impl<C: Core> DataPath<C> {
         }
     }
 
+    /// Takes what the core has for a connection whose socket had no room for what comes before it, and sends the
+    /// next piece of that if there is room now.
+    fn send_behind(&mut self, slot: u32, key: ConnectionKey) {
+        let connection = self.connections.get(slot);
+        // What wraps a connection wraps when it is sent, so that its answers do not pile up here.
+        if connection.transport.is_none() {
+            let mut bytes = self.pool.take(0);
+            self.core.take_output(key, &mut bytes);
+            if bytes.is_empty() {
+                self.pool.put(bytes);
+            } else {
+                connection.keep_behind(bytes, &mut self.pool);
+            }
+        }
+        if connection.state.has(State::BLOCKED.or(State::SENDING)) {
+            if connection.transport.is_some() {
+                connection.state.set(State::DIRTY);
+            } else if !connection.state.has(State::SENDING) {
+                // What becomes of a send that is under way is told when it ends.
+                let unsent = connection.unsent_size();
+                self.core
+                    .handle_unsent(key, unsent, self.now, &mut self.effects);
+            }
+            return;
+        }
+        let piece = connection.take_piece();
+        self.send(slot, piece, 0, Report::Always);
+    }
+
     /// Sends output of a connection that has nothing unsent.
     pub(super) fn send_first(&mut self, slot: u32, key: ConnectionKey, bytes: Vec<u8>) {
         self.send(slot, bytes, 0, Report::Failure);
         // Most sends succeed, and a success has no completion that would end the wait for the next
         // event: the core is told at once, and told better if the socket did not take everything.
-        self.core.handle_unsent(key, 0, self.now, &mut self.effects);
+        let unsent = self.connections.get(slot).backlog_size();
+        self.core
+            .handle_unsent(key, unsent, self.now, &mut self.effects);
     }
 
     fn continue_sending(&mut self, slot: u32) {
@@ -1023,7 +1057,6 @@ impl<C: Core> DataPath<C> {
             return;
         }
         if connection.unsent_size() > 0 {
-            connection.state.set(State::SENDING);
             let (bytes, offset) = connection.take_unsent();
             self.send(slot, bytes, offset, Report::Always);
         } else if connection.state.has(State::CLOSING) && !self.serve_on(slot) {
@@ -1033,7 +1066,11 @@ impl<C: Core> DataPath<C> {
 
     pub(super) fn send(&mut self, slot: u32, bytes: Vec<u8>, offset: usize, report: Report) {
         let token = Token::new(Operation::Send, self.sends.len() as u32, 0);
-        let socket = self.connections.get(slot).fd();
+        let connection = self.connections.get(slot);
+        // Of two the first may be cut short, and the second be sent all the same.
+        debug_assert!(!connection.state.has(State::SENDING));
+        connection.state.set(State::SENDING);
+        let socket = connection.fd();
         // SAFETY: the bytes go into `sends` now and leave it in `finish_sends`, which comes after
         // `enter` has returned; moving the `Vec` does not move them.
         unsafe { self.uring.send(socket, &bytes[offset..], report, token) };
@@ -1055,7 +1092,7 @@ impl<C: Core> DataPath<C> {
         }
         for send in sends.drain(..) {
             match send.result {
-                None => self.pool.put(send.bytes),
+                None => self.finish_whole_send(send),
                 Some(result) => self.finish_send(send, result),
             }
         }
@@ -1063,11 +1100,31 @@ impl<C: Core> DataPath<C> {
         self.sends = sends;
     }
 
+    /// A send whose success was not reported.
+    // HOT: per send.
+    #[inline]
+    fn finish_whole_send(&mut self, send: Send) {
+        let connection = self.connections.get(send.slot);
+        let more = State::DIRTY.or(State::CLOSING).or(State::BROKEN);
+        if connection.state.has(more) || connection.has_backlog() {
+            let sent = send.bytes.len() - send.offset;
+            self.finish_send(send, sent as i32);
+        } else {
+            connection.state.clear(State::SENDING);
+            self.pool.put(send.bytes);
+        }
+    }
+
     /// A send that was cut short, or of a connection that was blocked or is closing.
     fn finish_send(&mut self, send: Send, result: i32) {
         let writable = self.connections.token(Operation::Writable, send.slot);
         let connection = self.connections.get(send.slot);
         connection.state.clear(State::SENDING);
+        if connection.state.has(State::BROKEN) {
+            self.pool.put(send.bytes);
+            self.release(send.slot);
+            return;
+        }
         let sent = match -result {
             ..=0 => result as usize,
             // No room in the socket, or no memory for it: again when it says so.
@@ -1083,6 +1140,7 @@ impl<C: Core> DataPath<C> {
         let unsent = send.bytes.len() - offset;
         let closing = connection.state.has(State::CLOSING);
         let key = connection.key;
+        let behind = connection.backlog_size();
         if unsent > 0 {
             connection.state.set(State::BLOCKED.or(State::POLLING));
             connection.keep_unsent(send.bytes, offset);
@@ -1090,7 +1148,7 @@ impl<C: Core> DataPath<C> {
         } else {
             self.pool.put(send.bytes);
             connection.tidy_rare();
-            if connection.state.has(State::DIRTY) {
+            if connection.state.has(State::DIRTY) || behind > 0 {
                 self.dirty.extend(key);
             }
             connection.state.clear(State::BLOCKED.or(State::DIRTY));
@@ -1104,7 +1162,7 @@ impl<C: Core> DataPath<C> {
         }
         if let Some(key) = key {
             self.core
-                .handle_unsent(key, unsent, self.now, &mut self.effects);
+                .handle_unsent(key, unsent + behind, self.now, &mut self.effects);
         }
     }
 
@@ -1144,7 +1202,8 @@ impl<C: Core> DataPath<C> {
         }
         connection.state.clear(State::WARM);
         if let Some(key) = connection.key
-            && !connection.state.has(State::BLOCKED)
+            && !connection.state.has(State::BLOCKED.or(State::SENDING))
+            && !connection.has_backlog()
         {
             let mut bytes = Vec::new();
             self.core.take_output(key, &mut bytes);

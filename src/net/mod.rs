@@ -24,6 +24,7 @@
 //!
 //! Read next: `data_path.rs`, then `uring.rs`; `transport/mod.rs` for what wraps.
 
+mod backlog;
 mod buffer_pool;
 mod buffer_ring;
 mod connection;

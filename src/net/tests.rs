@@ -21,6 +21,28 @@ struct Echo {
     outbound: VecDeque<()>,
     /// How often it was asked what is to be sent.
     asked: Rc<Cell<usize>>,
+    flood: Option<Flood>,
+}
+
+/// Bytes that are told apart by their place, more of them whenever all before them were taken.
+#[derive(Default)]
+struct Flood {
+    begun: usize,
+    unsent: usize,
+}
+
+impl Flood {
+    const SIZE: usize = 20_000_000;
+
+    fn byte(place: usize) -> u8 {
+        (place % 251) as u8
+    }
+
+    fn go_on(&mut self, size: usize, bytes: &mut Vec<u8>) {
+        let end = (self.begun + size).min(Self::SIZE);
+        bytes.extend((self.begun..end).map(Self::byte));
+        self.begun = end;
+    }
 }
 
 impl Core for Echo {
@@ -75,9 +97,27 @@ impl Core for Echo {
     fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
         self.asked.set(self.asked.get() + 1);
         self.peers.take_output(key, buffer);
+        if let Some(flood) = &mut self.flood
+            && flood.unsent == 0
+        {
+            flood.go_on(50_000, buffer);
+        }
     }
 
-    fn handle_unsent(&mut self, _: ConnectionKey, _: usize, _: Instant, _: &mut Effects) {}
+    fn handle_unsent(
+        &mut self,
+        key: ConnectionKey,
+        unsent: usize,
+        _: Instant,
+        effects: &mut Effects,
+    ) {
+        if let Some(flood) = &mut self.flood {
+            flood.unsent = unsent;
+            if unsent == 0 {
+                self.peers.mark_dirty(key.index, effects);
+            }
+        }
+    }
 
     fn forget(&mut self, key: ConnectionKey) {
         self.peers.remove(key);
@@ -274,4 +314,77 @@ fn thousands_of_clients_that_fall_silent_lose_their_buffers_a_few_in_each_turn()
     assert_eq!(rig.asked.get(), CLIENTS);
     assert!(most <= 128, "{most} in one turn");
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&(rig.now - Instant::ZERO)));
+}
+
+#[test]
+fn a_client_that_does_not_read_gets_everything_in_its_order_once_it_does_and_nobody_moves_it_meanwhile()
+ {
+    const ROUNDS: usize = 600;
+    let mut rig = Rig::new();
+    for ending in ["", "."] {
+        let mut client = rig.connect();
+        let key = rig.path.core.peers.keys().next().unwrap();
+        let slot = rig.path.connections.find(key).unwrap();
+        // Fills what the kernel takes, and then what is kept here.
+        let mut expected = Vec::new();
+        let mut round = 0;
+        while round < ROUNDS {
+            let is_blocked = rig.path.connections.get(slot).unsent_size() > 0;
+            let size = if is_blocked { 900 + round } else { 100_000 };
+            let words: Vec<u8> = (0..size).map(|at| (at % 250 + round % 7) as u8).collect();
+            let effects = &mut rig.path.effects;
+            rig.path.core.peers.send(key.index, &words, effects);
+            rig.path.carry_out_effects();
+            rig.path.flush();
+            rig.path.enter(None);
+            rig.path.handle_completions(rig.now);
+            expected.extend_from_slice(&words);
+            round += usize::from(is_blocked);
+        }
+        let unsent = rig.path.connections.get(slot).backlog_size();
+        assert!(unsent >= ROUNDS * 900, "{unsent}");
+        client.write_all(ending.as_bytes()).unwrap();
+        expected.extend_from_slice(ending.as_bytes());
+        rig.expect(&mut client, &expected);
+        assert_eq!(rig.path.connections.get(slot).unsent_size(), 0);
+        drop(client);
+        while !rig.path.is_empty() {
+            rig.turn();
+        }
+    }
+}
+
+#[test]
+fn what_a_core_adds_when_it_is_asked_and_while_it_waits_arrives_in_its_order_at_a_client_that_reads_slowly()
+ {
+    let mut rig = Rig::new();
+    let mut client = rig.connect();
+    let key = rig.path.core.peers.keys().next().unwrap();
+    rig.path.core.flood = Some(Flood::default());
+    let mut received = 0;
+    let mut part = vec![0; 70_000];
+    for round in 0_usize.. {
+        let core = &mut rig.path.core;
+        if let Some(flood) = &mut core.flood {
+            flood.go_on(100 + round % 500, &mut core.peers.get(key.index).out);
+        }
+        core.peers.mark_dirty(key.index, &mut rig.path.effects);
+        rig.path.carry_out_effects();
+        rig.path.flush();
+        rig.path.enter(None);
+        rig.path.begin_turn(std::time::Instant::now());
+        rig.path.handle_completions(rig.now);
+        match client.read(&mut part[..1 + round * 7919 % 69_999]) {
+            Ok(0) => panic!("closed after {received} bytes"),
+            Ok(size) => {
+                let wrong = (0..size).find(|at| part[*at] != Flood::byte(received + at));
+                assert_eq!(wrong, None, "after {received} bytes");
+                received += size;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        if received == Flood::SIZE {
+            return;
+        }
+    }
 }

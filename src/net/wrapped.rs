@@ -335,7 +335,6 @@ impl<C: Core> DataPath<C> {
             self.pool.put(part);
             return false;
         }
-        connection.state.set(State::SENDING);
         self.send(slot, part, 0, Report::Always);
         true
     }
