@@ -677,17 +677,36 @@ impl<C: Core> DataPath<C> {
         }
     }
 
-    /// Feeds what is held of a connection that was paused, and reads on.
+    /// Feeds what is held of a connection that was paused, as much as there is time for, and reads on after that.
     fn resume(&mut self, key: ConnectionKey) {
         let Some(slot) = self.connections.find(key) else {
             return;
         };
         let connection = self.connections.get(slot);
         connection.state.clear(State::PAUSED);
+        let mut is_cut = false;
         if !connection.held.is_empty() {
-            let consumed =
-                self.core
-                    .handle_bytes(key, &connection.held, self.now, &mut self.effects);
+            let (core, effects) = (&mut self.core, &mut self.effects);
+            let mut consumed = 0;
+            loop {
+                let rest = &connection.held[consumed..];
+                let start = rest.get(..self.pace.slice()).unwrap_or(rest);
+                let mut taken = core.handle_bytes(key, start, self.now, effects);
+                if taken == 0 && start.len() < rest.len() && !is_stopped(core, effects, key) {
+                    // A packet that is larger than a slice, and no more than that.
+                    let size = core.packet_size(key, rest).unwrap_or(rest.len());
+                    let packet = rest.get(..size).unwrap_or(rest);
+                    taken = core.handle_bytes(key, packet, self.now, effects);
+                }
+                consumed += taken;
+                if taken == 0 || taken == rest.len() || is_stopped(core, effects, key) {
+                    break;
+                }
+                is_cut = self.pace.is_over(taken);
+                if is_cut {
+                    break;
+                }
+            }
             if consumed > 0 {
                 connection.state.set(State::SETTLED);
                 connection.held.drain(..consumed);
@@ -696,7 +715,11 @@ impl<C: Core> DataPath<C> {
                 self.pool.put(std::mem::take(&mut connection.held));
             }
         }
-        if self.core.is_paused(key) {
+        if is_cut {
+            // What arrives meanwhile comes behind it.
+            self.resumed.push(key);
+        }
+        if is_cut || self.core.is_paused(key) {
             connection.state.set(State::PAUSED);
         }
         let token = self.connections.token(Operation::Receive, slot);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::pace::SLICE_SIZE;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
 use crate::origin::Origin;
@@ -21,6 +22,9 @@ struct Echo {
     outbound: VecDeque<()>,
     /// How often it was asked what is to be sent.
     asked: Rc<Cell<usize>>,
+    is_paused: bool,
+    /// Turns are cut short as soon as they can be.
+    is_hurried: bool,
     flood: Option<Flood>,
 }
 
@@ -48,9 +52,9 @@ impl Flood {
 impl Core for Echo {
     type Envelope = ();
 
-    /// No turn of a test is cut short.
+    /// No turn of most tests is cut short.
     fn turn_max(&self) -> Duration {
-        Duration::from_secs(3600)
+        Duration::from_secs(if self.is_hurried { 0 } else { 3600 })
     }
 
     fn handle_accept(&mut self, _: Origin, _: Instant) -> Option<ConnectionKey> {
@@ -79,7 +83,7 @@ impl Core for Echo {
     }
 
     fn is_paused(&self, _: ConnectionKey) -> bool {
-        false
+        self.is_paused
     }
 
     fn handle_closed(&mut self, key: ConnectionKey, _: Instant, _: &mut Effects) {
@@ -387,4 +391,38 @@ fn what_a_core_adds_when_it_is_asked_and_while_it_waits_arrives_in_its_order_at_
             return;
         }
     }
+}
+
+#[test]
+fn what_is_held_of_a_connection_that_was_paused_is_handled_over_many_turns_and_in_its_order() {
+    let mut rig = Rig::new();
+    let mut client = rig.connect();
+    let key = rig.path.core.peers.keys().next().unwrap();
+    let slot = rig.path.connections.find(key).unwrap();
+    rig.path.core.is_paused = true;
+    let words: Vec<u8> = (0..60_000).map(|at| b'a' + (at % 23) as u8).collect();
+    let (held, late) = words.split_at(50_000);
+    client.write_all(held).unwrap();
+    // One is handled before it is seen that it is paused.
+    let mut heard = 0;
+    while heard + rig.path.connections.get(slot).held.len() < held.len() {
+        rig.turn();
+        heard = rig.path.core.peers.get(key.index).out.len();
+    }
+    rig.path.core.is_paused = false;
+    rig.path.core.is_hurried = true;
+    client.write_all(late).unwrap();
+    rig.path.effects.resumed.push(key);
+    rig.path.carry_out_effects();
+    let mut turns = 0;
+    while !rig.path.connections.get(slot).held.is_empty() {
+        let before = rig.path.connections.get(slot).held.len();
+        rig.path.begin_turn(std::time::Instant::now());
+        rig.path.handle_resumed();
+        let after = rig.path.connections.get(slot).held.len();
+        assert!(before - after <= SLICE_SIZE, "{before} to {after}");
+        turns += 1;
+    }
+    assert!(turns >= held.len() / SLICE_SIZE / 2, "{turns} turns");
+    rig.expect(&mut client, &words);
 }
