@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::defer_accept::defer_accept;
 use super::transport::Wrapping;
 use crate::origin::ListenerId;
 
@@ -331,6 +332,7 @@ fn bind_port(
     }
     for sockets in &mut bound.sockets {
         let socket = bind(address, options, true)?;
+        defer_accept(&socket);
         socket.listen(BACKLOG)?;
         if let Some(chosen) = socket.local_addr()?.as_socket() {
             address.set_port(chosen.port());

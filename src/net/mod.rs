@@ -30,6 +30,7 @@ mod buffer_ring;
 mod connection;
 mod core;
 mod data_path;
+mod defer_accept;
 mod listener;
 mod pace;
 mod peers;

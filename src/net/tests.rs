@@ -426,3 +426,23 @@ fn what_is_held_of_a_connection_that_was_paused_is_handled_over_many_turns_and_i
     assert!(turns >= held.len() / SLICE_SIZE / 2, "{turns} turns");
     rig.expect(&mut client, &words);
 }
+
+#[test]
+fn a_shard_hears_of_a_connection_once_its_peer_has_spoken_and_of_a_silent_one_later() {
+    let mut rig = Rig::new();
+    let mut talkative = TcpStream::connect(rig.address).unwrap();
+    let _silent = TcpStream::connect(rig.address).unwrap();
+    for _ in 0..4 {
+        rig.turn();
+    }
+    assert_eq!(rig.path.connections.count(), 0);
+    talkative.set_nonblocking(true).unwrap();
+    talkative.write_all(b"hello").unwrap();
+    rig.expect(&mut talkative, b"hello");
+    assert_eq!(rig.path.connections.count(), 1);
+    let start = std::time::Instant::now();
+    while rig.path.connections.count() < 2 {
+        rig.turn();
+        assert!(start.elapsed() < Duration::from_secs(10), "for ever");
+    }
+}

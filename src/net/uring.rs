@@ -223,9 +223,12 @@ impl Uring {
     /// or is cancelled.
     #[inline]
     pub(super) fn receive(&mut self, socket: RawFd, at_most: Option<NonZeroU32>, token: Token) {
-        // With many receives the length has to be zero: each takes a buffer.
-        let length = at_most.map_or(0, NonZeroU32::get);
-        let ioprio = POLL_FIRST | if length == 0 { RECV_MULTISHOT } else { 0 };
+        // With many receives the length has to be zero: each takes a buffer. The first bytes of a connection are
+        // there when it is accepted; whoever receives many has just read what there was.
+        let (length, ioprio) = match at_most {
+            Some(at_most) => (at_most.get(), 0),
+            None => (0, POLL_FIRST | RECV_MULTISHOT),
+        };
         let entry = opcode::Recv::new(types::Fd(socket), std::ptr::null_mut(), length)
             .ioprio(ioprio)
             .buf_group(BUFFER_GROUP)
