@@ -104,6 +104,8 @@ def write(folder, contents):
     for name, content in contents.items():
         if not isinstance(content, str):
             content = json.dumps(content, ensure_ascii=False) + "\n"
+        # Where this checkout is says nothing to anybody else.
+        content = content.replace(f"{ROOT}/", "")
         part = folder / f".{name}.part"
         part.write_text(content)
         part.replace(folder / name)
