@@ -846,12 +846,13 @@ impl Shard {
         }
     }
 
-    /// Swaps what is to be written with `buffer`, which is empty; the number of the last frame.
-    pub fn take_journal(&mut self, buffer: &mut Vec<Vec<u8>>) -> Option<Lsn> {
+    /// Swaps what is to be written with `pieces`, as [`Journal::take`](crate::journal::Journal::take) does; the number
+    /// of the last frame.
+    pub fn take_journal(&mut self, pieces: &mut Vec<Vec<u8>>) -> Option<Lsn> {
         let store = self.clients.store.as_mut()?;
         // The message is in a frame that ends.
         store.last_message = None;
-        store.journal.take(buffer)
+        store.journal.take(pieces)
     }
 
     /// Whether there is something to be written.

@@ -5,7 +5,7 @@
 use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
 use super::segment::SEGMENT_HEADER_SIZE;
 use super::storage::StoredFile;
-use super::writer::{make_segment, size_of_pieces};
+use super::writer::{make_segment, size_of_pieces, write_pieces};
 use crate::journal::{
     Journal, Lsn, Origins, Progress, Record, Replayed, ReplayedSession, StoredIdentity,
     StoredMessage, Suspect, WallClock, WillRecord,
@@ -243,11 +243,8 @@ impl<'a> ShardFile<'a> {
             self.begin_segment(size)?;
         }
         if let Some((file, offset, _)) = &mut self.file {
-            for piece in &frames {
-                let at = self.directory.at("");
-                file.write_all_at(piece, *offset).map_err(at)?;
-                *offset += piece.len() as u64;
-            }
+            let at = self.directory.at("");
+            *offset = write_pieces(file.as_mut(), &frames, *offset).map_err(at)?;
         }
         self.size += size;
         self.next = last + 1;

@@ -266,15 +266,11 @@ impl Writer {
         let Some(segment) = &mut self.segment else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let mut offset = segment.offset;
-        for piece in frames {
-            segment.file.write_all_at(piece, offset)?;
-            offset += piece.len() as u64;
-        }
+        let end = write_pieces(segment.file.as_mut(), frames, segment.offset)?;
         if self.durability == Durability::Always {
             segment.file.sync_data()?;
         }
-        segment.offset = offset;
+        segment.offset = end;
         Ok(())
     }
 
@@ -380,6 +376,19 @@ impl Writer {
 /// Bytes of frames in pieces.
 pub(super) fn size_of_pieces(pieces: &[Vec<u8>]) -> u64 {
     pieces.iter().map(|piece| piece.len() as u64).sum()
+}
+
+/// Writes frames in pieces one after another, from `offset` on. Where they end.
+pub(super) fn write_pieces(
+    file: &mut dyn StoredFile,
+    pieces: &[Vec<u8>],
+    mut offset: u64,
+) -> io::Result<u64> {
+    for piece in pieces {
+        file.write_all_at(piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(offset)
 }
 
 /// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it.
