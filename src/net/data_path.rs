@@ -690,14 +690,7 @@ impl<C: Core> DataPath<C> {
             let mut consumed = 0;
             loop {
                 let rest = &connection.held[consumed..];
-                let start = rest.get(..self.pace.slice()).unwrap_or(rest);
-                let mut taken = core.handle_bytes(key, start, self.now, effects);
-                if taken == 0 && start.len() < rest.len() && !is_stopped(core, effects, key) {
-                    // A packet that is larger than a slice, and no more than that.
-                    let size = core.packet_size(key, rest).unwrap_or(rest.len());
-                    let packet = rest.get(..size).unwrap_or(rest);
-                    taken = core.handle_bytes(key, packet, self.now, effects);
-                }
+                let taken = handle_slice(core, effects, self.now, key, rest, self.pace.slice());
                 consumed += taken;
                 if taken == 0 || taken == rest.len() || is_stopped(core, effects, key) {
                     break;
@@ -1038,25 +1031,25 @@ impl<C: Core> DataPath<C> {
     /// next piece of that if there is room now.
     fn send_behind(&mut self, slot: u32, key: ConnectionKey) {
         let connection = self.connections.get(slot);
-        // What wraps a connection wraps when it is sent, so that its answers do not pile up here.
-        if connection.transport.is_none() {
-            let mut bytes = self.pool.take(0);
-            self.core.take_output(key, &mut bytes);
-            if bytes.is_empty() {
-                self.pool.put(bytes);
-            } else {
-                connection.keep_behind(bytes, &mut self.pool);
-            }
+        if connection.transport.is_some() {
+            // What wraps a connection wraps when it is sent, so that its answers do not pile up here.
+            connection.state.set(State::DIRTY);
+            return;
         }
-        if connection.state.has(State::BLOCKED.or(State::SENDING)) {
-            if connection.transport.is_some() {
-                connection.state.set(State::DIRTY);
-            } else if !connection.state.has(State::SENDING) {
-                // What becomes of a send that is under way is told when it ends.
-                let unsent = connection.unsent_size();
-                self.core
-                    .handle_unsent(key, unsent, self.now, &mut self.effects);
-            }
+        let mut bytes = self.pool.take(0);
+        self.core.take_output(key, &mut bytes);
+        if bytes.is_empty() {
+            self.pool.put(bytes);
+        } else {
+            connection.keep_behind(bytes, &mut self.pool);
+        }
+        if connection.state.has(State::SENDING) {
+            return; // What becomes of that is told when it ends.
+        }
+        if connection.state.has(State::BLOCKED) {
+            let unsent = connection.unsent_size();
+            self.core
+                .handle_unsent(key, unsent, self.now, &mut self.effects);
             return;
         }
         let piece = connection.take_piece();
@@ -1068,9 +1061,7 @@ impl<C: Core> DataPath<C> {
         self.send(slot, bytes, 0, Report::Failure);
         // Most sends succeed, and a success has no completion that would end the wait for the next
         // event: the core is told at once, and told better if the socket did not take everything.
-        let unsent = self.connections.get(slot).backlog_size();
-        self.core
-            .handle_unsent(key, unsent, self.now, &mut self.effects);
+        self.core.handle_unsent(key, 0, self.now, &mut self.effects);
     }
 
     fn continue_sending(&mut self, slot: u32) {
@@ -1316,24 +1307,13 @@ pub(super) fn consume<C: Core>(
         }
     }
     if !bytes.is_empty() {
-        let start = bytes.get(..slice).unwrap_or(bytes);
-        let mut consumed = core.handle_bytes(key, start, now, effects);
-        if start.len() < bytes.len() && !is_stopped(core, effects, key) {
-            if consumed > 0 {
-                connection.state.set(State::SETTLED);
-                return all.len() - bytes.len() + consumed;
-            }
-            // A packet that is larger than a slice, and no more than that.
-            let size = core.packet_size(key, bytes).unwrap_or(bytes.len());
-            let packet = bytes.get(..size).unwrap_or(bytes);
-            consumed = core.handle_bytes(key, packet, now, effects);
-            if consumed > 0 && consumed < bytes.len() && !is_stopped(core, effects, key) {
-                connection.state.set(State::SETTLED);
-                return all.len() - bytes.len() + consumed;
-            }
-        }
+        let consumed = handle_slice(core, effects, now, key, bytes, slice);
         if consumed > 0 {
             connection.state.set(State::SETTLED);
+        }
+        let is_cut = slice < bytes.len() && consumed > 0 && consumed < bytes.len();
+        if is_cut && !is_stopped(core, effects, key) {
+            return all.len() - bytes.len() + consumed;
         }
         let rest = bytes.get(consumed..).unwrap_or_default();
         if !rest.is_empty() {
@@ -1350,6 +1330,27 @@ pub(super) fn consume<C: Core>(
         connection.state.set(State::PAUSED);
     }
     all.len()
+}
+
+/// Gives the core the next `slice` of `bytes`, or a packet that is larger. Returns how many were taken.
+#[inline]
+fn handle_slice<C: Core>(
+    core: &mut C,
+    effects: &mut Effects,
+    now: Instant,
+    key: ConnectionKey,
+    bytes: &[u8],
+    slice: usize,
+) -> usize {
+    let start = bytes.get(..slice).unwrap_or(bytes);
+    let taken = core.handle_bytes(key, start, now, effects);
+    if taken > 0 || start.len() == bytes.len() || is_stopped(core, effects, key) {
+        return taken;
+    }
+    // A packet that is larger than a slice, and no more than that.
+    let size = core.packet_size(key, bytes).unwrap_or(bytes.len());
+    let packet = bytes.get(..size).unwrap_or(bytes);
+    core.handle_bytes(key, packet, now, effects)
 }
 
 /// Whether the core wants no more of a connection for now, or at all. What happens to another one beside it,
