@@ -9,7 +9,8 @@ use std::time::Duration;
 
 /// Most shards one broker can have: one bit each in [`crate::router::ShardSet`].
 pub const SHARDS_MAX: usize = 256;
-/// Slots of the ring from one shard to another.
+/// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
+/// at most, and of 4.5 KiB with their topics.
 pub const RING_SLOTS: usize = 4096;
 /// Default of [`Limits::peer_backlog_max`].
 pub const PEER_BACKLOG_MAX: usize = 4096;
@@ -78,7 +79,7 @@ pub struct Limits {
     /// as beyond `max_retained_messages`.
     pub max_retained_bytes: usize,
     /// Envelopes waiting for room in the ring to one shard from which QoS 0 is dropped and publishers
-    /// of QoS 1 and 2 are no longer read.
+    /// of QoS 1 and 2 are no longer read. One is a message or a batch, as in the ring ([`RING_SLOTS`]).
     pub peer_backlog_max: usize,
     /// What a turn of a shard does for retained messages on their way to new subscriptions, all connections
     /// together: nodes looked at and messages sent, 0.1 microseconds each where memory is near, 0.8 where it is

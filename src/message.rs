@@ -76,6 +76,22 @@ pub struct MessageRef<'a> {
     pub expires_at: Option<Instant>,
 }
 
+impl MessageRef<'_> {
+    /// Bytes of topic, properties and payload.
+    #[must_use]
+    #[inline]
+    pub const fn size(&self) -> usize {
+        self.topic_name.len() + self.properties.len() + self.payload.len()
+    }
+
+    /// Whether its Message Expiry Interval has passed [MQTT-3.3.2-5].
+    #[must_use]
+    #[inline]
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
 /// An Application Message that owns its bytes, in one buffer that can be used again.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Message {
@@ -96,11 +112,7 @@ impl Message {
     /// Copies `message` into a buffer of its own.
     #[must_use]
     pub fn new(message: MessageRef<'_>) -> Self {
-        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
-        let mut owned = Self {
-            bytes: Vec::with_capacity(size),
-            ..Self::default()
-        };
+        let mut owned = Self::default();
         owned.fill(message);
         owned
     }
@@ -121,9 +133,7 @@ impl Message {
     /// Replaces what this message holds, keeping its buffer: no allocation once that is large enough.
     pub fn fill(&mut self, message: MessageRef<'_>) {
         self.bytes.clear();
-        self.bytes.reserve_exact(
-            message.topic_name.len() + message.properties.len() + message.payload.len(),
-        );
+        self.bytes.reserve_exact(message.size());
         self.bytes.extend_from_slice(message.topic_name);
         self.bytes.extend_from_slice(message.properties);
         self.bytes.extend_from_slice(message.payload);
@@ -174,6 +184,6 @@ impl Message {
     /// Whether its Message Expiry Interval has passed [MQTT-3.3.2-5].
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
+        self.as_ref().is_expired(now)
     }
 }

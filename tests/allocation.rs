@@ -46,7 +46,13 @@ impl Rig {
                     self.shards[from].outbound(ShardId(to as u16)).pop_front()
                 {
                     let from = ShardId(from as u16);
-                    self.shards[to].handle_envelope(from, envelope, self.now, &mut self.effects);
+                    self.shards[to].handle_envelope(
+                        from,
+                        envelope,
+                        usize::MAX,
+                        self.now,
+                        &mut self.effects,
+                    );
                 }
             }
         }

@@ -184,7 +184,16 @@ impl Core for Forwarder {
         self.kill(connection);
     }
 
-    fn handle_envelope(&mut self, _: ShardId, (): (), _: Instant, _: &mut Effects) {}
+    fn handle_envelope(
+        &mut self,
+        _: ShardId,
+        (): (),
+        _: usize,
+        _: Instant,
+        _: &mut Effects,
+    ) -> Option<()> {
+        None
+    }
 
     fn handle_timeout(&mut self, _: Instant, _: &mut Effects) {}
 

@@ -120,7 +120,7 @@ impl Rig {
                         quiet = false;
                         let Node { shard, effects } = &mut self.nodes[to];
                         let from = ShardId(from as u16);
-                        shard.handle_envelope(from, envelope, Instant::ZERO, effects);
+                        shard.handle_envelope(from, envelope, usize::MAX, Instant::ZERO, effects);
                     }
                 }
             }

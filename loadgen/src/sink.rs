@@ -265,7 +265,16 @@ impl Core for Sink {
         self.kill(connection);
     }
 
-    fn handle_envelope(&mut self, _: ShardId, (): (), _: Instant, _: &mut Effects) {}
+    fn handle_envelope(
+        &mut self,
+        _: ShardId,
+        (): (),
+        _: usize,
+        _: Instant,
+        _: &mut Effects,
+    ) -> Option<()> {
+        None
+    }
 
     fn handle_timeout(&mut self, _: Instant, _: &mut Effects) {}
 

@@ -98,14 +98,16 @@ pub trait Core {
     /// The peer closed, or the socket failed. The key is dead afterwards.
     fn handle_closed(&mut self, connection: ConnectionKey, now: Instant, effects: &mut Effects);
 
-    /// Something from another shard.
+    /// Something from another shard. What is left of it after `most` messages comes back, to be handled before
+    /// anything else from there.
     fn handle_envelope(
         &mut self,
         from: ShardId,
         envelope: Self::Envelope,
+        most: usize,
         now: Instant,
         effects: &mut Effects,
-    );
+    ) -> Option<Self::Envelope>;
 
     /// Something from a side thread.
     fn handle_command(&mut self, _command: Command, _now: Instant, _effects: &mut Effects) {}
@@ -203,10 +205,11 @@ impl Core for Shard {
         &mut self,
         from: ShardId,
         envelope: Envelope,
+        most: usize,
         now: Instant,
         effects: &mut Effects,
-    ) {
-        self.handle_envelope(from, envelope, now, effects);
+    ) -> Option<Envelope> {
+        self.handle_envelope(from, envelope, most, now, effects)
     }
 
     fn handle_command(&mut self, command: Command, now: Instant, effects: &mut Effects) {

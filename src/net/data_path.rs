@@ -395,11 +395,18 @@ impl<C: Core> DataPath<C> {
         self.carry_out_effects();
     }
 
-    /// Passes on what another shard sent.
-    pub fn handle_envelope(&mut self, from: ShardId, envelope: C::Envelope) {
-        self.core
-            .handle_envelope(from, envelope, self.now, &mut self.effects);
+    /// Passes on what another shard sent. What is left of it comes back, to be passed on before anything else
+    /// from there.
+    pub fn handle_envelope(&mut self, from: ShardId, envelope: C::Envelope) -> Option<C::Envelope> {
+        let left = self.core.handle_envelope(
+            from,
+            envelope,
+            self.pace.messages(),
+            self.now,
+            &mut self.effects,
+        );
         self.carry_out_effects();
+        left
     }
 
     /// Passes on what a side thread wants.

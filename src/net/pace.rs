@@ -66,6 +66,11 @@ impl Pace {
         self.slice
     }
 
+    /// Messages of another shard to give to the core next.
+    pub(super) const fn messages(&self) -> usize {
+        self.slice / EVENT_WEIGHT
+    }
+
     /// Something of this weight was done. Tells whether this part of the turn is to end.
     // HOT: per receive.
     #[inline]

@@ -90,7 +90,16 @@ impl Core for Echo {
         self.peers.remove(key);
     }
 
-    fn handle_envelope(&mut self, _: ShardId, (): (), _: Instant, _: &mut Effects) {}
+    fn handle_envelope(
+        &mut self,
+        _: ShardId,
+        (): (),
+        _: usize,
+        _: Instant,
+        _: &mut Effects,
+    ) -> Option<()> {
+        None
+    }
 
     fn handle_timeout(&mut self, _: Instant, _: &mut Effects) {}
 

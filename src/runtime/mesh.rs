@@ -35,13 +35,26 @@ struct Outlet<E> {
     room: usize,
 }
 
+/// The way from one other shard.
+struct Inlet<E> {
+    ring: Consumer<Item<E>>,
+    /// What a turn had no time for of the envelope before those in the ring.
+    left: Option<E>,
+}
+
+impl<E: Send> Inlet<E> {
+    fn is_empty(&mut self) -> bool {
+        self.left.is_none() && self.ring.is_empty()
+    }
+}
+
 /// One shard's ends of all its rings.
 pub(super) struct Mesh<E> {
     shard: ShardId,
     peers: Arc<[Peer]>,
     /// One for each shard; `None` for this one.
     outlets: Vec<Option<Outlet<E>>>,
-    inlets: Vec<Option<Consumer<Item<E>>>>,
+    inlets: Vec<Option<Inlet<E>>>,
     /// The inlet to begin with, another one each turn.
     first: usize,
 }
@@ -78,7 +91,11 @@ impl<E: Send> Mesh<E> {
                         adopted: VecDeque::new(),
                         room: 0,
                     };
-                    (Some(outlet), Some(consumer))
+                    let inlet = Inlet {
+                        ring: consumer,
+                        left: None,
+                    };
+                    (Some(outlet), Some(inlet))
                 };
                 meshes[from].outlets.push(outlet);
                 meshes[to].inlets.push(inlet);
@@ -107,7 +124,7 @@ impl<E: Send> Mesh<E> {
     pub(super) fn announce_sleep(&mut self) -> bool {
         let sleep = &self.peers[self.shard.index()].sleep;
         sleep.announce();
-        if self.inlets.iter_mut().flatten().all(|ring| ring.is_empty()) {
+        if self.inlets.iter_mut().flatten().all(Inlet::is_empty) {
             return true;
         }
         sleep.retract();
@@ -124,13 +141,17 @@ impl<E: Send> Mesh<E> {
         let count = self.inlets.len();
         self.first = (self.first + 1) % count;
         for index in (self.first..count).chain(0..self.first) {
-            let Some(ring) = &mut self.inlets[index] else {
+            let Some(Inlet { ring, left }) = &mut self.inlets[index] else {
                 continue;
             };
-            for item in ring.drain() {
+            let from = ShardId(index as u16);
+            let mut items = ring.drain();
+            loop {
+                let item = left.take().map(Item::Core).or_else(|| items.next());
                 match item {
-                    Item::Core(envelope) => path.handle_envelope(ShardId(index as u16), envelope),
-                    Item::Adopt(adopted) => path.adopt(*adopted),
+                    Some(Item::Core(envelope)) => *left = path.handle_envelope(from, envelope),
+                    Some(Item::Adopt(adopted)) => path.adopt(*adopted),
+                    None => break,
                 }
                 if path.is_part_over() {
                     // What is left keeps this shard from sleeping.

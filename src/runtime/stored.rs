@@ -175,10 +175,12 @@ impl Core for StoredShard {
         &mut self,
         from: ShardId,
         envelope: Envelope,
+        most: usize,
         now: Instant,
         effects: &mut Effects,
-    ) {
-        self.shard.handle_envelope(from, envelope, now, effects);
+    ) -> Option<Envelope> {
+        self.shard
+            .handle_envelope(from, envelope, most, now, effects)
     }
 
     fn handle_command(&mut self, command: Command, now: Instant, effects: &mut Effects) {

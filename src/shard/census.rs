@@ -62,7 +62,7 @@ impl Shard {
             tombstones: self.router.tombstone_count(),
             barriers: self.barriers.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
-            outbound: self.peers.iter().map(|peer| peer.outbound.len()).sum(),
+            outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
             ..Census::default()
         };
         for key in self.clients.members.keys() {
@@ -92,11 +92,7 @@ impl Shard {
             retained_bytes: count(self.router.retained_bytes()),
             queued_messages: count(self.clients.queued_messages),
             queued_bytes: count(self.clients.queued_bytes),
-            ring_backlog: self
-                .peers
-                .iter()
-                .map(|peer| count(peer.outbound.len()))
-                .sum(),
+            ring_backlog: self.peers.iter().map(|peer| count(peer.waiting())).sum(),
             waiting_for_ring: count(self.waiting_for_ring.len()),
             // The data path knows.
             held_before_connect: 0,

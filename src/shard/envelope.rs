@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::batch::Batch;
 use crate::journal::Origin;
 use crate::key::ShardId;
 use crate::message::Message;
@@ -13,7 +14,15 @@ use crate::router::{Interest, RetainedVersion};
 /// order [MQTT-4.6.0-5] and the interest barrier across cores.
 #[derive(Clone, Debug)]
 pub enum Envelope {
-    /// A message for the subscribers of the receiving shard, for its retained replica, or for both.
+    /// Small messages for the subscribers of the receiving shard, which it has, and that nobody waits to be stored.
+    Batch {
+        /// The messages.
+        batch: Arc<Batch>,
+        /// The first that was not handled yet.
+        next: u16,
+    },
+    /// A message for the subscribers of the receiving shard that is no part of a batch, for its retained replica, or
+    /// for both.
     Publish {
         /// The message, shared by all shards it goes to.
         message: Arc<Message>,

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod batch;
 mod census;
 mod choose;
 mod clients;
@@ -51,6 +52,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use batch::Batch;
 pub use census::Census;
 pub use command::{Command, Verdict};
 pub use effects::{Effects, HandOver};
@@ -60,6 +62,7 @@ pub use placement::Placement;
 pub use restore::RestoredInterest;
 pub use snapshot::Snapshot;
 
+use batch::BatchPool;
 use clients::{Clients, mark_dirty};
 use connection::{Connection, Pause, Phase};
 use peer::Peer;
@@ -129,6 +132,7 @@ pub struct Shard {
     timers: Timers,
     /// One for each shard of the broker, this one's unused.
     peers: Vec<Peer>,
+    batches: BatchPool,
     /// Set when an envelope found a full backlog, until every backlog has room again.
     ring_is_full: bool,
     /// Connections not read because of that.
@@ -200,6 +204,7 @@ impl Shard {
             router: Router::with_seed(id, shard_count, secret),
             timers: Timers::new(),
             peers: (0..shard_count).map(|_| Peer::default()).collect(),
+            batches: BatchPool::default(),
             ring_is_full: false,
             waiting_for_ring: Vec::new(),
             waiting_for_disk: Vec::new(),
@@ -521,15 +526,20 @@ impl Shard {
         self.remove_connection(key);
     }
 
-    /// An envelope from shard `from`, in the order it sent them.
+    /// An envelope from shard `from`, in the order it sent them. What is left of it after `most` messages comes
+    /// back, to be handled before anything else from there.
     pub fn handle_envelope(
         &mut self,
         from: ShardId,
         envelope: Envelope,
+        most: usize,
         now: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> Option<Envelope> {
         match envelope {
+            Envelope::Batch { batch, next } => {
+                return self.handle_batch(batch, next, most, now, effects);
+            }
             Envelope::Publish {
                 message,
                 retained,
@@ -587,6 +597,7 @@ impl Shard {
             }
             Envelope::Clock { clock } => self.handle_clock(from, clock, now),
         }
+        None
     }
 
     /// Time has passed: ends silent connections, publishes Wills, ends Sessions. Some at a time:
@@ -714,7 +725,9 @@ impl Shard {
     /// Envelopes for shard `to`, oldest first. The runtime moves as many as the ring has room for,
     /// then calls [`Shard::handle_ring_room`].
     pub fn outbound(&mut self, to: ShardId) -> &mut VecDeque<Envelope> {
-        &mut self.peers[to.index()].outbound
+        let peer = &mut self.peers[to.index()];
+        peer.close(&mut self.batches);
+        &mut peer.outbound
     }
 
     /// So many envelopes for shard `to` can be moved when the runtime next does. A turn may bring more than
@@ -780,7 +793,7 @@ impl Shard {
 
     fn post(&mut self, to: ShardId, envelope: Envelope) {
         let peer = &mut self.peers[to.index()];
-        peer.outbound.push_back(envelope);
+        peer.post(envelope, &mut self.batches);
         self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
     }
 

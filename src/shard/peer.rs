@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::batch::{BatchPool, OpenBatch};
 use super::envelope::Envelope;
 use super::store::{Replaced, Ticket};
 
@@ -12,6 +13,8 @@ use super::store::{Replaced, Ticket};
 pub(super) struct Peer {
     /// Envelopes that wait for room in the ring, oldest first.
     pub(super) outbound: VecDeque<Envelope>,
+    /// Messages that follow those, in an envelope to be.
+    pub(super) open: OpenBatch,
     /// As many of them leave at the end of the turn.
     pub(super) ring_room: usize,
     /// The last of our announcements that is in force there.
@@ -27,19 +30,39 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Envelopes that wait for room in the ring.
+    pub(super) fn waiting(&self) -> usize {
+        self.outbound.len() + usize::from(!self.open.is_empty())
+    }
+
+    /// Sends `envelope` behind everything before it.
+    pub(super) fn post(&mut self, envelope: Envelope, batches: &mut BatchPool) {
+        self.close(batches);
+        self.outbound.push_back(envelope);
+    }
+
+    /// Makes an envelope of what has been gathered.
+    pub(super) fn close(&mut self, batches: &mut BatchPool) {
+        if !self.open.is_empty() {
+            let batch = batches.close(&mut self.open);
+            self.outbound.push_back(Envelope::Batch { batch, next: 0 });
+        }
+    }
+
     /// Whether QoS 0 is dropped and publishers of QoS 1 and 2 are stopped.
     pub(super) fn is_full(&self, backlog_max: usize) -> bool {
-        self.outbound.len() >= backlog_max + self.ring_room
+        self.waiting() >= backlog_max + self.ring_room
     }
 
     /// Whether stopped publishers may go on: well below full, so that they do not stop at once again.
     pub(super) fn has_room(&self, backlog_max: usize) -> bool {
-        self.outbound.len() <= backlog_max / 2
+        self.waiting() <= backlog_max / 2
     }
 
     /// Acknowledges announcements of the peer up to `sequence`, in one envelope with an
     /// acknowledgement that nothing has followed yet.
-    pub(super) fn acknowledge(&mut self, sequence: u64) {
+    pub(super) fn acknowledge(&mut self, sequence: u64, batches: &mut BatchPool) {
+        self.close(batches);
         if let Some(Envelope::InterestAck { sequence: last }) = self.outbound.back_mut() {
             *last = sequence;
         } else {

@@ -1,7 +1,7 @@
-//! Owned messages that are filled again once everybody has let go of them.
+//! What is shared for a moment and filled again once everybody has let go of them.
 //!
-//! A message for another shard or for a QoS 1 subscriber needs an `Arc<Message>` for some
-//! microseconds. The pool keeps a reference to those it gave out; one whose other references are
+//! A message for a QoS 1 subscriber or one too large for a batch that crosses needs an `Arc<Message>` for some
+//! microseconds, and so does a batch. The pool keeps a reference to those it gave out; one whose other references are
 //! gone is filled again, so the steady state allocates nothing and no free crosses cores.
 
 #![forbid(unsafe_code)]
@@ -17,38 +17,65 @@ const POOLED_MAX: usize = 2048;
 const POOLED_SIZE_MAX: usize = 512;
 const BUSY_MAX: usize = 2;
 
-#[derive(Debug, Default)]
-pub(super) struct MessagePool {
+/// What was given out, and is given out again once nobody else has it.
+#[derive(Debug)]
+pub(super) struct Recycled<T> {
     /// Oldest first: those are the likeliest to be free.
-    given: VecDeque<Arc<Message>>,
+    given: VecDeque<Arc<T>>,
+    /// How many are remembered.
+    most: usize,
 }
 
-impl MessagePool {
-    /// An owned copy of `message`.
-    pub(super) fn share(&mut self, message: MessageRef<'_>) -> Arc<Message> {
-        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
-        if size > POOLED_SIZE_MAX {
-            return Arc::new(Message::new(message));
+impl<T: Default> Recycled<T> {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            given: VecDeque::new(),
+            most,
         }
+    }
+
+    /// One that is only here, as `fill` leaves it.
+    pub(super) fn give(&mut self, fill: impl FnOnce(&mut T)) -> Arc<T> {
         for _ in 0..BUSY_MAX {
             let Some(mut candidate) = self.given.pop_front() else {
                 break;
             };
             if let Some(free) = Arc::get_mut(&mut candidate) {
-                free.fill(message);
+                fill(free);
                 self.given.push_back(candidate.clone());
                 return candidate;
             }
             // Something keeps it: a queue, the retained store. It leaves the pool once that is full.
-            if self.given.len() < POOLED_MAX {
+            if self.given.len() < self.most {
                 self.given.push_back(candidate);
             }
         }
-        let made = Arc::new(Message::new(message));
-        if self.given.len() < POOLED_MAX {
+        let mut made = T::default();
+        fill(&mut made);
+        let made = Arc::new(made);
+        if self.given.len() < self.most {
             self.given.push_back(made.clone());
         }
         made
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MessagePool(Recycled<Message>);
+
+impl Default for MessagePool {
+    fn default() -> Self {
+        Self(Recycled::new(POOLED_MAX))
+    }
+}
+
+impl MessagePool {
+    /// An owned copy of `message`.
+    pub(super) fn share(&mut self, message: MessageRef<'_>) -> Arc<Message> {
+        if message.size() > POOLED_SIZE_MAX {
+            return Arc::new(Message::new(message));
+        }
+        self.0.give(|free| free.fill(message))
     }
 }
 

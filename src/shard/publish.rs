@@ -5,6 +5,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::batch::{BATCHED_SIZE_MAX, Batch};
 use super::choose::Chosen;
 use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
@@ -516,11 +517,7 @@ impl Shard {
             }
         } else if matches.has_shards() {
             for to in matches.shards.iter() {
-                self.forward(to, message.qos, &mut fanout, |message| Envelope::Publish {
-                    message,
-                    retained: None,
-                    deliver: true,
-                });
+                self.forward_to_subscribers(to, &mut fanout);
             }
         }
         for &group in &matches.groups {
@@ -537,13 +534,7 @@ impl Shard {
                     );
                 }
                 Some(Chosen::Remote { to, filter, first }) => {
-                    self.forward(to, message.qos, &mut fanout, |message| {
-                        Envelope::PublishShared {
-                            message,
-                            filter,
-                            first,
-                        }
-                    });
+                    self.forward_to_member(to, filter, first, &mut fanout);
                 }
                 None => {}
             }
@@ -556,23 +547,73 @@ impl Shard {
         }
     }
 
-    /// Sends to one shard. A full ring drops QoS 0; publishers of QoS 1 and 2 were stopped before it
-    /// came to that.
-    fn forward(
-        &mut self,
-        to: ShardId,
-        qos: QoS,
-        fanout: &mut Fanout<'_>,
-        envelope: impl FnOnce(Arc<Message>) -> Envelope,
-    ) {
+    /// Whether a full ring drops a message: of QoS 0; publishers of QoS 1 and 2 were stopped before it came to
+    /// that.
+    fn is_dropped_for_ring(&mut self, to: ShardId, qos: QoS) -> bool {
         let backlog_max = self.clients.limits.peer_backlog_max;
-        if qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max) {
-            self.clients.counters.dropped_ring_full += 1;
+        let is_dropped = qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max);
+        self.clients.counters.dropped_ring_full += u64::from(is_dropped);
+        is_dropped
+    }
+
+    // HOT: per PUBLISH to another shard.
+    /// Sends a message that is not retained to one shard that has subscribers for it.
+    fn forward_to_subscribers(&mut self, to: ShardId, fanout: &mut Fanout<'_>) {
+        let is_small = fanout.message.size() <= BATCHED_SIZE_MAX;
+        let has_place = is_small && !self.peers[to.index()].open.is_empty();
+        if !has_place && self.is_dropped_for_ring(to, fanout.message.qos) {
             return;
         }
-        let message = self.clients.own(fanout);
+        // A ticket is for the envelope that follows, all of it.
+        let has_ticket = self.post_ticket(to);
+        if has_ticket || !is_small {
+            let message = self.clients.own(fanout);
+            let envelope = Envelope::Publish {
+                message,
+                retained: None,
+                deliver: true,
+            };
+            return self.post(to, envelope);
+        }
+        let peer = &mut self.peers[to.index()];
+        if peer.open.push(&fanout.message) {
+            peer.close(&mut self.batches);
+        }
+        if !has_place {
+            self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
+        }
+    }
+
+    /// Sends to the shard of a member of a shared subscription.
+    fn forward_to_member(
+        &mut self,
+        to: ShardId,
+        filter: Arc<[u8]>,
+        first: ShardId,
+        fanout: &mut Fanout<'_>,
+    ) {
+        if !self.is_dropped_for_ring(to, fanout.message.qos) {
+            let message = self.clients.own(fanout);
+            self.post_shared(to, message, filter, first);
+        }
+    }
+
+    fn post_shared(
+        &mut self,
+        to: ShardId,
+        message: Arc<Message>,
+        filter: Arc<[u8]>,
+        first: ShardId,
+    ) {
         self.post_ticket(to);
-        self.post(to, envelope(message));
+        self.post(
+            to,
+            Envelope::PublishShared {
+                message,
+                filter,
+                first,
+            },
+        );
     }
 
     /// A message from another shard, for its replica and its local subscribers.
@@ -588,28 +629,61 @@ impl Shard {
             self.observe_clock(version.shard, version.clock);
             self.apply_retained(&message, version, now);
         }
-        if !deliver || self.expired_on_the_way(&message, now) {
+        if deliver {
+            let view = message.as_ref().as_ref();
+            self.deliver_forwarded(view, Some(message.clone()), now, effects);
+        }
+    }
+
+    /// Handles up to `most` messages of a batch. Returns what is left of it.
+    pub(super) fn handle_batch(
+        &mut self,
+        batch: Arc<Batch>,
+        next: u16,
+        most: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Envelope> {
+        let next = usize::from(next);
+        let end = batch.len().min(next.saturating_add(most.max(1)));
+        for message in (next..end).filter_map(|index| batch.get(index)) {
+            self.deliver_forwarded(message, None, now, effects);
+        }
+        (end < batch.len()).then_some(Envelope::Batch {
+            batch,
+            next: end as u16,
+        })
+    }
+
+    // HOT: per PUBLISH from another shard.
+    /// Brings a message to the local subscribers. Those of QoS 1 and 2 share `owned`, or a copy.
+    fn deliver_forwarded(
+        &mut self,
+        message: MessageRef<'_>,
+        owned: Option<Arc<Message>>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if self.expired_on_the_way(message, now) {
             return;
         }
         let clients = &self.clients;
-        let may_read = |session| clients.may_read(session, message.topic_name());
+        let may_read = |session| clients.may_read(session, message.topic_name);
         let matches = self
             .router
-            .matches_of(TopicName::from_validated(message.topic_name()), may_read);
-        let view = message.as_ref().as_ref();
+            .matches_of(TopicName::from_validated(message.topic_name), may_read);
         let targets = &matches.targets;
-        let owned = Some(message.clone());
-        let mut fanout = self.clients.fanout(view, owned, targets.len(), now);
+        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         for target in targets {
             self.clients
-                .deliver(recipient(target, view.retain), &mut fanout, effects);
+                .deliver(recipient(target, message.retain), &mut fanout, effects);
         }
         self.clients.end_fanout(fanout);
     }
 
     /// Whether a message is too old to begin with its delivery [MQTT-3.3.2-5]: it may have waited for
     /// room in a ring, or in the queue of a Session that is gone.
-    fn expired_on_the_way(&mut self, message: &Message, now: Instant) -> bool {
+    fn expired_on_the_way(&mut self, message: MessageRef<'_>, now: Instant) -> bool {
         let expired = message.is_expired(now);
         self.clients.counters.dropped_expired += u64::from(expired);
         expired
@@ -624,7 +698,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        if self.expired_on_the_way(message, now) {
+        if self.expired_on_the_way(message.as_ref().as_ref(), now) {
             return;
         }
         let topic_name = message.topic_name();
@@ -656,13 +730,7 @@ impl Shard {
         match chosen {
             Some(Chosen::Local(target)) => self.deliver_shared(message, &target, now, effects),
             Some(Chosen::Remote { to, filter, first }) => {
-                let envelope = Envelope::PublishShared {
-                    message: message.clone(),
-                    filter,
-                    first,
-                };
-                self.post_ticket(to);
-                self.post(to, envelope);
+                self.post_shared(to, message.clone(), filter, first);
             }
             None => {}
         }
@@ -771,7 +839,7 @@ impl Shard {
         let Some(ShareTag(filter)) = delivery.share else {
             return;
         };
-        if self.expired_on_the_way(&delivery.message, now) {
+        if self.expired_on_the_way(delivery.message.as_ref().as_ref(), now) {
             return;
         }
         let filter = FilterKey(filter);

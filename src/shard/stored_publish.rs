@@ -199,8 +199,9 @@ impl Shard {
         }
     }
 
-    /// Asks `to` to say when what the next envelope causes is stored, if anybody waits for that.
-    pub(super) fn post_ticket(&mut self, to: ShardId) {
+    /// Asks `to` to say when what the next envelope causes is stored, if anybody waits for that. Tells whether it
+    /// did.
+    pub(super) fn post_ticket(&mut self, to: ShardId) -> bool {
         if let Some(store) = &mut self.clients.store
             && let Some(ticket) = store.ticket()
         {
@@ -220,7 +221,9 @@ impl Shard {
                     repeats,
                 },
             );
+            return true;
         }
+        false
     }
 
     /// A message from another shard: what that wants to know of it.

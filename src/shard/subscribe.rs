@@ -386,7 +386,7 @@ impl Shard {
         let text = std::str::from_utf8(filter).expect("an announced filter is UTF-8");
         let filter = TopicFilter::new(text).expect("an announced filter is valid");
         self.router.set_interest(from, &filter, interest);
-        self.peers[from.index()].acknowledge(sequence);
+        self.peers[from.index()].acknowledge(sequence, &mut self.batches);
     }
 
     /// Another shard has our announcements up to `sequence` in force: SUBACKs may leave.

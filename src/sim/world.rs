@@ -161,6 +161,8 @@ struct Wire {
 pub struct Traffic {
     /// Messages for subscribers or replicas, by the shard they went to.
     pub messages: Vec<u64>,
+    /// Envelopes that they were in.
+    pub message_envelopes: u64,
     /// Changes of what a shard wants of a filter.
     pub announcements: u64,
     /// Their acknowledgements.
@@ -174,14 +176,18 @@ pub struct Traffic {
 impl Traffic {
     fn count(&mut self, to: usize, envelope: &Envelope) {
         match envelope {
-            Envelope::Publish { .. } | Envelope::PublishShared { .. } => {
-                self.messages.resize(self.messages.len().max(to + 1), 0);
-                self.messages[to] += 1;
-            }
+            Envelope::Batch { batch, .. } => self.count_messages(to, batch.len() as u64),
+            Envelope::Publish { .. } | Envelope::PublishShared { .. } => self.count_messages(to, 1),
             Envelope::Interest { .. } => self.announcements += 1,
             Envelope::InterestAck { .. } => self.acknowledgements += 1,
             _ => self.others += 1,
         }
+    }
+
+    fn count_messages(&mut self, to: usize, count: u64) {
+        self.messages.resize(self.messages.len().max(to + 1), 0);
+        self.messages[to] += count;
+        self.message_envelopes += 1;
     }
 }
 
@@ -606,10 +612,15 @@ impl World {
                     break;
                 };
                 self.moved += 1;
+                let most = pace.amount(40);
                 let host = &mut self.hosts[index];
                 let from = ShardId(from as u16);
-                host.shard
-                    .handle_envelope(from, envelope, self.now, &mut host.effects);
+                let left =
+                    host.shard
+                        .handle_envelope(from, envelope, most, self.now, &mut host.effects);
+                if let Some(left) = left {
+                    self.rings[ring].push_front(left);
+                }
                 self.carry_out(index, None);
             }
         }

@@ -122,7 +122,13 @@ impl Broker {
                     for envelope in envelopes {
                         let from = ShardId(from as u16);
                         let effects = &mut self.effects;
-                        self.shards[to].handle_envelope(from, envelope, self.now, effects);
+                        self.shards[to].handle_envelope(
+                            from,
+                            envelope,
+                            usize::MAX,
+                            self.now,
+                            effects,
+                        );
                     }
                 }
             }

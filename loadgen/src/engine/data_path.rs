@@ -163,11 +163,13 @@ impl Core for Engine {
         &mut self,
         _: ShardId,
         envelope: Delivered,
+        _: usize,
         _: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> Option<Delivered> {
         let now_ns = self.run.clock.now_ns();
         self.handle_delivered(envelope, now_ns, effects);
+        None
     }
 
     fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {

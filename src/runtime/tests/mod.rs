@@ -30,6 +30,8 @@ struct Echo {
     connections: Vec<Peer>,
     free: Vec<u32>,
     outbound: Vec<VecDeque<Vec<u8>>>,
+    /// Of each other shard, the envelope that has to come again before any other.
+    left: Vec<Option<Vec<u8>>>,
     /// What it was told about rings.
     rooms: Vec<(ShardId, usize)>,
 }
@@ -63,6 +65,7 @@ impl Echo {
             connections: Vec::new(),
             free: Vec::new(),
             outbound: (0..shard_count).map(|_| VecDeque::new()).collect(),
+            left: vec![None; shard_count],
             rooms: Vec::new(),
         }
     }
@@ -254,14 +257,23 @@ impl Core for Echo {
         self.kill(key);
     }
 
+    /// Leaves each envelope for a second time, which has to come before anything else of that shard.
     fn handle_envelope(
         &mut self,
-        _: ShardId,
+        from: ShardId,
         envelope: Vec<u8>,
+        _: usize,
         _: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> Option<Vec<u8>> {
+        let left = &mut self.left[from.index()];
+        if left.is_none() {
+            *left = Some(envelope.clone());
+            return Some(envelope);
+        }
+        assert_eq!(left.take(), Some(envelope.clone()));
         self.broadcast(&envelope, effects);
+        None
     }
 
     fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {

@@ -89,6 +89,7 @@ fn messages(shards: usize, to: &[usize]) -> Traffic {
     }
     Traffic {
         messages,
+        message_envelopes: to.len() as u64,
         wakes: to.len() as u64,
         ..Traffic::default()
     }
@@ -177,7 +178,7 @@ fn a_publish_to_a_shared_subscription_costs_one_envelope_however_many_shards_hav
 }
 
 #[test]
-fn what_one_turn_sends_to_a_shard_wakes_it_once() {
+fn what_one_turn_sends_to_a_shard_wakes_it_once_and_shares_envelopes() {
     for shards in SHARD_COUNTS {
         let mut crossing = Crossing::new(shards);
         crossing.subscriber(5, "a/b");
@@ -188,6 +189,7 @@ fn what_one_turn_sends_to_a_shard_wakes_it_once() {
             }
         });
         assert_eq!(traffic.messages[5], 50);
+        assert_eq!(traffic.message_envelopes, 2);
         assert_eq!(traffic.wakes, 1);
     }
 }
@@ -198,6 +200,7 @@ fn the_first_subscription_of_a_shard_is_announced_to_all_others_and_further_ones
         let others = shards as u64 - 1;
         let first = Traffic {
             messages: vec![0; shards],
+            message_envelopes: 0,
             announcements: others,
             acknowledgements: others,
             others: 0,

@@ -347,11 +347,9 @@ fn full_ring_stops_the_publisher_and_lets_it_go_on() {
         .find(|link| on(0)(&bench, link))
         .expect("one of four names");
     bench.subscribe(subscriber, "t", options(Q0));
+    let text = too_large_for_a_batch;
     for id in 1..=19 {
-        bench.push(
-            publisher,
-            &Packet::Publish(message("t", &id.to_string(), Q1, id)),
-        );
+        bench.push(publisher, &Packet::Publish(message("t", &text(id), Q1, id)));
     }
     // The publisher's shard alone: nobody empties the ring.
     for _ in 0..5 {
@@ -363,9 +361,14 @@ fn full_ring_stops_the_publisher_and_lets_it_go_on() {
     bench.settle();
     assert!(!bench.world.is_paused(publisher.wire));
     assert_eq!(bench.hear(publisher).len(), 19);
-    let expected: Vec<String> = (1..=19).map(|id| id.to_string()).collect();
+    let expected: Vec<String> = (1..=19).map(text).collect();
     assert_eq!(bench.hear_payloads(subscriber), expected);
     assert_eq!(bench.world.sum(|it| it.dropped_ring_full), 0);
+}
+
+/// A payload that says its number, and crosses in an envelope of its own.
+fn too_large_for_a_batch(number: u16) -> String {
+    format!("{number:0600}")
 }
 
 #[test]
@@ -374,7 +377,17 @@ fn a_burst_of_qos0_loses_only_what_neither_the_ring_nor_the_backlog_has_room_for
         peer_backlog_max: 4,
         ..Limits::default()
     };
-    for (burst, lost) in [(20_u64, 0), (25, 5)] {
+    // Sixteen envelopes in the ring and four in the backlog, with one message each or with 32.
+    for (is_large, burst, lost) in [
+        (true, 20, 0),
+        (true, 25, 5),
+        (false, 640, 0),
+        (false, 645, 5),
+    ] {
+        let text = |number: u16| match is_large {
+            true => too_large_for_a_batch(number),
+            false => number.to_string(),
+        };
         let mut bench = Bench::new(2, &limits);
         bench.world.set_ring_capacity(16);
         let links = ["a", "b", "c", "d"].map(|name| bench.connect(v5(name)));
@@ -386,15 +399,17 @@ fn a_burst_of_qos0_loses_only_what_neither_the_ring_nor_the_backlog_has_room_for
         let (publisher, subscriber) = (*on(0).unwrap(), *on(1).unwrap());
         bench.subscribe(subscriber, "t", options(Q0));
         for number in 1..=burst {
-            let text = number.to_string();
-            bench.push(publisher, &Packet::Publish(message("t", &text, Q0, 0)));
+            bench.push(
+                publisher,
+                &Packet::Publish(message("t", &text(number), Q0, 0)),
+            );
         }
         // All of it comes in one turn.
         bench.settle();
-        let expected: Vec<String> = (1..=burst - lost).map(|it| it.to_string()).collect();
+        let expected: Vec<String> = (1..=burst - lost).map(text).collect();
         assert_eq!(bench.hear_payloads(subscriber), expected);
         let dropped = bench.world.sum(|it| it.dropped_ring_full);
-        assert_eq!(dropped, lost);
+        assert_eq!(dropped, u64::from(lost));
     }
 }
 

@@ -1,0 +1,201 @@
+//! Small messages on their way to one other shard, side by side in one buffer.
+//!
+//! What a message costs that crosses is mostly cache lines that another core has: of the ring, of its counts, of its
+//! bytes. Those of one turn to one shard lie behind each other, so that few lines carry many and come in order.
+
+#![forbid(unsafe_code)]
+
+use super::pool::Recycled;
+use crate::message::{MessageRef, QoS};
+use crate::time::Instant;
+use std::sync::Arc;
+
+/// Bytes of topic, properties and payload of a message that is worth copying. Larger ones are shared.
+pub(super) const BATCHED_SIZE_MAX: usize = 512;
+/// What one batch holds at most: no more than one core's cache has room for beside other things.
+const MESSAGES_MAX: usize = 32;
+const BYTES_MAX: usize = 4096;
+/// Batches remembered to be filled again. With the above this bounds what a shard holds back: 1.4 MiB.
+const POOLED_MAX: usize = 256;
+
+/// Where a message lies, and what does not lie there.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    start: u16,
+    topic_size: u16,
+    properties_size: u16,
+    payload_size: u16,
+    qos: QoS,
+    expires_at: Option<Instant>,
+}
+
+const _: () = assert!(BYTES_MAX + BATCHED_SIZE_MAX <= u16::MAX as usize);
+
+/// Messages for the subscribers of one shard, in the order in which they were published. None is retained.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    heads: Vec<Head>,
+    /// Of each message topic, properties and payload.
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    /// How many messages it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Whether another message is to begin another batch.
+    fn is_full(&self) -> bool {
+        self.heads.len() >= MESSAGES_MAX || self.bytes.len() >= BYTES_MAX
+    }
+
+    // HOT: per PUBLISH to another shard.
+    fn push(&mut self, message: &MessageRef<'_>) {
+        debug_assert!(!message.retain && message.size() <= BATCHED_SIZE_MAX);
+        self.heads.push(Head {
+            start: self.bytes.len() as u16,
+            topic_size: message.topic_name.len() as u16,
+            properties_size: message.properties.len() as u16,
+            payload_size: message.payload.len() as u16,
+            qos: message.qos,
+            expires_at: message.expires_at,
+        });
+        self.bytes.extend_from_slice(message.topic_name);
+        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(message.payload);
+    }
+
+    fn clear(&mut self) {
+        self.heads.clear();
+        self.bytes.clear();
+    }
+
+    /// The message with this number, if there are as many.
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> Option<MessageRef<'_>> {
+        let head = self.heads.get(index)?;
+        let (topic_name, rest) = self.bytes[head.start.into()..].split_at(head.topic_size.into());
+        let (properties, rest) = rest.split_at(head.properties_size.into());
+        Some(MessageRef {
+            topic_name,
+            properties,
+            payload: &rest[..head.payload_size.into()],
+            qos: head.qos,
+            retain: false,
+            expires_at: head.expires_at,
+        })
+    }
+}
+
+/// The batch for one shard that is being filled.
+#[derive(Debug, Default)]
+pub(super) struct OpenBatch(Batch);
+
+impl OpenBatch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a message. Tells whether the batch is to be closed before there is another one.
+    // HOT: per PUBLISH to another shard.
+    #[inline]
+    pub(super) fn push(&mut self, message: &MessageRef<'_>) -> bool {
+        self.0.push(message);
+        self.0.is_full()
+    }
+}
+
+/// Batches that are filled again once their receivers have let go of them.
+#[derive(Debug)]
+pub(super) struct BatchPool(Recycled<Batch>);
+
+impl Default for BatchPool {
+    fn default() -> Self {
+        Self(Recycled::new(POOLED_MAX))
+    }
+}
+
+impl BatchPool {
+    /// What `open` has gathered, to be sent. It is empty then, and has the buffers of a batch that was read.
+    pub(super) fn close(&mut self, open: &mut OpenBatch) -> Arc<Batch> {
+        self.0.give(|free| {
+            free.clear();
+            std::mem::swap(free, &mut open.0);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<'a>(
+        topic_name: &'a [u8],
+        payload: &'a [u8],
+        expires_at: Option<Instant>,
+    ) -> MessageRef<'a> {
+        MessageRef {
+            topic_name,
+            properties: b"properties",
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at,
+        }
+    }
+
+    #[test]
+    fn messages_come_out_as_and_in_the_order_in_which_they_went_in() {
+        let (mut pool, mut open) = (BatchPool::default(), OpenBatch::default());
+        let messages = [
+            message(b"a", b"first", None),
+            message(b"b/c", b"", Some(Instant::ZERO)),
+            message(b"a", &[7; 400], None),
+        ];
+        for message in &messages {
+            assert!(!open.push(message));
+        }
+        let batch = pool.close(&mut open);
+        let read: Vec<_> = (0..).map_while(|index| batch.get(index)).collect();
+        assert_eq!(read, messages);
+        assert!(open.is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_full_at_so_many_messages_or_bytes() {
+        for (payload, expected) in [(&[0; 0][..], MESSAGES_MAX), (&[0; 500][..], 9)] {
+            let mut open = OpenBatch::default();
+            let mut count = 1;
+            while !open.push(&MessageRef {
+                properties: b"",
+                ..message(b"t", payload, None)
+            }) {
+                count += 1;
+            }
+            assert_eq!(count, expected);
+        }
+    }
+
+    #[test]
+    fn the_buffers_of_a_batch_are_used_again_once_it_was_read() {
+        let (mut pool, mut open) = (BatchPool::default(), OpenBatch::default());
+        let mut send = |pool: &mut BatchPool| {
+            open.push(&message(b"t", b"payload", None));
+            pool.close(&mut open)
+        };
+        let first = send(&mut pool);
+        let address = Arc::as_ptr(&first);
+        let second = send(&mut pool);
+        assert_ne!(Arc::as_ptr(&second), address, "the first is still read");
+        drop(first);
+        assert_eq!(Arc::as_ptr(&send(&mut pool)), address);
+    }
+}
