@@ -320,6 +320,7 @@ impl<C: Core> DataPath<C> {
                 break;
             }
             self.handled += 1;
+            self.pace.handled(self.dirty.len() + self.uring.pending());
             if self.is_part_over() || std::mem::take(&mut self.effects.is_large) {
                 break;
             }

@@ -386,6 +386,12 @@ impl Uring {
         }
     }
 
+    /// What was pushed and not submitted yet.
+    #[inline]
+    pub(super) fn pending(&mut self) -> usize {
+        self.ring.submission().len()
+    }
+
     /// Moves all completions into `completions`.
     pub(super) fn reap(&mut self, completions: &mut Vec<cqueue::Entry>) {
         loop {
