@@ -406,6 +406,9 @@ impl<C: Core> DataPath<C> {
             self.now,
             &mut self.effects,
         );
+        // The first counts with the envelope.
+        let messages = std::mem::take(&mut self.effects.messages);
+        self.pace.add(messages.saturating_sub(1) * EVENT_WEIGHT);
         self.carry_out_effects();
         left
     }

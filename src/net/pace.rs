@@ -92,6 +92,13 @@ impl Pace {
         self.slice / EVENT_WEIGHT
     }
 
+    /// What was done weighs so much more than is told next.
+    // HOT: per envelope.
+    #[inline]
+    pub(super) const fn add(&mut self, weight: usize) {
+        self.weight += weight;
+    }
+
     /// Something of this weight was done. Tells whether this part of the turn is to end.
     // HOT: per receive.
     #[inline]
@@ -107,14 +114,15 @@ impl Pace {
         let weight = std::mem::take(&mut self.weight);
         let took = now.saturating_duration_since(self.looked);
         self.looked = now;
+        let owed = SEND_TIME * self.sends;
         if let Some(grant) = self.grant.take() {
-            self.until = self.until.max(now + grant);
+            self.until = self.until.max(now + owed + grant);
         } else if took > SLICE_TIME {
             self.slice = (self.slice / 2).max(SLICE_SIZE_MIN);
         } else if took < SLICE_TIME / 4 && weight < 2 * self.slice {
             self.slice = (self.slice * 2).min(SLICE_SIZE);
         }
-        now + SEND_TIME * self.sends >= self.until
+        now + owed >= self.until
     }
 }
 
@@ -139,6 +147,10 @@ mod tests {
         }
         assert!(pace.look(start + TURN_MAX - SEND_TIME * 200));
         assert!(!pace.look(start + TURN_MAX - SEND_TIME * 200 - TICK));
+        // What other shards sent gets its time all the same.
+        pace.begin_part(TURN_MAX);
+        assert!(!pace.look(start + TURN_MAX));
+        assert!(pace.look(start + TURN_MAX + PART_MIN));
         // The next turn owes nothing of that.
         pace.begin_turn(start, TURN_MAX);
         assert!(!pace.look(start + TURN_MAX - TICK));

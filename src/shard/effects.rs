@@ -38,6 +38,8 @@ pub struct Effects {
     pub notices: Vec<Notice>,
     /// Some output is worth a send before more is handled: what would come behind it is copied.
     pub is_large: bool,
+    /// Messages that were handled of a batch: each may take as long as an envelope of its own.
+    pub messages: usize,
 }
 
 impl Effects {

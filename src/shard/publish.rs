@@ -649,6 +649,7 @@ impl Shard {
         for message in (next..end).filter_map(|index| batch.get(index)) {
             self.deliver_forwarded(message, None, now, effects);
         }
+        effects.messages = end - next;
         (end < batch.len()).then_some(Envelope::Batch {
             batch,
             next: end as u16,
@@ -857,7 +858,7 @@ impl Shard {
     /// large, always fits.
     fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
         let limits = &self.clients.limits;
-        let size = message.topic_name.len() + message.properties.len() + message.payload.len();
+        let size = message.size();
         let bytes = self.router.retained_bytes() + size;
         let topic_name = TopicName::from_validated(message.topic_name);
         match self.router.retained(topic_name) {

@@ -612,6 +612,7 @@ impl World {
                     break;
                 };
                 self.moved += 1;
+                // Beyond what a batch has, so that it is all of it as well.
                 let most = pace.amount(40);
                 let host = &mut self.hosts[index];
                 let from = ShardId(from as u16);
