@@ -25,6 +25,8 @@ struct Echo {
     is_paused: bool,
     /// Turns are cut short as soon as they can be.
     is_hurried: bool,
+    /// Messages in each envelope.
+    batch: usize,
     flood: Option<Flood>,
 }
 
@@ -96,8 +98,9 @@ impl Core for Echo {
         (): (),
         _: usize,
         _: Instant,
-        _: &mut Effects,
+        effects: &mut Effects,
     ) -> Option<()> {
+        effects.messages = self.batch;
         None
     }
 
@@ -434,6 +437,26 @@ fn what_is_held_of_a_connection_that_was_paused_is_handled_over_many_turns_and_i
     }
     assert!(turns >= held.len() / SLICE_SIZE / 2, "{turns} turns");
     rig.expect(&mut client, &words);
+}
+
+#[test]
+fn each_message_of_a_batch_counts_towards_the_next_look_at_the_clock() {
+    for (batch, envelopes) in [(0, 8), (1, 8), (4, 2), (8, 1)] {
+        // A new one each: after the look it may look more often, as this machine is fast or slow.
+        let mut rig = Rig::new();
+        rig.path.core.is_hurried = true;
+        rig.path.core.batch = batch;
+        rig.path.begin_turn(std::time::Instant::now());
+        let mut handled = 0;
+        loop {
+            handled += 1;
+            assert_eq!(rig.path.handle_envelope(ShardId(1), ()), None);
+            if rig.path.is_part_over() {
+                break;
+            }
+        }
+        assert_eq!(handled, envelopes, "{batch} in each");
+    }
 }
 
 #[test]
