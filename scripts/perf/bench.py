@@ -9,7 +9,16 @@ from perf.results import ROOT
 
 def executable(name):
     """The path of a bench, built."""
-    command = ["cargo", "bench", "--bench", name, "--no-run", "--message-format=json"]
+    return built(["bench", "--bench", name, "--no-run"], name)
+
+
+def program(name):
+    """The path of a program of any package, built as all of them together are."""
+    return built(["build", "--release", "--workspace", "--bin", name], name)
+
+
+def built(build, name):
+    command = ["cargo", *build, "--message-format=json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
@@ -17,4 +26,4 @@ def executable(name):
         message = json.loads(line)
         if message.get("executable") and message["target"]["name"] == name:
             return message["executable"]
-    sys.exit("cargo named no executable of the bench")
+    sys.exit(f"cargo named no executable {name}")

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs)]
 
+#[path = "../../rig/mod.rs"]
 mod rig;
 
 use std::hint::black_box;
