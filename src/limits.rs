@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Most shards one broker can have: one bit each in [`crate::router::ShardSet`].
 pub const SHARDS_MAX: usize = 256;
 /// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
-/// at most, and of 4.5 KiB with their topics.
+/// at most, and of 4.5 KiB with their topics, beside 2.8 KiB that say where they lie and who waits for them.
 pub const RING_SLOTS: usize = 4096;
 /// Default of [`Limits::peer_backlog_max`].
 pub const PEER_BACKLOG_MAX: usize = 4096;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::pool::Recycled;
+use super::store::Ticket;
 use crate::message::{MessageRef, QoS};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ pub(super) const BATCHED_SIZE_MAX: usize = 512;
 /// What one batch holds at most: no more than one core's cache has room for beside other things.
 const MESSAGES_MAX: usize = 32;
 const BYTES_MAX: usize = 4096;
-/// Batches remembered to be filled again. With the above this bounds what a shard holds back: 1.4 MiB.
+/// Batches remembered to be filled again. With the above this bounds what a shard holds back: 1.9 MiB.
 const POOLED_MAX: usize = 256;
 
 /// Where a message lies, and what does not lie there.
@@ -37,6 +38,8 @@ pub struct Batch {
     heads: Vec<Head>,
     /// Of each message topic, properties and payload.
     bytes: Vec<u8>,
+    /// Those of which the sender wants to know when what they cause is stored, by their numbers.
+    tickets: Vec<(u16, Ticket)>,
 }
 
 impl Batch {
@@ -58,8 +61,11 @@ impl Batch {
     }
 
     // HOT: per PUBLISH to another shard.
-    fn push(&mut self, message: &MessageRef<'_>) {
+    fn push(&mut self, message: &MessageRef<'_>, ticket: Option<Ticket>) {
         debug_assert!(!message.retain && message.size() <= BATCHED_SIZE_MAX);
+        if let Some(ticket) = ticket {
+            self.tickets.push((self.heads.len() as u16, ticket));
+        }
         self.heads.push(Head {
             start: self.bytes.len() as u16,
             topic_size: message.topic_name.len() as u16,
@@ -76,6 +82,19 @@ impl Batch {
     fn clear(&mut self) {
         self.heads.clear();
         self.bytes.clear();
+        self.tickets.clear();
+    }
+
+    /// What the sender wants to know of the message with this number.
+    #[inline]
+    pub(super) fn ticket(&self, index: usize) -> Option<Ticket> {
+        if self.tickets.is_empty() {
+            return None;
+        }
+        let found = self
+            .tickets
+            .binary_search_by_key(&index, |&(index, _)| index.into());
+        found.ok().map(|at| self.tickets[at].1)
     }
 
     /// The message with this number, if there are as many.
@@ -104,11 +123,11 @@ impl OpenBatch {
         self.0.is_empty()
     }
 
-    /// Adds a message. Tells whether the batch is to be closed before there is another one.
+    /// Adds a message, and what is wanted to be known of it. Tells whether the batch is to be closed before there is another one.
     // HOT: per PUBLISH to another shard.
     #[inline]
-    pub(super) fn push(&mut self, message: &MessageRef<'_>) -> bool {
-        self.0.push(message);
+    pub(super) fn push(&mut self, message: &MessageRef<'_>, ticket: Option<Ticket>) -> bool {
+        self.0.push(message, ticket);
         self.0.is_full()
     }
 }
@@ -161,7 +180,7 @@ mod tests {
             message(b"a", &[7; 400], None),
         ];
         for message in &messages {
-            assert!(!open.push(message));
+            assert!(!open.push(message, None));
         }
         let batch = pool.close(&mut open);
         let read: Vec<_> = (0..).map_while(|index| batch.get(index)).collect();
@@ -170,14 +189,38 @@ mod tests {
     }
 
     #[test]
+    fn a_message_has_its_own_ticket_and_a_batch_that_is_filled_again_has_none_of_the_last_one() {
+        let (mut pool, mut open) = (BatchPool::default(), OpenBatch::default());
+        let ticket = |ticket| Ticket {
+            ticket,
+            origin: None,
+            repeats: false,
+        };
+        let given = [None, Some(7), None, Some(9)];
+        for number in given {
+            open.push(&message(b"t", b"payload", None), number.map(ticket));
+        }
+        let batch = pool.close(&mut open);
+        let read = [0, 1, 2, 3].map(|index| batch.ticket(index).map(|it| it.ticket));
+        assert_eq!(read, given);
+        drop(batch);
+        for _ in 0..2 {
+            open.push(&message(b"t", b"payload", None), None);
+            let batch = pool.close(&mut open);
+            assert!(batch.ticket(0).is_none() && batch.ticket(1).is_none());
+        }
+    }
+
+    #[test]
     fn a_batch_is_full_at_so_many_messages_or_bytes() {
         for (payload, expected) in [(&[0; 0][..], MESSAGES_MAX), (&[0; 500][..], 9)] {
             let mut open = OpenBatch::default();
             let mut count = 1;
-            while !open.push(&MessageRef {
+            let message = MessageRef {
                 properties: b"",
                 ..message(b"t", payload, None)
-            }) {
+            };
+            while !open.push(&message, None) {
                 count += 1;
             }
             assert_eq!(count, expected);
@@ -188,7 +231,7 @@ mod tests {
     fn the_buffers_of_a_batch_are_used_again_once_it_was_read() {
         let (mut pool, mut open) = (BatchPool::default(), OpenBatch::default());
         let mut send = |pool: &mut BatchPool| {
-            open.push(&message(b"t", b"payload", None));
+            open.push(&message(b"t", b"payload", None), None);
             pool.close(&mut open)
         };
         let first = send(&mut pool);

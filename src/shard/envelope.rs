@@ -14,7 +14,7 @@ use crate::router::{Interest, RetainedVersion};
 /// order [MQTT-4.6.0-5] and the interest barrier across cores.
 #[derive(Clone, Debug)]
 pub enum Envelope {
-    /// Small messages for the subscribers of the receiving shard, which it has, and that nobody waits to be stored.
+    /// Small messages for the subscribers of the receiving shard, which it has.
     Batch {
         /// The messages.
         batch: Arc<Batch>,
@@ -42,7 +42,7 @@ pub enum Envelope {
         first: ShardId,
     },
     /// The sender wants to know when what the next envelope causes is stored. Precedes a
-    /// [`Envelope::Publish`] or [`Envelope::PublishShared`] of QoS 1 or 2.
+    /// [`Envelope::Publish`] or [`Envelope::PublishShared`] of QoS 1 or 2; messages of a batch have theirs in it.
     Ticket {
         /// What the sender calls it.
         ticket: u64,
@@ -63,6 +63,8 @@ pub enum Envelope {
     Stored {
         /// The ticket.
         ticket: u64,
+        /// Those of the 64 tickets behind it of which the same is true, the next one first.
+        more: u64,
     },
     /// The sender wants to know when all exchanges that are under way now are written down.
     Settle,

@@ -15,7 +15,6 @@ use super::Shard;
 use super::clients::mark_dirty;
 use super::connection::Pause;
 use super::effects::Effects;
-use super::envelope::Envelope;
 use super::store::{Reply, Waiter};
 use super::subscribe::Answer;
 use crate::codec::{self, ReasonCode};
@@ -237,7 +236,7 @@ impl Shard {
         let mut holding = std::mem::take(&mut store.holding);
         let mut awaiting = std::mem::take(&mut store.awaiting);
         for (to, ticket) in answers {
-            self.post(to, Envelope::Stored { ticket });
+            self.post_stored(to, ticket);
         }
         holding.sort_unstable();
         holding.dedup();
@@ -323,11 +322,17 @@ impl Shard {
             return;
         };
         if store.journal.is_durable(lsn) {
-            return self.post(to, Envelope::Stored { ticket });
+            return self.post_stored(to, ticket);
         }
         // They leave in order, and what is asked for now is never asked for before what was.
         let lsn = store.replies.back().map_or(lsn, |last| last.lsn.max(lsn));
         store.replies.push_back(Reply { lsn, to, ticket });
+    }
+
+    fn post_stored(&mut self, to: ShardId, ticket: u64) {
+        let peer = &mut self.peers[to.index()];
+        peer.answer(ticket, &mut self.batches);
+        self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
     }
 
     /// What must be durable for everything so far to be.

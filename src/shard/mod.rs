@@ -538,14 +538,15 @@ impl Shard {
     ) -> Option<Envelope> {
         match envelope {
             Envelope::Batch { batch, next } => {
-                return self.handle_batch(batch, next, most, now, effects);
+                return self.handle_batch(from, batch, next, most, now, effects);
             }
             Envelope::Publish {
                 message,
                 retained,
                 deliver,
             } => {
-                let ticket = self.begin_forwarded(from);
+                let ticket = self.peers[from.index()].ticket.take();
+                self.begin_forwarded(from, ticket);
                 self.handle_forwarded(message, retained, deliver, now, effects);
                 self.end_forwarded(from, ticket);
             }
@@ -554,7 +555,8 @@ impl Shard {
                 filter,
                 first,
             } => {
-                let ticket = self.begin_forwarded(from);
+                let ticket = self.peers[from.index()].ticket.take();
+                self.begin_forwarded(from, ticket);
                 self.handle_forwarded_shared(&message, &filter, first, now, effects);
                 self.end_forwarded(from, ticket);
             }
@@ -575,7 +577,15 @@ impl Shard {
             }
             Envelope::Settle => self.handle_settle(from),
             Envelope::Settled => self.handle_settled(),
-            Envelope::Stored { ticket } => self.handle_stored(ticket, now, effects),
+            Envelope::Stored { ticket, more } => {
+                self.handle_stored(ticket, now, effects);
+                let mut left = more;
+                while left != 0 {
+                    let behind = u64::from(left.trailing_zeros());
+                    self.handle_stored(ticket + 1 + behind, now, effects);
+                    left &= left - 1;
+                }
+            }
             Envelope::StoreStalled { stalled } => {
                 self.peers[from.index()].stalled = stalled;
                 self.handle_stalls_changed(now, effects);

@@ -59,6 +59,25 @@ impl Peer {
         self.waiting() <= backlog_max / 2
     }
 
+    /// Says that what `ticket` is about is stored, in one envelope with the answer before it if nothing has followed
+    /// that. A ticket has as many answers as the peer sent messages with it.
+    pub(super) fn answer(&mut self, ticket: u64, batches: &mut BatchPool) {
+        self.close(batches);
+        if let Some(Envelope::Stored {
+            ticket: first,
+            more,
+        }) = self.outbound.back_mut()
+            && let Some(behind) = ticket.checked_sub(*first + 1)
+            && behind < u64::BITS.into()
+            && *more & 1 << behind == 0
+        {
+            *more |= 1 << behind;
+        } else {
+            self.outbound
+                .push_back(Envelope::Stored { ticket, more: 0 });
+        }
+    }
+
     /// Acknowledges announcements of the peer up to `sequence`, in one envelope with an
     /// acknowledgement that nothing has followed yet.
     pub(super) fn acknowledge(&mut self, sequence: u64, batches: &mut BatchPool) {
@@ -68,5 +87,45 @@ impl Peer {
         } else {
             self.outbound.push_back(Envelope::InterestAck { sequence });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_behind_each_other_share_an_envelope_unless_one_is_in_it_or_something_comes_between()
+    {
+        let (mut peer, mut batches) = (Peer::default(), BatchPool::default());
+        for ticket in [5, 6, 8, 5 + 64] {
+            peer.answer(ticket, &mut batches);
+        }
+        // Beyond what one has room for, and before it.
+        peer.answer(5 + 65, &mut batches);
+        for ticket in [3, 3, 5, 5] {
+            peer.answer(ticket, &mut batches);
+        }
+        peer.post(Envelope::Settled, &mut batches);
+        peer.answer(4, &mut batches);
+        let told: Vec<_> = peer
+            .outbound
+            .iter()
+            .filter_map(|envelope| match envelope {
+                &Envelope::Stored { ticket, more } => Some((ticket, more)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (5, 0b101 | 1 << 63),
+                (70, 0),
+                (3, 0),
+                (3, 0b10),
+                (5, 0),
+                (4, 0)
+            ]
+        );
     }
 }

@@ -559,14 +559,13 @@ impl Shard {
     // HOT: per PUBLISH to another shard.
     /// Sends a message that is not retained to one shard that has subscribers for it.
     fn forward_to_subscribers(&mut self, to: ShardId, fanout: &mut Fanout<'_>) {
-        let is_small = fanout.message.size() <= BATCHED_SIZE_MAX;
+        let is_small = fanout.message.size() <= BATCHED_SIZE_MAX && self.has_plain_ticket();
         let has_place = is_small && !self.peers[to.index()].open.is_empty();
         if !has_place && self.is_dropped_for_ring(to, fanout.message.qos) {
             return;
         }
-        // A ticket is for the envelope that follows, all of it.
-        let has_ticket = self.post_ticket(to);
-        if has_ticket || !is_small {
+        if !is_small {
+            self.post_ticket(to);
             let message = self.clients.own(fanout);
             let envelope = Envelope::Publish {
                 message,
@@ -575,8 +574,9 @@ impl Shard {
             };
             return self.post(to, envelope);
         }
+        let ticket = self.ticket_in_batch();
         let peer = &mut self.peers[to.index()];
-        if peer.open.push(&fanout.message) {
+        if peer.open.push(&fanout.message, ticket) {
             peer.close(&mut self.batches);
         }
         if !has_place {
@@ -638,6 +638,7 @@ impl Shard {
     /// Handles up to `most` messages of a batch. Returns what is left of it.
     pub(super) fn handle_batch(
         &mut self,
+        from: ShardId,
         batch: Arc<Batch>,
         next: u16,
         most: usize,
@@ -646,8 +647,18 @@ impl Shard {
     ) -> Option<Envelope> {
         let next = usize::from(next);
         let end = batch.len().min(next.saturating_add(most.max(1)));
-        for message in (next..end).filter_map(|index| batch.get(index)) {
-            self.deliver_forwarded(message, None, now, effects);
+        for index in next..end {
+            let Some(message) = batch.get(index) else {
+                break;
+            };
+            match batch.ticket(index) {
+                None => self.deliver_forwarded(message, None, now, effects),
+                ticket => {
+                    self.begin_forwarded(from, ticket);
+                    self.deliver_forwarded(message, None, now, effects);
+                    self.end_forwarded(from, ticket);
+                }
+            }
         }
         effects.messages = end - next;
         (end < batch.len()).then_some(Envelope::Batch {

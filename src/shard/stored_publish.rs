@@ -199,9 +199,8 @@ impl Shard {
         }
     }
 
-    /// Asks `to` to say when what the next envelope causes is stored, if anybody waits for that. Tells whether it
-    /// did.
-    pub(super) fn post_ticket(&mut self, to: ShardId) -> bool {
+    /// Asks `to` to say when what the next envelope causes is stored, if anybody waits for that.
+    pub(super) fn post_ticket(&mut self, to: ShardId) {
         if let Some(store) = &mut self.clients.store
             && let Some(ticket) = store.ticket()
         {
@@ -221,26 +220,39 @@ impl Shard {
                     repeats,
                 },
             );
-            return true;
         }
-        false
+    }
+
+    /// What asks for that if it is said of a message in a batch.
+    #[inline]
+    pub(super) fn ticket_in_batch(&mut self) -> Option<Ticket> {
+        self.clients.store.as_mut()?.ticket()
+    }
+
+    /// Whether the message at hand may be part of a batch: its ticket says all that there is to say of it.
+    #[inline]
+    pub(super) fn has_plain_ticket(&self) -> bool {
+        let store = self.clients.store.as_ref();
+        store.is_none_or(|store| store.routing.handed_on.is_empty())
     }
 
     /// A message from another shard: what that wants to know of it.
-    pub(super) fn begin_forwarded(&mut self, from: ShardId) -> Option<Ticket> {
-        let store = self.clients.store.as_mut()?;
-        let peer = &mut self.peers[from.index()];
-        let ticket = peer.ticket.take()?;
+    #[inline]
+    pub(super) fn begin_forwarded(&mut self, from: ShardId, ticket: Option<Ticket>) {
+        let (Some(store), Some(ticket)) = (&mut self.clients.store, ticket) else {
+            return;
+        };
         let waiter = Waiter::Shard {
             to: from,
             ticket: ticket.ticket,
             lsn: 0,
         };
         store.begin(waiter, Some(ticket));
-        store.routing.handed_on.append(&mut peer.handed_on);
-        Some(ticket)
+        let handed_on = &mut self.peers[from.index()].handed_on;
+        store.routing.handed_on.append(handed_on);
     }
 
+    #[inline]
     pub(super) fn end_forwarded(&mut self, from: ShardId, ticket: Option<Ticket>) {
         let Some(ticket) = ticket else { return };
         let (lsn, own) = self.end_stored();

@@ -4,7 +4,10 @@
 //! `cargo test --lib what_crosses -- --nocapture` prints the table that ARCHITECTURE.md shows.
 
 use super::*;
-use crate::sim::Traffic;
+use crate::sim::{Disk, Random, Traffic};
+use crate::time::Instant;
+use crate::wal::{Directory, StoreOptions, open};
+use std::sync::Arc;
 
 const SHARD_COUNTS: [usize; 3] = [8, 16, 64];
 
@@ -24,16 +27,50 @@ impl Crossing {
         crossing
     }
 
+    /// A broker that stores.
+    fn stored(shards: usize) -> Self {
+        let mut crossing = Self::new(shards);
+        let disk = Disk::new(Random::new(7));
+        let directory = Directory::in_storage(Arc::new(disk));
+        let options = StoreOptions::new("unused".into());
+        let store = open(directory, &options, shards, 7, Default::default(), &[0]).unwrap();
+        let settings = Settings::permissive(Limits::default());
+        crossing.bench.world = World::with_store(store, settings, 64, Instant::ZERO);
+        crossing.bench.settle();
+        crossing
+    }
+
+    /// Disks take what shards have for them, until all is at rest.
+    fn write(&mut self) {
+        loop {
+            let before = self.bench.world.moved();
+            for shard in 0..self.shards() {
+                self.bench.world.turn_disk(shard);
+            }
+            if self.bench.world.moved() == before {
+                return;
+            }
+            self.bench.settle();
+        }
+    }
+
     fn shards(&self) -> usize {
         self.bench.world.shard_count()
     }
 
     /// A Client of `shard`: whose name belongs there.
     fn client(&mut self, shard: usize) -> Link {
+        self.client_by(shard, v311)
+    }
+
+    fn client_by(&mut self, shard: usize, connect: fn(&str) -> Connect<'_>) -> Link {
         loop {
             self.names += 1;
             let name = format!("client {}", self.names);
-            let link = self.bench.connect(v311(&name));
+            let link = self.bench.open(connect(&name));
+            self.write();
+            let heard = self.bench.hear(link);
+            assert!(heard[0].starts_with("connack Success"), "{heard:?}");
             if self.bench.world.shard_of(link.wire) == Some(shard) {
                 return link;
             }
@@ -53,6 +90,7 @@ impl Crossing {
         self.bench.world.take_traffic();
         act(&mut self.bench);
         self.bench.settle();
+        self.write();
         let mut traffic = self.bench.world.take_traffic();
         traffic.messages.resize(self.shards(), 0);
         traffic
@@ -191,6 +229,30 @@ fn what_one_turn_sends_to_a_shard_wakes_it_once_and_shares_envelopes() {
         assert_eq!(traffic.messages[5], 50);
         assert_eq!(traffic.message_envelopes, 2);
         assert_eq!(traffic.wakes, 1);
+    }
+}
+
+#[test]
+fn what_one_turn_sends_and_wants_to_be_stored_shares_envelopes_and_so_do_the_answers() {
+    let connects: [fn(&str) -> Connect<'_>; 2] = [v311, lasting];
+    for (shards, connect) in SHARD_COUNTS.into_iter().zip(connects.into_iter().cycle()) {
+        for qos in [Q1, Q2] {
+            let mut crossing = Crossing::stored(shards);
+            let subscriber = crossing.client_by(5, connect);
+            crossing.bench.subscribe(subscriber, "a/b", options(qos));
+            crossing.write();
+            let publisher = crossing.client_by(0, connect);
+            let traffic = crossing.traffic(|bench| {
+                for id in 1..=20 {
+                    bench.push(publisher, &Packet::Publish(message("a/b", "x", qos, id)));
+                }
+            });
+            assert_eq!(traffic.messages[5], 20, "{shards} shards, {qos:?}");
+            assert_eq!(traffic.message_envelopes, 1, "{shards} shards, {qos:?}");
+            assert_eq!(traffic.others, 1, "{shards} shards, {qos:?}");
+            // None is acknowledged without that.
+            assert_eq!(crossing.bench.hear(publisher).len(), 20);
+        }
     }
 }
 
