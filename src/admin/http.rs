@@ -10,6 +10,7 @@ use super::metrics_text;
 use super::token::{Token, is_shown};
 use super::watch::Watch;
 use crate::config::AdminOptions;
+use crate::runtime::step_back;
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -82,7 +83,10 @@ impl AdminPort {
             .build()?;
         std::thread::Builder::new()
             .name("fastmq-admin".into())
-            .spawn(move || runtime.block_on(serve(listener, app)))?;
+            .spawn(move || {
+                step_back();
+                runtime.block_on(serve(listener, app));
+            })?;
         Ok(Self { address, guard })
     }
 

@@ -43,7 +43,7 @@ impl Collector for Exposition {
             &mut encoder,
             "fastmq_turn_cpu",
             "CPU time of a shard's thread from the end of one wait to the end of the next, in the system as well; \
-             turns that end within 0.1 ms of each other count as one",
+             short ones that end within 0.1 ms of each other count as one",
             |snapshot| &snapshot.own,
         )?;
         self.encode_log(&mut encoder)

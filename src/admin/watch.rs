@@ -9,7 +9,7 @@ use super::talkers::{self, Recent};
 use crate::log::{Counts, Log};
 use crate::message::QoS;
 use crate::metrics::{Snapshot, Talker};
-use crate::runtime::{Mailbox, Numbers};
+use crate::runtime::{Mailbox, Numbers, step_back};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -109,7 +109,10 @@ impl Watch {
         let (watch, watcher) = Self::prepare(options, Instant::now());
         std::thread::Builder::new()
             .name("fastmq-watch".into())
-            .spawn(move || watcher.run())?;
+            .spawn(move || {
+                step_back();
+                watcher.run();
+            })?;
         Ok(watch)
     }
 

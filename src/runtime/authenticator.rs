@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Beside, Mailbox};
+use super::{Beside, Mailbox, step_back};
 use crate::key::ShardId;
 use crate::origin::{ListenerId, PeerAddress};
 use crate::shard::{AuthenticationRequest, Command, Verdict};
@@ -24,8 +24,6 @@ use std::thread;
 const THREADS_MAX: usize = 2;
 /// CPUs that are enough for a second one.
 const CPUS_FOR_EACH: usize = 4;
-/// How much less urgent than a shard a check is, as of nice(2): a tenth of its share of a CPU.
-const NICENESS: i32 = 10;
 
 /// A password to check, and the shard that waits for it.
 type Request = (ShardId, Box<AuthenticationRequest>);
@@ -42,8 +40,7 @@ pub fn authenticate(
     mailboxes: Arc<[Mailbox]>,
     beside: Beside,
 ) -> io::Result<()> {
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let threads = (cpus / CPUS_FOR_EACH).clamp(1, THREADS_MAX);
+    let threads = (beside.allowed() / CPUS_FOR_EACH).clamp(1, THREADS_MAX);
     authenticate_by(requests, mailboxes, beside, threads, |request| {
         let passwords = request.security.passwords.as_ref();
         passwords.is_some_and(|it| it.verify(&request.username, &request.password))
@@ -94,13 +91,6 @@ where
             waiting.close();
         })?;
     Ok(())
-}
-
-/// Lets shards go first on a CPU that this thread shares with one.
-fn step_back() {
-    // Of the calling thread, on Linux. Without it checks work as well, only more eagerly.
-    let now = rustix::process::getpriority_process(None).unwrap_or_default();
-    let _ = rustix::process::setpriority_process(None, now.saturating_add(NICENESS));
 }
 
 /// Requests that wait for a thread.

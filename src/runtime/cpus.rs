@@ -36,31 +36,51 @@ pub enum CoresError {
     },
 }
 
+/// How much less urgent than a shard a thread is that has stepped back, as of nice(2): a tenth of its share of a CPU.
+const NICENESS: i32 = 10;
+
 /// The CPUs of threads that work beside the shards; by default, those of whoever begins them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Beside(Option<CpuSet>);
+pub struct Beside {
+    cpus: Option<CpuSet>,
+    allowed: usize,
+}
 
 impl Beside {
     /// Those that `shards` leave. If they leave none, every one that the calling thread may run on:
     /// where the kernel finds one idle.
     #[must_use]
     pub fn of(shards: &[Placed]) -> Self {
-        Self(
-            sched_getaffinity(None)
+        Self {
+            cpus: sched_getaffinity(None)
                 .ok()
                 .map(|all| left_by(shards, &all)),
-        )
+            allowed: allowed_cpus().len(),
+        }
+    }
+
+    /// How many CPUs the thread that made this could run on, those of shards among them.
+    #[must_use]
+    pub fn allowed(self) -> usize {
+        self.allowed
     }
 
     /// Lets the calling thread run there only, also if a pinned thread has begun it.
     pub fn enter(self) {
         // Without it the thread works as well, only on somebody's core.
-        if let Some(cpus) = self.0
+        if let Some(cpus) = self.cpus
             && let Err(error) = sched_setaffinity(None, &cpus)
         {
             tracing::debug!("a thread cannot be kept off the cores of shards: {error}");
         }
     }
+}
+
+/// Lets shards go first on a CPU that the calling thread shares with one.
+pub fn step_back() {
+    // Of the calling thread, on Linux. Without it it works as well, only more eagerly.
+    let now = rustix::process::getpriority_process(None).unwrap_or_default();
+    let _ = rustix::process::setpriority_process(None, now.saturating_add(NICENESS));
 }
 
 fn left_by(shards: &[Placed], all: &CpuSet) -> CpuSet {

@@ -31,7 +31,7 @@ mod tests;
 
 pub use authenticator::authenticate;
 pub use clock::Clock;
-pub use cpus::{Beside, CoresError, Placed, place};
+pub use cpus::{Beside, CoresError, Placed, place, step_back};
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::step_back;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -67,6 +68,7 @@ pub fn on_signals(
     std::thread::Builder::new()
         .name("fastmq-reload".into())
         .spawn(move || {
+            step_back();
             for signal in &mut requests {
                 handle(match signal {
                     SIGHUP => Request::Reload,
