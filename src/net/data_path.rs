@@ -283,6 +283,16 @@ impl<C: Core> DataPath<C> {
         self.uring.enter(u32::from(wait.is_some()), wait);
     }
 
+    /// How much the next [`DataPath::enter`] submits.
+    pub fn pending(&mut self) -> usize {
+        self.uring.pending()
+    }
+
+    /// An [`DataPath::enter`] that did not wait submitted so much, and took that long.
+    pub fn submitted(&mut self, count: usize, took: Duration) {
+        self.pace.submitted(count, took);
+    }
+
     /// A turn began at `start`: [`DataPath::handle_completions`] follows.
     pub fn begin_turn(&mut self, start: std::time::Instant) {
         self.pace.begin_turn(start, self.core.turn_max());

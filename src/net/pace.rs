@@ -9,14 +9,22 @@
 use std::time::{Duration, Instant};
 
 /// What a turn takes at most, beside the last thing that it began and what each part gets in any case: to handle what
-/// has arrived, and to send what follows from that. The longer it is the more of one Client's messages leave in one
-/// send, which is most of what a message to many costs.
+/// has arrived, to send what follows from that, and to receive what comes next. The longer it is the more of one
+/// Client's messages leave in one send, which is most of what a message to many costs.
 pub(super) const TURN_MAX: Duration = Duration::from_micros(850);
-/// What a send of little takes, most of it in the kernel (3.5 microseconds where it was measured); closing a connection
-/// does not take more. Counted for each receive that brought a connection something to be sent: those grow with what is
-/// handled, and the turn with them. What one receive brings for many is not counted: they have their sends already,
-/// whatever else is handled.
+/// What is received in the kernel while things are sent, a few at a time, takes about so long as long as nothing was
+/// measured.
+const RECEIVE_TIME: Duration = Duration::from_micros(50);
+const RECEIVE_TIME_MAX: Duration = Duration::from_micros(250);
+/// What a send takes, most of it in the kernel, as long as none was measured; closing a connection does not take more.
+/// Counted for each receive that brought a connection something to be sent: those grow with what is handled, and the
+/// turn with them. What one receive brings for many is not counted: they have their sends already, whatever else is
+/// handled.
 const SEND_TIME: Duration = Duration::from_nanos(3500);
+/// So many sends at once tell what one takes, and as few what receiving takes beside them.
+const SENDS_MANY: usize = 32;
+const SENDS_FEW: usize = 8;
+const SEND_TIME_MAX: Duration = Duration::from_micros(20);
 /// What each part of a turn gets even if those before it took longer: envelopes of other shards, and what was paused.
 const PART_MIN: Duration = Duration::from_micros(50);
 /// Bytes given to the core at once, and what may pass between two looks at the clock: so many at most, fewer
@@ -38,6 +46,9 @@ pub(super) struct Pace {
     /// What was handled in this turn, and how much of it will cost a send.
     handled: u32,
     sends: u32,
+    /// What a send takes, of late, and what is received beside sends.
+    send_time: Duration,
+    receive_time: Duration,
     /// A part has begun whose time counts from the next look at the clock.
     grant: Option<Duration>,
 }
@@ -52,6 +63,8 @@ impl Pace {
             looked: now,
             handled: 0,
             sends: 0,
+            send_time: SEND_TIME,
+            receive_time: RECEIVE_TIME,
             grant: None,
         }
     }
@@ -73,6 +86,20 @@ impl Pace {
     pub(super) fn handled(&mut self, due: usize) {
         self.handled += 1;
         self.sends = self.handled.min(u32::try_from(due).unwrap_or(u32::MAX));
+    }
+
+    /// So much was submitted, and has taken that long.
+    // HOT: per turn.
+    #[inline]
+    pub(super) fn submitted(&mut self, count: usize, took: Duration) {
+        let sends = u32::try_from(count).unwrap_or(u32::MAX);
+        if count >= SENDS_MANY {
+            let one = took.saturating_sub(self.receive_time) / sends;
+            self.send_time = learned(self.send_time, one).min(SEND_TIME_MAX);
+        } else if count < SENDS_FEW {
+            let rest = took.saturating_sub(self.send_time * sends);
+            self.receive_time = learned(self.receive_time, rest).min(RECEIVE_TIME_MAX);
+        }
     }
 
     /// Its next part begins. Most have little to do, and look at no clock.
@@ -114,7 +141,7 @@ impl Pace {
         let weight = std::mem::take(&mut self.weight);
         let took = now.saturating_duration_since(self.looked);
         self.looked = now;
-        let owed = SEND_TIME * self.sends;
+        let owed = self.receive_time + self.send_time * self.sends;
         if let Some(grant) = self.grant.take() {
             self.until = self.until.max(now + owed + grant);
         } else if took > SLICE_TIME {
@@ -126,11 +153,20 @@ impl Pace {
     }
 }
 
+/// What something takes, after it has taken that long once more. What the system took the core away for tells nothing:
+/// none counts for more than twice what was known, or little.
+fn learned(known: Duration, took: Duration) -> Duration {
+    let most = (known * 2).max(Duration::from_micros(1));
+    (known * 7 + took.min(most)) / 8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TICK: Duration = Duration::from_micros(1);
+    /// What is left of a turn if nothing is sent.
+    const HANDLING_MAX: Duration = TURN_MAX.saturating_sub(RECEIVE_TIME);
 
     #[test]
     fn a_turn_keeps_time_for_the_sends_of_many_receives_and_none_for_those_of_one() {
@@ -139,21 +175,55 @@ mod tests {
         // One receive for two hundred connections.
         pace.begin_turn(start, TURN_MAX);
         pace.handled(200);
-        assert!(!pace.look(start + TURN_MAX - SEND_TIME - TICK));
+        assert!(!pace.look(start + HANDLING_MAX - SEND_TIME - TICK));
         // Two hundred for one each.
         pace.begin_turn(start, TURN_MAX);
         for due in 1..=200 {
             pace.handled(due);
         }
-        assert!(pace.look(start + TURN_MAX - SEND_TIME * 200));
-        assert!(!pace.look(start + TURN_MAX - SEND_TIME * 200 - TICK));
+        assert!(pace.look(start + HANDLING_MAX - SEND_TIME * 200));
+        assert!(!pace.look(start + HANDLING_MAX - SEND_TIME * 200 - TICK));
         // What other shards sent gets its time all the same.
         pace.begin_part(TURN_MAX);
-        assert!(!pace.look(start + TURN_MAX));
-        assert!(pace.look(start + TURN_MAX + PART_MIN));
+        assert!(!pace.look(start + HANDLING_MAX));
+        assert!(pace.look(start + HANDLING_MAX + PART_MIN));
         // The next turn owes nothing of that.
         pace.begin_turn(start, TURN_MAX);
-        assert!(!pace.look(start + TURN_MAX - TICK));
+        assert!(!pace.look(start + HANDLING_MAX - TICK));
+    }
+
+    #[test]
+    fn what_sends_and_receives_take_is_learned_and_not_from_a_core_that_was_taken_away() {
+        let hour = Duration::from_secs(3600);
+        let mut pace = Pace::new();
+        // Neither few nor many tell anything.
+        pace.submitted(SENDS_MANY - 1, hour);
+        pace.submitted(SENDS_FEW, hour);
+        assert_eq!(
+            (pace.send_time, pace.receive_time),
+            (SEND_TIME, RECEIVE_TIME)
+        );
+        pace.submitted(100, hour);
+        pace.submitted(0, hour);
+        assert_eq!(pace.send_time, SEND_TIME * 9 / 8);
+        assert_eq!(pace.receive_time, RECEIVE_TIME * 9 / 8);
+        let mut learn = |sends: u32, took: Duration| {
+            for _ in 0..200 {
+                pace.submitted(sends as usize, took);
+            }
+            (pace.send_time, pace.receive_time)
+        };
+        let is_near = |time: Duration, us| time.abs_diff(TICK * us) < TICK / 10;
+        assert!(is_near(learn(0, TICK * 120).1, 120));
+        assert!(is_near(learn(100, TICK * 920).0, 8));
+        assert!(is_near(learn(5, TICK * 70).1, 30));
+        assert!(learn(100, hour).0 <= SEND_TIME_MAX);
+        assert!(learn(0, hour).1 <= RECEIVE_TIME_MAX);
+        // From nothing up again.
+        learn(0, Duration::ZERO);
+        learn(100, Duration::ZERO);
+        assert!(is_near(learn(0, TICK * 20).1, 20));
+        assert!(is_near(learn(100, TICK * 320).0, 3));
     }
 
     #[test]
@@ -182,8 +252,8 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new();
         pace.begin_turn(start, TURN_MAX);
-        assert!(!pace.look(start + TURN_MAX - TICK));
-        assert!(pace.look(start + TURN_MAX));
+        assert!(!pace.look(start + HANDLING_MAX - TICK));
+        assert!(pace.look(start + HANDLING_MAX));
     }
 
     #[test]
@@ -191,7 +261,7 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new();
         pace.begin_turn(start, TURN_MAX);
-        let late = start + TURN_MAX * 2;
+        let late = start + HANDLING_MAX * 2;
         assert!(pace.look(late));
         pace.begin_part(TURN_MAX);
         assert!(!pace.look(late));

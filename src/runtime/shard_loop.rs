@@ -84,11 +84,16 @@ impl<C: Core> ShardLoop<C> {
         let mut stop_at = None;
         loop {
             self.path.flush();
-            self.turns.record(self.clock.now() - self.now);
-            self.enter(completed, is_left, has_letters);
+            let flushed = self.clock.now();
+            self.turns.record(flushed - self.now);
+            let pending = self.path.pending();
+            let has_waited = self.enter(completed, is_left, has_letters);
             // This and the look after `flush` are all that a turn needs, unless it has much to do.
             let start = std::time::Instant::now();
             self.now = self.clock.at(start);
+            if !has_waited {
+                self.path.submitted(pending, self.now - flushed);
+            }
             self.own.end_turn(self.now);
             self.path.begin_turn(start);
             completed = self.path.handle_completions(self.now);
@@ -154,8 +159,8 @@ impl<C: Core> ShardLoop<C> {
         self.slot.answer(&snapshot);
     }
 
-    /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do.
-    fn enter(&mut self, completed: usize, is_left: bool, has_letters: bool) {
+    /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do. Tells whether it did.
+    fn enter(&mut self, completed: usize, is_left: bool, has_letters: bool) -> bool {
         let until_deadline = self
             .path
             .next_deadline()
@@ -165,11 +170,15 @@ impl<C: Core> ShardLoop<C> {
         let is_busy = completed >= COMPLETIONS_BUSY && self.mesh.has_peers();
         if self.path.has_work() || has_letters || wait.is_zero() || is_busy {
             self.path.enter(None);
-        } else if self.mesh.announce_sleep() {
+            return false;
+        }
+        let may_wait = self.mesh.announce_sleep();
+        if may_wait {
             self.path.enter(Some(wait));
             self.mesh.retract_sleep();
         } else {
             self.path.enter(None);
         }
+        may_wait
     }
 }
