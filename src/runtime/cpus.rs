@@ -65,6 +65,19 @@ impl Beside {
         self.allowed
     }
 
+    /// Runs `begin`, of which every thread that it begins runs there only; the calling thread goes on where it was.
+    pub fn begin<T>(self, begin: impl FnOnce() -> T) -> T {
+        let before = sched_getaffinity(None).ok();
+        self.enter();
+        let begun = begin();
+        Self {
+            cpus: before,
+            ..self
+        }
+        .enter();
+        begun
+    }
+
     /// Lets the calling thread run there only, also if a pinned thread has begun it.
     pub fn enter(self) {
         // Without it the thread works as well, only on somebody's core.
@@ -178,6 +191,23 @@ mod tests {
             begun.join().unwrap()
         });
         assert_eq!(pinned.join().unwrap(), all);
+    }
+
+    #[test]
+    fn only_what_is_begun_beside_runs_there() {
+        let all = sched_getaffinity(None).unwrap();
+        let last = (0..CpuSet::MAX_CPU)
+            .rev()
+            .find(|&cpu| all.is_set(cpu))
+            .unwrap();
+        let beside = Beside {
+            cpus: Some(set(&[last])),
+            allowed: 1,
+        };
+        let affinity = || sched_getaffinity(None).unwrap();
+        let begun = beside.begin(|| std::thread::spawn(affinity));
+        assert_eq!(begun.join().unwrap(), set(&[last]));
+        assert_eq!(affinity(), all);
     }
 
     #[test]

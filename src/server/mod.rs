@@ -160,13 +160,11 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         background::Background::of(arguments)
     };
 
-    // Whatever this thread begins stays off the shards' CPUs, if they leave one; shards choose their own.
     let cpus = Cpus {
         beside: Beside::of(&placed),
         shards: placed,
     };
-    cpus.beside.enter();
-    let log = logging::start(&config.log)?;
+    let log = cpus.beside.begin(|| logging::start(&config.log))?;
     let is_seen = logging::shows_errors(&config.log);
     let result = serve_configured(arguments, config, guards, key_log, &cpus, &log, background);
     if let Err(failure) = &result {
@@ -250,6 +248,9 @@ fn serve_configured(
         runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
     let mailboxes = running.mailboxes();
     runtime::authenticate(notices.authentications, mailboxes.clone(), cpus.beside)?;
+    // What is begun from now on stays off the shards' CPUs, if they leave one. Until now there was a store to be read,
+    // by as many as there are.
+    cpus.beside.enter();
     let shard_lines = ShardLines {
         events: notices.events,
         trees: notices.trees,
