@@ -40,7 +40,8 @@ pub fn authenticate(
     mailboxes: Arc<[Mailbox]>,
     beside: Beside,
 ) -> io::Result<()> {
-    let threads = (beside.allowed() / CPUS_FOR_EACH).clamp(1, THREADS_MAX);
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cpus / CPUS_FOR_EACH).clamp(1, THREADS_MAX);
     authenticate_by(requests, mailboxes, beside, threads, |request| {
         let passwords = request.security.passwords.as_ref();
         passwords.is_some_and(|it| it.verify(&request.username, &request.password))

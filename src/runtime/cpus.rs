@@ -41,47 +41,33 @@ const NICENESS: i32 = 10;
 
 /// The CPUs of threads that work beside the shards; by default, those of whoever begins them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Beside {
-    cpus: Option<CpuSet>,
-    allowed: usize,
-}
+pub struct Beside(Option<CpuSet>);
 
 impl Beside {
     /// Those that `shards` leave. If they leave none, every one that the calling thread may run on:
     /// where the kernel finds one idle.
     #[must_use]
     pub fn of(shards: &[Placed]) -> Self {
-        Self {
-            cpus: sched_getaffinity(None)
+        Self(
+            sched_getaffinity(None)
                 .ok()
                 .map(|all| left_by(shards, &all)),
-            allowed: allowed_cpus().len(),
-        }
-    }
-
-    /// How many CPUs the thread that made this could run on, those of shards among them.
-    #[must_use]
-    pub fn allowed(self) -> usize {
-        self.allowed
+        )
     }
 
     /// Runs `begin`, of which every thread that it begins runs there only; the calling thread goes on where it was.
     pub fn begin<T>(self, begin: impl FnOnce() -> T) -> T {
-        let before = sched_getaffinity(None).ok();
+        let before = Self(sched_getaffinity(None).ok());
         self.enter();
         let begun = begin();
-        Self {
-            cpus: before,
-            ..self
-        }
-        .enter();
+        before.enter();
         begun
     }
 
     /// Lets the calling thread run there only, also if a pinned thread has begun it.
     pub fn enter(self) {
         // Without it the thread works as well, only on somebody's core.
-        if let Some(cpus) = self.cpus
+        if let Some(cpus) = self.0
             && let Err(error) = sched_setaffinity(None, &cpus)
         {
             tracing::debug!("a thread cannot be kept off the cores of shards: {error}");
@@ -200,10 +186,7 @@ mod tests {
             .rev()
             .find(|&cpu| all.is_set(cpu))
             .unwrap();
-        let beside = Beside {
-            cpus: Some(set(&[last])),
-            allowed: 1,
-        };
+        let beside = Beside(Some(set(&[last])));
         let affinity = || sched_getaffinity(None).unwrap();
         let begun = beside.begin(|| std::thread::spawn(affinity));
         assert_eq!(begun.join().unwrap(), set(&[last]));

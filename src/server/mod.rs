@@ -160,13 +160,11 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         background::Background::of(arguments)
     };
 
-    let cpus = Cpus {
-        beside: Beside::of(&placed),
-        shards: placed,
-    };
-    let log = cpus.beside.begin(|| logging::start(&config.log))?;
+    let log = Beside::of(&placed).begin(|| logging::start(&config.log))?;
     let is_seen = logging::shows_errors(&config.log);
-    let result = serve_configured(arguments, config, guards, key_log, &cpus, &log, background);
+    let result = serve_configured(
+        arguments, config, guards, key_log, &placed, &log, background,
+    );
     if let Err(failure) = &result {
         tracing::error!("{failure}");
         *is_said = is_seen;
@@ -175,22 +173,15 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     result
 }
 
-/// Where shards run, and what runs beside them.
-struct Cpus {
-    shards: Vec<Placed>,
-    beside: Beside,
-}
-
 fn serve_configured(
     arguments: &Arguments,
     config: Config,
     guards: Guards,
     key_log: Option<Arc<KeyLogFile>>,
-    cpus: &Cpus,
+    placed: &[Placed],
     log: &Log,
     background: background::Background,
 ) -> Result<(), Failure> {
-    let placed = &*cpus.shards;
     let shard_count = placed.len();
     let version = env!("CARGO_PKG_VERSION");
     let plural = if shard_count == 1 { "" } else { "s" };
@@ -247,10 +238,11 @@ fn serve_configured(
     let running =
         runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
     let mailboxes = running.mailboxes();
-    runtime::authenticate(notices.authentications, mailboxes.clone(), cpus.beside)?;
+    let beside = Beside::of(placed);
+    runtime::authenticate(notices.authentications, mailboxes.clone(), beside)?;
     // What is begun from now on stays off the shards' CPUs, if they leave one. Until now there was a store to be read,
     // by as many as there are.
-    cpus.beside.enter();
+    beside.enter();
     let shard_lines = ShardLines {
         events: notices.events,
         trees: notices.trees,
