@@ -4,6 +4,7 @@
 
 use super::backlog::Backlog;
 use super::buffer_pool::BufferPool;
+use super::straight::Large;
 use super::transport::Transport;
 use super::uring::{Operation, Token};
 use crate::chunks::Chunks;
@@ -76,6 +77,10 @@ impl State {
     pub(super) const WAITING: Self = Self(1 << 20);
     /// Its peer has said that it sends nothing more, whenever its socket says so.
     pub(super) const LEFT: Self = Self(1 << 21);
+    /// Its peer sends large packets: the socket is polled, and read straight into `held`.
+    pub(super) const STRAIGHT: Self = Self(1 << 22);
+    /// What counts as its receive is such a poll.
+    pub(super) const POLLED: Self = Self(1 << 23);
 
     #[inline]
     pub(super) const fn has(self, other: Self) -> bool {
@@ -128,6 +133,8 @@ struct Rare {
     charged: u32,
     /// The listening socket that it was accepted from, if it is wrapped in something.
     listener: u32,
+    /// What its peer has sent of large packets.
+    large: Large,
 }
 
 impl Connection {
@@ -248,8 +255,34 @@ impl Connection {
     pub(super) fn tidy_rare(&mut self) {
         let is_wrapped = self.transport.is_some();
         self.rare.take_if(|rare| {
-            !is_wrapped && rare.charged == 0 && rare.unsent.is_empty() && rare.backlog.is_none()
+            !is_wrapped
+                && rare.charged == 0
+                && rare.unsent.is_empty()
+                && rare.backlog.is_none()
+                && rare.large.are_none()
         });
+    }
+
+    /// A packet of that size has arrived. Of small ones only those need to be told that were received straight.
+    #[cold]
+    pub(super) fn count_packet(&mut self, size: usize) {
+        // What unwraps it reads it from the kernel's buffers.
+        if self.transport.is_some() {
+            return;
+        }
+        let large = &mut self.rare.get_or_insert_default().large;
+        large.count(size);
+        if large.are_many() {
+            self.state.set(State::STRAIGHT);
+        } else if large.are_none() {
+            self.state.clear(State::STRAIGHT);
+            self.tidy_rare();
+        }
+    }
+
+    /// Size of its last large packet.
+    pub(super) fn large_size(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.large.size())
     }
 
     /// Bytes held of what the peer has sent.

@@ -10,6 +10,7 @@ use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
 use super::pace::{EVENT_WEIGHT, Pace, SLICE_SIZE};
+use super::straight::LARGE_MIN;
 use super::transport::{Transport, Wrapping};
 use super::unconnected::{Room, Unconnected};
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
@@ -87,7 +88,7 @@ pub struct DataPath<C: Core> {
     handled: usize,
     /// Bytes of the first of them that the core has seen.
     fed: usize,
-    pace: Pace,
+    pub(super) pace: Pace,
     sends: Vec<Send>,
     /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`, and they may
     /// not move until then, though the list grows.
@@ -644,7 +645,7 @@ impl<C: Core> DataPath<C> {
             let state = &mut self.connections.get(slot).state;
             // What a receive that was begun in the meantime is about is not said by this one.
             if self.fed == 0 && !cqueue::more(flags) {
-                state.clear(State::RECEIVING.or(State::CANCELLED));
+                state.clear(State::RECEIVING.or(State::CANCELLED).or(State::POLLED));
             }
             match (buffer, -result) {
                 (Some(buffer), ..0) => {
@@ -654,6 +655,8 @@ impl<C: Core> DataPath<C> {
                         return false;
                     }
                 }
+                // A poll: what it says is said by the socket as well.
+                (None, ..0) => self.receive_straight(slot),
                 (_, 0) => state.set(State::ENDED),
                 // Nothing is wrong with the socket: armed again below if it is still to be read.
                 (_, libc::ENOBUFS) => self.uring.buffers_mut().miss(),
@@ -699,7 +702,7 @@ impl<C: Core> DataPath<C> {
     }
 
     /// Feeds what is held of a connection that was paused, as much as there is time for, and reads on after that.
-    fn resume(&mut self, key: ConnectionKey) {
+    pub(super) fn resume(&mut self, key: ConnectionKey) {
         let Some(slot) = self.connections.find(key) else {
             return;
         };
@@ -761,9 +764,7 @@ impl<C: Core> DataPath<C> {
             }
         } else if paused {
             if receiving && !state.has(State::CANCELLED) {
-                connection.state.set(State::CANCELLED);
-                let failed = self.connections.token(Operation::CancelFailed, slot);
-                self.uring.cancel(token, failed);
+                self.cancel_receive(slot);
             }
         } else if !receiving {
             // Before CONNECT one receive at a time: then nothing is under way when the connection
@@ -781,8 +782,24 @@ impl<C: Core> DataPath<C> {
             self.end_waiting(slot);
             let connection = self.connections.get(slot);
             connection.state.set(State::RECEIVING);
-            self.uring.receive(connection.fd(), at_most, token);
+            if connection.state.has(State::STRAIGHT) && connection.key.is_some() {
+                connection.state.set(State::POLLED);
+                self.uring.poll_readable(connection.fd(), token);
+            } else {
+                self.uring.receive(connection.fd(), at_most, token);
+            }
+        } else if state.has(State::STRAIGHT) && !state.has(State::POLLED.or(State::CANCELLED)) {
+            // Polled as soon as that has ended.
+            self.cancel_receive(slot);
         }
+    }
+
+    /// Cancels the receive that is under way.
+    fn cancel_receive(&mut self, slot: u32) {
+        let receive = self.connections.token(Operation::Receive, slot);
+        let failed = self.connections.token(Operation::CancelFailed, slot);
+        self.connections.get(slot).state.set(State::CANCELLED);
+        self.uring.cancel(receive, failed);
     }
 
     /// Ends a connection without a word.
@@ -801,10 +818,7 @@ impl<C: Core> DataPath<C> {
         }
         state.clear(State::CANCELLED);
         if state.has(State::BROKEN) {
-            state.set(State::CANCELLED);
-            let receive = self.connections.token(Operation::Receive, slot);
-            let failed = self.connections.token(Operation::CancelFailed, slot);
-            self.uring.cancel(receive, failed);
+            self.cancel_receive(slot);
         } else {
             self.settle(slot);
         }
@@ -954,23 +968,21 @@ impl<C: Core> DataPath<C> {
 
     /// Closes the socket as soon as nothing is under way on it.
     fn abandon(&mut self, slot: u32) {
-        let receive = self.connections.token(Operation::Receive, slot);
         let writable = self.connections.token(Operation::Writable, slot);
-        let failed = self.connections.token(Operation::CancelFailed, slot);
         let connect = self.connections.token(Operation::Connect, slot);
         let ignored = self.connections.token(Operation::Ignored, slot);
         let connection = self.connections.get(slot);
         let state = connection.state;
         connection.state.set(State::BROKEN);
         if state.has(State::RECEIVING) && !state.has(State::CANCELLED) {
-            connection.state.set(State::CANCELLED);
-            self.uring.cancel(receive, failed);
+            self.cancel_receive(slot);
         }
         if state.has(State::POLLING) && !state.has(State::BROKEN) {
             // One of the two is under way.
             self.uring.cancel(writable, ignored);
             self.uring.cancel(connect, ignored);
         }
+        let connection = self.connections.get(slot);
         self.pool.put(std::mem::take(&mut connection.held));
         while connection.unsent_size() > 0 {
             self.pool.put(connection.take_unsent().0);
@@ -1306,6 +1318,12 @@ pub(super) fn consume<C: Core>(
             bytes = rest;
         };
         let whole = connection.held.len();
+        if let Some(size @ LARGE_MIN..) = size
+            && size <= whole
+            && !connection.state.has(State::STRAIGHT)
+        {
+            connection.count_packet(size);
+        }
         let mut consumed = 0;
         // Only a few bytes do not tell their packet's size, or do not deserve one.
         if size == Some(whole) {

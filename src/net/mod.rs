@@ -6,7 +6,7 @@
 //!
 //! # Always true
 //! - Bytes reach the core in the order they arrived. A packet that lies whole in a receive buffer is
-//!   read in place; only one that was cut off is copied.
+//!   read in place; only one that was cut off is copied, and of who sends large ones not even that (`straight.rs`).
 //! - A connection with nothing to say holds no buffer: neither for receiving nor for sending.
 //! - A slot of the connection table is used again only when the kernel has finished with everything
 //!   that was asked of it; a completion that comes late finds another generation and is ignored.
@@ -34,6 +34,7 @@ mod defer_accept;
 mod listener;
 mod pace;
 mod peers;
+mod straight;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub mod tls;

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::connection::State;
 use super::pace::SLICE_SIZE;
+use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
 use crate::origin::Origin;
@@ -25,6 +27,8 @@ struct Echo {
     is_paused: bool,
     /// Turns are cut short as soon as they can be.
     is_hurried: bool,
+    /// Hears packets, which begin with their size.
+    is_framed: bool,
     /// Messages in each envelope.
     batch: usize,
     flood: Option<Flood>,
@@ -70,6 +74,16 @@ impl Core for Echo {
         _: Instant,
         effects: &mut Effects,
     ) -> usize {
+        let mut end = bytes.len();
+        if self.is_framed {
+            end = 0;
+            while let Some(size) = framed_size(&bytes[end..])
+                && size <= bytes.len() - end
+            {
+                end += size;
+            }
+        }
+        let bytes = &bytes[..end];
         self.peers.send(key.index, bytes, effects);
         if bytes.ends_with(b"!") || bytes.ends_with(b".") {
             effects.closes.push(key);
@@ -80,8 +94,8 @@ impl Core for Echo {
         bytes.len()
     }
 
-    fn packet_size(&self, _: ConnectionKey, _: &[u8]) -> Option<usize> {
-        None
+    fn packet_size(&self, _: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+        framed_size(bytes).filter(|_| self.is_framed)
     }
 
     fn is_paused(&self, _: ConnectionKey) -> bool {
@@ -150,6 +164,17 @@ impl Core for Echo {
     }
 }
 
+fn framed_size(bytes: &[u8]) -> Option<usize> {
+    Some(u32::from_le_bytes(*bytes.first_chunk()?) as usize)
+}
+
+/// A packet of that size, at least its four bytes, unlike others of its size.
+fn framed(size: usize, salt: usize) -> Vec<u8> {
+    let mut packet = (size as u32).to_le_bytes().to_vec();
+    packet.extend((0..size - 4).map(|at| b'A' + ((at + salt) % 26) as u8));
+    packet
+}
+
 struct Rig {
     path: DataPath<Echo>,
     address: SocketAddr,
@@ -173,8 +198,16 @@ impl Rig {
     }
 
     fn turn(&mut self) {
+        self.turn_within(Some(Duration::from_millis(50)));
+    }
+
+    fn turn_at_once(&mut self) {
+        self.turn_within(None);
+    }
+
+    fn turn_within(&mut self, wait: Option<Duration>) {
         self.path.flush();
-        self.path.enter(Some(Duration::from_millis(50)));
+        self.path.enter(wait);
         self.path.begin_turn(std::time::Instant::now());
         self.path.handle_completions(self.now);
         self.path.handle_timeouts(self.now);
@@ -437,6 +470,144 @@ fn what_is_held_of_a_connection_that_was_paused_is_handled_over_many_turns_and_i
     }
     assert!(turns >= held.len() / SLICE_SIZE / 2, "{turns} turns");
     rig.expect(&mut client, &words);
+}
+
+#[test]
+fn the_socket_of_who_sends_large_packets_is_read_straight_until_as_many_small_ones_have_come() {
+    let mut rig = Rig::new();
+    let mut client = rig.connect();
+    rig.path.core.is_framed = true;
+    let key = rig.path.core.peers.keys().next().unwrap();
+    let slot = rig.path.connections.find(key).unwrap();
+    let mut say = |rig: &mut Rig, size| {
+        let packet = framed(size, size);
+        client.write_all(&packet).unwrap();
+        rig.expect(&mut client, &packet);
+        // What was to be cancelled ends in the next turn.
+        rig.turn();
+        let state = rig.path.connections.get(slot).state;
+        assert_eq!(state.has(State::STRAIGHT), state.has(State::POLLED));
+        state.has(State::STRAIGHT)
+    };
+    for _ in 0..3 {
+        assert!(!say(&mut rig, LARGE_MIN));
+        assert!(!say(&mut rig, LARGE_MIN - 1));
+    }
+    assert!(say(&mut rig, LARGE_MIN));
+    for size in [5, 2 * LARGE_MIN, 100, 3 * LARGE_MIN + 1, LARGE_MIN - 1, 4] {
+        assert!(say(&mut rig, size), "{size}");
+    }
+    let held = &rig.path.connections.get(slot).held;
+    assert_eq!(held.capacity(), 0, "nothing while nothing comes");
+    assert!(say(&mut rig, 10));
+    assert!(!say(&mut rig, 10));
+    assert!(!say(&mut rig, LARGE_MIN));
+}
+
+/// Sizes, cuts, pauses and turns that are too short, as chance has it.
+#[test]
+fn large_and_small_packets_arrive_whole_and_in_their_order_however_they_are_cut_and_paused() {
+    let mut straight = 0;
+    for seed in 0..30_u64 {
+        let mut state = seed;
+        let mut below = |bound: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(seed | 1);
+            (state >> 33) as usize % bound
+        };
+        let mut rig = Rig::new();
+        let mut client = rig.connect();
+        rig.path.core.is_framed = true;
+        rig.path.core.is_hurried = seed % 2 == 1;
+        let key = rig.path.core.peers.keys().next().unwrap();
+        let slot = rig.path.connections.find(key).unwrap();
+        let mut words = Vec::new();
+        while words.len() < 3_000_000 {
+            // Seldom between the two kinds, so that both have their time.
+            let is_large = words.len() / 500_000 % 2 == 0;
+            let size = if is_large != (below(20) == 0) {
+                below(200_000)
+            } else {
+                below(1000)
+            };
+            words.extend(framed(size + 4, words.len()));
+        }
+        let (mut said, mut heard, mut turns) = (0, Vec::new(), 0);
+        while heard.len() < words.len() {
+            let end = words.len().min(said + 1 + below(150_000));
+            match client.write(&words[said..end]) {
+                Ok(size) => said += size,
+                Err(error) if said < end => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                Err(_) => {}
+            }
+            if below(10) == 0 {
+                rig.path.core.is_paused = true;
+            } else if rig.path.core.is_paused && below(3) == 0 {
+                rig.path.core.is_paused = false;
+                rig.path.effects.resumed.push(key);
+                rig.path.carry_out_effects();
+            }
+            rig.turn_at_once();
+            let state = rig.path.connections.get(slot).state;
+            straight += usize::from(state.has(State::POLLED));
+            let mut part = vec![0; 100_000];
+            match client.read(&mut part) {
+                Ok(0) => panic!("seed {seed}: closed"),
+                Ok(size) => heard.extend_from_slice(&part[..size]),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            turns += 1;
+            assert!(
+                turns < 200_000,
+                "seed {seed}: {} of {}",
+                heard.len(),
+                words.len()
+            );
+        }
+        let wrong = (0..words.len()).find(|at| heard[*at] != words[*at]);
+        assert_eq!(wrong, None, "seed {seed}");
+    }
+    assert!(straight > 100, "{straight} turns");
+}
+
+#[test]
+fn a_client_whose_socket_is_read_straight_leaves_and_is_closed_as_others_are() {
+    let mut rig = Rig::new();
+    rig.path.core.is_framed = true;
+    let packet = framed(2 * LARGE_MIN, 0);
+    // The whole of the last one, a part of it, a word that ends it, and with the peer's end to come.
+    for last in [
+        &packet[..],
+        &packet[..LARGE_MIN],
+        b"\x05\0\0\0!",
+        b"\x05\0\0\0.",
+    ] {
+        let mut client = TcpStream::connect(rig.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        for _ in 0..5 {
+            client.write_all(&packet).unwrap();
+            rig.expect(&mut client, &packet);
+        }
+        rig.turn();
+        let key = rig.path.core.peers.keys().next().unwrap();
+        let slot = rig.path.connections.find(key).unwrap();
+        assert!(rig.path.connections.get(slot).state.has(State::POLLED));
+        client.write_all(last).unwrap();
+        if last.len() == packet.len() || last.len() == 5 {
+            rig.expect(&mut client, last);
+        } else {
+            rig.turn();
+        }
+        drop(client);
+        let mut turns = 0;
+        while !rig.path.is_empty() {
+            rig.turn();
+            turns += 1;
+            assert!(turns < 1000, "for ever");
+        }
+        assert_eq!(rig.path.core.peers.keys().count(), 0);
+    }
 }
 
 #[test]

@@ -239,6 +239,12 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
+    /// One completion when `socket` has something to be read, or has ended or failed.
+    #[inline]
+    pub(super) fn poll_readable(&mut self, socket: RawFd, token: Token) {
+        self.poll(socket, libc::POLLIN, token);
+    }
+
     /// Sends within the next `enter`, as much as the socket takes.
     ///
     /// # Safety
@@ -270,7 +276,12 @@ impl Uring {
     /// One completion when `socket` has room again, or has failed.
     #[inline]
     pub(super) fn poll_writable(&mut self, socket: RawFd, token: Token) {
-        let entry = opcode::PollAdd::new(types::Fd(socket), libc::POLLOUT as u32)
+        self.poll(socket, libc::POLLOUT, token);
+    }
+
+    #[inline]
+    fn poll(&mut self, socket: RawFd, events: libc::c_short, token: Token) {
+        let entry = opcode::PollAdd::new(types::Fd(socket), events as u32)
             .build()
             .user_data(token.encode());
         // SAFETY: refers to no memory.
