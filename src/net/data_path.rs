@@ -1318,8 +1318,9 @@ pub(super) fn consume<C: Core>(
             bytes = rest;
         };
         let whole = connection.held.len();
-        if let Some(size @ LARGE_MIN..) = size
-            && size <= whole
+        // What is received straight is counted there, large or small.
+        if let Some(size) = size
+            && (LARGE_MIN..=whole).contains(&size)
             && !connection.state.has(State::STRAIGHT)
         {
             connection.count_packet(size);

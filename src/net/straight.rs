@@ -69,11 +69,9 @@ impl<C: Core> DataPath<C> {
             held = self.pool.take(LARGE_MIN);
         }
         let before = held.len();
-        let wanted = match self.core.packet_size(key, &held) {
-            Some(size) => size.saturating_sub(before),
-            None => connection.large_size(),
-        };
-        let wanted = wanted.clamp(1, READ_MAX);
+        let known = self.core.packet_size(key, &held);
+        let size = known.unwrap_or_else(|| connection.large_size());
+        let wanted = size.saturating_sub(before).clamp(1, READ_MAX);
         held.reserve(wanted);
         let spare = &mut held.spare_capacity_mut()[..wanted];
         let socket = connection.socket().map(SockRef::from);
