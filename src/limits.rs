@@ -61,14 +61,15 @@ pub struct Limits {
     /// Bytes of the messages waiting for one Session, each counted in full though Sessions share
     /// them. Beyond it the newest is dropped.
     pub max_queued_bytes: usize,
-    /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way. Beyond
-    /// it the newest is dropped.
+    /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way, and of
+    /// QoS 0 beyond `outbox_bytes_max`. Beyond it the newest is dropped.
     pub memory_bytes_max: usize,
     /// Largest Keep Alive a v5 Client may ask for, seconds; a larger one, or none, is replaced by
     /// Server Keep Alive. Zero: no bound.
     pub max_keepalive_s: u16,
     /// Unsent bytes of one connection from which QoS 0 is dropped, QoS 1 and 2 wait in the queue and
-    /// the Client is no longer read.
+    /// the Client is no longer read. A few large messages are more than that, so QoS 0 goes on until
+    /// `max_queued_messages` of the size at hand, or `max_queued_bytes`, are unsent.
     pub outbox_bytes_max: usize,
     /// Subscriptions of one Session. Beyond it: 0x97 (Quota exceeded).
     pub max_subscriptions: usize,

@@ -3,6 +3,8 @@
 #[path = "support/hex.rs"]
 mod hex;
 
+use fastmq::key::ConnectionKey;
+use fastmq::limits::Limits;
 use hex::{Broker, hex};
 
 /// A v5 CONNECT of client `name`; `flags` and `properties` in hex.
@@ -25,6 +27,10 @@ fn v311(name: char, flags: &str) -> String {
     )
 }
 
+const PINGREQ: &[u8] = b"\xc0\0";
+const PINGRESP: &[u8] = b"\xd0\0";
+/// Default of [`Limits::outbox_bytes_max`].
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
 const CLEAN: &str = "02";
 const RESUME: &str = "00";
 /// Session Expiry Interval, one hour.
@@ -478,17 +484,115 @@ fn a_leaving_member_hands_on_its_unacknowledged_messages_but_no_started_qos2() {
     assert_eq!(broker.receive(second), "320700017400010041");
 }
 
+/// A QoS 0 PUBLISH to topic `t` with a payload of `size` bytes.
+fn large_publish(size: usize) -> Vec<u8> {
+    let mut packet = vec![0x30];
+    let mut rest = size + 3;
+    while rest > 0 {
+        let more = if rest > 127 { 0x80 } else { 0 };
+        packet.push((rest % 128) as u8 | more);
+        rest /= 128;
+    }
+    packet.extend_from_slice(&[0, 1, b't']);
+    packet.resize(packet.len() + size, b'x');
+    packet
+}
+
+fn submit(broker: &mut Broker, client: ConnectionKey, packet: &[u8]) {
+    let (now, effects) = (broker.now, &mut broker.effects);
+    let consumed = broker.shard.handle_bytes(client, packet, now, effects);
+    assert_eq!(consumed, packet.len());
+}
+
+/// As much of what was taken as an outbox may have has not left the socket.
+fn leave_unsent(broker: &mut Broker, client: ConnectionKey) {
+    broker
+        .shard
+        .handle_unsent(client, OUTBOX_BYTES_MAX, broker.now, &mut broker.effects);
+}
+
+/// A broker with a publisher, and a subscriber to `t` who has not read what fills an outbox.
+fn broker_with_a_slow_reader(limits: Limits) -> (Broker, ConnectionKey, ConnectionKey) {
+    let mut broker = Broker::with(limits);
+    let client = broker.v311('a');
+    broker.send(client, "82 06 0001 0001 74 00");
+    let publisher = broker.v311('p');
+    leave_unsent(&mut broker, client);
+    (broker, client, publisher)
+}
+
+#[test]
+fn of_large_messages_a_slow_reader_gets_as_many_as_a_queue_has_though_one_fills_its_outbox() {
+    let by_count = Limits {
+        max_queued_messages: 8,
+        ..Limits::default()
+    };
+    let by_bytes = Limits {
+        max_queued_bytes: 8 * OUTBOX_BYTES_MAX + 100,
+        ..Limits::default()
+    };
+    for limits in [by_count, by_bytes] {
+        let (mut broker, client, publisher) = broker_with_a_slow_reader(limits);
+        let large = large_publish(OUTBOX_BYTES_MAX);
+        let dropped = |broker: &Broker| broker.shard.counters().dropped_outbox_full;
+        // What is unsent counts as the first of them.
+        for _ in 1..8 {
+            submit(&mut broker, publisher, &large);
+        }
+        assert_eq!(dropped(&broker), 0);
+        submit(&mut broker, publisher, &large);
+        assert_eq!(dropped(&broker), 1, "no more than that");
+        // Whoever sends before it reads must not wait for itself.
+        submit(&mut broker, client, PINGREQ);
+        assert!(!broker.shard.is_paused(client), "it is still read");
+        let mut output = Vec::new();
+        broker.shard.take_output(client, &mut output);
+        assert_eq!(output, [&large.repeat(7)[..], PINGRESP].concat());
+    }
+}
+
+#[test]
+fn large_messages_beyond_outboxes_share_one_bound_and_give_back_what_was_read_or_left() {
+    let limits = Limits {
+        // Three payloads and what stands before them.
+        memory_bytes_max: 3 * OUTBOX_BYTES_MAX + 100,
+        ..Limits::default()
+    };
+    let (mut broker, first, publisher) = broker_with_a_slow_reader(limits);
+    let second = broker.v311('b');
+    let large = large_publish(OUTBOX_BYTES_MAX);
+    let dropped = |broker: &Broker| broker.shard.counters().dropped_outbox_full;
+    for _ in 0..3 {
+        submit(&mut broker, publisher, &large);
+    }
+    assert_eq!(dropped(&broker), 0);
+    submit(&mut broker, publisher, &large);
+    assert_eq!(dropped(&broker), 1, "the bound of all");
+    // Another has none of it either, and some once the first has read.
+    broker.send(second, "82 06 0001 0001 74 00");
+    leave_unsent(&mut broker, second);
+    submit(&mut broker, publisher, &large);
+    assert_eq!(dropped(&broker), 3);
+    broker.receive(first);
+    leave_unsent(&mut broker, first);
+    submit(&mut broker, publisher, &large);
+    assert_eq!(dropped(&broker), 3);
+    // Who leaves gives back what it has.
+    broker.lose(second);
+    submit(&mut broker, publisher, &large);
+    submit(&mut broker, publisher, &large);
+    assert_eq!(dropped(&broker), 3);
+    submit(&mut broker, publisher, &large);
+    assert_eq!(dropped(&broker), 4);
+}
+
 #[test]
 fn a_slow_reader_loses_qos0_beyond_its_outbox_and_gets_qos1_when_it_reads_again() {
     let mut broker = Broker::new();
     let client = broker.v311('a');
     broker.send(client, "82 06 0001 0001 74 01");
     let publisher = broker.v311('p');
-    let outbox_bytes_max = fastmq::limits::Limits::default().outbox_bytes_max;
-    // Nothing of what was taken has left the socket.
-    broker
-        .shard
-        .handle_unsent(client, outbox_bytes_max, broker.now, &mut broker.effects);
+    leave_unsent(&mut broker, client);
     broker.send(publisher, "30 03 0001 74");
     broker.send(publisher, "32 05 0001 74 0001");
     assert_eq!(broker.shard.counters().dropped_outbox_full, 1);

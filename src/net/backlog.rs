@@ -52,10 +52,17 @@ impl Backlog {
         pool.put(bytes);
     }
 
-    /// Appends what nothing will follow.
+    /// Appends what nothing will follow, if it is something.
     pub(super) fn push_last(&mut self, bytes: &[u8]) {
-        self.size += bytes.len();
-        self.pieces.push_back(bytes.to_vec());
+        if !bytes.is_empty() {
+            self.size += bytes.len();
+            self.pieces.push_back(bytes.to_vec());
+        }
+    }
+
+    /// All that there is.
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = Vec<u8>> {
+        self.pieces.into_iter()
     }
 
     /// Takes out the oldest piece.

@@ -127,8 +127,10 @@ struct Rare {
     /// Taken from the core and not accepted by the socket, from `offset` on.
     unsent: Vec<u8>,
     offset: usize,
-    /// Taken from the core as well, to be sent after that.
+    /// Taken from the core as well, to be sent after that, and wrapped then.
     backlog: Option<Box<Backlog>>,
+    /// The transport's good-bye comes behind the backlog.
+    is_last: bool,
     /// Bytes it has of what all connections may hold before their CONNECT.
     charged: u32,
     /// The listening socket that it was accepted from, if it is wrapped in something.
@@ -157,20 +159,20 @@ impl Connection {
 
     /// Appends the core's last output to what is unsent, and the transport's good-bye.
     pub(super) fn append_last(&mut self, output: &[u8]) {
-        match &mut self.transport {
-            None if output.is_empty() => {}
-            None => {
-                let rare = self.rare.get_or_insert_default();
-                match &mut rare.backlog {
-                    Some(backlog) => backlog.push_last(output),
-                    None => rare.unsent.extend_from_slice(output),
-                }
+        if output.is_empty() && self.transport.is_none() {
+            return;
+        }
+        let rare = self.rare.get_or_insert_default();
+        match (&mut rare.backlog, &mut self.transport) {
+            (Some(backlog), transport) => {
+                backlog.push_last(output);
+                rare.is_last = transport.is_some();
             }
-            Some(transport) => {
-                // A transport that cannot carry it any more is closed all the same.
-                let unsent = &mut self.rare.get_or_insert_default().unsent;
-                transport.wrap(output, unsent);
-                transport.close(unsent);
+            (None, None) => rare.unsent.extend_from_slice(output),
+            // A transport that cannot carry it any more is closed all the same.
+            (None, Some(transport)) => {
+                transport.wrap(output, &mut rare.unsent);
+                transport.close(&mut rare.unsent);
             }
         }
     }
@@ -203,29 +205,55 @@ impl Connection {
         backlog.map_or(0, |backlog| backlog.size())
     }
 
-    /// Takes out the oldest piece of it; empty if there is none.
-    pub(super) fn take_piece(&mut self) -> Vec<u8> {
+    /// Takes out the oldest piece of it, wrapped; empty if there is none. `None` if the transport cannot carry it any
+    /// more.
+    pub(super) fn take_piece(&mut self, pool: &mut BufferPool) -> Option<Vec<u8>> {
         let Some(rare) = &mut self.rare else {
-            return Vec::new();
+            return Some(Vec::new());
         };
-        let piece = rare.backlog.as_mut().and_then(|backlog| backlog.pop());
+        let Some(piece) = rare.backlog.as_mut().and_then(|backlog| backlog.pop()) else {
+            return Some(Vec::new());
+        };
         rare.backlog.take_if(|backlog| backlog.size() == 0);
-        piece.unwrap_or_default()
+        let Some(transport) = &mut self.transport else {
+            return Some(piece);
+        };
+        let mut wrapped = pool.take(piece.len());
+        let is_carried = transport.wrap(&piece, &mut wrapped);
+        pool.put(piece);
+        if rare.is_last && rare.backlog.is_none() {
+            transport.close(&mut wrapped);
+        }
+        is_carried.then_some(wrapped)
     }
 
-    /// Takes out what is to be sent next, and where in it that begins.
-    pub(super) fn take_unsent(&mut self) -> (Vec<u8>, usize) {
-        let Some(rare) = &mut self.rare else {
-            return (Vec::new(), 0);
-        };
-        if rare.unsent.is_empty() {
-            return (self.take_piece(), 0);
+    /// Takes out what is to be sent next, and where in it that begins. `None` if the transport cannot carry it any
+    /// more.
+    pub(super) fn take_unsent(&mut self, pool: &mut BufferPool) -> Option<(Vec<u8>, usize)> {
+        match &mut self.rare {
+            // The rest of it may come back: [`Connection::tidy_rare`] is for when it has not.
+            Some(rare) if !rare.unsent.is_empty() => Some((
+                std::mem::take(&mut rare.unsent),
+                std::mem::take(&mut rare.offset),
+            )),
+            _ => self.take_piece(pool).map(|piece| (piece, 0)),
         }
-        // The rest of it may come back: [`Connection::tidy_rare`] is for when it has not.
-        (
-            std::mem::take(&mut rare.unsent),
-            std::mem::take(&mut rare.offset),
-        )
+    }
+
+    /// Gives up what is unsent.
+    pub(super) fn discard_unsent(&mut self, pool: &mut BufferPool) {
+        if let Some(rare) = &mut self.rare {
+            rare.offset = 0;
+            pool.put(std::mem::take(&mut rare.unsent));
+            for piece in rare
+                .backlog
+                .take()
+                .into_iter()
+                .flat_map(|it| it.into_pieces())
+            {
+                pool.put(piece);
+            }
+        }
     }
 
     /// Bytes it has of what all connections may hold before their CONNECT.

@@ -984,9 +984,7 @@ impl<C: Core> DataPath<C> {
         }
         let connection = self.connections.get(slot);
         self.pool.put(std::mem::take(&mut connection.held));
-        while connection.unsent_size() > 0 {
-            self.pool.put(connection.take_unsent().0);
-        }
+        connection.discard_unsent(&mut self.pool);
         self.release(slot);
     }
 
@@ -1063,18 +1061,19 @@ impl<C: Core> DataPath<C> {
     /// Takes what the core has for a connection whose socket had no room for what comes before it, and sends the
     /// next piece of that if there is room now.
     fn send_behind(&mut self, slot: u32, key: ConnectionKey) {
-        let connection = self.connections.get(slot);
-        if connection.transport.is_some() {
-            // What wraps a connection wraps when it is sent, so that its answers do not pile up here.
-            connection.state.set(State::DIRTY);
-            return;
-        }
         let mut bytes = self.pool.take(0);
         self.core.take_output(key, &mut bytes);
+        let connection = self.connections.get(slot);
         if bytes.is_empty() {
             self.pool.put(bytes);
         } else {
             connection.keep_behind(bytes, &mut self.pool);
+        }
+        if let Some(transport) = &connection.transport
+            && transport.has_answers()
+        {
+            // There may be nothing else to be sent then.
+            connection.state.set(State::DIRTY);
         }
         if connection.state.has(State::SENDING) {
             return; // What becomes of that is told when it ends.
@@ -1085,8 +1084,10 @@ impl<C: Core> DataPath<C> {
                 .handle_unsent(key, unsent, self.now, &mut self.effects);
             return;
         }
-        let piece = connection.take_piece();
-        self.send(slot, piece, 0, Report::Always);
+        match connection.take_piece(&mut self.pool) {
+            Some(piece) => self.send(slot, piece, 0, Report::Always),
+            None => self.let_go(slot),
+        }
     }
 
     /// Sends output of a connection that has nothing unsent.
@@ -1104,8 +1105,10 @@ impl<C: Core> DataPath<C> {
             return;
         }
         if connection.unsent_size() > 0 {
-            let (bytes, offset) = connection.take_unsent();
-            self.send(slot, bytes, offset, Report::Always);
+            match connection.take_unsent(&mut self.pool) {
+                Some((bytes, offset)) => self.send(slot, bytes, offset, Report::Always),
+                None => self.let_go(slot),
+            }
         } else if connection.state.has(State::CLOSING) && !self.serve_on(slot) {
             self.shut(slot);
         }

@@ -38,6 +38,8 @@ pub struct Census {
     pub inflight: usize,
     /// Exchanges a Client began and has not released.
     pub inbound: usize,
+    /// Bytes of QoS 0 in outboxes beyond their bound.
+    pub beyond_outboxes: usize,
     /// SUBACKs that wait for other shards.
     pub barriers: usize,
     /// Connections not read because a ring is full.
@@ -60,6 +62,7 @@ impl Shard {
             retained: self.router.retained_count(),
             retained_levels,
             tombstones: self.router.tombstone_count(),
+            beyond_outboxes: self.clients.beyond_outboxes,
             barriers: self.barriers.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),

@@ -95,6 +95,8 @@ pub(super) struct Clients {
     pub(super) queued_bytes: usize,
     /// Messages in the queues of all Sessions here.
     pub(super) queued_messages: usize,
+    /// Bytes in the outboxes here beyond `outbox_bytes_max`.
+    pub(super) beyond_outboxes: usize,
     /// Sessions with a connection.
     pub(super) connected: usize,
     /// Buffer of [`Fanout`], kept between messages.
@@ -238,6 +240,7 @@ impl Clients {
             store: None,
             queued_bytes: 0,
             queued_messages: 0,
+            beyond_outboxes: 0,
             connected: 0,
             scratch: Vec::new(),
             moving: Moving::default(),
@@ -341,8 +344,12 @@ impl Clients {
                 return;
             }
             if connection.pending() >= self.limits.outbox_bytes_max {
-                self.counters.dropped_outbox_full += 1;
-                return;
+                let size = fanout.message.payload.len();
+                let used = &mut self.beyond_outboxes;
+                if !connection.reach_beyond_outbox(size, &self.limits, self.queued_bytes, used) {
+                    self.counters.dropped_outbox_full += 1;
+                    return;
+                }
             }
             if fanout.may_move
                 && self
@@ -458,7 +465,7 @@ impl Clients {
         if session.is_stored()
             && let Some(store) = &mut self.store
             && !is_full(&session.queue)
-            && self.queued_bytes + size <= limits.memory_bytes_max
+            && self.queued_bytes + self.beyond_outboxes + size <= limits.memory_bytes_max
         {
             store.delivery(session, &mut delivery, false);
             if session.connection.is_some() {
@@ -468,7 +475,7 @@ impl Clients {
         let queue = &mut session.queue;
         if is_full(queue) {
             self.counters.dropped_queue_full += 1;
-        } else if self.queued_bytes + size > limits.memory_bytes_max {
+        } else if self.queued_bytes + self.beyond_outboxes + size > limits.memory_bytes_max {
             self.counters.dropped_memory_full += 1;
         } else {
             queue.push(delivery);

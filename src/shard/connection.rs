@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
+use crate::limits::Limits;
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
 use crate::router::RetainedWalk;
@@ -163,6 +164,10 @@ pub(super) struct Rare {
     pub(super) held: Option<Box<Held>>,
     /// What the transport knows of the Client.
     pub(super) certificate: Option<Box<CertificateIdentity>>,
+    /// Its part of [`Clients::beyond_outboxes`].
+    ///
+    /// [`Clients::beyond_outboxes`]: super::clients::Clients::beyond_outboxes
+    pub(super) beyond_outbox: usize,
 }
 
 impl Rare {
@@ -174,6 +179,7 @@ impl Rare {
             resend,
             held,
             certificate,
+            beyond_outbox,
         } = self;
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
@@ -181,6 +187,7 @@ impl Rare {
             && resend.is_none()
             && held.is_none()
             && certificate.is_none()
+            && *beyond_outbox == 0
     }
 }
 
@@ -310,6 +317,54 @@ impl Connection {
     /// Bytes the Client has not been sent.
     pub(super) fn pending(&self) -> usize {
         self.outbox.len() + self.unsent
+    }
+
+    /// Makes room for one more QoS 0 message, of `size` bytes, beyond an outbox that is full, if fewer wait in it than
+    /// might in a queue. `beyond` is what all connections have in this way, `queued` what is in all queues.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reach_beyond_outbox(
+        &mut self,
+        size: usize,
+        limits: &Limits,
+        queued: usize,
+        beyond: &mut usize,
+    ) -> bool {
+        let pending = self.pending();
+        if pending >= size.saturating_mul(limits.max_queued_messages)
+            || pending + size > limits.max_queued_bytes
+        {
+            return false;
+        }
+        let had = self.beyond_outbox();
+        let has = pending + size - limits.outbox_bytes_max;
+        let all = *beyond - had + has;
+        if queued.saturating_add(all) > limits.memory_bytes_max {
+            return false;
+        }
+        *beyond = all;
+        self.make_rare().beyond_outbox = has;
+        true
+    }
+
+    /// Bytes it has in this way.
+    pub(super) fn beyond_outbox(&self) -> usize {
+        self.rare().map_or(0, |rare| rare.beyond_outbox)
+    }
+
+    /// Gives back what it has of that and does not need any more.
+    // HOT: per connection and turn.
+    #[inline]
+    pub(super) fn leave_beyond_outbox(&mut self, outbox_bytes_max: usize, beyond: &mut usize) {
+        if let Some(rare) = &mut self.rare
+            && rare.beyond_outbox > 0
+        {
+            let pending = self.outbox.len() + self.unsent;
+            let needs = pending.saturating_sub(outbox_bytes_max);
+            let has = rare.beyond_outbox.min(needs);
+            *beyond -= rare.beyond_outbox - has;
+            rare.beyond_outbox = has;
+        }
     }
 
     /// When silence becomes a time-out.

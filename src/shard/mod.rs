@@ -276,6 +276,7 @@ impl Shard {
     /// Forgets a connection.
     fn remove_connection(&mut self, key: ConnectionKey) -> Option<Connection> {
         let connection = self.clients.connections.remove(key)?;
+        self.clients.beyond_outboxes -= connection.beyond_outbox();
         self.occupancy.leave(connection.listener);
         Some(connection)
     }
@@ -714,6 +715,7 @@ impl Shard {
             return;
         };
         connection.unsent = unsent;
+        connection.leave_beyond_outbox(outbox_bytes_max, &mut self.clients.beyond_outboxes);
         if connection.pending() > outbox_bytes_max / 2 {
             return;
         }
@@ -822,7 +824,10 @@ impl Shard {
     fn pause_if_outbox_is_full(&mut self, key: ConnectionKey) {
         let limit = self.clients.limits.outbox_bytes_max * 2;
         if let Some(connection) = self.clients.connections.get_mut(key)
-            && connection.pending() > limit
+            && connection
+                .pending()
+                .saturating_sub(connection.beyond_outbox())
+                > limit
         {
             connection.pause.set(Pause::OUTBOX);
             self.clients.counters.paused_outbox_full += 1;

@@ -239,6 +239,7 @@ impl Simulation<'_> {
         }
         for (shard, census) in self.world.censuses().into_iter().enumerate() {
             let busy = census.barriers
+                + census.beyond_outboxes
                 + census.waiting_for_ring
                 + census.outbound
                 + census.queued

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::random::Random;
 use crate::codec::{self, FixedHeader};
 use crate::key::{ConnectionKey, ShardId};
-use crate::limits::PACKET_SIZE_MAX;
+use crate::limits::{Limits, PACKET_SIZE_MAX};
 use crate::origin::Origin;
 use crate::policy::Settings;
 use crate::shard::{Census, Command, Effects, Envelope, Notice, Shard, Verdict};
@@ -220,7 +220,7 @@ pub struct World {
     ring_capacity: usize,
     /// Bytes a socket accepts before its Client reads.
     socket_capacity: usize,
-    outbox_bytes_max: usize,
+    limits: Limits,
     wires: Vec<Wire>,
     log: Vec<Event>,
     /// Counts everything that moved.
@@ -242,7 +242,7 @@ impl World {
         ring_capacity: usize,
         socket_capacity: usize,
     ) -> Self {
-        let outbox_bytes_max = settings.policy.limits.outbox_bytes_max;
+        let limits = settings.policy.limits.clone();
         let settings = Arc::new(settings);
         let shard = |index: usize| {
             let id = ShardId(index as u16);
@@ -271,7 +271,7 @@ impl World {
             rings: vec![VecDeque::new(); shard_count * shard_count],
             ring_capacity,
             socket_capacity,
-            outbox_bytes_max,
+            limits,
             wires: Vec::new(),
             log: Vec::new(),
             moved: 0,
@@ -934,8 +934,10 @@ impl World {
 
     /// Bytes a connection may hold unsent at most, when no packet is larger than `packet_size`.
     #[must_use]
-    pub const fn unsent_bound(&self, packet_size: usize) -> usize {
-        // Answers are stopped at twice the bound, after the packet that reached it.
-        self.outbox_bytes_max * 2 + 2 * packet_size
+    pub fn unsent_bound(&self, packet_size: usize) -> usize {
+        // Answers are stopped at twice the bound, after the packet that reached it, and QoS 0 beyond it as in a queue.
+        let queue = self.limits.max_queued_messages.saturating_mul(packet_size);
+        let queue = queue.min(self.limits.max_queued_bytes);
+        queue + self.limits.outbox_bytes_max * 2 + 2 * packet_size
     }
 }

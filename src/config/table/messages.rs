@@ -68,7 +68,8 @@ pub(super) const SECTION: Section = Section {
         .default("1000")
         .text(
             "QoS 1 and 2 messages that wait for one client behind those in flight. Beyond it new ones are \
-             dropped and counted. 0 is no bound but memory_limit.",
+             dropped and counted, and those of QoS 0 (see fastmq_max_outbox_bytes). 0 is no bound but \
+             memory_limit.",
         ),
         Directive::new(
             "max_queued_bytes",

@@ -127,8 +127,9 @@ pub(super) const SECTION: Section = Section {
         )
         .default("1048576")
         .text(
-            "Bytes that wait for one client to read them. Beyond it, QoS 0 messages to it are dropped, \
-             others wait in its queue, and it is not read itself.",
+            "Bytes that wait for one client to read them. Beyond it, messages of QoS 1 and 2 wait in its queue, and \
+             it is not read itself. Those of QoS 0 are dropped if they are also more than max_queued_messages or \
+             max_queued_bytes.",
         ),
         Directive::new(
             "fastmq_max_peer_backlog",

@@ -352,6 +352,58 @@ fn a_slow_wrapped_reader_gets_everything_and_holds_up_nobody() {
 }
 
 #[test]
+fn what_waits_for_a_wrapped_reader_arrives_in_its_order_when_it_reads_and_before_the_end_when_it_is_closed()
+ {
+    const SIZE: usize = 8 << 20;
+    const WORDS: usize = 300;
+    let word = |number: usize| vec![number as u8; 1 + number * 37 % 9000];
+    let tls = Tls::new();
+    for (kind, wrapping, make) in kinds(&tls) {
+        for is_closed in [false, true] {
+            let served = Served::wrapped(1, wrapping.clone());
+            let (mut slow, mut quick) = (make(served.connect()), make(served.connect()));
+            for client in [&mut slow, &mut quick] {
+                client.send(b'H', &[0]);
+                client.expect(b'H', &[0]);
+            }
+            slow.send(b'F', &(SIZE as u32).to_le_bytes());
+            // It is under way before anything else is said.
+            let mut head = [0; 4];
+            slow.0.read_exact(&mut head).unwrap();
+            // To everybody, each word in a turn of its own.
+            for number in 0..WORDS {
+                quick.send(b'B', &word(number));
+                quick.expect(b'B', &word(number));
+            }
+            if is_closed {
+                quick.send(b'X', b"");
+                quick.expect(b'X', b"");
+            }
+            let mut flood = vec![0; 1 + SIZE];
+            slow.0.read_exact(&mut flood).unwrap();
+            assert!(
+                flood[1..]
+                    .iter()
+                    .enumerate()
+                    .all(|(at, byte)| *byte == at as u8)
+            );
+            for number in 0..WORDS {
+                slow.expect(b'B', &word(number));
+            }
+            if is_closed {
+                // rustls takes an end without a close_notify for an attack.
+                let end = slow.0.read(&mut [0; 1]);
+                assert_eq!(end.unwrap(), 0, "{kind}");
+            } else {
+                slow.echo(b"and goes on");
+            }
+            drop((slow, quick));
+            served.stop();
+        }
+    }
+}
+
+#[test]
 fn the_last_words_arrive_whole_and_the_end_is_announced() {
     let tls = Tls::new();
     for (kind, wrapping, make) in kinds(&tls) {

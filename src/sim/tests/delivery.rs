@@ -268,6 +268,7 @@ fn message_that_expires_between_shards_is_not_delivered() {
 fn slow_reader_loses_qos0_and_it_is_counted_but_no_qos1() {
     let limits = Limits {
         outbox_bytes_max: 2000,
+        max_queued_messages: 40,
         ..Limits::default()
     };
     on_shards_with(&limits, |bench| {
@@ -280,13 +281,16 @@ fn slow_reader_loses_qos0_and_it_is_counted_but_no_qos1() {
         let filler = "x".repeat(200);
         let mut quick_heard = 0;
         for id in 1..=40 {
-            bench.publish(publisher, "t", &filler, Q0, 0);
+            for _ in 0..3 {
+                bench.publish(publisher, "t", &filler, Q0, 0);
+            }
             bench.publish(publisher, "t", &format!("{id}"), Q1, id);
             quick_heard += bench.hear(quick).len();
         }
-        assert_eq!(quick_heard, 80, "a slow reader costs another one nothing");
+        assert_eq!(quick_heard, 160, "a slow reader costs another one nothing");
+        // It may have as many unsent as the queue has room for.
         let dropped = bench.world.sum(|it| it.dropped_outbox_full);
-        assert!(dropped > 20, "{dropped}");
+        assert!((60..80).contains(&dropped), "{dropped}");
         let mut payloads = Vec::new();
         let mut acknowledged = 0;
         loop {
