@@ -498,12 +498,6 @@ fn large_publish(size: usize) -> Vec<u8> {
     packet
 }
 
-fn submit(broker: &mut Broker, client: ConnectionKey, packet: &[u8]) {
-    let (now, effects) = (broker.now, &mut broker.effects);
-    let consumed = broker.shard.handle_bytes(client, packet, now, effects);
-    assert_eq!(consumed, packet.len());
-}
-
 /// As much of what was taken as an outbox may have has not left the socket.
 fn leave_unsent(broker: &mut Broker, client: ConnectionKey) {
     broker
@@ -537,13 +531,13 @@ fn of_large_messages_a_slow_reader_gets_as_many_as_a_queue_has_though_one_fills_
         let dropped = |broker: &Broker| broker.shard.counters().dropped_outbox_full;
         // What is unsent counts as the first of them.
         for _ in 1..8 {
-            submit(&mut broker, publisher, &large);
+            broker.submit(publisher, &large);
         }
         assert_eq!(dropped(&broker), 0);
-        submit(&mut broker, publisher, &large);
+        broker.submit(publisher, &large);
         assert_eq!(dropped(&broker), 1, "no more than that");
         // Whoever sends before it reads must not wait for itself.
-        submit(&mut broker, client, PINGREQ);
+        broker.submit(client, PINGREQ);
         assert!(!broker.shard.is_paused(client), "it is still read");
         let mut output = Vec::new();
         broker.shard.take_output(client, &mut output);
@@ -563,26 +557,26 @@ fn large_messages_beyond_outboxes_share_one_bound_and_give_back_what_was_read_or
     let large = large_publish(OUTBOX_BYTES_MAX);
     let dropped = |broker: &Broker| broker.shard.counters().dropped_outbox_full;
     for _ in 0..3 {
-        submit(&mut broker, publisher, &large);
+        broker.submit(publisher, &large);
     }
     assert_eq!(dropped(&broker), 0);
-    submit(&mut broker, publisher, &large);
+    broker.submit(publisher, &large);
     assert_eq!(dropped(&broker), 1, "the bound of all");
     // Another has none of it either, and some once the first has read.
     broker.send(second, "82 06 0001 0001 74 00");
     leave_unsent(&mut broker, second);
-    submit(&mut broker, publisher, &large);
+    broker.submit(publisher, &large);
     assert_eq!(dropped(&broker), 3);
     broker.receive(first);
     leave_unsent(&mut broker, first);
-    submit(&mut broker, publisher, &large);
+    broker.submit(publisher, &large);
     assert_eq!(dropped(&broker), 3);
     // Who leaves gives back what it has.
     broker.lose(second);
-    submit(&mut broker, publisher, &large);
-    submit(&mut broker, publisher, &large);
+    broker.submit(publisher, &large);
+    broker.submit(publisher, &large);
     assert_eq!(dropped(&broker), 3);
-    submit(&mut broker, publisher, &large);
+    broker.submit(publisher, &large);
     assert_eq!(dropped(&broker), 4);
 }
 

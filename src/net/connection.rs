@@ -215,15 +215,24 @@ impl Connection {
             return Some(Vec::new());
         };
         rare.backlog.take_if(|backlog| backlog.size() == 0);
-        let Some(transport) = &mut self.transport else {
-            return Some(piece);
-        };
-        let mut wrapped = pool.take(piece.len());
-        let is_carried = transport.wrap(&piece, &mut wrapped);
-        pool.put(piece);
-        if rare.is_last && rare.backlog.is_none() {
+        let is_end = rare.is_last && rare.backlog.is_none();
+        let mut wrapped = self.wrap(piece, pool)?;
+        if let Some(transport) = &mut self.transport
+            && is_end
+        {
             transport.close(&mut wrapped);
         }
+        Some(wrapped)
+    }
+
+    /// Output as it is to be sent. `None` if the transport cannot carry it any more: its keys are used up.
+    pub(super) fn wrap(&mut self, plain: Vec<u8>, pool: &mut BufferPool) -> Option<Vec<u8>> {
+        let Some(transport) = &mut self.transport else {
+            return Some(plain);
+        };
+        let mut wrapped = pool.take(plain.len());
+        let is_carried = transport.wrap(&plain, &mut wrapped);
+        pool.put(plain);
         is_carried.then_some(wrapped)
     }
 

@@ -304,18 +304,11 @@ impl<C: Core> DataPath<C> {
 
     /// Wraps output and answers of a connection that has nothing unsent, and queues a send of it.
     pub(super) fn send_wrapped(&mut self, slot: u32, key: ConnectionKey, plain: Vec<u8>) {
-        let connection = self.connections.get(slot);
-        let Some(transport) = &mut connection.transport else {
+        let Some(bytes) = self.connections.get(slot).wrap(plain, &mut self.pool) else {
+            self.let_go(slot);
             return;
         };
-        let mut bytes = self.pool.take(plain.len());
-        let is_carried = transport.wrap(&plain, &mut bytes);
-        self.pool.put(plain);
-        if !is_carried {
-            // Its keys are used up.
-            self.pool.put(bytes);
-            self.let_go(slot);
-        } else if bytes.is_empty() {
+        if bytes.is_empty() {
             self.pool.put(bytes);
             self.core.handle_unsent(key, 0, self.now, &mut self.effects);
         } else {

@@ -440,6 +440,8 @@ impl Clients {
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
         let size = delivery.message.size();
         let limits = &self.limits;
+        let used = self.queued_bytes + self.beyond_outboxes;
+        let is_memory_full = used + size > limits.memory_bytes_max;
         // What only waits for the disk does not wait behind the window.
         let window = match session.connection.filter(|_| session.is_stored()) {
             Some(key) => self.connections.get(key).map_or(0, |it| it.window),
@@ -465,7 +467,7 @@ impl Clients {
         if session.is_stored()
             && let Some(store) = &mut self.store
             && !is_full(&session.queue)
-            && self.queued_bytes + self.beyond_outboxes + size <= limits.memory_bytes_max
+            && !is_memory_full
         {
             store.delivery(session, &mut delivery, false);
             if session.connection.is_some() {
@@ -475,7 +477,7 @@ impl Clients {
         let queue = &mut session.queue;
         if is_full(queue) {
             self.counters.dropped_queue_full += 1;
-        } else if self.queued_bytes + self.beyond_outboxes + size > limits.memory_bytes_max {
+        } else if is_memory_full {
             self.counters.dropped_memory_full += 1;
         } else {
             queue.push(delivery);

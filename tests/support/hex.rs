@@ -64,12 +64,16 @@ impl Broker {
 
     /// Sends `packets` and returns, in hex, what this Client is sent in answer.
     pub fn send(&mut self, client: ConnectionKey, packets: &str) -> String {
-        let packets = bytes(packets);
+        self.submit(client, &bytes(packets));
+        self.receive(client)
+    }
+
+    /// Sends `packets`, and leaves what the Client is sent in answer where it is.
+    pub fn submit(&mut self, client: ConnectionKey, packets: &[u8]) {
         let consumed = self
             .shard
-            .handle_bytes(client, &packets, self.now, &mut self.effects);
+            .handle_bytes(client, packets, self.now, &mut self.effects);
         assert_eq!(consumed, packets.len(), "all of it is taken");
-        self.receive(client)
     }
 
     pub fn receive(&mut self, client: ConnectionKey) -> String {
