@@ -1,7 +1,7 @@
 //! One shard's sockets, from completions to the core and from its output to sends.
 //!
 //! The runtime drives it in turns: [`DataPath::flush`] queues one send for each connection that has
-//! output, [`DataPath::enter`] hands everything that was queued to the kernel in one system call and
+//! output, as far as the turn has time for that, [`DataPath::enter`] hands everything that was queued to the kernel in one system call and
 //! waits, [`DataPath::handle_completions`] passes what arrived to the core. Draining first and sending
 //! once is worth more than any interface: what ten packets caused leaves in one send.
 
@@ -9,7 +9,7 @@ use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
-use super::pace::{EVENT_WEIGHT, Pace, SLICE_SIZE};
+use super::pace::{EVENT_WEIGHT, Pace, SENDS_MANY, SLICE_SIZE};
 use super::straight::LARGE_MIN;
 use super::transport::{Transport, Wrapping};
 use super::unconnected::{Room, Unconnected};
@@ -96,6 +96,8 @@ pub struct DataPath<C: Core> {
     connecting: Vec<Box<SockAddr>>,
     /// Have new output.
     pub(super) dirty: Vec<ConnectionKey>,
+    /// Had it in turns before, which had no time to send it.
+    pub(super) late: VecDeque<ConnectionKey>,
     pub(super) handshakes: Handshakes,
     pub(super) unconnected: Unconnected,
     /// Can send what they hold unsent, or finish closing.
@@ -143,6 +145,7 @@ impl<C: Core> DataPath<C> {
             sends: Vec::new(),
             connecting: Vec::new(),
             dirty: Vec::new(),
+            late: VecDeque::new(),
             handshakes: Handshakes::default(),
             unconnected: Unconnected::new(room, now),
             writable: Vec::new(),
@@ -230,6 +233,7 @@ impl<C: Core> DataPath<C> {
     /// Whether there is something to do before waiting for completions makes sense.
     pub fn has_work(&self) -> bool {
         !(self.dirty.is_empty()
+            && self.late.is_empty()
             && self.writable.is_empty()
             && self.resumed.is_empty()
             && self.handshakes.deferred.is_empty())
@@ -254,7 +258,8 @@ impl<C: Core> DataPath<C> {
 
     // --- one turn ---
 
-    /// Queues one send for every connection that has output and whose socket has room.
+    /// Queues one send for every connection that has output and whose socket has room, or sends what the turn has
+    /// time for.
     // HOT: per connection and turn.
     pub fn flush(&mut self) {
         self.continue_handshakes();
@@ -269,14 +274,68 @@ impl<C: Core> DataPath<C> {
             self.writable = writable;
         }
         let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            if let Some(slot) = self.connections.find(key) {
-                self.send_output(slot, key);
+        if dirty.len() < SENDS_MANY && self.late.is_empty() {
+            for key in dirty.drain(..) {
+                self.send_to(key);
             }
+        } else {
+            self.send_in_time(&mut dirty);
         }
         self.dirty = dirty;
         // What was waiting for its turn to be sent waits for the next one.
         self.carry_out_effects();
+    }
+
+    /// Sends to those who have something new and to those who are late, by turns, until the time of the turn is over. A
+    /// few of each in any case. Who has something new is late then.
+    // HOT: per connection and turn.
+    fn send_in_time(&mut self, dirty: &mut Vec<ConnectionKey>) {
+        let mut dirty = dirty.drain(..);
+        let mut looked = std::time::Instant::now();
+        loop {
+            let batch = self.pace.batch(dirty.len(), looked);
+            for key in dirty.by_ref().take(batch) {
+                self.send_to(key);
+            }
+            if self.late.is_empty() && dirty.len() == 0 {
+                return;
+            }
+            looked = self.submit_batch(looked);
+            let batch = self.pace.batch(self.late.len(), looked);
+            for _ in 0..batch {
+                if let Some(key) = self.late.pop_front() {
+                    self.send_to(key);
+                }
+            }
+            if self.late.is_empty() && dirty.len() == 0 {
+                return;
+            }
+            looked = self.submit_batch(looked);
+            if self.pace.time_to_send(looked).is_zero() {
+                break;
+            }
+        }
+        self.late.extend(dirty);
+    }
+
+    /// Submits what was queued since `looked`, and looks at the clock.
+    fn submit_batch(&mut self, looked: std::time::Instant) -> std::time::Instant {
+        let count = self.uring.pending();
+        if count == 0 {
+            return looked;
+        }
+        self.uring.submit();
+        let now = std::time::Instant::now();
+        self.pace.batch_submitted(count, now - looked);
+        now
+    }
+
+    // HOT: per connection and turn.
+    #[inline]
+    fn send_to(&mut self, key: ConnectionKey) {
+        if let Some(slot) = self.connections.find(key) {
+            self.send_output(slot, key);
+        }
     }
 
     /// Submits all that was queued. With `wait`, waits that long for something to arrive.
@@ -296,7 +355,8 @@ impl<C: Core> DataPath<C> {
 
     /// A turn began at `start`: [`DataPath::handle_completions`] follows.
     pub fn begin_turn(&mut self, start: std::time::Instant) {
-        self.pace.begin_turn(start, self.core.turn_max());
+        self.pace
+            .begin_turn(start, self.core.turn_max(), self.late.len());
     }
 
     /// Its next part begins, which has some time of its own.

@@ -12,8 +12,8 @@
 //!   that was asked of it; a completion that comes late finds another generation and is ignored.
 //! - Nobody waits for a slow peer: what a socket does not take at once is kept, and counted by the
 //!   core, until the socket has room.
-//! - Nobody waits for all that others have sent: what arrived is handled for so long (`pace.rs`), then what is
-//!   to be sent is sent, and the rest comes in the next turn, in the order in which it arrived.
+//! - Nobody waits for all that others have sent or are sent: what arrived is handled for so long (`pace.rs`), then what
+//!   is to be sent is sent for so long, and the rest comes in the next turn, in the order in which it arrived.
 //! - A handshake costs as much as a thousand messages, so one step of one is made a turn: a flood of
 //!   them delays each other and not the Clients that are connected.
 //! - What is held of peers that have not sent a CONNECT is bounded, each and all together

@@ -19,12 +19,14 @@ const RECEIVE_TIME_MAX: Duration = Duration::from_micros(250);
 /// What a send takes, most of it in the kernel, as long as none was measured; closing a connection does not take more.
 /// Counted for each receive that brought a connection something to be sent: those grow with what is handled, and the
 /// turn with them. What one receive brings for many is not counted: they have their sends already, whatever else is
-/// handled.
+/// handled, and those that there is no time for leave in the next turns.
 const SEND_TIME: Duration = Duration::from_nanos(3500);
 /// So many sends at once tell what one takes, and as few what receiving takes beside them.
-const SENDS_MANY: usize = 32;
+pub(super) const SENDS_MANY: usize = 32;
 const SENDS_FEW: usize = 8;
 const SEND_TIME_MAX: Duration = Duration::from_micros(20);
+/// Sends that leave without a look at the clock, and of each kind in any turn.
+pub(super) const BATCH_MIN: usize = 8;
 /// What each part of a turn gets even if those before it took longer: envelopes of other shards, and what was paused.
 const PART_MIN: Duration = Duration::from_micros(50);
 /// Bytes given to the core at once, and what may pass between two looks at the clock: so many at most, fewer
@@ -46,6 +48,8 @@ pub(super) struct Pace {
     /// What was handled in this turn, and how much of it will cost a send.
     handled: u32,
     sends: u32,
+    /// What the sends that turns before had no time for are given of it.
+    late: Duration,
     /// What a send takes, of late, and what is received beside sends.
     send_time: Duration,
     receive_time: Duration,
@@ -63,16 +67,20 @@ impl Pace {
             looked: now,
             handled: 0,
             sends: 0,
+            late: Duration::ZERO,
             send_time: SEND_TIME,
             receive_time: RECEIVE_TIME,
             grant: None,
         }
     }
 
-    /// A turn began at `start` that may take so long.
+    /// A turn began at `start` that may take so long. So many sends are left from before: half of it is theirs at most,
+    /// since what is handled meanwhile leaves with those of them that wait longer.
     // HOT: per turn.
-    pub(super) fn begin_turn(&mut self, start: Instant, max: Duration) {
+    pub(super) fn begin_turn(&mut self, start: Instant, max: Duration, late: usize) {
         self.until = start + max;
+        let late = u32::try_from(late).unwrap_or(u32::MAX);
+        self.late = self.send_time.saturating_mul(late).min(max / 2);
         self.weight = 0;
         self.looked = start;
         self.handled = 0;
@@ -100,6 +108,28 @@ impl Pace {
             let rest = took.saturating_sub(self.send_time * sends);
             self.receive_time = learned(self.receive_time, rest).min(RECEIVE_TIME_MAX);
         }
+    }
+
+    /// How many of `count` sends to submit before the next look at the clock: a part of what the time allows, so that
+    /// one that takes longer than those before is seen in time.
+    pub(super) fn batch(&self, count: usize, now: Instant) -> usize {
+        let time = self.time_to_send(now).as_nanos() / 2;
+        let fitting = time / self.send_time.as_nanos().max(1);
+        count.min(usize::try_from(fitting).map_or(count, |fitting| fitting.max(BATCH_MIN)))
+    }
+
+    /// A batch of so many sends was submitted, and nothing was received with it.
+    pub(super) fn batch_submitted(&mut self, count: usize, took: Duration) {
+        if count >= BATCH_MIN {
+            let sends = u32::try_from(count).unwrap_or(u32::MAX);
+            self.send_time = learned(self.send_time, took / sends).min(SEND_TIME_MAX);
+        }
+    }
+
+    /// What is left of the turn, but for what is received at its end.
+    pub(super) fn time_to_send(&self, now: Instant) -> Duration {
+        self.until
+            .saturating_duration_since(now + self.receive_time)
     }
 
     /// Its next part begins. Most have little to do, and look at no clock.
@@ -141,7 +171,7 @@ impl Pace {
         let weight = std::mem::take(&mut self.weight);
         let took = now.saturating_duration_since(self.looked);
         self.looked = now;
-        let owed = self.receive_time + self.send_time * self.sends;
+        let owed = self.receive_time + self.late + self.send_time * self.sends;
         if let Some(grant) = self.grant.take() {
             self.until = self.until.max(now + owed + grant);
         } else if took > SLICE_TIME {
@@ -173,11 +203,11 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new();
         // One receive for two hundred connections.
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         pace.handled(200);
         assert!(!pace.look(start + HANDLING_MAX - SEND_TIME - TICK));
         // Two hundred for one each.
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         for due in 1..=200 {
             pace.handled(due);
         }
@@ -188,7 +218,7 @@ mod tests {
         assert!(!pace.look(start + HANDLING_MAX));
         assert!(pace.look(start + HANDLING_MAX + PART_MIN));
         // The next turn owes nothing of that.
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         assert!(!pace.look(start + HANDLING_MAX - TICK));
     }
 
@@ -230,7 +260,7 @@ mod tests {
     fn what_takes_long_is_looked_at_more_often_and_what_does_not_less_often_again() {
         let start = Instant::now();
         let mut pace = Pace::new();
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         let mut now = start;
         for expected in [2048, 1024, 512, 256, 256] {
             now += SLICE_TIME + TICK;
@@ -251,7 +281,7 @@ mod tests {
     fn a_turn_ends_when_its_time_is_over() {
         let start = Instant::now();
         let mut pace = Pace::new();
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         assert!(!pace.look(start + HANDLING_MAX - TICK));
         assert!(pace.look(start + HANDLING_MAX));
     }
@@ -260,12 +290,53 @@ mod tests {
     fn a_part_has_time_of_its_own_from_when_it_first_looks_at_the_clock() {
         let start = Instant::now();
         let mut pace = Pace::new();
-        pace.begin_turn(start, TURN_MAX);
+        pace.begin_turn(start, TURN_MAX, 0);
         let late = start + HANDLING_MAX * 2;
         assert!(pace.look(late));
         pace.begin_part(TURN_MAX);
         assert!(!pace.look(late));
         assert!(!pace.look(late + PART_MIN - TICK));
         assert!(pace.look(late + PART_MIN));
+    }
+
+    #[test]
+    fn sends_go_in_batches_that_take_half_of_the_time_left_and_stop_when_it_is_over() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        pace.begin_turn(start, TURN_MAX, 0);
+        let end = start + TURN_MAX - RECEIVE_TIME;
+        for (sends, left) in [(100, 100), (101, 100), (100_000, 100), (7, 7), (0, 0)] {
+            let now = end - SEND_TIME * 200;
+            assert_eq!(pace.batch(sends, now), left);
+            assert_eq!(pace.time_to_send(now), SEND_TIME * 200);
+        }
+        // So few are not worth a look at the clock, and some leave in any turn.
+        for now in [end - SEND_TIME * 2, end, end + TURN_MAX] {
+            assert_eq!(pace.batch(1000, now), BATCH_MIN);
+        }
+        assert_eq!(pace.time_to_send(end), Duration::ZERO);
+        // What one takes is learned from batches.
+        for _ in 0..200 {
+            pace.batch_submitted(10, TICK * 140);
+            pace.batch_submitted(BATCH_MIN - 1, TICK * 9000);
+        }
+        assert_eq!(pace.batch(1000, end - TICK * 1400), 50);
+    }
+
+    #[test]
+    fn late_sends_have_their_time_of_a_turn_and_never_more_than_half_of_it() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        let mut handling = |late| {
+            pace.begin_turn(start, TURN_MAX, late);
+            let ends = (0..1000).find(|us| pace.look(start + TICK * *us));
+            ends.unwrap()
+        };
+        assert_eq!(handling(0), 800);
+        assert_eq!(handling(100), 450);
+        assert_eq!(handling(121), 377);
+        for late in [122, 10_000, usize::MAX] {
+            assert_eq!(handling(late), 375);
+        }
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::connection::State;
-use super::pace::SLICE_SIZE;
+use super::pace::{BATCH_MIN, SLICE_SIZE};
 use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
@@ -679,5 +679,97 @@ fn a_shard_hears_of_a_connection_once_its_peer_has_spoken_and_of_a_silent_one_la
     while rig.path.connections.count() < 2 {
         rig.turn();
         assert!(start.elapsed() < Duration::from_secs(10), "for ever");
+    }
+}
+
+/// Clients who have said nothing yet, and the names of their connections.
+fn crowd(rig: &mut Rig, count: usize) -> Vec<(TcpStream, ConnectionKey)> {
+    let known = |rig: &Rig| rig.path.core.peers.keys().collect::<Vec<_>>();
+    let mut crowd = Vec::new();
+    for _ in 0..count {
+        let before = known(rig);
+        let client = rig.connect();
+        let mut new = known(rig).into_iter().filter(|key| !before.contains(key));
+        crowd.push((client, new.next().unwrap()));
+    }
+    crowd
+}
+
+#[test]
+fn a_turn_whose_time_is_over_sends_to_a_few_of_the_new_and_of_the_late_and_all_have_it_in_order() {
+    const CLIENTS: usize = 150;
+    let mut rig = Rig::new();
+    let mut clients = crowd(&mut rig, CLIENTS);
+    rig.path.core.is_hurried = true;
+    rig.turn_within(None);
+    let late_turn = |rig: &mut Rig| {
+        std::thread::sleep(Duration::from_millis(1));
+        rig.turn_within(None);
+    };
+    let say = |rig: &mut Rig, key: ConnectionKey, word: &[u8]| {
+        rig.path
+            .core
+            .peers
+            .send(key.index, word, &mut rig.path.effects);
+        rig.path.carry_out_effects();
+    };
+    // One message to all.
+    for (_, key) in &clients {
+        say(&mut rig, *key, b"one ");
+    }
+    late_turn(&mut rig);
+    assert_eq!(rig.path.late.len(), CLIENTS - BATCH_MIN);
+    assert!(rig.path.has_work(), "nothing waits for more to come");
+    // Those who are late are not named twice, and what they are sent next stands behind.
+    for (_, key) in &clients {
+        say(&mut rig, *key, b"two ");
+    }
+    assert_eq!(rig.path.dirty.len(), BATCH_MIN);
+    late_turn(&mut rig);
+    assert_eq!(rig.path.late.len(), CLIENTS - 2 * BATCH_MIN);
+    // Who is new does not wait for all of them, and they do not wait for who is new.
+    for (_, key) in &clients[..BATCH_MIN] {
+        say(&mut rig, *key, b"three");
+    }
+    late_turn(&mut rig);
+    assert_eq!(rig.path.late.len(), CLIENTS - 3 * BATCH_MIN);
+    let mut received = [0; 13];
+    let size = clients[0].0.read(&mut received).unwrap();
+    assert_eq!(&received[..size], b"one two three");
+    // Who leaves meanwhile is forgotten.
+    let (gone, _) = clients.pop().unwrap();
+    drop(gone);
+    let mut turns = 0;
+    while rig.path.has_work() {
+        late_turn(&mut rig);
+        turns += 1;
+    }
+    assert!(turns >= (CLIENTS - 3 * BATCH_MIN) / BATCH_MIN, "{turns}");
+    for (client, _) in &mut clients[BATCH_MIN..] {
+        let size = client.read(&mut received).unwrap();
+        assert_eq!(&received[..size], b"one two ");
+    }
+    while rig.path.core.peers.keys().count() == CLIENTS {
+        rig.turn();
+    }
+}
+
+#[test]
+fn a_turn_with_time_for_it_sends_to_all_at_once() {
+    const CLIENTS: usize = 150;
+    let mut rig = Rig::new();
+    let mut clients = crowd(&mut rig, CLIENTS);
+    for (_, key) in &clients {
+        rig.path
+            .core
+            .peers
+            .send(key.index, b"all", &mut rig.path.effects);
+    }
+    rig.path.carry_out_effects();
+    rig.turn_within(None);
+    assert!(rig.path.late.is_empty());
+    for (client, _) in &mut clients {
+        let mut received = [0; 8];
+        assert_eq!(client.read(&mut received).unwrap(), 3);
     }
 }

@@ -333,6 +333,16 @@ impl Uring {
         unsafe { self.push(&entry) }
     }
 
+    /// Submits what was pushed, and lets the kernel do nothing else.
+    pub(super) fn submit(&mut self) {
+        let pending = self.ring.submission().len() as u32;
+        // SAFETY: without an argument; what the submissions refer to is the promise of `push`.
+        let result = unsafe { self.enter_with(pending, 0, 0, std::ptr::null(), 0) };
+        if !result.is_ok_and(|submitted| submitted >= pending) {
+            self.enter(0, None);
+        }
+    }
+
     /// Submits what was pushed, and waits for `want` completions, at most `timeout`.
     ///
     /// Returns with an empty submission queue. Tells nothing of completions: those are in the queue.
@@ -373,21 +383,48 @@ impl Uring {
                 .as_ref()
                 .map_or(0, |timespec| &raw const *timespec as u64),
         };
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+        // SAFETY: the argument and its timespec live until the call returns. What the submissions
+        // refer to is the promise of `push`.
+        unsafe {
+            self.enter_with(
+                pending,
+                want,
+                flags,
+                &raw const argument,
+                size_of::<EnterArgument>(),
+            )
+        }
+    }
+
+    /// The system call.
+    ///
+    /// # Safety
+    /// `argument` is what `flags` say, and valid until this returns, as is what the first `pending` submissions refer to.
+    #[inline]
+    unsafe fn enter_with(
+        &self,
+        pending: u32,
+        want: u32,
+        flags: u32,
+        argument: *const EnterArgument,
+        size: usize,
+    ) -> io::Result<u32> {
         let (fd, registered) = match self.registered {
             Some(index) => (index as libc::c_int, ENTER_REGISTERED_RING),
             None => (self.ring.as_raw_fd(), 0),
         };
-        // SAFETY: the argument and its timespec live until the call returns. What the submissions
-        // refer to is the promise of `push`.
+        let flags = flags | registered;
+        // SAFETY: the caller's promise.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
                 fd,
                 pending,
                 want,
-                ENTER_GETEVENTS | ENTER_EXT_ARG | registered,
-                &raw const argument,
-                size_of::<EnterArgument>(),
+                flags,
+                argument,
+                size,
             )
         };
         if result < 0 {
