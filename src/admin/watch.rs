@@ -1,5 +1,6 @@
 //! The thread that looks at the shards once a second: it knows whether they are well, publishes
-//! `$SYS`, keeps the last minutes for the dashboard and tells systemd that all is well.
+//! `$SYS`, keeps the last minutes for the dashboard, tells systemd that all is well and gives free
+//! memory back to the system.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// A shard that has not answered for so long hangs.
 pub(super) const HANG_AFTER: Duration = Duration::from_secs(5);
+/// More than the allocator keeps for one thread.
+const LARGE: usize = 1 << 20;
 /// Seconds of the past that the dashboard begins with.
 pub(super) const HISTORY_MAX: usize = 300;
 
@@ -255,6 +258,7 @@ impl Watcher {
     /// hear nothing, because a restart is the only help for its Clients.
     fn handle_answers(&mut self, now: Instant, notify_alive: impl FnOnce()) {
         self.look(now);
+        give_memory_back();
         self.report_hanging();
         if self.hanging.is_empty() {
             notify_alive();
@@ -362,6 +366,12 @@ fn second(before: &Picture, after: &Picture, elapsed: f64) -> Second {
         queued: after.total.gauges.queued_messages,
         busy: after.shards.iter().map(|shard| shard.busy_share).collect(),
     }
+}
+
+/// What has been free for a second goes back to the system. The allocator looks for that only when something large is
+/// freed: after a burst that may be never, and on a shard it would be a pause.
+fn give_memory_back() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
 /// Bytes of memory that the process has in use, and the most that it had.

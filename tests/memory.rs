@@ -1,4 +1,4 @@
-//! Thousands that never complete their CONNECT: they cost little, and nobody else anything.
+//! What memory the broker has in use: for those that never complete their CONNECT, and after a burst.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::raw::{self, Raw};
 use support::{Broker, PATIENCE, allow_open_files};
 
@@ -81,4 +81,31 @@ fn strangers_with_half_a_large_connect_cost_a_few_kib_each_and_keep_nobody_out()
     assert_eq!((first_byte, body.len()), (0x30, 2 + 4 + 65_000));
     assert!(broker.is_running());
     drop(strangers);
+}
+
+#[test]
+fn memory_of_a_burst_is_given_back_though_nothing_happens_afterwards() {
+    const MESSAGES: usize = 60;
+    const SIZE: usize = 1_000_000;
+    let broker = Broker::on_cores(1);
+    let mut reader = Raw::connect(broker.port(), 4, "reader");
+    reader.send(&raw::subscribe("burst", 0));
+    assert_eq!(reader.receive(), Some((0x90, vec![0, 1, 0])), "SUBACK");
+    let mut publisher = Raw::connect(broker.port(), 4, "publisher");
+    for _ in 0..MESSAGES {
+        publisher.send(&raw::publish("burst", &vec![b'b'; SIZE]));
+    }
+    publisher.send(&[0xc0, 0]);
+    assert_eq!(publisher.receive(), Some((0xd0, Vec::new())), "PINGRESP");
+    let most = resident(&broker);
+    assert!(most > MESSAGES * SIZE / 2, "it is kept: {most} bytes");
+    for _ in 0..MESSAGES {
+        let (first_byte, body) = reader.receive().expect("a message");
+        assert_eq!((first_byte, body.len()), (0x30, 2 + 5 + SIZE));
+    }
+    let began = Instant::now();
+    while resident(&broker) > MESSAGES * SIZE / 2 {
+        assert!(began.elapsed() < PATIENCE, "{}", resident(&broker));
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
