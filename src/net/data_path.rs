@@ -293,24 +293,27 @@ impl<C: Core> DataPath<C> {
         let mut dirty = dirty.drain(..);
         let mut looked = std::time::Instant::now();
         loop {
-            let batch = self.pace.batch(dirty.len(), looked);
-            for key in dirty.by_ref().take(batch) {
-                self.send_to(key);
-            }
-            if self.late.is_empty() && dirty.len() == 0 {
-                return;
-            }
-            looked = self.submit_batch(looked);
-            let batch = self.pace.batch(self.late.len(), looked);
-            for _ in 0..batch {
-                if let Some(key) = self.late.pop_front() {
-                    self.send_to(key);
+            for is_late in [false, true] {
+                let waiting = if is_late {
+                    self.late.len()
+                } else {
+                    dirty.len()
+                };
+                for _ in 0..self.pace.batch(waiting, looked) {
+                    let next = if is_late {
+                        self.late.pop_front()
+                    } else {
+                        dirty.next()
+                    };
+                    if let Some(key) = next {
+                        self.send_to(key);
+                    }
                 }
+                if self.late.is_empty() && dirty.len() == 0 {
+                    return;
+                }
+                looked = self.submit_batch(looked);
             }
-            if self.late.is_empty() && dirty.len() == 0 {
-                return;
-            }
-            looked = self.submit_batch(looked);
             if self.pace.time_to_send(looked).is_zero() {
                 break;
             }
