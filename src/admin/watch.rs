@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// A shard that has not answered for so long hangs.
 pub(super) const HANG_AFTER: Duration = Duration::from_secs(5);
-/// More than the allocator keeps for one thread.
+/// So much has pages of its own in the allocator, which are given up with it.
 const LARGE: usize = 1 << 20;
 /// Seconds of the past that the dashboard begins with.
 pub(super) const HISTORY_MAX: usize = 300;

@@ -1,9 +1,10 @@
 //! One shard's sockets, from completions to the core and from its output to sends.
 //!
 //! The runtime drives it in turns: [`DataPath::flush`] queues one send for each connection that has
-//! output, as far as the turn has time for that, [`DataPath::enter`] hands everything that was queued to the kernel in one system call and
-//! waits, [`DataPath::handle_completions`] passes what arrived to the core. Draining first and sending
-//! once is worth more than any interface: what ten packets caused leaves in one send.
+//! output, as far as the turn has time for that, [`DataPath::enter`] hands everything that was queued
+//! to the kernel in one system call and waits, [`DataPath::handle_completions`] passes what arrived to
+//! the core. Draining first and sending once is worth more than any interface: what ten packets caused
+//! leaves in one send.
 
 use super::buffer_pool::{BufferPool, SMALL_MAX};
 use super::connection::{Adopted, Connection, Connections, State};

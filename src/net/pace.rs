@@ -21,7 +21,8 @@ const RECEIVE_TIME_MAX: Duration = Duration::from_micros(250);
 /// turn with them. What one receive brings for many is not counted: they have their sends already, whatever else is
 /// handled, and those that there is no time for leave in the next turns.
 const SEND_TIME: Duration = Duration::from_nanos(3500);
-/// So many sends at once tell what one takes, and as few what receiving takes beside them.
+/// So many sends at once tell what one takes, and are worth a look at the clock. As few tell what receiving takes beside
+/// them.
 pub(super) const SENDS_MANY: usize = 32;
 const SENDS_FEW: usize = 8;
 const SEND_TIME_MAX: Duration = Duration::from_micros(20);
@@ -74,8 +75,8 @@ impl Pace {
         }
     }
 
-    /// A turn began at `start` that may take so long. So many sends are left from before: half of it is theirs at most,
-    /// since what is handled meanwhile leaves with those of them that wait longer.
+    /// A turn began at `start` that may take so long. So many sends are left from before: half of it is kept for them at
+    /// most, so that what arrives is handled all the same.
     // HOT: per turn.
     pub(super) fn begin_turn(&mut self, start: Instant, max: Duration, late: usize) {
         self.until = start + max;
@@ -102,8 +103,7 @@ impl Pace {
     pub(super) fn submitted(&mut self, count: usize, took: Duration) {
         let sends = u32::try_from(count).unwrap_or(u32::MAX);
         if count >= SENDS_MANY {
-            let one = took.saturating_sub(self.receive_time) / sends;
-            self.send_time = learned(self.send_time, one).min(SEND_TIME_MAX);
+            self.learn_send_time(took.saturating_sub(self.receive_time) / sends);
         } else if count < SENDS_FEW {
             let rest = took.saturating_sub(self.send_time * sends);
             self.receive_time = learned(self.receive_time, rest).min(RECEIVE_TIME_MAX);
@@ -122,8 +122,12 @@ impl Pace {
     pub(super) fn batch_submitted(&mut self, count: usize, took: Duration) {
         if count >= BATCH_MIN {
             let sends = u32::try_from(count).unwrap_or(u32::MAX);
-            self.send_time = learned(self.send_time, took / sends).min(SEND_TIME_MAX);
+            self.learn_send_time(took / sends);
         }
+    }
+
+    fn learn_send_time(&mut self, one: Duration) {
+        self.send_time = learned(self.send_time, one).min(SEND_TIME_MAX);
     }
 
     /// What is left of the turn, but for what is received at its end.

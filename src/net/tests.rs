@@ -223,6 +223,13 @@ impl Rig {
         self.path.handle_resumed();
     }
 
+    /// The core has something for a Client.
+    fn say(&mut self, key: ConnectionKey, words: &[u8]) {
+        let effects = &mut self.path.effects;
+        self.path.core.peers.send(key.index, words, effects);
+        self.path.carry_out_effects();
+    }
+
     /// A Client that is read with many receives from now on.
     fn connect(&mut self) -> TcpStream {
         let mut client = TcpStream::connect(self.address).unwrap();
@@ -390,9 +397,7 @@ fn a_client_that_does_not_read_gets_everything_in_its_order_once_it_does_and_nob
             let is_blocked = rig.path.connections.get(slot).unsent_size() > 0;
             let size = if is_blocked { 900 + round } else { 100_000 };
             let words: Vec<u8> = (0..size).map(|at| (at % 250 + round % 7) as u8).collect();
-            let effects = &mut rig.path.effects;
-            rig.path.core.peers.send(key.index, &words, effects);
-            rig.path.carry_out_effects();
+            rig.say(key, &words);
             rig.path.flush();
             rig.path.enter(None);
             rig.path.handle_completions(rig.now);
@@ -682,7 +687,7 @@ fn a_shard_hears_of_a_connection_once_its_peer_has_spoken_and_of_a_silent_one_la
     }
 }
 
-/// Clients who have said nothing yet, and the names of their connections.
+/// So many Clients, and the names of their connections.
 fn crowd(rig: &mut Rig, count: usize) -> Vec<(TcpStream, ConnectionKey)> {
     let known = |rig: &Rig| rig.path.core.peers.keys().collect::<Vec<_>>();
     let mut crowd = Vec::new();
@@ -702,36 +707,25 @@ fn a_turn_whose_time_is_over_sends_to_a_few_of_the_new_and_of_the_late_and_all_h
     let mut clients = crowd(&mut rig, CLIENTS);
     rig.path.core.is_hurried = true;
     rig.turn_within(None);
-    let late_turn = |rig: &mut Rig| {
-        std::thread::sleep(Duration::from_millis(1));
-        rig.turn_within(None);
-    };
-    let say = |rig: &mut Rig, key: ConnectionKey, word: &[u8]| {
-        rig.path
-            .core
-            .peers
-            .send(key.index, word, &mut rig.path.effects);
-        rig.path.carry_out_effects();
-    };
     // One message to all.
     for (_, key) in &clients {
-        say(&mut rig, *key, b"one ");
+        rig.say(*key, b"one ");
     }
-    late_turn(&mut rig);
+    rig.turn_within(None);
     assert_eq!(rig.path.late.len(), CLIENTS - BATCH_MIN);
     assert!(rig.path.has_work(), "nothing waits for more to come");
     // Those who are late are not named twice, and what they are sent next stands behind.
     for (_, key) in &clients {
-        say(&mut rig, *key, b"two ");
+        rig.say(*key, b"two ");
     }
     assert_eq!(rig.path.dirty.len(), BATCH_MIN);
-    late_turn(&mut rig);
+    rig.turn_within(None);
     assert_eq!(rig.path.late.len(), CLIENTS - 2 * BATCH_MIN);
     // Who is new does not wait for all of them, and they do not wait for who is new.
     for (_, key) in &clients[..BATCH_MIN] {
-        say(&mut rig, *key, b"three");
+        rig.say(*key, b"three");
     }
-    late_turn(&mut rig);
+    rig.turn_within(None);
     assert_eq!(rig.path.late.len(), CLIENTS - 3 * BATCH_MIN);
     let mut received = [0; 13];
     let size = clients[0].0.read(&mut received).unwrap();
@@ -741,7 +735,7 @@ fn a_turn_whose_time_is_over_sends_to_a_few_of_the_new_and_of_the_late_and_all_h
     drop(gone);
     let mut turns = 0;
     while rig.path.has_work() {
-        late_turn(&mut rig);
+        rig.turn_within(None);
         turns += 1;
     }
     assert!(turns >= (CLIENTS - 3 * BATCH_MIN) / BATCH_MIN, "{turns}");
@@ -760,12 +754,8 @@ fn a_turn_with_time_for_it_sends_to_all_at_once() {
     let mut rig = Rig::new();
     let mut clients = crowd(&mut rig, CLIENTS);
     for (_, key) in &clients {
-        rig.path
-            .core
-            .peers
-            .send(key.index, b"all", &mut rig.path.effects);
+        rig.say(*key, b"all");
     }
-    rig.path.carry_out_effects();
     rig.turn_within(None);
     assert!(rig.path.late.is_empty());
     for (client, _) in &mut clients {

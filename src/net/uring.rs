@@ -196,8 +196,8 @@ impl Uring {
     /// Puts one entry into the submission queue, entering the kernel if that is full.
     ///
     /// # Safety
-    /// Memory that the entry refers to stays valid until the next [`Uring::enter`] returns with an
-    /// empty submission queue, and for operations that outlive it until their completion.
+    /// Memory that the entry refers to stays valid until the next [`Uring::enter`] or [`Uring::submit`]
+    /// returns with an empty submission queue, and for operations that outlive it until their completion.
     #[inline]
     unsafe fn push(&mut self, entry: &squeue::Entry) {
         loop {
