@@ -48,8 +48,8 @@ pub use fixed_header::{FixedHeader, decode_fixed_header, packet_type};
 pub use forwarded_properties::{ForwardedFields, ForwardedProperties};
 pub use ping::{PINGREQ, PINGRESP};
 pub use publish::{
-    Publish, PublishHeader, PublishProperties, decode_publish, encode_publish, encode_publish_head,
-    publish_size,
+    PlainPublish, Publish, PublishHeader, PublishProperties, decode_publish, encode_publish,
+    encode_publish_head, publish_size,
 };
 pub use reason_code::ReasonCode;
 pub use suback::{ReasonCodes, SubAck, encode_suback};

@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use smallvec::SmallVec;
 
 use super::error::DecodeError;
-use super::fixed_header::packet_type;
+use super::fixed_header::{decode_fixed_header, packet_type};
 use super::forwarded_properties::{ForwardedProperties, ForwardedSpan};
 use super::primitives::{
     Reader, put_variable_byte_integer, topic_name_or_empty, variable_byte_integer_size,
@@ -103,6 +103,89 @@ pub fn decode_publish(
         payload: reader.rest(),
         properties,
     })
+}
+
+/// A PUBLISH of QoS 0 with neither DUP, RETAIN nor properties, which is as [`encode_publish`] writes it: a Client of
+/// the same version may be sent its bytes.
+///
+/// Nothing is known of its Topic Name, but for its size.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PlainPublish<'a> {
+    /// What stands in front of the payload.
+    pub head: &'a [u8],
+    /// Where in `head` the Topic Name is, which is not empty.
+    pub topic_name: &'a [u8],
+    /// Application data.
+    pub payload: &'a [u8],
+}
+
+/// The first byte of such a packet.
+const PLAIN: u8 = packet_type::PUBLISH << 4;
+
+impl<'a> PlainPublish<'a> {
+    /// The one that `bytes` begin with, if they do and all of it is there. Whatever else they begin with is for
+    /// [`super::decode_fixed_header`] and [`decode_publish`] to tell.
+    // HOT: per PUBLISH.
+    #[inline]
+    #[must_use]
+    pub fn peek(version: ProtocolVersion, bytes: &'a [u8], packet_size_max: u32) -> Option<Self> {
+        if *bytes.first()? != PLAIN {
+            return None;
+        }
+        let header = decode_fixed_header(bytes, packet_size_max).ok()??;
+        // Only the shortest form is sent on [MQTT-1.5.5-1].
+        if header.header_size != 1 + variable_byte_integer_size(header.remaining_length) {
+            return None;
+        }
+        let packet = bytes.get(..header.total_size())?;
+        let (size, rest) = packet[header.header_size..].split_first_chunk()?;
+        let (topic_name, rest) = rest.split_at_checked(u16::from_be_bytes(*size).into())?;
+        let payload = if version.is_v5() {
+            // The size of the properties.
+            rest.strip_prefix(&[0])?
+        } else {
+            rest
+        };
+        let (head, _) = packet.split_at(packet.len() - payload.len());
+        (!topic_name.is_empty()).then_some(Self {
+            head,
+            topic_name,
+            payload,
+        })
+    }
+
+    /// Size of the packet.
+    #[inline]
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    /// The one that `bytes` begin with, if it has the same Topic Name.
+    // HOT: per PUBLISH.
+    #[inline]
+    #[must_use]
+    pub fn peek_alike<'b>(
+        &self,
+        version: ProtocolVersion,
+        bytes: &'b [u8],
+        packet_size_max: u32,
+    ) -> Option<PlainPublish<'b>> {
+        // Most are of the same size.
+        if let Some(packet) = bytes.get(..self.size())
+            && let (head, payload) = packet.split_at(self.head.len())
+            && head == self.head
+        {
+            let start = usize::from(version.is_v5()) + self.topic_name.len();
+            return Some(PlainPublish {
+                head,
+                topic_name: &head[head.len() - start..][..self.topic_name.len()],
+                payload,
+            });
+        }
+        PlainPublish::peek(version, bytes, packet_size_max)
+            .filter(|other| other.topic_name == self.topic_name)
+    }
 }
 
 impl<'a> PublishProperties<'a> {

@@ -176,8 +176,14 @@ impl Counters {
     // HOT: per delivery.
     #[inline]
     pub fn count_publish_sent(&mut self, payload_size: usize) {
-        self.publish_sent += 1;
-        self.publish_bytes_sent += payload_size as u64;
+        self.count_publishes_sent(1, payload_size);
+    }
+
+    /// As many were, with payloads of so many bytes together.
+    #[inline]
+    pub fn count_publishes_sent(&mut self, count: usize, payload_bytes: usize) {
+        self.publish_sent += count as u64;
+        self.publish_bytes_sent += payload_bytes as u64;
     }
 
     /// Messages that a subscriber should have got and did not, for whatever reason.

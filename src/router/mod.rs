@@ -331,6 +331,15 @@ impl Router {
         }
     }
 
+    /// What is remembered of a topic. Bytes that are no Topic Name are never remembered, so those of which something
+    /// is need not be checked.
+    // HOT: per PUBLISH.
+    #[inline]
+    pub fn remembered(&mut self, topic: &[u8]) -> Option<Rc<Matches>> {
+        let hash = self.hasher.bytes(topic);
+        self.cache.get(hash, topic, &self.generations)
+    }
+
     /// Who may read what has changed: nothing that was found before counts any more.
     pub fn forget_matches(&mut self) {
         // Every topic depends on the counter of filters that begin with a wildcard.

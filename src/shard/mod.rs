@@ -40,6 +40,7 @@ mod pool;
 mod publish;
 mod replay;
 mod restore;
+mod run;
 mod slab;
 mod snapshot;
 mod store;
@@ -162,6 +163,8 @@ pub struct Shard {
     occupancy: Arc<Occupancy>,
     /// Which Clients the messages belong to.
     sampled: Sampled,
+    /// Memory for the places of those who are not sent a run as it is.
+    others_of_run: Vec<u32>,
 }
 
 impl Shard {
@@ -219,6 +222,7 @@ impl Shard {
             dump: None,
             unreported: Vec::new(),
             sampled,
+            others_of_run: Vec::new(),
         }
     }
 
@@ -320,6 +324,15 @@ impl Shard {
                 Phase::Connected(_) => self.clients.limits.max_packet_size,
                 _ => CONNECT_SIZE_MAX as u32,
             };
+            // HOT: per PUBLISH of QoS 0.
+            if let Phase::Connected(session) = phase
+                && !vetted
+                && let Some(run) = self.handle_run(session, version, rest, size_max, now, effects)
+            {
+                consumed += run.size();
+                self.end_packets(key, run.count());
+                continue;
+            }
             let (header, body) = match split_packet(rest, size_max) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
@@ -346,10 +359,7 @@ impl Shard {
                 _ => Ok(self.handle_first_packet(key, header.first_byte, body, now, effects)),
             };
             match step {
-                Ok(Step::Continue) => {
-                    consumed += size;
-                    self.clients.counters.packets_received += 1;
-                }
+                Ok(Step::Continue) => consumed += size,
                 Ok(Step::Blocked) => break,
                 Ok(Step::Stop) => return bytes.len(),
                 Ok(Step::HandedOver) => return 0,
@@ -358,11 +368,7 @@ impl Shard {
                     return bytes.len();
                 }
             }
-            // Answers to a Client that does not read them may not pile up without end.
-            self.pause_if_outbox_is_full(key);
-            if let Some(store) = &mut self.clients.store {
-                store.journal.end_packet();
-            }
+            self.end_packets(key, 1);
         }
         self.clients.counters.bytes_received += consumed as u64;
         if consumed > 0
@@ -375,6 +381,17 @@ impl Shard {
             }
         }
         consumed
+    }
+
+    /// So many packets have been dealt with.
+    #[inline]
+    fn end_packets(&mut self, key: ConnectionKey, count: usize) {
+        self.clients.counters.packets_received += count as u64;
+        // Answers to a Client that does not read them may not pile up without end.
+        self.pause_if_outbox_is_full(key);
+        if let Some(store) = &mut self.clients.store {
+            store.journal.end_packet();
+        }
     }
 
     /// Size of the packet that `bytes` begins with, if that much of it is there: what a caller with

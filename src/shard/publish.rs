@@ -19,7 +19,7 @@ use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::{Message, MessageRef, QoS};
 use crate::policy::LogMask;
-use crate::router::{FilterKey, Pick, RetainedVersion, SharedTarget, Target};
+use crate::router::{FilterKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
 use crate::session::{Delivery, ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicName;
@@ -515,11 +515,37 @@ impl Shard {
                     },
                 );
             }
-        } else if matches.has_shards() {
+        } else {
+            self.forward(&matches, &mut fanout);
+        }
+        self.deliver_to_groups(&matches, &mut fanout, effects);
+        self.clients.end_fanout(fanout);
+        if matches.is_empty() {
+            Routed::NoSubscribers
+        } else {
+            Routed::Matched
+        }
+    }
+
+    /// Sends a message that is not retained to the shards that have subscribers for it.
+    #[inline]
+    pub(super) fn forward(&mut self, matches: &Matches, fanout: &mut Fanout<'_>) {
+        if matches.has_shards() {
             for to in matches.shards.iter() {
-                self.forward_to_subscribers(to, &mut fanout);
+                self.forward_to_subscribers(to, fanout);
             }
         }
+    }
+
+    /// Brings a message to one member of each shared subscription that has not had it.
+    #[inline]
+    pub(super) fn deliver_to_groups(
+        &mut self,
+        matches: &Matches,
+        fanout: &mut Fanout<'_>,
+        effects: &mut Effects,
+    ) {
+        let message = fanout.message;
         for &group in &matches.groups {
             if self.has_group_had(group.filter()) {
                 continue;
@@ -527,23 +553,14 @@ impl Shard {
             let pick = self.router.pick(group);
             match self.choose(pick, group.filter(), None, message.topic_name) {
                 Some(Chosen::Local(target)) => {
-                    self.clients.deliver(
-                        shared_recipient(&target, message.retain),
-                        &mut fanout,
-                        effects,
-                    );
+                    let recipient = shared_recipient(&target, message.retain);
+                    self.clients.deliver(recipient, fanout, effects);
                 }
                 Some(Chosen::Remote { to, filter, first }) => {
-                    self.forward_to_member(to, filter, first, &mut fanout);
+                    self.forward_to_member(to, filter, first, fanout);
                 }
                 None => {}
             }
-        }
-        self.clients.end_fanout(fanout);
-        if matches.is_empty() {
-            Routed::NoSubscribers
-        } else {
-            Routed::Matched
         }
     }
 
@@ -934,7 +951,7 @@ impl Routed {
     }
 }
 
-fn recipient(target: &Target, retain: bool) -> Recipient<'_> {
+pub(super) fn recipient(target: &Target, retain: bool) -> Recipient<'_> {
     Recipient {
         session: target.session,
         qos: target.qos,

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arbitrary;
+mod plain;
 mod refused;
 mod round_trip;
 mod vectors;

@@ -9,6 +9,7 @@ mod crossing;
 mod delivery;
 mod disk;
 mod ending;
+mod runs;
 mod sessions;
 mod subscriptions;
 
