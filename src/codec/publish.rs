@@ -119,17 +119,17 @@ pub struct PlainPublish<'a> {
     pub payload: &'a [u8],
 }
 
-/// The first byte of such a packet.
-const PLAIN: u8 = packet_type::PUBLISH << 4;
-
 impl<'a> PlainPublish<'a> {
+    /// The first byte of such a packet.
+    pub const FIRST_BYTE: u8 = packet_type::PUBLISH << 4;
+
     /// The one that `bytes` begin with, if they do and all of it is there. Whatever else they begin with is for
     /// [`super::decode_fixed_header`] and [`decode_publish`] to tell.
     // HOT: per PUBLISH.
     #[inline]
     #[must_use]
     pub fn peek(version: ProtocolVersion, bytes: &'a [u8], packet_size_max: u32) -> Option<Self> {
-        if *bytes.first()? != PLAIN {
+        if *bytes.first()? != Self::FIRST_BYTE {
             return None;
         }
         let header = decode_fixed_header(bytes, packet_size_max).ok()??;

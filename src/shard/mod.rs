@@ -71,7 +71,7 @@ use subscribe::Barrier;
 use talkers::{Sampled, count_messages};
 use timers::{Slot, Timers};
 
-use crate::codec::{self, DecodeError, Packet, ReasonCode, packet_type};
+use crate::codec::{self, DecodeError, Packet, PlainPublish, ReasonCode, packet_type};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
 use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
 use crate::message::ProtocolVersion;
@@ -326,6 +326,7 @@ impl Shard {
             };
             // HOT: per PUBLISH of QoS 0.
             if let Phase::Connected(session) = phase
+                && rest.first() == Some(&PlainPublish::FIRST_BYTE)
                 && !vetted
                 && let Some(run) = self.handle_run(session, version, rest, size_max, now, effects)
             {

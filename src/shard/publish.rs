@@ -515,10 +515,12 @@ impl Shard {
                     },
                 );
             }
-        } else {
+        } else if matches.has_shards() {
             self.forward(&matches, &mut fanout);
         }
-        self.deliver_to_groups(&matches, &mut fanout, effects);
+        if !matches.groups.is_empty() {
+            self.deliver_to_groups(&matches, &mut fanout, effects);
+        }
         self.clients.end_fanout(fanout);
         if matches.is_empty() {
             Routed::NoSubscribers
@@ -528,17 +530,13 @@ impl Shard {
     }
 
     /// Sends a message that is not retained to the shards that have subscribers for it.
-    #[inline]
     pub(super) fn forward(&mut self, matches: &Matches, fanout: &mut Fanout<'_>) {
-        if matches.has_shards() {
-            for to in matches.shards.iter() {
-                self.forward_to_subscribers(to, fanout);
-            }
+        for to in matches.shards.iter() {
+            self.forward_to_subscribers(to, fanout);
         }
     }
 
     /// Brings a message to one member of each shared subscription that has not had it.
-    #[inline]
     pub(super) fn deliver_to_groups(
         &mut self,
         matches: &Matches,

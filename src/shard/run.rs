@@ -85,7 +85,8 @@ impl<'a> Run<'a> {
 impl Shard {
     /// Takes what `bytes` begin with as a run, if it is one to a topic that is remembered. It has not to be
     /// looked at as the operator wants it.
-    // HOT: per PUBLISH.
+    // HOT: per run.
+    #[inline(never)] // Packets of other kinds do not pay for it.
     pub(super) fn handle_run<'a>(
         &mut self,
         publisher: SessionKey,
@@ -134,7 +135,9 @@ impl Shard {
                 self.clients
                     .deliver(recipient(target, false), &mut fanout, effects);
             }
-            self.forward(matches, &mut fanout);
+            if matches.has_shards() {
+                self.forward(matches, &mut fanout);
+            }
             self.deliver_to_groups(matches, &mut fanout, effects);
             self.clients.end_fanout(fanout);
         }
