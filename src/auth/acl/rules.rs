@@ -23,6 +23,7 @@ impl Grants {
     pub(super) const WRITE: Self = Self(2);
     pub(super) const READ_WRITE: Self = Self(3);
     pub(super) const DENY: Self = Self(4);
+    const ALL: Self = Self(7);
 
     fn add(&mut self, other: Self) {
         self.0 |= other.0;
@@ -30,6 +31,10 @@ impl Grants {
 
     fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    fn only(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 }
 
@@ -79,10 +84,11 @@ impl Rules {
         // A rule is for topics that begin with $ only if it does so itself.
         let is_dollar = topic.first() == Some(&b'$');
         let mut found = Grants::default();
-        // Nodes, each with where the level below it begins: one past the end if there is none.
-        let mut pending = SmallVec::<[(u32, usize); PENDING_INLINE]>::new();
-        pending.push((ROOT, 0));
-        while let Some((id, start)) = pending.pop() {
+        // Nodes, each with where the level below it begins, one past the end if there is none, and
+        // with what counts of the rules from there on.
+        let mut pending = SmallVec::<[(u32, usize, Grants); PENDING_INLINE]>::new();
+        pending.push((ROOT, 0, Grants::ALL));
+        while let Some((id, start, counted)) = pending.pop() {
             let Some(node) = self.nodes.get(id as usize) else {
                 continue;
             };
@@ -92,24 +98,27 @@ impl Rules {
                 let next = start + level.len() + 1;
                 let is_bound = is_dollar && start == 0;
                 if !is_bound {
-                    found.add(node.multi);
+                    found.add(node.multi.only(counted));
                     if node.plus != NONE {
-                        pending.push((node.plus, next));
+                        pending.push((node.plus, next, counted));
                     }
                 }
                 for (pattern, child) in slice(&self.patterns, &node.patterns) {
-                    if (!is_bound || pattern.is_dollar()) && pattern.matches(level, subject) {
-                        pending.push((*child, next));
+                    if is_bound && !pattern.is_dollar() {
+                        continue;
+                    }
+                    if let Some((size, counted_of_it)) = pattern.matched(rest, subject) {
+                        pending.push((*child, start + size + 1, counted.only(counted_of_it)));
                     }
                 }
                 let literals = slice(&self.literals, &node.literals);
                 if let Ok(at) = literals.binary_search_by(|(literal, _)| (**literal).cmp(level)) {
-                    pending.push((literals[at].1, next));
+                    pending.push((literals[at].1, next, counted));
                 }
             } else {
-                found.add(node.here);
+                found.add(node.here.only(counted));
                 // # is the parent level too.
-                found.add(node.multi);
+                found.add(node.multi.only(counted));
             }
             if found.has(Grants::DENY) {
                 return Decision::Denied;
@@ -179,26 +188,26 @@ impl Pattern {
         matches!(self.0.first(), Some(Part::Literal(text)) if text.first() == Some(&b'$'))
     }
 
-    /// Whether `level` is this pattern with the names of `subject`. A level has no separator, so a
-    /// name with one is in no level; an empty name would mean the same for all Clients, so it means
-    /// nothing.
-    fn matches(&self, level: &[u8], subject: &Subject<'_>) -> bool {
-        let mut rest = level;
+    /// How many bytes of `rest`, which are whole levels, this pattern is with the names of
+    /// `subject`, and which rules below it count then. A name with a separator would reach into
+    /// the places of others, and an empty one would mean the same for all Clients: such names grant
+    /// nothing. What is denied them stays denied, though.
+    fn matched(&self, rest: &[u8], subject: &Subject<'_>) -> Option<(usize, Grants)> {
+        let mut left = rest;
+        let mut counted = Grants::ALL;
         for part in &self.0 {
             let expected = match part {
                 Part::Literal(text) => text,
                 Part::ClientIdentifier => subject.client_identifier.as_bytes(),
-                Part::Username => subject.username.unwrap_or_default().as_bytes(),
+                Part::Username => subject.username?.as_bytes(),
             };
-            if expected.is_empty() {
-                return false;
-            }
-            match rest.strip_prefix(expected) {
-                Some(left) => rest = left,
-                None => return false,
+            left = left.strip_prefix(expected)?;
+            if expected.is_empty() || expected.contains(&b'/') {
+                counted = Grants::DENY;
             }
         }
-        rest.is_empty()
+        let is_whole = left.first().is_none_or(|&next| next == b'/');
+        is_whole.then_some((rest.len() - left.len(), counted))
     }
 }
 

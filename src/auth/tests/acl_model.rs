@@ -18,7 +18,14 @@ struct Rule {
 }
 
 /// The first one is nobody.
-const USERS: [Option<&str>; 5] = [None, Some("ann"), Some("bob"), Some("a/b"), Some("+")];
+const USERS: [Option<&str>; 6] = [
+    None,
+    Some("ann"),
+    Some("bob"),
+    Some("a/b"),
+    Some("+"),
+    Some(""),
+];
 const CLIENTS: [&str; 7] = ["ann", "c", "a", "a/b", "#", "", "$x"];
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
@@ -33,7 +40,8 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
         // An empty topic is none.
         if topic.is_empty() { "#".into() } else { topic }
     });
-    let section = prop_oneof![Just(None), (0..USERS.len()).prop_map(Some)];
+    // No file has a section for the last one, whose name is empty.
+    let section = prop_oneof![Just(None), (0..USERS.len() - 1).prop_map(Some)];
     let access = prop::sample::select(vec!["read", "write", "readwrite", "deny"]);
     let rule = (section, access, topic).prop_map(|(section, access, topic)| Rule {
         section,
@@ -107,10 +115,12 @@ fn model(rules: &[Rule], user: usize, client: &str, access: &str, topic: &str) -
     }
     let mut granted = false;
     for rule in rules.iter().filter(|rule| rule.section.is_none()) {
-        // A name that is no level, or is not there, makes the pattern nobody's.
+        // A name that is not there makes the pattern nobody's, and one that is no level lets it
+        // grant nothing.
         let is_usable = |name: Option<&str>, sign: &str| {
+            let is_level = |name: &str| !name.is_empty() && !name.contains('/');
             !rule.topic.contains(sign)
-                || name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+                || name.is_some_and(|name| rule.access == "deny" || is_level(name))
         };
         if !is_usable(username, "%u") || !is_usable(Some(client), "%c") {
             continue;

@@ -148,6 +148,30 @@ fn names_with_wildcards_or_separators_widen_nothing() {
 }
 
 #[test]
+fn a_pattern_that_denies_does_so_to_names_with_separators_and_without_a_character() {
+    let acl = acl(
+        "pattern readwrite #\npattern readwrite $SYS/#\npattern deny %c/%u/x\npattern deny $SYS/%c\n\
+         pattern deny dev-%c/+/y\n",
+    );
+    for (username, client_identifier, topic, expected) in [
+        (Some("ann/x"), "c1", "c1/ann/x/x", "-"),
+        (Some("ann/x"), "c1", "c1/ann/x", "rw"),
+        (Some("ann/x"), "c1", "c1/ann/x/xx", "rw"),
+        (Some("ann"), "a/b/c", "a/b/c/ann/x", "-"),
+        (Some("ann"), "/", "//ann/x", "-"),
+        (Some(""), "c1", "c1//x", "-"),
+        (None, "c1", "c1//x", "rw"),
+        (None, "broker/uptime", "$SYS/broker/uptime", "-"),
+        (None, "broker", "$SYS/broker/uptime", "rw"),
+        (None, "a/b", "dev-a/b/c/y", "-"),
+        (None, "a/b", "dev-a/bc/c/y", "rw"),
+    ] {
+        let got = may(&acl, username, client_identifier, topic);
+        assert_eq!(got, expected, "{username:?} {client_identifier} {topic}");
+    }
+}
+
+#[test]
 fn names_beside_text_are_substituted_with_a_warning() {
     let acl = acl("pattern read dev-%c/x\npattern read %u%c\npattern read x%c\n");
     assert_eq!(may(&acl, Some("ann"), "c1", "dev-c1/x"), "r");
