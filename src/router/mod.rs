@@ -324,10 +324,9 @@ impl Router {
         topic: TopicName<'_>,
         may_read: impl FnMut(SessionKey) -> bool,
     ) -> Rc<Matches> {
-        let hash = self.hasher.bytes(topic.as_bytes());
-        match self.cache.get(hash, topic.as_bytes(), &self.generations) {
+        match self.remembered(topic.as_bytes()) {
             Some(matches) => matches,
-            None => self.find_matches(topic, hash, may_read),
+            None => self.find_matches(topic, may_read),
         }
     }
 
@@ -349,9 +348,9 @@ impl Router {
     fn find_matches(
         &mut self,
         topic: TopicName<'_>,
-        hash: u64,
         mut may_read: impl FnMut(SessionKey) -> bool,
     ) -> Rc<Matches> {
+        let hash = self.hasher.bytes(topic.as_bytes());
         let spot = self.cache.seek(hash, topic.as_bytes());
         if let Some(matches) = self.cache.get_at(spot, &self.generations) {
             return matches;

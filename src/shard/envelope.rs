@@ -18,8 +18,10 @@ pub enum Envelope {
     Batch {
         /// The messages.
         batch: Arc<Batch>,
-        /// The first that was not handled yet.
+        /// Where the first is that was not handled yet.
         next: u16,
+        /// Bytes of packets there that were.
+        handled: u16,
     },
     /// A message for the subscribers of the receiving shard that is no part of a batch, for its retained replica, or
     /// for both.

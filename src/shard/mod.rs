@@ -556,8 +556,12 @@ impl Shard {
         effects: &mut Effects,
     ) -> Option<Envelope> {
         match envelope {
-            Envelope::Batch { batch, next } => {
-                return self.handle_batch(from, batch, next, most, now, effects);
+            Envelope::Batch {
+                batch,
+                next,
+                handled,
+            } => {
+                return self.handle_batch(from, batch, (next, handled), most, now, effects);
             }
             Envelope::Publish {
                 message,

@@ -45,7 +45,11 @@ impl Peer {
     pub(super) fn close(&mut self, batches: &mut BatchPool) {
         if !self.open.is_empty() {
             let batch = batches.close(&mut self.open);
-            self.outbound.push_back(Envelope::Batch { batch, next: 0 });
+            self.outbound.push_back(Envelope::Batch {
+                batch,
+                next: 0,
+                handled: 0,
+            });
         }
     }
 

@@ -5,7 +5,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::batch::{BATCHED_SIZE_MAX, Batch};
+use super::batch::{BATCHED_SIZE_MAX, Batch, Item};
 use super::choose::Chosen;
 use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
@@ -565,10 +565,13 @@ impl Shard {
     /// Whether a full ring drops a message: of QoS 0; publishers of QoS 1 and 2 were stopped before it came to
     /// that.
     fn is_dropped_for_ring(&mut self, to: ShardId, qos: QoS) -> bool {
-        let backlog_max = self.clients.limits.peer_backlog_max;
-        let is_dropped = qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max);
+        let is_dropped = qos == QoS::AtMostOnce && self.is_ring_full(to);
         self.clients.counters.dropped_ring_full += u64::from(is_dropped);
         is_dropped
+    }
+
+    pub(super) fn is_ring_full(&self, to: ShardId) -> bool {
+        self.peers[to.index()].is_full(self.clients.limits.peer_backlog_max)
     }
 
     // HOT: per PUBLISH to another shard.
@@ -595,7 +598,7 @@ impl Shard {
             peer.close(&mut self.batches);
         }
         if !has_place {
-            self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
+            self.ring_is_full |= self.is_ring_full(to);
         }
     }
 
@@ -650,36 +653,57 @@ impl Shard {
         }
     }
 
-    /// Handles up to `most` messages of a batch. Returns what is left of it.
+    /// Handles up to `most` messages of a batch, from one place on and so many bytes of it. Returns what is left.
     pub(super) fn handle_batch(
         &mut self,
         from: ShardId,
         batch: Arc<Batch>,
-        next: u16,
+        (mut next, mut handled): (u16, u16),
         most: usize,
         now: Instant,
         effects: &mut Effects,
     ) -> Option<Envelope> {
-        let next = usize::from(next);
-        let end = batch.len().min(next.saturating_add(most.max(1)));
-        for index in next..end {
-            let Some(message) = batch.get(index) else {
-                break;
-            };
-            match batch.ticket(index) {
-                None => self.deliver_forwarded(message, None, now, effects),
-                ticket => {
-                    self.begin_forwarded(from, ticket);
-                    self.deliver_forwarded(message, None, now, effects);
-                    self.end_forwarded(from, ticket);
+        let most = most.max(1);
+        let mut count = 0;
+        while let Some(item) = batch.get(next.into()) {
+            if count >= most {
+                effects.messages = count;
+                return Some(Envelope::Batch {
+                    batch,
+                    next,
+                    handled,
+                });
+            }
+            match item {
+                Item::Message(message) => {
+                    match batch.ticket(next.into()) {
+                        None => self.deliver_forwarded(message, None, now, effects),
+                        ticket => {
+                            self.begin_forwarded(from, ticket);
+                            self.deliver_forwarded(message, None, now, effects);
+                            self.end_forwarded(from, ticket);
+                        }
+                    }
+                    count += 1;
+                }
+                // They count by their bytes, as what a Client sends does.
+                Item::Packets(version, packets) => {
+                    let rest = &packets[handled.into()..];
+                    let most_bytes = (most - count) * BATCHED_SIZE_MAX;
+                    let some = &rest[..rest.len().min(most_bytes)];
+                    let size = self.deliver_packets(version, some, now, effects);
+                    count += size.div_ceil(BATCHED_SIZE_MAX);
+                    if size < rest.len() {
+                        handled += size as u16;
+                        continue;
+                    }
+                    handled = 0;
                 }
             }
+            next += 1;
         }
-        effects.messages = end - next;
-        (end < batch.len()).then_some(Envelope::Batch {
-            batch,
-            next: end as u16,
-        })
+        effects.messages = count;
+        None
     }
 
     // HOT: per PUBLISH from another shard.

@@ -7,16 +7,19 @@
 #![forbid(unsafe_code)]
 
 use super::Shard;
+use super::batch::BATCHED_SIZE_MAX;
 use super::clients::{Clients, mark_dirty};
 use super::effects::Effects;
 use super::publish::recipient;
 use crate::codec::PlainPublish;
-use crate::key::SessionKey;
+use crate::key::{SessionKey, ShardId};
 use crate::message::{MessageRef, ProtocolVersion, QoS};
 use crate::router::Matches;
 use crate::time::Instant;
+use crate::topic::TopicName;
 
 /// Packets one behind the other.
+#[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
     bytes: &'a [u8],
     first: PlainPublish<'a>,
@@ -24,7 +27,7 @@ pub(super) struct Run<'a> {
     count: usize,
     payload_bytes: usize,
     /// Size of the largest packet.
-    size_max: usize,
+    largest: usize,
 }
 
 impl<'a> Run<'a> {
@@ -37,22 +40,32 @@ impl<'a> Run<'a> {
         packet_size_max: u32,
     ) -> Self {
         let mut size = first.size();
-        let mut run = Self {
-            bytes,
-            first,
-            version,
-            count: 1,
-            payload_bytes: first.payload.len(),
-            size_max: size,
-        };
+        let (mut count, mut payload_bytes, mut largest) = (1, first.payload.len(), size);
         while let Some(next) = first.peek_alike(version, &bytes[size..], packet_size_max) {
             size += next.size();
-            run.count += 1;
-            run.payload_bytes += next.payload.len();
-            run.size_max = run.size_max.max(next.size());
+            count += 1;
+            payload_bytes += next.payload.len();
+            largest = largest.max(next.size());
         }
-        run.bytes = &bytes[..size];
-        run
+        Self {
+            bytes: &bytes[..size],
+            first,
+            version,
+            count,
+            payload_bytes,
+            largest,
+        }
+    }
+
+    /// What `bytes` begin with, which are packets of one run.
+    pub(super) fn of_some(version: ProtocolVersion, bytes: &'a [u8]) -> Option<Self> {
+        let first = PlainPublish::peek(version, bytes, u32::MAX)?;
+        Some(Self::of(first, version, bytes, u32::MAX))
+    }
+
+    /// Its packets.
+    pub(super) const fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Bytes of its packets.
@@ -63,6 +76,11 @@ impl<'a> Run<'a> {
     /// How many messages it has.
     pub(super) const fn count(&self) -> usize {
         self.count
+    }
+
+    /// As what its packets are encoded.
+    pub(super) const fn version(&self) -> ProtocolVersion {
+        self.version
     }
 
     fn messages(&self) -> impl Iterator<Item = MessageRef<'a>> {
@@ -106,23 +124,101 @@ impl Shard {
         let counters = &mut self.clients.counters;
         counters.publish_received += run.count as u64;
         counters.publish_bytes_received += run.payload_bytes as u64;
-        let mut others = std::mem::take(&mut self.others_of_run);
-        self.clients
-            .copy_run(&run, publisher, &matches, &mut others, effects);
-        if !others.is_empty() || matches.has_shards() || !matches.groups.is_empty() {
-            self.route_run(&run, &matches, &others, now, effects);
-            others.clear();
+        // Groups go by turns, and whose member is a subscriber as well gets one message after the other by both ways.
+        let is_onward =
+            !matches.groups.is_empty() || matches.has_shards() && run.largest > BATCHED_SIZE_MAX;
+        if matches.has_shards() && !is_onward {
+            for to in matches.shards.iter() {
+                self.forward_run(to, &run);
+            }
         }
-        self.others_of_run = others;
+        self.deliver_run(&run, Some(publisher), &matches, is_onward, now, effects);
         Some(run)
     }
 
-    /// Brings its messages one by one to everybody who was not sent the packets as they are.
+    /// Puts as much of a run into the batch for another shard as there is room for, and the rest into the next ones.
+    // HOT: per run to another shard.
+    fn forward_run(&mut self, to: ShardId, run: &Run<'_>) {
+        let mut rest = run.bytes;
+        let mut left = run.count;
+        while left > 0 {
+            let has_place = !self.peers[to.index()].open.is_empty();
+            if !has_place && self.is_ring_full(to) {
+                self.clients.counters.dropped_ring_full += left as u64;
+                return;
+            }
+            let peer = &mut self.peers[to.index()];
+            let room = peer.open.room();
+            let some = if left == run.count && run.size() <= room {
+                *run
+            } else {
+                let fitting = &rest[..rest.len().min(room)];
+                Run::of_some(run.version, fitting).expect("there is room for a packet")
+            };
+            rest = &rest[some.size()..];
+            left -= some.count;
+            if peer.open.push_run(&some) {
+                peer.close(&mut self.batches);
+            }
+            if !has_place {
+                self.ring_is_full |= self.is_ring_full(to);
+            }
+        }
+    }
+
+    /// Brings packets from another shard, all of one run, to the local subscribers. Returns how many bytes they were.
+    // HOT: per run from another shard.
+    pub(super) fn deliver_packets(
+        &mut self,
+        version: ProtocolVersion,
+        packets: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let Some(run) = Run::of_some(version, packets) else {
+            debug_assert!(false, "no packet of a run");
+            return packets.len();
+        };
+        let clients = &self.clients;
+        let topic_name = run.first.topic_name;
+        let may_read = |session| clients.may_read(session, topic_name);
+        let matches = self
+            .router
+            .matches_of(TopicName::from_validated(topic_name), may_read);
+        self.deliver_run(&run, None, &matches, false, now, effects);
+        run.size()
+    }
+
+    /// Brings a run to the local subscribers: to those as packets who may be sent them as they are. To other shards and
+    /// groups it goes if `is_onward`.
+    #[inline(always)] // A run of one message would be mostly calls.
+    fn deliver_run(
+        &mut self,
+        run: &Run<'_>,
+        publisher: Option<SessionKey>,
+        matches: &Matches,
+        is_onward: bool,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let mut others = std::mem::take(&mut self.others_of_run);
+        self.clients
+            .copy_run(run, publisher, matches, &mut others, effects);
+        if !others.is_empty() || is_onward {
+            self.route_run(run, matches, &others, is_onward, now, effects);
+            others.clear();
+        }
+        self.others_of_run = others;
+    }
+
+    /// Brings its messages one by one to the `others`, which are places among the targets, and to other shards and groups
+    /// if `is_onward`.
     fn route_run(
         &mut self,
         run: &Run<'_>,
         matches: &Matches,
         others: &[u32],
+        is_onward: bool,
         now: Instant,
         effects: &mut Effects,
     ) {
@@ -135,10 +231,10 @@ impl Shard {
                 self.clients
                     .deliver(recipient(target, false), &mut fanout, effects);
             }
-            if matches.has_shards() {
+            if is_onward {
                 self.forward(matches, &mut fanout);
+                self.deliver_to_groups(matches, &mut fanout, effects);
             }
-            self.deliver_to_groups(matches, &mut fanout, effects);
             self.clients.end_fanout(fanout);
         }
     }
@@ -147,10 +243,11 @@ impl Shard {
 impl Clients {
     /// Puts its packets into the outboxes of those who may be sent them as they are. The places of all `others` among
     /// the targets are told.
+    #[inline(always)] // As `deliver_run`.
     fn copy_run(
         &mut self,
         run: &Run<'_>,
-        publisher: SessionKey,
+        publisher: Option<SessionKey>,
         matches: &Matches,
         others: &mut Vec<u32>,
         effects: &mut Effects,
@@ -159,7 +256,7 @@ impl Clients {
         let may_copy = !self.settings.policy.queue_qos0_messages && matches.groups.is_empty();
         for (place, target) in matches.targets.iter().enumerate() {
             // [MQTT-3.8.3-3]
-            if target.no_local && publisher == target.session {
+            if target.no_local && publisher == Some(target.session) {
                 continue;
             }
             let is_plain = may_copy
@@ -188,7 +285,7 @@ impl Clients {
         };
         if connection.particular
             || connection.version.is_v5() != run.version.is_v5()
-            || run.size_max > connection.maximum_packet_size as usize
+            || run.largest > connection.maximum_packet_size as usize
             || connection.pending() + run.size() > self.limits.outbox_bytes_max
         {
             return false;

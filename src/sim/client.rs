@@ -176,6 +176,7 @@ impl Client {
             62..64 if self.version != ProtocolVersion::V5 => {
                 self.repeat_qos2(world, oracle, random);
             }
+            64..67 => self.publish_together(world, oracle, random, plan),
             _ => self.answer(world, random.below(8)),
         }
         Ok(())
@@ -444,6 +445,23 @@ impl Client {
         }
         let alias = self.alias_for(topic, clears, random);
         self.send_publish(world, oracle, index, identifier, false, alias);
+    }
+
+    /// Publishes many small messages at once to one topic, with nothing in between.
+    fn publish_together(
+        &mut self,
+        world: &mut World,
+        oracle: &mut Oracle,
+        random: &mut Random,
+        plan: &Plan,
+    ) {
+        let topic = random.pick(&plan.topics);
+        for _ in 0..random.between(2, 30) {
+            let filler = Some(random.below(plan.payload_max.min(100)));
+            let message = Publication::new(self.index, topic, QoS::AtMostOnce, false, filler);
+            let index = oracle.publish(message);
+            self.send_publish(world, oracle, index, None, false, None);
+        }
     }
 
     /// A Topic Alias to use, and whether the broker knows it.

@@ -218,17 +218,20 @@ fn a_publish_to_a_shared_subscription_costs_one_envelope_however_many_shards_hav
 #[test]
 fn what_one_turn_sends_to_a_shard_wakes_it_once_and_shares_envelopes() {
     for shards in SHARD_COUNTS {
-        let mut crossing = Crossing::new(shards);
-        crossing.subscriber(5, "a/b");
-        let publisher = crossing.client(0);
-        let traffic = crossing.traffic(|bench| {
-            for _ in 0..50 {
-                bench.push(publisher, &Packet::Publish(message("a/b", "x", Q0, 0)));
-            }
-        });
-        assert_eq!(traffic.messages[5], 50);
-        assert_eq!(traffic.message_envelopes, 2);
-        assert_eq!(traffic.wakes, 1);
+        // Those to one topic lie together as one, beside the first, whose topic was not known.
+        for (topics, envelopes) in [(["a/b"; 2], 1), (["a/b", "a/c"], 2)] {
+            let mut crossing = Crossing::new(shards);
+            crossing.subscriber(5, "a/+");
+            let publisher = crossing.client(0);
+            let traffic = crossing.traffic(|bench| {
+                for topic in topics.repeat(25) {
+                    bench.push(publisher, &Packet::Publish(message(topic, "x", Q0, 0)));
+                }
+            });
+            assert_eq!(traffic.messages[5], 50);
+            assert_eq!(traffic.message_envelopes, envelopes);
+            assert_eq!(traffic.wakes, 1);
+        }
     }
 }
 

@@ -381,17 +381,20 @@ fn a_burst_of_qos0_loses_only_what_neither_the_ring_nor_the_backlog_has_room_for
         peer_backlog_max: 4,
         ..Limits::default()
     };
-    // Sixteen envelopes in the ring and four in the backlog, with one message each or with 32.
-    for (is_large, burst, lost) in [
-        (true, 20, 0),
-        (true, 25, 5),
-        (false, 640, 0),
-        (false, 645, 5),
+    type Text = fn(u16) -> String;
+    let (small, large): (Text, Text) = (|number| number.to_string(), too_large_for_a_batch);
+    // With the rest of the packet as much as fits into a batch.
+    let medium: Text = |number| format!("{number:0>500}");
+    // Sixteen envelopes in the ring and four in the backlog, with one message each, with 32 to topics that take
+    // turns, or with nine to one topic.
+    for (topics, text, burst, lost) in [
+        (["t"; 2], large, 20, 0),
+        (["t"; 2], large, 25, 5),
+        (["t", "t/2"], small, 640, 0),
+        (["t", "t/2"], small, 645, 5),
+        (["t"; 2], medium, 180, 0),
+        (["t"; 2], medium, 185, 5),
     ] {
-        let text = |number: u16| match is_large {
-            true => too_large_for_a_batch(number),
-            false => number.to_string(),
-        };
         let mut bench = Bench::new(2, &limits);
         bench.world.set_ring_capacity(16);
         let links = ["a", "b", "c", "d"].map(|name| bench.connect(v5(name)));
@@ -401,11 +404,12 @@ fn a_burst_of_qos0_loses_only_what_neither_the_ring_nor_the_backlog_has_room_for
                 .find(|it| bench.world.shard_of(it.wire) == Some(shard))
         };
         let (publisher, subscriber) = (*on(0).unwrap(), *on(1).unwrap());
-        bench.subscribe(subscriber, "t", options(Q0));
+        bench.subscribe(subscriber, "t/#", options(Q0));
         for number in 1..=burst {
+            let topic = topics[usize::from(number % 2)];
             bench.push(
                 publisher,
-                &Packet::Publish(message("t", &text(number), Q0, 0)),
+                &Packet::Publish(message(topic, &text(number), Q0, 0)),
             );
         }
         // All of it comes in one turn.

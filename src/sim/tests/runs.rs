@@ -4,6 +4,8 @@ use super::*;
 use crate::message::{Message, MessageRef};
 use crate::policy::Policy;
 use crate::shard::Command;
+use crate::sim::random::Random;
+use crate::sim::world::Pace;
 use std::sync::Arc;
 
 impl Bench {
@@ -39,6 +41,38 @@ fn payloads(count: usize) -> Vec<String> {
     (0..count)
         .map(|number| format!("{number:0>width$}", width = 2 + number * 37 % 300))
         .collect()
+}
+
+/// Pieces of them, however small, are handled as the turns of the shards have room for them.
+#[test]
+fn messages_that_come_together_stay_in_order_however_turns_cut_them() {
+    for seed in 0..20 {
+        let mut bench = Bench::new(3, &Limits::default());
+        let links = ["a", "b", "c", "d"].map(|name| bench.connect(v5(name)));
+        let qos = [Q0, Q1, Q0, Q0];
+        for (link, qos) in links.into_iter().zip(qos) {
+            bench.subscribe(link, "t", options(qos));
+        }
+        let publisher = bench.connect(v311("publisher"));
+        bench.publish(publisher, "t", "first", Q0, 0);
+        let payloads = payloads(200);
+        for payload in &payloads {
+            bench.push(publisher, &Packet::Publish(message("t", payload, Q0, 0)));
+        }
+        let mut random = Random::new(seed);
+        for _ in 0..100 {
+            let shard = random.below(3);
+            bench.world.turn(shard, &mut Pace::Random(&mut random));
+        }
+        bench.settle();
+        for link in links {
+            assert_eq!(
+                bench.hear_payloads(link),
+                with_first(&payloads),
+                "seed {seed}"
+            );
+        }
+    }
 }
 
 fn with_first(payloads: &[String]) -> Vec<String> {
