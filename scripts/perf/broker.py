@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 START_LIMIT_S = 40
+CLEANUP_LIMIT_S = 5
 
 
 class BrokerError(Exception):
@@ -115,8 +116,11 @@ class Broker:
         except ProcessLookupError:
             pass
         if self.cleanup:
-            subprocess.run(shlex.split(self.fill(self.cleanup)), env=self.variables, stdin=subprocess.DEVNULL,
-                           capture_output=True, timeout=10)
+            # It may refuse until it has noticed that the broker is gone.
+            deadline = time.monotonic() + CLEANUP_LIMIT_S
+            while subprocess.run(shlex.split(self.fill(self.cleanup)), env=self.variables, stdin=subprocess.DEVNULL,
+                                 capture_output=True, timeout=10).returncode and time.monotonic() < deadline:
+                time.sleep(0.05)
         self.process = self.pid = None
 
     def __enter__(self):
