@@ -689,7 +689,7 @@ impl Shard {
                 // They count by their bytes, as what a Client sends does.
                 Item::Packets(version, packets) => {
                     let rest = &packets[handled.into()..];
-                    let most_bytes = (most - count) * BATCHED_SIZE_MAX;
+                    let most_bytes = (most - count).saturating_mul(BATCHED_SIZE_MAX);
                     let some = &rest[..rest.len().min(most_bytes)];
                     let size = self.deliver_packets(version, some, now, effects);
                     count += size.div_ceil(BATCHED_SIZE_MAX);
