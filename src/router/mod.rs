@@ -350,6 +350,7 @@ impl Router {
         topic: TopicName<'_>,
         mut may_read: impl FnMut(SessionKey) -> bool,
     ) -> Rc<Matches> {
+        // Once more: to hand it on would cost those that are remembered, which are most.
         let hash = self.hasher.bytes(topic.as_bytes());
         let spot = self.cache.seek(hash, topic.as_bytes());
         if let Some(matches) = self.cache.get_at(spot, &self.generations) {

@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::num::NonZeroU64;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::batch::{BATCHED_SIZE_MAX, Batch, Item};
+use super::batch::{BATCHED_SIZE_MAX, Batch, Item, OpenBatch};
 use super::choose::Chosen;
 use super::clients::{Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
@@ -453,6 +454,15 @@ impl Shard {
         Ok(())
     }
 
+    /// Who wants what is published to a topic, and may read it.
+    #[inline]
+    pub(super) fn matches_of(&mut self, topic_name: &[u8]) -> Rc<Matches> {
+        let clients = &self.clients;
+        let may_read = |session| clients.may_read(session, topic_name);
+        self.router
+            .matches_of(TopicName::from_validated(topic_name), may_read)
+    }
+
     // HOT: per PUBLISH.
     /// Brings a message to everybody who wants it: local Sessions, other shards, one member of each
     /// shared subscription, the retained store.
@@ -463,7 +473,6 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Routed {
-        let topic_name = TopicName::from_validated(message.topic_name);
         let mut owned = None;
         let mut retained = None;
         if message.retain {
@@ -484,9 +493,7 @@ impl Shard {
             owned = Some(shared);
             retained = Some(version);
         }
-        let clients = &self.clients;
-        let may_read = |session| clients.may_read(session, message.topic_name);
-        let matches = self.router.matches_of(topic_name, may_read);
+        let matches = self.matches_of(message.topic_name);
         let targets = &matches.targets;
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         for target in targets {
@@ -562,16 +569,28 @@ impl Shard {
         }
     }
 
-    /// Whether a full ring drops a message: of QoS 0; publishers of QoS 1 and 2 were stopped before it came to
+    /// Whether a full ring drops so many messages: of QoS 0; publishers of QoS 1 and 2 were stopped before it came to
     /// that.
-    fn is_dropped_for_ring(&mut self, to: ShardId, qos: QoS) -> bool {
-        let is_dropped = qos == QoS::AtMostOnce && self.is_ring_full(to);
-        self.clients.counters.dropped_ring_full += u64::from(is_dropped);
+    pub(super) fn is_dropped_for_ring(&mut self, to: ShardId, qos: QoS, count: usize) -> bool {
+        let backlog_max = self.clients.limits.peer_backlog_max;
+        let is_dropped = qos == QoS::AtMostOnce && self.peers[to.index()].is_full(backlog_max);
+        if is_dropped {
+            self.clients.counters.dropped_ring_full += count as u64;
+        }
         is_dropped
     }
 
-    pub(super) fn is_ring_full(&self, to: ShardId) -> bool {
-        self.peers[to.index()].is_full(self.clients.limits.peer_backlog_max)
+    /// Adds to the batch for another shard by `push`, which tells whether it is full then.
+    #[inline]
+    pub(super) fn add_to_batch(&mut self, to: ShardId, push: impl FnOnce(&mut OpenBatch) -> bool) {
+        let peer = &mut self.peers[to.index()];
+        let had_place = !peer.open.is_empty();
+        if push(&mut peer.open) {
+            peer.close(&mut self.batches);
+        }
+        if !had_place {
+            self.ring_is_full |= peer.is_full(self.clients.limits.peer_backlog_max);
+        }
     }
 
     // HOT: per PUBLISH to another shard.
@@ -579,7 +598,7 @@ impl Shard {
     fn forward_to_subscribers(&mut self, to: ShardId, fanout: &mut Fanout<'_>) {
         let is_small = fanout.message.size() <= BATCHED_SIZE_MAX && self.has_plain_ticket();
         let has_place = is_small && !self.peers[to.index()].open.is_empty();
-        if !has_place && self.is_dropped_for_ring(to, fanout.message.qos) {
+        if !has_place && self.is_dropped_for_ring(to, fanout.message.qos, 1) {
             return;
         }
         if !is_small {
@@ -593,13 +612,7 @@ impl Shard {
             return self.post(to, envelope);
         }
         let ticket = self.ticket_in_batch();
-        let peer = &mut self.peers[to.index()];
-        if peer.open.push(&fanout.message, ticket) {
-            peer.close(&mut self.batches);
-        }
-        if !has_place {
-            self.ring_is_full |= self.is_ring_full(to);
-        }
+        self.add_to_batch(to, |open| open.push(&fanout.message, ticket));
     }
 
     /// Sends to the shard of a member of a shared subscription.
@@ -610,7 +623,7 @@ impl Shard {
         first: ShardId,
         fanout: &mut Fanout<'_>,
     ) {
-        if !self.is_dropped_for_ring(to, fanout.message.qos) {
+        if !self.is_dropped_for_ring(to, fanout.message.qos, 1) {
             let message = self.clients.own(fanout);
             self.post_shared(to, message, filter, first);
         }
@@ -665,15 +678,9 @@ impl Shard {
     ) -> Option<Envelope> {
         let most = most.max(1);
         let mut count = 0;
-        while let Some(item) = batch.get(next.into()) {
-            if count >= most {
-                effects.messages = count;
-                return Some(Envelope::Batch {
-                    batch,
-                    next,
-                    handled,
-                });
-            }
+        while count < most
+            && let Some(item) = batch.get(next.into())
+        {
             match item {
                 Item::Message(message) => {
                     match batch.ticket(next.into()) {
@@ -703,7 +710,12 @@ impl Shard {
             next += 1;
         }
         effects.messages = count;
-        None
+        let is_left = batch.get(next.into()).is_some();
+        is_left.then_some(Envelope::Batch {
+            batch,
+            next,
+            handled,
+        })
     }
 
     // HOT: per PUBLISH from another shard.
@@ -718,11 +730,7 @@ impl Shard {
         if self.expired_on_the_way(message, now) {
             return;
         }
-        let clients = &self.clients;
-        let may_read = |session| clients.may_read(session, message.topic_name);
-        let matches = self
-            .router
-            .matches_of(TopicName::from_validated(message.topic_name), may_read);
+        let matches = self.matches_of(message.topic_name);
         let targets = &matches.targets;
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         for target in targets {

@@ -16,7 +16,6 @@ use crate::key::{SessionKey, ShardId};
 use crate::message::{MessageRef, ProtocolVersion, QoS};
 use crate::router::Matches;
 use crate::time::Instant;
-use crate::topic::TopicName;
 
 /// Packets one behind the other.
 #[derive(Clone, Copy)]
@@ -142,13 +141,11 @@ impl Shard {
         let mut rest = run.bytes;
         let mut left = run.count;
         while left > 0 {
-            let has_place = !self.peers[to.index()].open.is_empty();
-            if !has_place && self.is_ring_full(to) {
-                self.clients.counters.dropped_ring_full += left as u64;
+            let open = &self.peers[to.index()].open;
+            let room = open.room();
+            if open.is_empty() && self.is_dropped_for_ring(to, QoS::AtMostOnce, left) {
                 return;
             }
-            let peer = &mut self.peers[to.index()];
-            let room = peer.open.room();
             let some = if left == run.count && run.size() <= room {
                 *run
             } else {
@@ -157,12 +154,7 @@ impl Shard {
             };
             rest = &rest[some.size()..];
             left -= some.count;
-            if peer.open.push_run(&some) {
-                peer.close(&mut self.batches);
-            }
-            if !has_place {
-                self.ring_is_full |= self.is_ring_full(to);
-            }
+            self.add_to_batch(to, |open| open.push_run(&some));
         }
     }
 
@@ -179,12 +171,7 @@ impl Shard {
             debug_assert!(false, "no packet of a run");
             return packets.len();
         };
-        let clients = &self.clients;
-        let topic_name = run.first.topic_name;
-        let may_read = |session| clients.may_read(session, topic_name);
-        let matches = self
-            .router
-            .matches_of(TopicName::from_validated(topic_name), may_read);
+        let matches = self.matches_of(run.first.topic_name);
         self.deliver_run(&run, None, &matches, false, now, effects);
         run.size()
     }

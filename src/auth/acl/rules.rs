@@ -1,7 +1,7 @@
 //! Rules as a tree of topic levels, made once and then only read.
 //!
 //! A node has a child for each level that rules have below it, found by binary search, one for `+`,
-//! and those with `%c` or `%u`, which are compared with the level for the Client that asks. A check
+//! and those with `%c` or `%u`, which are compared for the Client that asks, whose names may be several levels. A check
 //! follows all of them at once, so it costs the levels of the topic and not the number of rules.
 
 #![forbid(unsafe_code)]
