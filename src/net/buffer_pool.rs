@@ -8,7 +8,7 @@
 /// Below it a buffer counts as small.
 pub(super) const SMALL_MAX: usize = 4 * 1024;
 /// A larger buffer goes back to the allocator.
-const LARGE_MAX: usize = 256 * 1024;
+const LARGE_MAX: usize = 512 * 1024;
 /// What is kept of either kind, bytes.
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Buffers of either kind beyond which one that was not used is not kept.

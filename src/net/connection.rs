@@ -10,6 +10,7 @@ use super::uring::{Operation, Token};
 use crate::chunks::Chunks;
 use crate::key::ConnectionKey;
 use crate::origin::Origin;
+use crate::shard::Kept;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// A connection on its way from the shard that accepted it to the shard that owns it.
@@ -317,9 +318,18 @@ impl Connection {
         }
     }
 
-    /// Size of its last large packet.
-    pub(super) fn large_size(&self) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.large.size())
+    /// Size of its last large packet, and how many of these to ask for at once.
+    pub(super) fn large(&self) -> (usize, usize) {
+        self.rare
+            .as_ref()
+            .map_or((0, 1), |rare| (rare.large.size(), rare.large.at_once()))
+    }
+
+    /// Something was read of large packets.
+    pub(super) fn learn_of_large(&mut self, is_full: bool, packets: usize, kept: Kept) {
+        if let Some(rare) = &mut self.rare {
+            rare.large.learn(is_full, packets, kept);
+        }
     }
 
     /// Bytes held of what the peer has sent.

@@ -77,16 +77,16 @@ pub trait Core {
         effects: &mut Effects,
     ) -> usize;
 
-    /// As [`Core::handle_bytes`], of one whole packet in a buffer that the core may keep: then it is empty, and all
-    /// of it consumed.
-    fn handle_packet_in(
+    /// As [`Core::handle_bytes`], of whole packets in a buffer that the core may keep: then it is empty, and all
+    /// of it consumed. [`Effects::kept`] tells.
+    fn handle_packets_in(
         &mut self,
         connection: ConnectionKey,
-        packet: &mut Vec<u8>,
+        packets: &mut Vec<u8>,
         now: Instant,
         effects: &mut Effects,
     ) -> usize {
-        self.handle_bytes(connection, packet, now, effects)
+        self.handle_bytes(connection, packets, now, effects)
     }
 
     /// Size of the whole packet that `bytes` starts, if those tell.
@@ -176,14 +176,14 @@ impl Core for Shard {
         self.handle_bytes(connection, bytes, now, effects)
     }
 
-    fn handle_packet_in(
+    fn handle_packets_in(
         &mut self,
         connection: ConnectionKey,
-        packet: &mut Vec<u8>,
+        packets: &mut Vec<u8>,
         now: Instant,
         effects: &mut Effects,
     ) -> usize {
-        self.handle_packet_in(connection, packet, now, effects)
+        self.handle_packets_in(connection, packets, now, effects)
     }
 
     fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {

@@ -11,7 +11,7 @@ use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
 use super::pace::{EVENT_WEIGHT, Pace, SENDS_MANY, SLICE_SIZE};
-use super::straight::LARGE_MIN;
+use super::straight::{LARGE_MIN, large_packets};
 use super::transport::{Transport, Wrapping};
 use super::unconnected::{Room, Unconnected};
 use super::uring::{Operation, Report, RingHandle, Token, Uring};
@@ -19,7 +19,7 @@ use super::waker::Waker;
 use super::wrapped::{Handshakes, Pending};
 use crate::key::{ConnectionKey, ShardId};
 use crate::origin::{ListenerId, Origin, PeerAddress};
-use crate::shard::{Command, Effects, HandOver, Notice};
+use crate::shard::{Command, Effects, HandOver, Kept, Notice};
 use crate::time::Instant;
 use io_uring::cqueue;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -396,7 +396,8 @@ impl<C: Core> DataPath<C> {
             }
             self.handled += 1;
             self.pace.handled(self.dirty.len() + self.uring.pending());
-            if self.is_part_over() || std::mem::take(&mut self.effects.is_large) {
+            let kept = std::mem::take(&mut self.effects.kept);
+            if kept != Kept::No || self.is_part_over() {
                 break;
             }
         }
@@ -1394,8 +1395,8 @@ pub(super) fn consume<C: Core>(
         }
         let mut consumed = 0;
         // Only a few bytes do not tell their packet's size, or do not deserve one.
-        if size == Some(whole) {
-            consumed = core.handle_packet_in(key, &mut connection.held, now, effects);
+        if size == Some(whole) || large_packets(core, key, &connection.held) == whole {
+            consumed = core.handle_packets_in(key, &mut connection.held, now, effects);
         } else if size.is_none_or(|size| size < whole) {
             consumed = core.handle_bytes(key, &connection.held, now, effects);
         }

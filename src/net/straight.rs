@@ -5,19 +5,29 @@
 //! is polled, and read here: the first read asks for as much as the last large packet had, which is all of it
 //! while they have one size, the next ones for what is missing. Whoever sends small ones again is received from as
 //! everybody is.
+//!
+//! As long as reads get all that they ask for there is more than the shard keeps up with, and they ask for more packets
+//! each time, if the core can pass on several in one buffer: then they leave in one send, which wakes whoever reads
+//! them once. Of what a large packet takes that is much.
 
 use super::connection::State;
 use super::core::Core;
 use super::data_path::{DataPath, consume};
 use super::pace::SLICE_SIZE;
 use crate::key::ConnectionKey;
+use crate::shard::Kept;
 use socket2::SockRef;
 use std::io::{self, ErrorKind};
 
 /// Packets of so many bytes are large: they fill two buffers of the ring.
 pub(super) const LARGE_MIN: usize = 32 * 1024;
-/// Read at once: what takes some tens of microseconds to be copied.
+/// Read of a packet at once: what takes some tens of microseconds to be copied.
 const READ_MAX: usize = 128 * 1024;
+/// Read of several at once, which are whole then.
+const RUN_MAX: usize = 512 * 1024;
+const RUN_COUNT_MAX: u8 = 16;
+/// So many packets are read one by one after several that had to be copied.
+const ALONE: u8 = 16;
 /// So many large ones make a difference, until as many small ones have followed. These count at most.
 const MANY: u8 = 4;
 const COUNT_MAX: u8 = 16;
@@ -27,6 +37,10 @@ const COUNT_MAX: u8 = 16;
 pub(super) struct Large {
     size: u32,
     count: u8,
+    /// How many to ask for at once; zero is one.
+    at_once: u8,
+    /// So many are to be read one by one.
+    alone: u8,
 }
 
 impl Large {
@@ -52,6 +66,27 @@ impl Large {
     pub(super) const fn size(&self) -> usize {
         self.size as usize
     }
+
+    /// How many of them to ask for at once.
+    pub(super) fn at_once(&self) -> usize {
+        let most = RUN_MAX / self.size().max(1);
+        usize::from(self.at_once).min(most).max(1)
+    }
+
+    /// Learns from a read, which got all that it had asked for or not. So many were whole.
+    pub(super) fn learn(&mut self, is_full: bool, packets: usize, kept: Kept) {
+        self.at_once = if packets > 1 && kept != Kept::Run {
+            self.alone = ALONE;
+            1
+        } else if self.alone > 0 {
+            self.alone -= 1;
+            1
+        } else if is_full && kept == Kept::Run {
+            (2 * self.at_once).clamp(2, RUN_COUNT_MAX)
+        } else {
+            1
+        };
+    }
 }
 
 impl<C: Core> DataPath<C> {
@@ -69,9 +104,14 @@ impl<C: Core> DataPath<C> {
             held = self.pool.take(LARGE_MIN);
         }
         let before = held.len();
-        let known = self.core.packet_size(key, &held);
-        let size = known.unwrap_or_else(|| connection.large_size());
-        let wanted = size.saturating_sub(before).clamp(1, READ_MAX);
+        let size = self.core.packet_size(key, &held);
+        let (usual, at_once) = connection.large();
+        let (size, most) = if at_once > 1 && size.is_none_or(|size| size == usual) {
+            (at_once * usual, RUN_MAX)
+        } else {
+            (size.unwrap_or(usual), READ_MAX)
+        };
+        let wanted = size.saturating_sub(before).clamp(1, most);
         held.reserve(wanted);
         let spare = &mut held.spare_capacity_mut()[..wanted];
         let socket = connection.socket().map(SockRef::from);
@@ -82,7 +122,7 @@ impl<C: Core> DataPath<C> {
                 unsafe { held.set_len(before + received) };
                 connection.held = held;
                 self.pace.add(received);
-                self.handle_straight(slot, key);
+                self.handle_straight(slot, key, received == wanted);
                 return;
             }
             Some(Ok(0)) => connection.state.set(State::ENDED),
@@ -96,25 +136,58 @@ impl<C: Core> DataPath<C> {
         }
     }
 
-    /// Gives the core what is whole of what was read.
-    fn handle_straight(&mut self, slot: u32, key: ConnectionKey) {
+    /// Gives the core what is whole of what was read, which was all that was asked for or not.
+    fn handle_straight(&mut self, slot: u32, key: ConnectionKey, is_full: bool) {
         let connection = self.connections.get(slot);
         let held = connection.held.len();
-        let size = self.core.packet_size(key, &connection.held);
-        if let Some(size) = size
-            && size <= held
+        let mut whole = 0;
+        let mut packets = 0;
+        while let Some(size) = self.core.packet_size(key, &connection.held[whole..])
+            && size <= held - whole
         {
             connection.count_packet(size);
+            packets += 1;
+            whole += size;
+            if size < LARGE_MIN {
+                break;
+            }
         }
-        if size.is_some_and(|size| size < held) {
+        let rest = self.core.packet_size(key, &connection.held[whole..]);
+        if 0 < whole && whole < held && rest.is_none_or(|size| size <= held - whole) {
             // Perhaps many: no more of them than there is time for.
-            self.resume(key);
-        } else {
-            let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
-            consume(core, pool, effects, self.now, connection, &[], SLICE_SIZE);
-            self.carry_out_effects();
+            return self.resume(key);
         }
+        let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
+        let mut tail = Vec::new();
+        if 0 < whole && whole < held {
+            tail = pool.take(LARGE_MIN);
+            tail.extend_from_slice(&connection.held[whole..]);
+            connection.held.truncate(whole);
+        }
+        effects.kept = Kept::No;
+        consume(core, pool, effects, self.now, connection, &[], SLICE_SIZE);
+        connection.learn_of_large(is_full, packets, effects.kept);
+        if !tail.is_empty() {
+            if connection.held.is_empty() {
+                connection.held = tail;
+            } else {
+                connection.held.extend_from_slice(&tail);
+                pool.put(tail);
+            }
+        }
+        self.carry_out_effects();
     }
+}
+
+/// Size of the whole large packets that `bytes` begin with.
+pub(super) fn large_packets<C: Core>(core: &C, key: ConnectionKey, bytes: &[u8]) -> usize {
+    let mut whole = 0;
+    while let Some(size) = core.packet_size(key, &bytes[whole..])
+        && (LARGE_MIN..=bytes.len() - whole).contains(&size)
+    {
+        whole += size;
+    }
+    whole
 }
 
 /// Whether a read that failed so may succeed later.

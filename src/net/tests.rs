@@ -8,7 +8,7 @@ use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
 use crate::origin::Origin;
-use crate::shard::Effects;
+use crate::shard::{Effects, Kept};
 use crate::time::Instant;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,8 +29,10 @@ struct Echo {
     is_hurried: bool,
     /// Hears packets, which begin with their size.
     is_framed: bool,
-    /// Packets that were given to it in buffers of their own.
+    /// How often it was given packets in a buffer that it might keep.
     whole: usize,
+    /// Says what becomes of such a buffer.
+    kept: Kept,
     /// Messages in each envelope.
     batch: usize,
     flood: Option<Flood>,
@@ -96,15 +98,16 @@ impl Core for Echo {
         bytes.len()
     }
 
-    fn handle_packet_in(
+    fn handle_packets_in(
         &mut self,
         key: ConnectionKey,
-        packet: &mut Vec<u8>,
+        packets: &mut Vec<u8>,
         now: Instant,
         effects: &mut Effects,
     ) -> usize {
         self.whole += 1;
-        self.handle_bytes(key, packet, now, effects)
+        effects.kept = self.kept;
+        self.handle_bytes(key, packets, now, effects)
     }
 
     fn packet_size(&self, _: ConnectionKey, bytes: &[u8]) -> Option<usize> {
@@ -541,6 +544,41 @@ fn large_packets_of_one_size_behind_each_other_are_read_one_by_one_also_after_a_
     assert_eq!(rig.path.core.whole - before, 3);
 }
 
+#[test]
+fn large_packets_that_come_faster_than_they_are_read_are_read_together_if_they_may_be_passed_on_so()
+{
+    for (kept, most) in [(Kept::Run, 14), (Kept::Packet, 32), (Kept::No, 32)] {
+        let mut rig = Rig::new();
+        let mut client = rig.connect();
+        rig.path.core.is_framed = true;
+        rig.path.core.kept = kept;
+        let packet = framed(2 * LARGE_MIN, 0);
+        for _ in 0..5 {
+            client.write_all(&packet).unwrap();
+            rig.expect(&mut client, &packet);
+        }
+        // What was to be cancelled ends in the next turn.
+        rig.turn();
+        let before = rig.path.core.whole;
+        let many = packet.repeat(32);
+        let mut said = 0;
+        let mut heard = Vec::new();
+        while heard.len() < many.len() {
+            said += client.write(&many[said..]).unwrap_or(0);
+            // A part of the last one that has arrived is not there yet, now and then.
+            rig.turn();
+            let mut part = vec![0; 1 << 20];
+            if let Ok(size) = client.read(&mut part) {
+                heard.extend_from_slice(&part[..size]);
+            }
+        }
+        assert_eq!(heard, many);
+        let reads = rig.path.core.whole - before;
+        assert!(reads <= most, "{kept:?}: {reads}");
+        assert!(kept == Kept::Run || reads == 32, "{kept:?}: {reads}");
+    }
+}
+
 /// Sizes, cuts, pauses and turns that are too short, as chance has it.
 #[test]
 fn large_and_small_packets_arrive_whole_and_in_their_order_however_they_are_cut_and_paused() {
@@ -557,17 +595,22 @@ fn large_and_small_packets_arrive_whole_and_in_their_order_however_they_are_cut_
         let mut client = rig.connect();
         rig.path.core.is_framed = true;
         rig.path.core.is_hurried = seed % 2 == 1;
+        rig.path.core.kept = [Kept::No, Kept::Packet, Kept::Run][seed as usize % 3];
         let key = rig.path.core.peers.keys().next().unwrap();
         let slot = rig.path.connections.find(key).unwrap();
         let mut words = Vec::new();
+        let mut size = 0;
         while words.len() < 3_000_000 {
             // Seldom between the two kinds, so that both have their time.
             let is_large = words.len() / 500_000 % 2 == 0;
-            let size = if is_large != (below(20) == 0) {
-                below(200_000)
-            } else {
-                below(1000)
-            };
+            // Often as the one before, so that several are read at once.
+            if is_large != (size >= LARGE_MIN) || below(3) == 0 {
+                size = if is_large != (below(20) == 0) {
+                    below(200_000)
+                } else {
+                    below(1000)
+                };
+            }
             words.extend(framed(size + 4, words.len()));
         }
         let (mut said, mut heard, mut turns) = (0, Vec::new(), 0);

@@ -148,15 +148,15 @@ impl Core for StoredShard {
         self.shard.handle_bytes(connection, bytes, now, effects)
     }
 
-    fn handle_packet_in(
+    fn handle_packets_in(
         &mut self,
         connection: ConnectionKey,
-        packet: &mut Vec<u8>,
+        packets: &mut Vec<u8>,
         now: Instant,
         effects: &mut Effects,
     ) -> usize {
         self.shard
-            .handle_packet_in(connection, packet, now, effects)
+            .handle_packets_in(connection, packets, now, effects)
     }
 
     fn packet_size(&self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {

@@ -20,6 +20,19 @@ pub struct HandOver {
     pub origin: Origin,
 }
 
+/// What became of a buffer that the core might keep. One that was kept is worth a send before more is handled: what
+/// would come behind it is copied.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Kept {
+    /// It is the caller's again.
+    #[default]
+    No,
+    /// It was kept, and would not be if there were other packets in it.
+    Packet,
+    /// It was kept. Others of its packets' kind may come in one buffer.
+    Run,
+}
+
 /// Commands of the core to whoever does its I/O.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -36,8 +49,8 @@ pub struct Effects {
     pub resumed: Vec<ConnectionKey>,
     /// What goes to the threads beside the shard.
     pub notices: Vec<Notice>,
-    /// Some output is worth a send before more is handled: what would come behind it is copied.
-    pub is_large: bool,
+    /// What became of a buffer that might be kept.
+    pub kept: Kept,
     /// Messages that were handled of a batch: each may take as long as an envelope of its own.
     pub messages: usize,
 }

@@ -56,7 +56,7 @@ use std::time::Duration;
 pub use batch::Batch;
 pub use census::Census;
 pub use command::{Command, Verdict};
-pub use effects::{Effects, HandOver};
+pub use effects::{Effects, HandOver, Kept};
 pub use envelope::Envelope;
 pub use notice::{AuthenticationRequest, DisconnectCause, Event, Notice, RefusalCause};
 pub use placement::Placement;

@@ -3,13 +3,17 @@
 //! What a Client is sent differs from what the publisher sent in front of the payload only, and where that part is
 //! as long as before it is written over it. So the payload is not copied: the buffer becomes the outbox. That is
 //! for one recipient with nothing else to be sent; everybody else gets a copy.
+//!
+//! Several that go on as they came, which is a run, go in one buffer: then they leave in one send, and whoever reads
+//! them is woken once.
 
 #![forbid(unsafe_code)]
 
 use super::Shard;
 use super::clients::{Clients, Fanout, Recipient};
 use super::connection::Connection;
-use super::effects::Effects;
+use super::effects::{Effects, Kept};
+use super::run::Run;
 use crate::codec;
 use crate::key::{ConnectionKey, PacketIdentifier};
 use crate::message::QoS;
@@ -18,16 +22,16 @@ use crate::time::Instant;
 /// Payloads from here on are worth a send of their own.
 const PAYLOAD_MIN: usize = 32 * 1024;
 
-/// The packet at hand, if its buffer may be kept, and who gets it.
+/// The packets at hand, mostly one, if their buffer may be kept, and who gets it.
 #[derive(Debug)]
 pub(super) struct Moving {
     payload_min: usize,
-    /// Size of the packet; zero: it is not to be had.
+    /// Size of the packets; zero: they are not to be had.
     size: usize,
-    /// Address of its end, by which its payload is told from that of another message, such as a Will.
+    /// Address of their end, by which a payload is told from that of another message, such as a Will.
     end: usize,
     to: Option<ConnectionKey>,
-    /// What stands in front of the payload for that one.
+    /// What stands in front of the payload for that one. Empty: the packets go as they are.
     head: Vec<u8>,
 }
 
@@ -48,6 +52,25 @@ impl Moving {
     #[inline]
     pub(super) const fn is_worth(&self, payload_size: usize) -> bool {
         self.size > 0 && payload_size >= self.payload_min
+    }
+
+    /// Whether a run is all that is in the buffer.
+    #[inline]
+    pub(super) fn is_run(&self, run: &Run<'_>) -> bool {
+        self.size == run.size() && self.end == run.bytes().as_ptr_range().end.addr()
+    }
+
+    /// Whether the run at hand is what this connection is sent next. Asked of one that [`Moving::is_run`] and may be
+    /// sent to it as it is.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn claim_run(&mut self, key: ConnectionKey, connection: &Connection) -> bool {
+        if self.to.is_some() || !connection.outbox.is_empty() {
+            return false;
+        }
+        self.head.clear();
+        self.to = Some(key);
+        true
     }
 
     /// Whether the packet at hand becomes this connection's next one. Asked if [`Fanout::may_move`].
@@ -83,38 +106,42 @@ impl Moving {
 }
 
 impl Clients {
-    /// Gives the packet to whom it was promised. Tells whether there was somebody; the buffer is empty then.
-    fn end_moving(&mut self, packet: &mut Vec<u8>) -> bool {
+    /// Gives the packets to whom they were promised, if there was somebody. The buffer is empty then.
+    fn end_moving(&mut self, packets: &mut Vec<u8>) -> Kept {
         self.moving.size = 0;
         let Some(key) = self.moving.to.take() else {
-            return false;
+            return Kept::No;
         };
         let head = &self.moving.head;
-        packet[..head.len()].copy_from_slice(head);
+        packets[..head.len()].copy_from_slice(head);
         if let Some(connection) = self.connections.get_mut(key) {
             // What was put there in the meantime comes behind it.
-            std::mem::swap(&mut connection.outbox, packet);
-            connection.outbox.extend_from_slice(packet);
+            std::mem::swap(&mut connection.outbox, packets);
+            connection.outbox.extend_from_slice(packets);
         }
-        packet.clear();
-        true
+        packets.clear();
+        if head.is_empty() {
+            Kept::Run
+        } else {
+            Kept::Packet
+        }
     }
 }
 
 impl Shard {
-    /// As [`Shard::handle_bytes`], of one whole packet in a buffer that may be kept: then it is empty, and all of it
-    /// consumed.
-    pub fn handle_packet_in(
+    /// As [`Shard::handle_bytes`], of whole packets in a buffer that may be kept: then it is empty, and all of it
+    /// consumed. [`Effects::kept`] tells.
+    pub fn handle_packets_in(
         &mut self,
         key: ConnectionKey,
-        packet: &mut Vec<u8>,
+        packets: &mut Vec<u8>,
         now: Instant,
         effects: &mut Effects,
     ) -> usize {
-        self.clients.moving.size = packet.len();
-        self.clients.moving.end = packet.as_ptr_range().end.addr();
-        let consumed = self.handle_bytes(key, packet, now, effects);
-        effects.is_large |= self.clients.end_moving(packet);
+        self.clients.moving.size = packets.len();
+        self.clients.moving.end = packets.as_ptr_range().end.addr();
+        let consumed = self.handle_bytes(key, packets, now, effects);
+        effects.kept = self.clients.end_moving(packets);
         consumed
     }
 
@@ -192,9 +219,9 @@ mod tests {
         fn publish(&mut self, key: ConnectionKey, packet: &[u8]) -> bool {
             let mut buffer = packet.to_vec();
             let effects = &mut self.effects;
-            let consumed = self.shard.handle_packet_in(key, &mut buffer, NOW, effects);
+            let consumed = self.shard.handle_packets_in(key, &mut buffer, NOW, effects);
             assert_eq!(consumed, packet.len());
-            let was_kept = std::mem::take(&mut self.effects.is_large);
+            let was_kept = std::mem::take(&mut self.effects.kept) != Kept::No;
             assert_eq!(was_kept, buffer.is_empty());
             was_kept
         }
@@ -270,6 +297,54 @@ mod tests {
         assert!(!rig.publish(publisher, &large));
         assert_eq!(rig.output(first), large);
         assert_eq!(rig.output(second), large);
+    }
+
+    #[test]
+    fn packets_that_go_on_as_they_came_go_in_one_buffer_to_one_client_and_are_copied_to_others() {
+        let (version, qos) = (ProtocolVersion::V311, QoS::AtMostOnce);
+        let run = [1, 2, 3].map(|it| packet(version, qos, it, PAYLOAD_MIN));
+        let run = run.concat();
+        let mut rig = Rig::new();
+        let publisher = rig.connect("p", version, 0);
+        let [first, second] = ["a", "b"].map(|name| rig.connect(name, version, 0));
+        rig.subscribe(first, version, qos);
+        rig.publish(publisher, &packet(version, qos, 0, 0));
+        rig.output(first);
+        assert!(rig.publish(publisher, &run));
+        // There is something for it already.
+        assert!(!rig.publish(publisher, &run));
+        assert_eq!(rig.output(first), run.repeat(2));
+        rig.subscribe(second, version, qos);
+        // To nobody remembers it since.
+        rig.publish(publisher, &packet(version, qos, 0, 0));
+        rig.output(second);
+        // The one whose outbox is empty gets the buffer.
+        assert!(rig.publish(publisher, &run));
+        let small = packet(version, qos, 0, 0);
+        assert_eq!(rig.output(first), [&small[..], &run].concat());
+        assert_eq!(rig.output(second), run);
+        assert_eq!(rig.shard.counters().publish_sent, 3 + 3 * 4);
+    }
+
+    #[test]
+    fn several_packets_that_are_not_a_run_are_copied_and_their_buffer_stays() {
+        let (version, qos) = (ProtocolVersion::V311, QoS::AtMostOnce);
+        let mut rig = Rig::new();
+        let publisher = rig.connect("p", version, 0);
+        let subscriber = rig.connect("s", version, 0);
+        rig.subscribe(subscriber, version, QoS::AtLeastOnce);
+        rig.publish(publisher, &packet(version, qos, 0, 0));
+        rig.output(subscriber);
+        let plain = packet(version, qos, 1, PAYLOAD_MIN);
+        let acknowledged = packet(version, QoS::AtLeastOnce, 1, PAYLOAD_MIN);
+        let both = [&plain[..], &acknowledged].concat();
+        assert!(!rig.publish(publisher, &both));
+        assert_eq!(rig.output(subscriber), both);
+        let two = acknowledged.repeat(2);
+        assert!(!rig.publish(publisher, &two));
+        let output = rig.output(subscriber);
+        assert_eq!(output.len(), two.len());
+        assert!(output.ends_with(&plain[plain.len() - PAYLOAD_MIN..]));
     }
 
     #[test]

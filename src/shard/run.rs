@@ -114,8 +114,8 @@ impl Shard {
         effects: &mut Effects,
     ) -> Option<Run<'a>> {
         let first = PlainPublish::peek(version, bytes, packet_size_max)?;
-        // The broker's own topics are nobody else's to write, and a packet may be worth a send of its own.
-        if first.topic_name[0] == b'$' || self.clients.moving.is_worth(first.payload.len()) {
+        // The broker's own topics are nobody else's to write.
+        if first.topic_name[0] == b'$' {
             return None;
         }
         let matches = self.router.remembered(first.topic_name)?;
@@ -189,8 +189,13 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let mut others = std::mem::take(&mut self.others_of_run);
-        self.clients
-            .copy_run(run, publisher, matches, &mut others, effects);
+        if self.clients.moving.is_run(run) {
+            self.clients
+                .move_run(run, publisher, matches, &mut others, effects);
+        } else {
+            self.clients
+                .copy_run::<false>(run, publisher, matches, &mut others, effects);
+        }
         if !others.is_empty() || is_onward {
             self.route_run(run, matches, &others, is_onward, now, effects);
             others.clear();
@@ -228,10 +233,28 @@ impl Shard {
 }
 
 impl Clients {
+    /// As [`Clients::copy_run`], of all that is in a buffer: the first whose outbox is empty gets that.
+    #[cold]
+    #[inline(never)]
+    fn move_run(
+        &mut self,
+        run: &Run<'_>,
+        publisher: Option<SessionKey>,
+        matches: &Matches,
+        others: &mut Vec<u32>,
+        effects: &mut Effects,
+    ) {
+        if self.moving.is_worth(run.first.payload.len()) {
+            self.copy_run::<true>(run, publisher, matches, others, effects);
+        } else {
+            self.copy_run::<false>(run, publisher, matches, others, effects);
+        }
+    }
+
     /// Puts its packets into the outboxes of those who may be sent them as they are. The places of all `others` among
     /// the targets are told.
     #[inline(always)] // As `deliver_run`.
-    fn copy_run(
+    fn copy_run<const MAY_MOVE: bool>(
         &mut self,
         run: &Run<'_>,
         publisher: Option<SessionKey>,
@@ -249,7 +272,7 @@ impl Clients {
             let is_plain = may_copy
                 && target.subscription_identifiers.is_empty()
                 && self.qos_min.min(target.qos) == QoS::AtMostOnce;
-            if !(is_plain && self.copy_run_to(run, target.session, effects)) {
+            if !(is_plain && self.copy_run_to::<MAY_MOVE>(run, target.session, effects)) {
                 others.push(place as u32);
             }
         }
@@ -258,7 +281,12 @@ impl Clients {
     // HOT: per run per subscriber.
     /// False if the Client has to be sent something else, or there may not be room for all.
     #[inline]
-    fn copy_run_to(&mut self, run: &Run<'_>, session: SessionKey, effects: &mut Effects) -> bool {
+    fn copy_run_to<const MAY_MOVE: bool>(
+        &mut self,
+        run: &Run<'_>,
+        session: SessionKey,
+        effects: &mut Effects,
+    ) -> bool {
         let connection = self
             .members
             .get(session)
@@ -277,7 +305,9 @@ impl Clients {
         {
             return false;
         }
-        connection.outbox.extend_from_slice(run.bytes);
+        if !(MAY_MOVE && self.moving.claim_run(key, connection)) {
+            connection.outbox.extend_from_slice(run.bytes);
+        }
         self.counters
             .count_publishes_sent(run.count, run.payload_bytes);
         mark_dirty(connection, key, effects);

@@ -713,10 +713,19 @@ impl World {
             self.wires[wire].held = held;
             return;
         }
-        let consumed = if host.shard.packet_size(key, &held) == held.len() {
-            let mut packet = held.clone();
+        let mut whole = 0;
+        let mut packets = 0;
+        while let size @ 1.. = host.shard.packet_size(key, &held[whole..])
+            && size <= held.len() - whole
+        {
+            whole += size;
+            packets += 1;
+        }
+        // Several are given in a buffer that may be kept, or in one that may not.
+        let consumed = if whole == held.len() && (packets == 1 || self.moved.is_multiple_of(2)) {
+            let mut packets = held.clone();
             host.shard
-                .handle_packet_in(key, &mut packet, self.now, &mut host.effects)
+                .handle_packets_in(key, &mut packets, self.now, &mut host.effects)
         } else {
             host.shard
                 .handle_bytes(key, &held, self.now, &mut host.effects)
