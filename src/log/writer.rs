@@ -10,7 +10,7 @@ use super::{Destination, Dropped, Line, Options, Publish, Shared, TopicLine};
 use super::{LINES_MAX, events};
 use crate::key::ShardId;
 use crate::shard::Event;
-use crossbeam::channel::{Receiver, Sender, never, select};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, never, select};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Lines written with one system call to each destination.
 const BATCH_MAX: usize = 512;
+/// How long lines gather before the next ones are written. Each wake of this thread takes the CPU from a shard where
+/// they share one; the channels have room for what comes meanwhile.
+const GATHER_TIME: Duration = Duration::from_millis(5);
 /// At most one line in this time about lines that are missing.
 const MISSING_EVERY: Duration = Duration::from_secs(1);
 
@@ -103,18 +106,12 @@ impl Writer {
             // Borrowed for the wait only: a message may replace them.
             let (events, trees) = (self.shards.events.clone(), self.shards.trees.clone());
             select! {
-                recv(self.control) -> control => match control {
-                    Ok(Control::Stop(done)) => {
-                        self.drain();
-                        let _ = done.send(());
+                recv(self.control) -> control => {
+                    // Without one the last handle is gone, and with it everybody who could write.
+                    if !self.handle_control(control.ok()) {
                         return;
                     }
-                    Ok(control) => self.handle_control(control),
-                    // The last handle is gone, and with it everybody who could write.
-                    Err(_) => {
-                        self.drain();
-                        return;
-                    }
+                    continue;
                 },
                 recv(self.lines) -> line => if let Ok(line) = line {
                     self.write_line(&line);
@@ -128,13 +125,36 @@ impl Writer {
                     Err(_) => self.shards.trees = never(),
                 },
             }
-            self.write_pending();
+            let is_all = self.write_pending();
             self.tell_missing();
             self.flush();
+            if is_all && !self.gather() {
+                return;
+            }
         }
     }
 
-    fn handle_control(&mut self, control: Control) {
+    /// Lets lines gather, and does meanwhile what it is told. False: that was to end.
+    fn gather(&mut self) -> bool {
+        let until = Instant::now() + GATHER_TIME;
+        loop {
+            match self.control.recv_deadline(until) {
+                Err(RecvTimeoutError::Timeout) => return true,
+                control => {
+                    if !self.handle_control(control.ok()) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells whether to go on.
+    fn handle_control(&mut self, control: Option<Control>) -> bool {
+        let Some(control) = control else {
+            self.drain();
+            return false;
+        };
         match control {
             Control::Configure(options) => {
                 self.drain();
@@ -148,12 +168,17 @@ impl Writer {
                 self.drain();
                 let _ = done.send(());
             }
-            Control::Stop(_) => unreachable!("taken by `run`"),
+            Control::Stop(done) => {
+                self.drain();
+                let _ = done.send(());
+                return false;
+            }
         }
+        true
     }
 
-    /// Takes what else is there, to be written at once.
-    fn write_pending(&mut self) {
+    /// Takes what else is there, to be written at once. Tells whether that was all.
+    fn write_pending(&mut self) -> bool {
         for _ in 0..BATCH_MAX {
             let mut is_idle = true;
             if let Ok(line) = self.lines.try_recv() {
@@ -165,9 +190,10 @@ impl Writer {
                 is_idle = false;
             }
             if is_idle {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Writes all that was sent before now.
