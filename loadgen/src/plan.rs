@@ -1,6 +1,7 @@
 //! Who connects, who subscribes to whom, and how fast publishers may go.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 
@@ -598,5 +599,7 @@ fn read_parts(file: &Path) -> Result<Vec<Part>, Failure> {
 }
 
 pub fn client_identifier(index: u32) -> String {
-    format!("load-{}-{index}", std::process::id())
+    // Asked for once: it is a system call, and this is said of each connection.
+    static PROCESS: LazyLock<u32> = LazyLock::new(std::process::id);
+    format!("load-{}-{index}", *PROCESS)
 }
