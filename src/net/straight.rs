@@ -26,6 +26,9 @@ const READ_MAX: usize = 128 * 1024;
 /// Read of several at once, which are whole then.
 const RUN_MAX: usize = 512 * 1024;
 const RUN_COUNT_MAX: u8 = 16;
+/// For so much of a packet there is a buffer before it has arrived, and after that for three times what has: memory that
+/// nothing was written to is not there, but a size is easily claimed.
+const AHEAD_MAX: usize = 1024 * 1024;
 /// So many packets are read one by one after several that had to be copied.
 const ALONE: u8 = 16;
 /// So many large ones make a difference, until as many small ones have followed. These count at most.
@@ -111,8 +114,10 @@ impl<C: Core> DataPath<C> {
         } else {
             (size.unwrap_or(usual), READ_MAX)
         };
-        let wanted = size.saturating_sub(before).clamp(1, most);
-        held.reserve(wanted);
+        let missing = size.saturating_sub(before).max(1);
+        let wanted = missing.min(most);
+        // For more than is read now, or each read would copy what those before it have read.
+        held.reserve(missing.min(AHEAD_MAX.max(3 * before)).max(wanted));
         let spare = &mut held.spare_capacity_mut()[..wanted];
         let socket = connection.socket().map(SockRef::from);
         let received = socket.map(|socket| socket.recv_with_flags(spare, libc::MSG_DONTWAIT));
