@@ -18,6 +18,7 @@ use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use super::wrapped::{Handshakes, Pending};
 use crate::key::{ConnectionKey, ShardId};
+use crate::metrics::Counters;
 use crate::origin::{ListenerId, Origin, PeerAddress};
 use crate::shard::{Command, Effects, HandOver, Kept, Notice};
 use crate::time::Instant;
@@ -100,6 +101,8 @@ pub struct DataPath<C: Core> {
     /// Had it in turns before, which had no time to send it.
     pub(super) late: VecDeque<ConnectionKey>,
     pub(super) handshakes: Handshakes,
+    /// Zero but for those of what happens here.
+    pub(super) counters: Counters,
     pub(super) unconnected: Unconnected,
     /// Can send what they hold unsent, or finish closing.
     writable: Vec<u32>,
@@ -148,6 +151,7 @@ impl<C: Core> DataPath<C> {
             dirty: Vec::new(),
             late: VecDeque::new(),
             handshakes: Handshakes::default(),
+            counters: Counters::default(),
             unconnected: Unconnected::new(room, now),
             writable: Vec::new(),
             resumed: Vec::new(),
@@ -319,6 +323,7 @@ impl<C: Core> DataPath<C> {
                 break;
             }
         }
+        self.counters.late_sends += dirty.len() as u64;
         self.late.extend(dirty);
     }
 

@@ -191,7 +191,7 @@ impl<C: Core> DataPath<C> {
             unconnected.look_at = self.now + LOOK_EVERY;
         }
         unconnected.waiting.push((slot, generation));
-        self.handshakes.counters.waited_before_connect += 1;
+        self.counters.waited_before_connect += 1;
         if unconnected.waiting.len() >= unconnected.prune_at {
             let connections = &mut self.connections;
             unconnected.waiting.retain(|&(slot, generation)| {
@@ -229,7 +229,7 @@ impl<C: Core> DataPath<C> {
             // One whose password is being checked has done its part.
             let is_idle = connection.key.is_some() && !connection.state.has(State::PAUSED);
             if is_idle && self.unconnected.room.is_waited_for() {
-                self.handshakes.counters.refused_held_too_much += 1;
+                self.counters.refused_held_too_much += 1;
                 self.let_go(slot);
             } else {
                 let deadline = self.now + UNCONNECTED_PATIENCE;

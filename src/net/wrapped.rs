@@ -12,7 +12,7 @@ use super::transport::{Transport, TransportError};
 use super::uring::{Operation, Report};
 use crate::key::ConnectionKey;
 use crate::log::{NOTICE_TARGET, WEBSOCKETS_TARGET};
-use crate::metrics::{Counters, Snapshot};
+use crate::metrics::Snapshot;
 use crate::origin::{Origin, PeerAddress};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -37,8 +37,6 @@ pub(super) struct Handshakes {
     pub(super) deferred: VecDeque<(u32, u32)>,
     /// Holds what was unwrapped on its way to the core.
     plain: Vec<u8>,
-    /// All zero but for those of handshakes and transports.
-    pub(super) counters: Counters,
 }
 
 /// The connections of a listening socket whose handshakes are not over.
@@ -94,7 +92,7 @@ impl<C: Core> DataPath<C> {
     /// Fills in what is known of the core, and of its connections before they reached it.
     pub fn show(&self, snapshot: &mut Snapshot) {
         self.core.show(snapshot);
-        snapshot.counters = snapshot.counters.plus(&self.handshakes.counters);
+        snapshot.counters = snapshot.counters.plus(&self.counters);
         snapshot.gauges.held_before_connect = self.unconnected.held as u64;
     }
 
@@ -115,7 +113,7 @@ impl<C: Core> DataPath<C> {
                 self.listeners[listener as usize].pending.queue.pop_front()
         {
             if is_pending(&mut self.connections, slot, generation) {
-                self.handshakes.counters.handshakes_displaced += 1;
+                self.counters.handshakes_displaced += 1;
                 self.let_go(slot);
             }
         }
@@ -143,7 +141,7 @@ impl<C: Core> DataPath<C> {
         for index in 0..self.listeners.len() {
             while let Some((slot, generation)) = self.listeners[index].pending.pop_late(self.now) {
                 if is_pending(&mut self.connections, slot, generation) {
-                    self.handshakes.counters.handshakes_timed_out += 1;
+                    self.counters.handshakes_timed_out += 1;
                     self.let_go(slot);
                 }
             }
@@ -210,7 +208,7 @@ impl<C: Core> DataPath<C> {
     ) {
         let connection = self.connections.get(slot);
         if let Err(error) = result {
-            let counters = &mut self.handshakes.counters;
+            let counters = &mut self.counters;
             let is_pending = connection.state.has(State::PENDING);
             if is_pending {
                 counters.handshakes_failed += 1;
@@ -248,7 +246,7 @@ impl<C: Core> DataPath<C> {
             && connection.state.has(State::PENDING)
             && transport.is_ready()
         {
-            self.handshakes.counters.handshakes_completed += 1;
+            self.counters.handshakes_completed += 1;
             if transport.is_web_socket() {
                 let peer = peer_of(connection);
                 tracing::debug!(target: WEBSOCKETS_TARGET, "WebSocket from {peer} begins");
