@@ -521,9 +521,8 @@ fn the_socket_of_who_sends_large_packets_is_read_straight_until_as_many_small_on
     assert!(!say(&mut rig, LARGE_MIN));
 }
 
-#[test]
-fn large_packets_of_one_size_behind_each_other_are_read_one_by_one_also_after_a_part_of_a_header() {
-    let mut rig = Rig::new();
+/// A client that has sent so many large packets of one size that its socket is read straight, and such a packet.
+fn large_sender(rig: &mut Rig) -> (TcpStream, Vec<u8>) {
     let mut client = rig.connect();
     rig.path.core.is_framed = true;
     let packet = framed(2 * LARGE_MIN, 0);
@@ -531,7 +530,15 @@ fn large_packets_of_one_size_behind_each_other_are_read_one_by_one_also_after_a_
         client.write_all(&packet).unwrap();
         rig.expect(&mut client, &packet);
     }
+    // What was to be cancelled ends in the next turn.
     rig.turn();
+    (client, packet)
+}
+
+#[test]
+fn large_packets_of_one_size_behind_each_other_are_read_one_by_one_also_after_a_part_of_a_header() {
+    let mut rig = Rig::new();
+    let (mut client, packet) = large_sender(&mut rig);
     let before = rig.path.core.whole;
     let three = packet.repeat(3);
     let (start, rest) = three.split_at(packet.len() + 2);
@@ -549,16 +556,8 @@ fn large_packets_that_come_faster_than_they_are_read_are_read_together_if_they_m
 {
     for (kept, most) in [(Kept::Run, 14), (Kept::Packet, 32), (Kept::No, 32)] {
         let mut rig = Rig::new();
-        let mut client = rig.connect();
-        rig.path.core.is_framed = true;
         rig.path.core.kept = kept;
-        let packet = framed(2 * LARGE_MIN, 0);
-        for _ in 0..5 {
-            client.write_all(&packet).unwrap();
-            rig.expect(&mut client, &packet);
-        }
-        // What was to be cancelled ends in the next turn.
-        rig.turn();
+        let (mut client, packet) = large_sender(&mut rig);
         let before = rig.path.core.whole;
         let many = packet.repeat(32);
         let mut said = 0;

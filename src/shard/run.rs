@@ -189,7 +189,8 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let mut others = std::mem::take(&mut self.others_of_run);
-        if self.clients.moving.is_run(run) {
+        let moving = &self.clients.moving;
+        if moving.is_run(run) && moving.is_worth(run.first.payload.len()) {
             self.clients
                 .move_run(run, publisher, matches, &mut others, effects);
         } else {
@@ -244,11 +245,7 @@ impl Clients {
         others: &mut Vec<u32>,
         effects: &mut Effects,
     ) {
-        if self.moving.is_worth(run.first.payload.len()) {
-            self.copy_run::<true>(run, publisher, matches, others, effects);
-        } else {
-            self.copy_run::<false>(run, publisher, matches, others, effects);
-        }
+        self.copy_run::<true>(run, publisher, matches, others, effects);
     }
 
     /// Puts its packets into the outboxes of those who may be sent them as they are. The places of all `others` among
