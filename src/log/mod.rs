@@ -6,7 +6,7 @@
 //! log itself. The events of the shards come by a channel of their own and are put into words here.
 //!
 //! # Always true
-//! - No thread waits for the log, except to flush it at the end.
+//! - No thread waits for the log, except to flush it once the broker serves and when it ends.
 //! - A line is one line of bounded length, whatever a Client has put into its names.
 //! - A log that cannot be written is no reason for the broker to end. It says so on standard error
 //!   and tries again.
@@ -122,6 +122,7 @@ struct Shared {
     lost: AtomicU64,
     /// How often the files were to be opened again. Whoever writes a line after that finds it counted.
     reopens: AtomicU64,
+    batches: AtomicU64,
     written: [AtomicU64; Kind::ALL.len()],
 }
 
@@ -141,6 +142,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Lines that a destination could not take.
     pub lost: u64,
+    /// How often lines were written, many at once or one.
+    pub batches: u64,
     /// Lines written, by kind.
     pub written: Vec<(Kind, u64)>,
 }
@@ -269,6 +272,7 @@ impl Log {
         Counts {
             dropped: self.shared.dropped.load(Ordering::Relaxed),
             lost: self.shared.lost.load(Ordering::Relaxed),
+            batches: self.shared.batches.load(Ordering::Relaxed),
             written: written
                 .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
                 .collect(),

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -152,6 +153,27 @@ fn what_finds_no_room_is_counted_and_reported() {
         .map(|(number, _)| number.parse::<u64>().unwrap())
         .sum();
     assert_eq!(reported, dropped);
+}
+
+#[test]
+fn lines_that_come_one_by_one_are_written_together() {
+    let folder = Folder::new("together");
+    let log = Log::start(into_file(&folder.file())).unwrap();
+    let begin = Instant::now();
+    for index in 0..200 {
+        log.write(Kind::Error, format!("line {index}"));
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    log.stop(PATIENCE);
+    // However slow this machine is, at most one for each time that lines gather, beside the first and the last.
+    let times = begin.elapsed().as_nanos() / writer::GATHER_TIME.as_nanos();
+    let batches = u128::from(log.counts().batches);
+    assert!(
+        (1..=times + 2).contains(&batches),
+        "{batches} in {times} times"
+    );
+    let text = fs::read_to_string(folder.file()).unwrap();
+    assert_eq!(text.lines().count(), 200);
 }
 
 #[test]

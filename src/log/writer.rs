@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 const BATCH_MAX: usize = 512;
 /// How long lines gather before the next ones are written. Each wake of this thread takes the CPU from a shard where
 /// they share one; the channels have room for what comes meanwhile.
-const GATHER_TIME: Duration = Duration::from_millis(5);
+pub(super) const GATHER_TIME: Duration = Duration::from_millis(5);
 /// At most one line in this time about lines that are missing.
 const MISSING_EVERY: Duration = Duration::from_secs(1);
 
@@ -347,6 +347,7 @@ impl Sinks {
         if self.batch.is_empty() {
             return;
         }
+        shared.batches.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let count = self.batch_lines;
         let lost = || shared.lost.fetch_add(count, Ordering::Relaxed);

@@ -27,12 +27,13 @@ pub enum Request {
 }
 
 /// Calls `stop` at the first SIGINT or SIGTERM, and exits at once at the second; calls `handle` for every
-/// other signal. Both on a thread of their own.
+/// other signal. Both on a thread of their own. `flush` is called before a process exits that has said why.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn on_signals(
     stop: impl FnOnce() + Send + 'static,
+    flush: impl FnOnce() + Send + 'static,
     mut handle: impl FnMut(Request) + Send + 'static,
 ) -> io::Result<()> {
     let mut ends = Signals::new([SIGINT, SIGTERM])?;
@@ -50,6 +51,7 @@ pub fn on_signals(
             let timer = || {
                 std::thread::sleep(EXIT_AFTER);
                 tracing::warn!("some connections did not close in time");
+                flush();
                 std::process::exit(0);
             };
             let _ = std::thread::Builder::new()
@@ -80,14 +82,16 @@ pub fn on_signals(
     Ok(())
 }
 
-/// Makes any panic end the process, after it has been reported.
+/// Makes any panic end the process, after it has been reported: to standard error, which a broker in the background
+/// does not have, and to `say`.
 ///
 /// Sessions of a shard that is gone would neither answer nor time out; a supervisor can only restart
 /// what has exited.
-pub fn exit_on_panic() {
+pub fn exit_on_panic(say: impl Fn(&str) + Send + Sync + 'static) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
+        say(&info.to_string());
         std::process::exit(EXIT_PANIC);
     }));
 }

@@ -22,7 +22,7 @@ mod reload;
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
 use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Severity};
-use crate::log::Log;
+use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Beside, Clock, Placed, StoredShard, open_store};
 use crate::wal::StoreOptions;
@@ -40,6 +40,8 @@ use std::time::Duration;
 
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the log may take when the process is about to end in haste.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Why the broker did not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +211,11 @@ fn serve_configured(
     log.flush(LOG_PATIENCE);
     privileges::drop(config.user.as_deref()).map_err(Failure::start)?;
 
-    runtime::exit_on_panic();
+    let last_words = log.clone();
+    runtime::exit_on_panic(move |panic| {
+        last_words.write(Kind::Error, panic);
+        last_words.flush(LAST_WORDS_PATIENCE);
+    });
     // Placement by Client Identifier must not be predictable from outside: who knows it could put
     // all load on one shard.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
@@ -271,7 +277,7 @@ fn serve_configured(
     };
 
     let stopper = running.stopper();
-    let (stop_log, stop_watch) = (log.clone(), watch.clone());
+    let (stop_log, last_log, stop_watch) = (log.clone(), log.clone(), watch.clone());
     let places = listening.places(0);
     let listening = Arc::new(Mutex::new(listening));
     let mut reloader = Reloader {
@@ -294,9 +300,10 @@ fn serve_configured(
         move || {
             admin::notify_stopping();
             stop_watch.set_ready(false);
-            stop_log.flush(Duration::from_millis(100));
+            stop_log.flush(LAST_WORDS_PATIENCE);
             stopper.stop();
         },
+        move || last_log.flush(LAST_WORDS_PATIENCE),
         move |request| reloader.handle(request),
     )?;
     for place in places {
@@ -305,6 +312,8 @@ fn serve_configured(
     if let Some(port) = &admin_port {
         tracing::info!("admin port on http://{}/", port.address());
     }
+    // Whoever waits until it serves may read then where it listens, and its terminal is let go of.
+    log.flush(LOG_PATIENCE);
     watch.set_ready(true);
     admin::notify_ready("serving clients");
     background.is_ready();

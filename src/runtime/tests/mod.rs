@@ -6,7 +6,7 @@ mod logins;
 mod ring_room;
 mod transports;
 
-use super::{NoticesSender, Placed, Running, start};
+use super::{NoticesSender, Placed, Running, exit_on_panic, start};
 use crate::key::{ConnectionKey, ShardId};
 use crate::net::{Core, listen};
 use crate::origin::Origin;
@@ -802,6 +802,38 @@ fn a_shard_that_panics_is_reported() {
     client.send(b'K', b"");
     let error = running.join().unwrap_err();
     assert!(error.to_string().starts_with("shard 0"), "{error}");
+}
+
+/// Says to the process of a test that it is the one to panic.
+const TO_PANIC: &str = "FASTMQ_TEST_PANICS";
+
+#[test]
+fn a_panic_is_told_to_the_log_before_it_ends_the_process() {
+    if std::env::var_os(TO_PANIC).is_some() {
+        exit_on_panic(|panic| print!("last words: {panic}"));
+        let _ = std::thread::spawn(|| panic!("no way on")).join();
+        std::process::exit(0);
+    }
+    let name = "a_panic_is_told_to_the_log_before_it_ends_the_process";
+    let module = module_path!().split_once("::").unwrap().1;
+    let other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            &format!("{module}::{name}"),
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(TO_PANIC, "1")
+        .output()
+        .unwrap();
+    assert_eq!(other.status.code(), Some(101));
+    let said = String::from_utf8(other.stdout).unwrap();
+    assert!(
+        said.contains("last words: panicked at ") && said.contains("no way on"),
+        "{said}"
+    );
+    let reported = String::from_utf8(other.stderr).unwrap();
+    assert!(reported.contains("no way on"), "{reported}");
 }
 
 #[test]
