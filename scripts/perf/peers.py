@@ -6,7 +6,7 @@ that would refuse, drop or slow a load down are lifted, for fastmq as for Mosqui
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", str(Path.home() / ".cargo/bin")])
@@ -76,6 +76,10 @@ class Peer:
             return self.connections_why
         return None
 
+    def with_default_log(self):
+        """The same broker with the log that it has when nothing is said of it."""
+        return replace(self, files={name: text.replace(ERRORS_ALONE, "") for name, text in self.files.items()})
+
     def started_for(self, workload):
         """Command, files and the name of the load's port."""
         listener = self.listeners.get(workload.listener)
@@ -85,6 +89,9 @@ class Peer:
         return listener.command or self.command, self.files | added, listener.port
 
 
+# Of Mosquitto's log and fastmq's: by default both have a line or two for each connection.
+ERRORS_ALONE = "log_type error\n"
+
 MOSQUITTO_CONF = """\
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -92,8 +99,7 @@ persistence false
 max_connections -1
 max_queued_messages 0
 max_inflight_messages 0
-log_type error
-"""
+""" + ERRORS_ALONE
 
 # Without the domain, a WebSocket listener of Mosquitto 2.0 ignores its address and opens an IPv6 socket, which
 # fails where IPv6 is off.
@@ -116,9 +122,8 @@ FASTMQ_CONF = """\
 allow_anonymous true
 max_queued_messages 0
 max_inflight_messages 0
-log_type error
 listener {port} 127.0.0.1
-"""
+""" + ERRORS_ALONE
 FASTMQ = {
     "command": "{program} -c {dir}/fastmq.conf --cores 1",
     "files": {"fastmq.conf": FASTMQ_CONF},
@@ -262,6 +267,9 @@ KNOWN = (
          files={"mosquitto.conf": MOSQUITTO_CONF}, listeners=MOSQUITTO_LISTENERS, source="Debian: mosquitto",
          remark="mosquitto: without its bounds of queued and inflight messages, at which it loses QoS 1 "
                 "and 2"),
+    Peer("mosquitto-2.1", "mosquitto-2.1", "{program} -c {dir}/mosquitto.conf", version=("-h",),
+         files={"mosquitto.conf": MOSQUITTO_CONF}, listeners=MOSQUITTO_LISTENERS, source="scripts/install-mosquitto-2.1",
+         remark="mosquitto-2.1: without these bounds, too; built from its sources"),
     Peer("nats-server", "nats-server", "{program} -c {dir}/nats.conf", files={"nats.conf": NATS_CONF}, listeners=NATS_LISTENERS,
          lacks=frozenset({"qos2", "v5", "shared"}), source="Debian: nats-server",
          remark="nats-server: QoS 1, sessions and retained messages are files, here in memory"),

@@ -100,6 +100,13 @@ class Rounds(unittest.TestCase):
         self.assertNotIn("No CPU halted", perf_peers.table(result))
         self.assertIn("No CPU halted", perf_peers.table(result | {"awake": True}))
 
+    def test_the_table_says_when_the_log_was_the_default_one(self):
+        result, _ = self.measure([report(1000)], runs=1)
+        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
+                   "duration_s": 1, "not_installed": []}
+        self.assertNotIn("by default", perf_peers.table(result))
+        self.assertIn("logged what they do by default", perf_peers.table(result | {"default_log": True}))
+
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
         self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
@@ -115,6 +122,13 @@ class Peers(unittest.TestCase):
         self.assertEqual(peer.started_for(workloads.ALL["pipe"]), ("{program}", peer.files, "port"))
         self.assertIsNone(peer.reason_against(workloads.ALL["tls-qos1"]))
         self.assertIn("WebSocket", peer.reason_against(workloads.ALL["websocket-qos1"]))
+
+    def test_with_the_default_log_nothing_is_said_of_it(self):
+        named = {peer.name: peer for peer in (*peers.KNOWN, peers.Peer("fastmq", "true", **peers.FASTMQ))}
+        for name, peer in named.items():
+            logs_errors_alone = any("log_type" in text for text in peer.files.values())
+            self.assertEqual(logs_errors_alone, name in ("fastmq", "mosquitto", "mosquitto-2.1"))
+            self.assertFalse(any("log_type" in text for text in peer.with_default_log().files.values()), name)
 
     def test_no_two_ports_of_a_broker_are_the_same(self):
         self.assertEqual(len(set(broker.free_ports(4))), 4)
