@@ -107,6 +107,13 @@ class Rounds(unittest.TestCase):
         self.assertNotIn("by default", perf_peers.table(result))
         self.assertIn("logged what they do by default", perf_peers.table(result | {"default_log": True}))
 
+    def test_the_table_says_when_a_broker_had_the_cpu_of_the_load_too(self):
+        result, _ = self.measure([report(1000)], runs=1)
+        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
+                   "duration_s": 1, "not_installed": []}
+        self.assertIn("Each broker on CPU 0 alone, the load on CPU 1,", perf_peers.table(result))
+        self.assertIn("Each broker on CPU 0 and on CPU 1, where the load is as well,", perf_peers.table(result | {"cores": 2}))
+
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
         self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
