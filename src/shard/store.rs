@@ -678,6 +678,17 @@ impl Store {
         pending.filter(move |received| Some(received.name) == name)
     }
 
+    /// What the QoS 2 message with this Packet Identifier waits for, or zero. `None`: nothing is known of the exchanges
+    /// of a Session that is not stored.
+    pub(super) fn ticket_of(&self, session: &Session, identifier: PacketIdentifier) -> Option<u64> {
+        let name = session.stored()?;
+        let found = self.tickets.iter().position(|pending| {
+            let received = pending.received.as_ref();
+            received.is_some_and(|it| it.name == name && it.packet_identifier == identifier)
+        });
+        Some(found.map_or(0, |index| self.first_ticket + index as u64))
+    }
+
     /// All QoS 2 messages of a Session up to this one are known to have been taken.
     fn taken_up_to(&self, session: &Session, log: &Logged) -> u64 {
         let first = self.open_exchanges(session).min();

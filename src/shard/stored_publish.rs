@@ -103,8 +103,11 @@ impl Shard {
         let position = self.stored_position();
         if let Some(member) = self.clients.members.get_mut(session) {
             if is_repeated {
-                // Its first PUBLISH may still be on its way to a disk.
-                (lsn, ticket) = (position, member.session.inbound.ticket());
+                // Its first PUBLISH may still be on its way to a disk, and later ones be there before it.
+                let store = self.clients.store.as_ref();
+                let known = store.and_then(|it| it.ticket_of(&member.session, packet_identifier));
+                lsn = position;
+                ticket = known.unwrap_or_else(|| member.session.inbound.ticket());
             } else if ticket != 0 {
                 member.session.inbound.set_ticket(ticket);
             }

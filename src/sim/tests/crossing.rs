@@ -366,3 +366,48 @@ fn what_crosses_for_a_publish_and_a_subscribe_as_a_table() {
         assert_eq!(row("subscribe, a further one", &again, none), 0);
     }
 }
+
+/// [MQTT-4.3.3-8] A PUBREC says that the message is the Server's, so it waits until every subscriber's shard has it.
+#[test]
+fn a_repeated_qos2_publish_is_acknowledged_once_its_own_message_is_stored_though_a_later_one_was_before()
+ {
+    let mut crossing = Crossing::stored(3);
+    for (shard, filter) in [(1, "slow"), (2, "quick")] {
+        let subscriber = crossing.client_by(shard, lasting);
+        crossing.bench.subscribe(subscriber, filter, options(Q2));
+        crossing.write();
+    }
+    let publisher = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    let bench = &mut crossing.bench;
+    bench.publish(publisher, "slow", "x", Q2, 1);
+    bench.publish(publisher, "quick", "x", Q2, 2);
+    bench.lose(publisher);
+    let again = bench.open(lasting(&name));
+    let all_but_slow = |bench: &mut Bench| {
+        for _ in 0..4 {
+            bench.world.turn_disk(0);
+            bench.world.turn_disk(2);
+            bench.settle();
+        }
+    };
+    all_but_slow(bench);
+    let heard = bench.hear(again);
+    assert!(heard[0].starts_with("connack Success"), "{heard:?}");
+    for (topic, id) in [("slow", 1), ("quick", 2)] {
+        let repeated = Publish {
+            duplicate: true,
+            ..message(topic, "x", Q2, id)
+        };
+        bench.push(again, &Packet::Publish(repeated));
+    }
+    bench.settle();
+    all_but_slow(bench);
+    assert_eq!(
+        bench.hear(again),
+        [""; 0],
+        "the disk of the slow one has nothing"
+    );
+    crossing.write();
+    assert_eq!(crossing.bench.hear(again), ["pubrec #1", "pubrec #2"]);
+}
