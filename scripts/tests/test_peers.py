@@ -63,6 +63,12 @@ class Rounds(unittest.TestCase):
             perf_peers.measure(result, [peer], ["pipe", "fan-in"], options, {}, lambda: written.append(len(written)))
         return result, written
 
+    def table(self, result, **more):
+        """The table of what was measured, under conditions that are made up, some of them by the caller."""
+        conditions = {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
+                      "duration_s": 1, "not_installed": []}
+        return perf_peers.table(result | conditions | more)
+
     def entry(self, result, workload):
         return result["workloads"][workload]["peers"]["mine"]
 
@@ -86,33 +92,25 @@ class Rounds(unittest.TestCase):
 
     def test_the_table_says_once_why_there_is_nothing(self):
         result, _ = self.measure([load.NoEnd("no end after 60 s"), report(1000)], runs=1)
-        result |= {"peers": {"mine": {"version": "mine 1", "remark": ""}}, "machine": perf_peers.machine.describe(),
-                   "broker_cpu": 0, "load_cpu": 1, "payload": 64, "duration_s": 1, "not_installed": ["other"]}
-        text = perf_peers.table(result)
+        text = self.table(result, peers={"mine": {"version": "mine 1", "remark": ""}}, not_installed=["other"])
         self.assertEqual(text.count("no end after 60 s"), 1)
         self.assertIn("delivered, k/s | 1.0 |", text)
         self.assertIn("Not installed here, so not measured: other.", text)
 
     def test_the_table_says_when_nothing_slept(self):
         result, _ = self.measure([report(1000)], runs=1)
-        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
-                   "duration_s": 1, "not_installed": []}
-        self.assertNotIn("No CPU halted", perf_peers.table(result))
-        self.assertIn("No CPU halted", perf_peers.table(result | {"awake": True}))
+        self.assertNotIn("No CPU halted", self.table(result))
+        self.assertIn("No CPU halted", self.table(result, awake=True))
 
     def test_the_table_says_when_the_log_was_the_default_one(self):
         result, _ = self.measure([report(1000)], runs=1)
-        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
-                   "duration_s": 1, "not_installed": []}
-        self.assertNotIn("by default", perf_peers.table(result))
-        self.assertIn("logged what they do by default", perf_peers.table(result | {"default_log": True}))
+        self.assertNotIn("by default", self.table(result))
+        self.assertIn("logged what they do by default", self.table(result, default_log=True))
 
     def test_the_table_says_when_a_broker_had_the_cpu_of_the_load_too(self):
         result, _ = self.measure([report(1000)], runs=1)
-        result |= {"peers": {}, "machine": perf_peers.machine.describe(), "broker_cpu": 0, "load_cpu": 1, "payload": 64,
-                   "duration_s": 1, "not_installed": []}
-        self.assertIn("Each broker on CPU 0 alone, the load on CPU 1,", perf_peers.table(result))
-        self.assertIn("Each broker on CPU 0 and on CPU 1, where the load is as well,", perf_peers.table(result | {"cores": 2}))
+        self.assertIn("Each broker on CPU 0 alone, the load on CPU 1,", self.table(result))
+        self.assertIn("Each broker on CPU 0 and on CPU 1, where the load is as well,", self.table(result, cores=2))
 
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
