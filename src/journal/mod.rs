@@ -28,7 +28,8 @@ pub use bytes::NUMBER_MAX;
 pub use frame::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_MAX, Frame, FrameError, next_frame};
 pub use prepared::Prepared;
 pub use record::{
-    Origin, Record, Records, StoredIdentity, StoredMessage, UnknownRecord, WillRecord,
+    Digest, Origin, Record, Records, StoredIdentity, StoredMessage, UnknownRecord, WillRecord,
+    digest,
 };
 pub use replay::{
     Progress, Replay, Replayed, ReplayedDelivery, ReplayedRetained, ReplayedSession,

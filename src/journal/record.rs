@@ -59,6 +59,11 @@ impl<'a> StoredMessage<'a> {
         })
     }
 
+    /// As [`digest`].
+    pub(super) fn digest(&self) -> Digest {
+        digest(self.topic_name.as_bytes(), self.properties, self.payload)
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.qos as u8 | u8::from(self.retain) << 2);
         put_option(out, self.expires_at_ms);
@@ -82,6 +87,18 @@ impl<'a> StoredMessage<'a> {
             expires_at_ms,
         })
     }
+}
+
+/// What tells apart the messages that a Client may send with one Packet Identifier.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Digest(pub(super) u32);
+
+/// That of a message, which is the same whenever it is sent.
+#[must_use]
+pub fn digest(topic_name: &[u8], properties: &[u8], payload: &[u8]) -> Digest {
+    let digest = crc32c::crc32c(topic_name);
+    let digest = crc32c::crc32c_append(digest, properties);
+    Digest(crc32c::crc32c_append(digest, payload))
 }
 
 /// The exchange by which a QoS 2 message reached another shard than its publisher's: what tells, after
@@ -322,6 +339,8 @@ pub enum Record<'a> {
     Had {
         /// The exchange.
         origin: Origin,
+        /// That of the message. `None`: an earlier version of this program did not say.
+        digest: Option<Digest>,
         /// The Session.
         session: u64,
     },
@@ -329,6 +348,8 @@ pub enum Record<'a> {
     GroupHad {
         /// The exchange.
         origin: Origin,
+        /// As that of [`Record::Had`].
+        digest: Option<Digest>,
         /// The Shared Subscription, whole.
         share: &'a str,
     },
@@ -381,6 +402,8 @@ const HAD: u8 = 17;
 const ENDING: u8 = 18;
 const HANDED_ON: u8 = 19;
 const GROUP_HAD: u8 = 20;
+const HAD_MESSAGE: u8 = 21;
+const GROUP_HAD_MESSAGE: u8 = 22;
 
 // Of a message.
 const IS_SHARED: u8 = 1;
@@ -508,14 +531,20 @@ impl<'a> Record<'a> {
                 put_u16(out, packet_identifier.get());
             }
             Self::Taken { session, exchange } => put_two(out, TAKEN, *session, *exchange),
-            Self::Had { origin, session } => {
-                out.push(HAD);
-                origin.encode(out);
+            Self::Had {
+                origin,
+                digest,
+                session,
+            } => {
+                put_had(out, [HAD, HAD_MESSAGE], *origin, *digest);
                 put_u64(out, *session);
             }
-            Self::GroupHad { origin, share } => {
-                out.push(GROUP_HAD);
-                origin.encode(out);
+            Self::GroupHad {
+                origin,
+                digest,
+                share,
+            } => {
+                put_had(out, [GROUP_HAD, GROUP_HAD_MESSAGE], *origin, *digest);
                 put_bytes(out, share.as_bytes());
             }
             Self::Freed {
@@ -653,12 +682,14 @@ impl<'a> Record<'a> {
                 session: reader.number()?,
                 exchange: reader.number()?,
             },
-            HAD => Self::Had {
+            HAD | HAD_MESSAGE => Self::Had {
                 origin: Origin::decode(reader)?,
+                digest: had_digest(reader, kind == HAD_MESSAGE)?,
                 session: reader.number()?,
             },
-            GROUP_HAD => Self::GroupHad {
+            GROUP_HAD | GROUP_HAD_MESSAGE => Self::GroupHad {
                 origin: Origin::decode(reader)?,
+                digest: had_digest(reader, kind == GROUP_HAD_MESSAGE)?,
                 share: filter(reader)?,
             },
             FREED => Self::Freed {
@@ -686,6 +717,23 @@ impl<'a> Record<'a> {
 
 const fn flag(is_set: bool, flag: u8) -> u8 {
     if is_set { flag } else { 0 }
+}
+
+/// Who has had which message: of the second kind if it is known which.
+fn put_had(out: &mut Vec<u8>, kinds: [u8; 2], origin: Origin, digest: Option<Digest>) {
+    out.push(kinds[usize::from(digest.is_some())]);
+    origin.encode(out);
+    if let Some(Digest(digest)) = digest {
+        put_u32(out, digest);
+    }
+}
+
+fn had_digest(reader: &mut Reader<'_>, is_known: bool) -> Option<Option<Digest>> {
+    if is_known {
+        reader.u32().map(|digest| Some(Digest(digest)))
+    } else {
+        Some(None)
+    }
 }
 
 /// The name of a message and the flags of its record.
@@ -841,6 +889,11 @@ mod tests {
 
     fn samples() -> Vec<Record<'static>> {
         let identifier = PacketIdentifier::new(513).unwrap();
+        let origin = Origin {
+            session: 3,
+            exchange: 4,
+            packet_identifier: identifier,
+        };
         let nobody = StoredIdentity {
             client_identifier: "",
             username: None,
@@ -905,11 +958,7 @@ mod tests {
             Record::Message {
                 message: 8,
                 shared: true,
-                origin: Some(Origin {
-                    session: 3,
-                    exchange: 4,
-                    packet_identifier: identifier,
-                }),
+                origin: Some(origin),
                 content: message(),
             },
             Record::Message {
@@ -969,19 +1018,23 @@ mod tests {
                 sequence: 5,
             },
             Record::Had {
-                origin: Origin {
-                    session: 3,
-                    exchange: 4,
-                    packet_identifier: identifier,
-                },
+                origin,
+                digest: Some(digest(b"t", b"", b"x")),
+                session: 1,
+            },
+            Record::Had {
+                origin,
+                digest: None,
                 session: 1,
             },
             Record::GroupHad {
-                origin: Origin {
-                    session: 3,
-                    exchange: 4,
-                    packet_identifier: identifier,
-                },
+                origin,
+                digest: Some(digest(b"t", b"", b"x")),
+                share: "$share/g/a/+",
+            },
+            Record::GroupHad {
+                origin,
+                digest: None,
                 share: "$share/g/a/+",
             },
             Record::Retained {

@@ -8,13 +8,13 @@
 use super::bytes::NUMBER_MAX;
 use super::owed::Owed;
 use super::prepared::{Prepared, Step};
-use super::record::{Record, Records, UnknownRecord};
+use super::record::{Digest, Record, Records, UnknownRecord, digest};
 use super::{Journal, Origin, WallClock};
 use crate::codec::SubscriptionOptions;
 use crate::key::PacketIdentifier;
 use crate::limits::OPEN_EXCHANGES_MAX;
 use crate::long_queue::LongQueue;
-use crate::message::{Message, QoS};
+use crate::message::{Message, MessageRef, QoS};
 use crate::origin::Identity;
 use crate::router::RetainedVersion;
 use smallvec::SmallVec;
@@ -201,6 +201,8 @@ impl ReplayedRetained {
 pub struct Suspect {
     /// The exchange that brought it.
     pub origin: Origin,
+    /// What tells it from another message with its Packet Identifier, if that is known.
+    pub digest: Option<Digest>,
     /// Who was given it for Subscriptions of their own.
     pub sessions: Vec<u64>,
     /// The Shared Subscriptions of which a member was given it: each is one receiver, as the next choice
@@ -209,9 +211,10 @@ pub struct Suspect {
 }
 
 impl Suspect {
-    pub(super) const fn new(origin: Origin) -> Self {
+    pub(super) const fn new(origin: Origin, digest: Option<Digest>) -> Self {
         Self {
             origin,
+            digest,
             sessions: Vec::new(),
             groups: Vec::new(),
         }
@@ -224,14 +227,30 @@ impl Suspect {
             && self.origin.packet_identifier == origin.packet_identifier
     }
 
+    /// Whether it is this message. DUP does not tell: a Client that was refused it, or forgot it, uses its Packet
+    /// Identifier for another one, and may have to send that twice before anything of it is on a disk.
+    #[must_use]
+    pub fn is_message(&self, message: MessageRef<'_>) -> bool {
+        let digest = || digest(message.topic_name, message.properties, message.payload);
+        self.digest.is_none_or(|own| own == digest())
+    }
+
     /// Writes it down.
     pub fn append_to(&self, journal: &mut Journal) {
-        let origin = self.origin;
+        let Self { origin, digest, .. } = *self;
         for &session in &self.sessions {
-            journal.append(&Record::Had { origin, session });
+            journal.append(&Record::Had {
+                origin,
+                digest,
+                session,
+            });
         }
         for share in &self.groups {
-            journal.append(&Record::GroupHad { origin, share });
+            journal.append(&Record::GroupHad {
+                origin,
+                digest,
+                share,
+            });
         }
     }
 }
@@ -319,8 +338,8 @@ pub struct Replay {
     retained: HashMap<Box<[u8]>, ReplayedRetained, ahash::RandomState>,
     /// Messages that deliveries of later frames refer to.
     shared: HashMap<u64, Arc<Message>, ahash::RandomState>,
-    /// Messages of the frame at hand.
-    messages: FrameMessages<Option<Origin>>,
+    /// Messages of the frame at hand, and what brought those that may be sent again.
+    messages: FrameMessages<Option<(Origin, Digest)>>,
     shares: HashMap<Box<str>, Arc<str>, ahash::RandomState>,
     suspects: HashMap<u64, VecDeque<Suspect>, ahash::RandomState>,
     handed_on: Vec<(u64, u64)>,
@@ -551,11 +570,12 @@ impl Replay {
                 origin,
                 content,
             } => {
+                let brought_by = origin.map(|origin| (origin, content.digest()));
                 let content = Arc::new(content.to_message(self.clock));
                 if shared {
                     self.shared.insert(message, content.clone());
                 }
-                self.messages.insert(message, content, origin);
+                self.messages.insert(message, content, brought_by);
             }
             Record::Delivery {
                 session,
@@ -567,7 +587,7 @@ impl Replay {
                 share,
                 subscription_identifiers,
             } => {
-                let (content, origin) = match self.messages.get(message) {
+                let (content, brought_by) = match self.messages.get(message) {
                     Some(found) => found,
                     None => match self.shared.get(&message) {
                         Some(content) => (content.clone(), None),
@@ -576,8 +596,8 @@ impl Replay {
                     },
                 };
                 let share = share.map(|share| self.share(share));
-                if let Some(origin) = origin {
-                    let suspect = self.suspect(origin);
+                if let Some((origin, digest)) = brought_by {
+                    let suspect = self.suspect(origin, Some(digest));
                     match &share {
                         Some(share) => suspect.groups.push(share.clone()),
                         None => suspect.sessions.push(session),
@@ -631,10 +651,18 @@ impl Replay {
                 }
             }
             Record::Taken { session, exchange } => self.session(session).take(exchange),
-            Record::Had { origin, session } => self.suspect(origin).sessions.push(session),
-            Record::GroupHad { origin, share } => {
+            Record::Had {
+                origin,
+                digest,
+                session,
+            } => self.suspect(origin, digest).sessions.push(session),
+            Record::GroupHad {
+                origin,
+                digest,
+                share,
+            } => {
                 let share = self.share(share);
-                self.suspect(origin).groups.push(share);
+                self.suspect(origin, digest).groups.push(share);
             }
             Record::Freed {
                 session,
@@ -675,7 +703,7 @@ impl Replay {
     }
 
     /// Who was given a message, as far as is known. As many exchanges of one publisher as may be open.
-    fn suspect(&mut self, origin: Origin) -> &mut Suspect {
+    fn suspect(&mut self, origin: Origin, digest: Option<Digest>) -> &mut Suspect {
         let suspects = self.suspects.entry(origin.session).or_default();
         while let Some(first) = suspects.front()
             && first.origin.exchange + (OPEN_EXCHANGES_MAX as u64) < origin.exchange
@@ -684,7 +712,7 @@ impl Replay {
         }
         let known = suspects.iter().rposition(|it| it.origin == origin);
         let index = known.unwrap_or_else(|| {
-            suspects.push_back(Suspect::new(origin));
+            suspects.push_back(Suspect::new(origin, digest));
             suspects.len() - 1
         });
         &mut suspects[index]

@@ -22,7 +22,6 @@ struct Flow {
     /// In arrival order. Clients release in that order, so that nearly every search ends at the
     /// front; there are at most 65,535.
     awaiting_pubrel: VecDeque<u16>,
-    ticket: u64,
 }
 
 impl Inbound {
@@ -65,17 +64,6 @@ impl Inbound {
             .iter()
             .flat_map(|flow| flow.awaiting_pubrel.iter())
             .filter_map(|&identifier| PacketIdentifier::new(identifier))
-    }
-
-    /// The ticket of the last message that waited for other shards' disks: see `shard`. Zero for none.
-    #[must_use]
-    pub fn ticket(&self) -> u64 {
-        self.flow.as_ref().map_or(0, |flow| flow.ticket)
-    }
-
-    /// Remembers that ticket.
-    pub fn set_ticket(&mut self, ticket: u64) {
-        self.flow.get_or_insert_default().ticket = ticket;
     }
 
     /// Messages received and not released.

@@ -569,7 +569,7 @@ impl Shard {
                 deliver,
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
-                self.begin_forwarded(from, ticket);
+                self.begin_forwarded(from, ticket, message.as_ref().as_ref());
                 self.handle_forwarded(message, retained, deliver, now, effects);
                 self.end_forwarded(from, ticket);
             }
@@ -579,7 +579,7 @@ impl Shard {
                 first,
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
-                self.begin_forwarded(from, ticket);
+                self.begin_forwarded(from, ticket, message.as_ref().as_ref());
                 self.handle_forwarded_shared(&message, &filter, first, now, effects);
                 self.end_forwarded(from, ticket);
             }

@@ -298,7 +298,7 @@ impl Shard {
         }
         let is_stored = member.session.is_stored();
         if is_stored {
-            self.store_received(session, publish);
+            self.store_received(session, publish, message);
         }
         let reason_code = self
             .route(message, Some(session), now, effects)
@@ -686,7 +686,7 @@ impl Shard {
                     match batch.ticket(next.into()) {
                         None => self.deliver_forwarded(message, None, now, effects),
                         ticket => {
-                            self.begin_forwarded(from, ticket);
+                            self.begin_forwarded(from, ticket, message);
                             self.deliver_forwarded(message, None, now, effects);
                             self.end_forwarded(from, ticket);
                         }

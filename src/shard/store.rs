@@ -21,7 +21,7 @@ use crate::journal::{
 };
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::{DISK_PATIENCE, OPEN_EXCHANGES_MAX};
-use crate::message::{Message, QoS};
+use crate::message::{Message, MessageRef, QoS};
 use crate::router::RetainedVersion;
 use crate::session::{Delivery, Inflight, Logged, Place, Progress, Session, ShareTag};
 use crate::time::Instant;
@@ -60,6 +60,17 @@ struct Brought {
     repeats: bool,
     /// Who was owed it before, and would be again.
     replaced: Replaced,
+}
+
+/// What was written down last of messages, by which more deliveries of its frame can call it.
+#[derive(Debug)]
+struct LastMessage {
+    /// Held, so that its memory is not used for another one meanwhile.
+    message: Arc<Message>,
+    name: u64,
+    /// A group's message that was handed on does not name the exchange that brings it to others.
+    origin: Option<Origin>,
+    lsn: Lsn,
 }
 
 /// What a Session has handed on to other shards.
@@ -178,7 +189,7 @@ pub(super) struct Store {
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
     /// The last message written, while its frame is open.
-    last_message: Option<(Arc<Message>, u64, Lsn)>,
+    last_message: Option<LastMessage>,
     /// The disk takes nothing.
     pub(super) stalled: bool,
     pub(super) snapshot: Option<super::snapshot::Cursor>,
@@ -220,26 +231,31 @@ impl Store {
 
     /// Writes the message down, unless it just was, and returns its name.
     fn message(&mut self, message: &Arc<Message>) -> u64 {
-        if let Some((last, name, lsn)) = &self.last_message
-            && *lsn == self.journal.position()
-            && Arc::ptr_eq(last, message)
-        {
-            return *name;
-        }
-        let name = self.journal.name_message();
         let origin = if self.routing.is_forwarded {
             self.routing.origin
         } else {
             None
         };
+        if let Some(last) = &self.last_message
+            && last.lsn == self.journal.position()
+            && last.origin == origin
+            && Arc::ptr_eq(&last.message, message)
+        {
+            return last.name;
+        }
+        let name = self.journal.name_message();
         self.journal.append(&Record::Message {
             message: name,
             shared: false,
             origin,
             content: StoredMessage::new(message.as_ref().as_ref(), self.journal.clock()),
         });
-        // Held, so that its memory is not used for another one meanwhile.
-        self.last_message = Some((message.clone(), name, self.journal.position()));
+        self.last_message = Some(LastMessage {
+            message: message.clone(),
+            name,
+            origin,
+            lsn: self.journal.position(),
+        });
         name
     }
 
@@ -407,22 +423,31 @@ impl Store {
 
     /// A message that somebody wants to know of begins its way.
     #[inline]
-    pub(super) fn begin(&mut self, waiter: Waiter, ticket: Option<Ticket>) {
+    pub(super) fn begin(&mut self, waiter: Waiter) {
         let routing = &mut self.routing;
         debug_assert!(!routing.is_marked, "another message is at hand");
         routing.waiter = Some(waiter);
         routing.size = self.journal.size();
-        if let Some(ticket) = ticket {
-            routing.is_marked = true;
-            routing.is_forwarded = true;
-            if let Some(origin) = ticket.origin {
-                self.set_origin(origin, ticket.repeats);
-            }
+    }
+
+    /// The same of one that another shard gave us, and wants to know of.
+    #[inline]
+    pub(super) fn begin_forwarded(
+        &mut self,
+        waiter: Waiter,
+        ticket: Ticket,
+        message: MessageRef<'_>,
+    ) {
+        self.begin(waiter);
+        self.routing.is_marked = true;
+        self.routing.is_forwarded = true;
+        if let Some(origin) = ticket.origin {
+            self.set_origin(origin, ticket.repeats, message);
         }
     }
 
     /// The message at hand comes by a QoS 2 exchange of another shard's Session.
-    fn set_origin(&mut self, origin: Origin, repeats: bool) {
+    fn set_origin(&mut self, origin: Origin, repeats: bool, message: MessageRef<'_>) {
         self.routing.origin = Some(origin);
         self.routing.repeats = repeats;
         if self.suspects.is_empty() {
@@ -431,33 +456,50 @@ impl Store {
         if repeats {
             // Not taken: what else comes by it may be under way, by way of a third shard.
             let suspects = self.suspects.get(&origin.session).into_iter().flatten();
-            let mut suspects = suspects.filter(|it| it.is_of(origin));
+            let mut suspects = suspects.filter(|it| it.is_of(origin) && it.is_message(message));
             self.routing.skipped = suspects.next().cloned().map(Box::new);
         } else {
-            self.take_suspect(origin);
+            self.take_suspects(origin);
         }
     }
 
     /// The message at hand comes by a QoS 2 exchange of a Session of this shard. The exchange before a
     /// crash that it repeats, or zero.
-    pub(super) fn begin_exchange(&mut self, origin: Origin, duplicate: bool) -> u64 {
+    pub(super) fn begin_exchange(
+        &mut self,
+        origin: Origin,
+        duplicate: bool,
+        message: MessageRef<'_>,
+    ) -> u64 {
         self.routing.is_marked = true;
         self.routing.origin = Some(origin);
-        let Some(mut suspect) = self.take_suspect(origin) else {
-            return 0;
-        };
-        let before = std::mem::replace(&mut suspect.origin, origin).exchange;
-        if !duplicate {
-            // Its Client has given it up.
-            self.settled(origin.session, before);
-            return 0;
+        let mut repeated = 0;
+        for mut suspect in self.take_suspects(origin) {
+            let before = std::mem::replace(&mut suspect.origin, origin).exchange;
+            if repeated != 0 || !duplicate || !suspect.is_message(message) {
+                // Its Client has given it up.
+                self.settled(origin.session, before);
+                continue;
+            }
+            repeated = before;
+            // Written down before anything of this exchange can be: whatever a crash leaves of it, who has
+            // had the message is known.
+            suspect.append_to(&mut self.journal);
+            self.routing.repeats = true;
+            self.routing.skipped = Some(Box::new(suspect));
         }
-        // Written down before anything of this exchange can be: whatever a crash leaves of it, who has
-        // had the message is known.
-        suspect.append_to(&mut self.journal);
-        self.routing.repeats = true;
-        self.routing.skipped = Some(Box::new(suspect));
-        before
+        repeated
+    }
+
+    /// Whether some may have had a message with this Packet Identifier before a crash. Its Client must not be told
+    /// that it was refused.
+    pub(super) fn is_suspect(&self, session: &Session, identifier: PacketIdentifier) -> bool {
+        let name = session.stored().map_or(0, NonZeroU64::get);
+        let suspects = self.suspects.get(&name);
+        suspects.is_some_and(|it| {
+            it.iter()
+                .any(|it| it.origin.packet_identifier == identifier)
+        })
     }
 
     /// Whether a member of a Shared Subscription has had the message at hand before a crash. It is one
@@ -467,21 +509,22 @@ impl Store {
         skipped.is_some_and(|it| it.groups.iter().any(|share| share.as_bytes() == filter))
     }
 
-    /// What is known of a message that may come again, when its Packet Identifier is used: it is that
-    /// message, or that is over.
-    fn take_suspect(&mut self, origin: Origin) -> Option<Suspect> {
+    /// What is known of messages that may come again, when their Packet Identifier is used: it is one of them, or
+    /// they are over.
+    fn take_suspects(&mut self, origin: Origin) -> Vec<Suspect> {
         if self.suspects.is_empty() {
-            return None;
+            return Vec::new();
         }
-        let suspects = self.suspects.get_mut(&origin.session)?;
+        let Some(suspects) = self.suspects.get_mut(&origin.session) else {
+            return Vec::new();
+        };
         // Nothing older is under way still.
         suspects.retain(|it| it.origin.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
-        let found = suspects.iter().position(|it| it.is_of(origin));
-        let suspect = found.map(|index| suspects.swap_remove(index));
+        let taken = suspects.extract_if(.., |it| it.is_of(origin)).collect();
         if suspects.is_empty() {
             self.suspects.remove(&origin.session);
         }
-        suspect
+        taken
     }
 
     /// It is no longer open whether an exchange was taken. Nothing for zero.
@@ -527,7 +570,7 @@ impl Store {
             session: session.get(),
             sequence: place.sequence,
         };
-        self.begin(Waiter::Session(handed_on), None);
+        self.begin(Waiter::Session(handed_on));
         if !self.journal.is_durable(place.lsn) {
             let first = self.brought.partition_point(|it| it.lsn < place.lsn);
             let mut brought = self.brought.range(first..);
@@ -678,15 +721,17 @@ impl Store {
         pending.filter(move |received| Some(received.name) == name)
     }
 
-    /// What the QoS 2 message with this Packet Identifier waits for, or zero. `None`: nothing is known of the exchanges
-    /// of a Session that is not stored.
-    pub(super) fn ticket_of(&self, session: &Session, identifier: PacketIdentifier) -> Option<u64> {
-        let name = session.stored()?;
+    /// What the QoS 2 message with this Packet Identifier waits for, or zero. A Session that is not stored ends with its
+    /// connection, where a repetition is held behind what answers the first.
+    pub(super) fn ticket_of(&self, session: &Session, identifier: PacketIdentifier) -> u64 {
+        let Some(name) = session.stored() else {
+            return 0;
+        };
         let found = self.tickets.iter().position(|pending| {
             let received = pending.received.as_ref();
             received.is_some_and(|it| it.name == name && it.packet_identifier == identifier)
         });
-        Some(found.map_or(0, |index| self.first_ticket + index as u64))
+        found.map_or(0, |index| self.first_ticket + index as u64)
     }
 
     /// All QoS 2 messages of a Session up to this one are known to have been taken.

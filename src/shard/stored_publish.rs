@@ -40,7 +40,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         if let Some(store) = &mut self.clients.store {
-            store.begin(Waiter::Connection(key), None);
+            store.begin(Waiter::Connection(key));
         }
         let code = self
             .route(message, Some(session), now, effects)
@@ -69,7 +69,7 @@ impl Shard {
     ) -> Result<(), ProtocolError> {
         let packet_identifier = publish.packet_identifier;
         if let Some(store) = &mut self.clients.store {
-            store.begin(Waiter::Connection(key), None);
+            store.begin(Waiter::Connection(key));
         }
         let is_repeated = self
             .clients
@@ -101,16 +101,13 @@ impl Shard {
             return Ok(());
         }
         let position = self.stored_position();
-        if let Some(member) = self.clients.members.get_mut(session) {
-            if is_repeated {
-                // Its first PUBLISH may still be on its way to a disk, and later ones be there before it.
-                let store = self.clients.store.as_ref();
-                let known = store.and_then(|it| it.ticket_of(&member.session, packet_identifier));
-                lsn = position;
-                ticket = known.unwrap_or_else(|| member.session.inbound.ticket());
-            } else if ticket != 0 {
-                member.session.inbound.set_ticket(ticket);
-            }
+        if is_repeated
+            && let Some(store) = &self.clients.store
+            && let Some(member) = self.clients.members.get(session)
+        {
+            // Its first PUBLISH may still be on its way to a disk, and later ones be there before it.
+            lsn = position;
+            ticket = store.ticket_of(&member.session, packet_identifier);
         }
         let packet = HeldPacket::PubRec(packet_identifier, code);
         self.hold(key, lsn, ticket, packet, now, effects);
@@ -134,7 +131,12 @@ impl Shard {
     }
 
     /// The PUBLISH of a QoS 2 exchange is taken: what is to be written down of it.
-    pub(super) fn store_received(&mut self, session: SessionKey, publish: AcknowledgedPublish) {
+    pub(super) fn store_received(
+        &mut self,
+        session: SessionKey,
+        publish: AcknowledgedPublish,
+        message: MessageRef<'_>,
+    ) {
         let packet_identifier = publish.packet_identifier;
         let (Some(store), Some(member)) = (
             &mut self.clients.store,
@@ -152,7 +154,7 @@ impl Shard {
             exchange,
             packet_identifier,
         };
-        let repeats = store.begin_exchange(origin, publish.duplicate);
+        let repeats = store.begin_exchange(origin, publish.duplicate, message);
         // Alone, all of it is in one frame.
         store.routing.is_forwarded = self.peers.len() > 1;
         store.routing.received = Some(Received {
@@ -241,7 +243,12 @@ impl Shard {
 
     /// A message from another shard: what that wants to know of it.
     #[inline]
-    pub(super) fn begin_forwarded(&mut self, from: ShardId, ticket: Option<Ticket>) {
+    pub(super) fn begin_forwarded(
+        &mut self,
+        from: ShardId,
+        ticket: Option<Ticket>,
+        message: MessageRef<'_>,
+    ) {
         let (Some(store), Some(ticket)) = (&mut self.clients.store, ticket) else {
             return;
         };
@@ -250,7 +257,7 @@ impl Shard {
             ticket: ticket.ticket,
             lsn: 0,
         };
-        store.begin(waiter, Some(ticket));
+        store.begin_forwarded(waiter, ticket, message);
         let handed_on = &mut self.peers[from.index()].handed_on;
         store.routing.handed_on.append(handed_on);
     }
@@ -274,8 +281,19 @@ impl Shard {
         }
     }
 
+    /// Whether somebody may have had a QoS 2 message with this Packet Identifier before a crash.
+    fn is_suspect(&self, key: ConnectionKey, identifier: PacketIdentifier) -> bool {
+        let clients = &self.clients;
+        let session = clients.connections.get(key).and_then(|it| it.session());
+        let member = session.and_then(|session| clients.members.get(session));
+        let (Some(store), Some(member)) = (&clients.store, member) else {
+            return false;
+        };
+        store.is_suspect(&member.session, identifier)
+    }
+
     /// A publication that needs a disk which takes nothing. The Client waits in TCP; a v5 Client is told
-    /// if that takes long, unless nobody acknowledges what it published.
+    /// if that takes long, unless nobody acknowledges what it published, or it may have come to some.
     pub(super) fn refuse_for_disk(
         &mut self,
         key: ConnectionKey,
@@ -286,12 +304,15 @@ impl Shard {
     ) -> Step {
         let is_over = |since| now - since >= DISK_PATIENCE;
         let patience_is_over = self.disk_stalled_at.is_some_and(is_over);
+        let exchange = packet_identifier.filter(|_| qos == QoS::ExactlyOnce);
+        let may_have_come = exchange.is_some_and(|it| self.is_suspect(key, it));
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return Step::Stop;
         };
         if patience_is_over
             && connection.version.is_v5()
             && let Some(identifier) = packet_identifier
+            && !may_have_come
         {
             self.clients.counters.refused_disk_stalled += 1;
             let packet = if qos == QoS::AtLeastOnce {

@@ -18,8 +18,8 @@ use super::segment::{
 use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
-    Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession, Suspect,
-    WallClock,
+    Digest, Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession,
+    Suspect, WallClock,
 };
 use crate::key::ShardId;
 use crate::router::Interest;
@@ -756,17 +756,18 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
 }
 
 /// Gives messages that may come again numbers behind all exchanges that there were. Whatever tried to
-/// bring one is one then: a crash may have come between repetitions, too. As none of them was
-/// acknowledged, a Packet Identifier stands for one message.
+/// bring one is one then: a crash may have come between repetitions, too. What a Client gave up for
+/// another message with its Packet Identifier is told from that by its digest.
 fn renumber(merged: &mut Replayed) {
-    let mut by_message: BTreeMap<(u64, u16), Suspect> = BTreeMap::new();
+    let mut by_message: BTreeMap<(u64, u16, Option<Digest>), Suspect> = BTreeMap::new();
     for suspect in std::mem::take(&mut merged.suspects) {
         let origin = suspect.origin;
         if let Some(publisher) = merged.sessions.get_mut(&origin.session) {
             publisher.exchanges = publisher.exchanges.max(origin.exchange);
             publisher.renumbered.push(origin.exchange);
         }
-        match by_message.entry((origin.session, origin.packet_identifier.get())) {
+        let identifier = origin.packet_identifier.get();
+        match by_message.entry((origin.session, identifier, suspect.digest)) {
             Entry::Vacant(entry) => {
                 entry.insert(suspect);
             }
@@ -777,7 +778,7 @@ fn renumber(merged: &mut Replayed) {
             }
         }
     }
-    for ((publisher, _), mut suspect) in by_message {
+    for ((publisher, ..), mut suspect) in by_message {
         let Some(publisher) = merged.sessions.get_mut(&publisher) else {
             continue;
         };

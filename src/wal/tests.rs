@@ -9,7 +9,7 @@ use crate::journal::{
     Lsn, Progress, Replayed, ReplayedDelivery, ReplayedSession, ReplayedSubscription, WallClock,
 };
 use crate::key::{ConnectionKey, ShardId};
-use crate::limits::Limits;
+use crate::limits::{DISK_PATIENCE, Limits};
 use crate::message::{Message, MessageRef, QoS};
 use crate::origin::{Identity, Origin};
 use crate::shard::{Effects, Shard};
@@ -214,11 +214,15 @@ impl Broker {
         }
     }
 
+    fn accept(&mut self, shard: usize) -> ConnectionKey {
+        self.shards[shard]
+            .handle_accept(Origin::default(), self.now)
+            .unwrap()
+    }
+
     fn connect_unanswered(&mut self, name: &str, flags: u8) -> Wire {
         let shard = self.shards[0].shard_of(name).index();
-        let key = self.shards[shard]
-            .handle_accept(Origin::default(), self.now)
-            .unwrap();
+        let key = self.accept(shard);
         let mut body = b"\0\x04MQTT\x04".to_vec();
         body.extend([flags, 0, 0]);
         put_text(&mut body, name);
@@ -559,6 +563,79 @@ fn a_qos2_exchange_that_was_repeated_and_is_over_does_not_swallow_the_next_one_o
     assert_eq!(payloads(&bytes, "t"), ["x", "y"]);
 }
 
+#[test]
+fn a_qos2_message_that_its_client_gave_up_does_not_swallow_the_next_one_of_its_identifier() {
+    // What is written of the next one when it is sent for the first time, by which shards.
+    for disks in [&[][..], &[1], &[0], &[0, 1]] {
+        for counts in [&[][..], &[3], &[1, 2]] {
+            let folder = Folder::new();
+            let (broker, publisher, subscriber) = half_taken(&folder);
+            broker.kill(&folder);
+            let mut broker = Broker::open(&folder, 2);
+            let (wire, _, _) = broker.connect(&publisher);
+            broker.send(wire, &publish(QOS2, "t", 7, "y"));
+            write_all(&mut broker, disks);
+            broker.kill(&folder);
+            for &count in counts {
+                let mut broker = Broker::open(&folder, count);
+                broker.snapshot(&folder);
+                broker.kill(&folder);
+            }
+            let mut broker = Broker::open(&folder, 2);
+            let (wire, _, _) = broker.connect(&publisher);
+            broker.send(wire, &publish(QOS2 | DUP, "t", 7, "y"));
+            assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+            broker.end();
+            let mut broker = Broker::open(&folder, 2);
+            let (_, _, bytes) = broker.connect(&subscriber);
+            assert_eq!(payloads(&bytes, "t"), ["x", "y"], "{disks:?} {counts:?}");
+            broker.kill(&folder);
+        }
+    }
+}
+
+/// A PUBLISH as MQTT 5.0 has it.
+fn publish_v5(flags: u8, identifier: u16, payload: &str) -> Vec<u8> {
+    let [high, low] = identifier.to_be_bytes();
+    let head = [0, 1, b't', high, low, 0];
+    packet(0x30 | flags, &[&head, payload.as_bytes()].concat())
+}
+
+/// [MQTT-4.3.3-4] A PUBREC of 0x80 or more says that the Server does not have the message.
+#[test]
+fn a_qos2_message_that_some_had_before_a_crash_is_never_refused_for_a_disk_that_takes_nothing() {
+    let folder = Folder::new();
+    let (broker, publisher, subscriber) = half_taken(&folder);
+    broker.kill(&folder);
+    let mut broker = Broker::open(&folder, 2);
+    let (shard, key) = (0, broker.accept(0));
+    // Its Session stays for good.
+    let mut body = b"\0\x04MQTT\x05\0\0\0\x05\x11\xff\xff\xff\xff".to_vec();
+    put_text(&mut body, &publisher);
+    let wire = (shard, key);
+    broker.send(wire, &packet(0x10, &body));
+    broker.stored(wire);
+    let stall = |broker: &mut Broker, is_stalled| {
+        broker.shards[1].handle_store_stalled(is_stalled, broker.now, &mut broker.effects);
+        broker.exchange();
+    };
+    stall(&mut broker, true);
+    broker.now = broker.now + DISK_PATIENCE;
+    broker.send(wire, &publish_v5(QOS2 | DUP, 8, "new"));
+    let quota_exceeded = 0x97;
+    assert_eq!(broker.output(wire), [PUBREC << 4, 3, 0, 8, quota_exceeded]);
+    let repeated = publish_v5(QOS2 | DUP, 7, "x");
+    let taken = broker.shards[shard].handle_bytes(key, &repeated, broker.now, &mut broker.effects);
+    assert_eq!((taken, broker.leaves(wire)), (0, vec![]), "it has to wait");
+    stall(&mut broker, false);
+    broker.send(wire, &repeated);
+    assert_eq!(broker.stored(wire)[..4], [PUBREC << 4, 2, 0, 7]);
+    broker.end();
+    let mut broker = Broker::open(&folder, 2);
+    let (_, _, bytes) = broker.connect(&subscriber);
+    assert_eq!(payloads(&bytes, "t"), ["x"]);
+}
+
 /// The same, and the second shard has taken a snapshot since. With the segment that its log began with.
 fn half_taken_before_a_snapshot(folder: &Folder) -> (Broker, String, String, PathBuf) {
     let (mut broker, publisher, subscriber) = half_taken(folder);
@@ -889,6 +966,47 @@ fn a_qos2_message_handed_on_before_it_was_stored_comes_to_its_group_once_when_it
         }
         broker.kill(&folder);
     }
+}
+
+/// The same message in one frame twice: for a group that has it from a Session which ended, and for another group
+/// that has it from its publisher. Only the latter is what the publisher may send again.
+#[test]
+fn a_qos2_message_handed_on_is_not_taken_for_the_one_that_its_publisher_repeats() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 3);
+    let [publisher, ending, other] = [0, 1, 2].map(|shard| broker.name_on(shard));
+    let of_another = "$share/h/t";
+    let (wire, _, _) = broker.connect(&other);
+    broker.subscribe(wire, GROUP, 1);
+    broker.subscribe(wire, of_another, 2);
+    broker.leave(wire);
+    let (wire, _, _) = broker.connect(&ending);
+    broker.subscribe(wire, GROUP, 1);
+    let (wire, _, _) = broker.connect(&publisher);
+    let (shard, key) = wire;
+    let message = publish(QOS2, "t", 7, "x");
+    broker.shards[shard].handle_bytes(key, &message, broker.now, &mut broker.effects);
+    let to_other = broker.shards[0].outbound(ShardId(2)).drain(..);
+    let to_other = Vec::from_iter(to_other);
+    broker.exchange();
+    write_all(&mut broker, &[1]);
+    broker.connect_unanswered(&ending, 2);
+    for envelope in to_other {
+        let (now, effects) = (broker.now, &mut broker.effects);
+        broker.shards[2].handle_envelope(ShardId(0), envelope, usize::MAX, now, effects);
+    }
+    write_all(&mut broker, &[2]);
+    broker.kill(&folder);
+    let mut broker = Broker::open(&folder, 3);
+    let (wire, _, _) = broker.connect(&publisher);
+    broker.send(wire, &publish(QOS2 | DUP, "t", 7, "x"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    let (_, _, bytes) = broker.connect(&other);
+    let qos = |it: &Vec<u8>| it[0] & 6;
+    let came = packets(&bytes);
+    let of_qos2 = came.iter().filter(|it| qos(it) == QOS2).count();
+    assert_eq!(of_qos2, 1, "the other group has it once: {came:?}");
+    assert!(came.iter().any(|it| qos(it) == QOS1), "{came:?}");
 }
 
 /// Messages of which PUBREC had come.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use fastmq::codec::SubscriptionOptions;
 use fastmq::journal::{
-    Journal, Origin, Origins, Record, StoredIdentity, StoredMessage, WallClock, WillRecord,
+    Journal, Origin, Origins, Record, StoredIdentity, StoredMessage, WallClock, WillRecord, digest,
 };
 use fastmq::key::{PacketIdentifier, ShardId};
 use fastmq::message::QoS;
@@ -300,9 +300,14 @@ pub fn frames() -> Vec<Vec<u8>> {
                 session: 1,
                 exchange: 3,
             },
-            Record::Had { origin, session: 2 },
+            Record::Had {
+                origin,
+                digest: Some(digest(b"t", b"", b"x")),
+                session: 2,
+            },
             Record::GroupHad {
                 origin,
+                digest: None,
                 share: "$share/g/t",
             },
             Record::HandedOn {
