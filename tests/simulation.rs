@@ -61,7 +61,7 @@ fn run(seed: u64, shards: Option<usize>) -> Report {
 
 fn run_durable(seed: u64) -> DurableReport {
     // At most so many: with more than one, each life has another number of them.
-    let shards = variable("FASTMQ_SIM_SHARDS").unwrap_or([1, 2, 4][(seed % 3) as usize]);
+    let shards = variable("FASTMQ_SIM_SHARDS").unwrap_or([1, 2, 4, 8][(seed % 4) as usize]);
     let shards = shards as usize;
     attempt(seed, "crash", |tail| simulate_durable(seed, shards, tail))
 }

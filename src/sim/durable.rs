@@ -93,12 +93,16 @@ struct Retained {
     is_under_way: bool,
 }
 
-/// A Client whose Session persists.
+/// A Client whose Session persists, or a publisher whose Session ends with each connection.
 #[derive(Debug)]
 struct Client {
     index: usize,
     version: ProtocolVersion,
     is_subscriber: bool,
+    /// Its Session ends with its connection, and what is not acknowledged by then is not sent again.
+    is_transient: bool,
+    /// What it subscribes with. Of QoS 1, even what was published with QoS 2 may come twice.
+    qos: QoS,
     wire: Option<WireId>,
     is_connected: bool,
     /// The broker has said that there is a Session: it must never be gone.
@@ -145,6 +149,9 @@ impl Client {
             index,
             version: *random.pick(&[ProtocolVersion::V5, ProtocolVersion::V311]),
             is_subscriber,
+            // Client 0 retains, and has to know what became of it.
+            is_transient: !is_subscriber && index != 0 && random.chance(40),
+            qos: *random.pick(&[QoS::ExactlyOnce, QoS::ExactlyOnce, QoS::AtLeastOnce]),
             wire: None,
             is_connected: false,
             has_session: false,
@@ -195,14 +202,17 @@ impl Client {
         self.is_subscribing = false;
         self.buffer.clear();
         self.answers.clear();
+        if self.is_transient {
+            self.flows.clear();
+        }
     }
 
     fn connect(&mut self, world: &mut World, random: &mut Random) {
         self.wire = Some(world.open(random.below(world.shard_count())));
         let identifier = format!("client-{}", self.index);
         let mut connect = Connect::new(self.version, &identifier);
-        connect.clean_start = false;
-        connect.properties.session_expiry_interval = Some(u32::MAX);
+        connect.clean_start = self.is_transient;
+        connect.properties.session_expiry_interval = (!self.is_transient).then_some(u32::MAX);
         self.send(world, &Packet::Connect(connect));
     }
 
@@ -212,7 +222,10 @@ impl Client {
             return self.connect(world, random);
         };
         if random.one_in(150) {
-            world.cut(wire, random);
+            // Or the broker finds out only when it comes back.
+            if random.chance(70) {
+                world.cut(wire, random);
+            }
             return self.drop_connection();
         }
         if !self.is_connected {
@@ -221,7 +234,7 @@ impl Client {
         if let Some(answer) = self.answers.pop_front() {
             return world.send(wire, &answer);
         }
-        let options = SubscriptionOptions::new(QoS::ExactlyOnce);
+        let options = SubscriptionOptions::new(self.qos);
         if !self.is_subscribed && !self.is_subscribing {
             self.subscribe(world, &[(MESSAGES, options), (PAIR, options)]);
         } else if may_publish && !self.is_subscribing && self.may_leave_pair() && random.one_in(25)
@@ -379,7 +392,7 @@ impl Client {
                 if self.has_session && !connack.session_present {
                     return Err(self.violation("its session is gone"));
                 }
-                self.has_session = true;
+                self.has_session = !self.is_transient;
                 self.is_connected = true;
                 let receive_maximum = connack.properties.receive_maximum;
                 self.receive_maximum = receive_maximum.map_or(WINDOW, |it| it.get().into());
@@ -930,12 +943,15 @@ impl Scene<'_> {
             }
         }
         for publisher in &self.clients {
-            let mut seen = BTreeSet::new();
+            let (mut seen, mut seen_once) = (BTreeSet::new(), BTreeSet::new());
             for (subscriber, qos) in self.clients.iter().flat_map(|it| [(it, 0), (it, 1)]) {
+                // Of QoS 1 a member may be sent what no disk has yet, and after a crash another one gets it.
+                let is_once = qos == 1 && subscriber.qos == QoS::ExactlyOnce;
                 let got = subscriber.got_shared.get(&(publisher.index, qos));
                 for &number in got.into_iter().flatten() {
                     self.report.deliveries += 1;
-                    if !seen.insert(number) && qos == 1 {
+                    seen.insert(number);
+                    if is_once && !seen_once.insert(number) {
                         return Err(Violation(format!(
                             "message {number} of client {} came to the pair twice, at last to client {}",
                             publisher.index, subscriber.index
@@ -956,7 +972,8 @@ impl Scene<'_> {
                     let got = subscriber.got.get(&(publisher.index, qos));
                     let got = got.map_or(&[][..], Vec::as_slice);
                     self.report.deliveries += got.len() as u64;
-                    check_flow(publisher, qos, got).map_err(|what| {
+                    let may_repeat = qos == 0 || subscriber.qos == QoS::AtLeastOnce;
+                    check_flow(publisher, qos, may_repeat, got).map_err(|what| {
                         Violation(format!(
                             "QoS {} from client {} to client {}: {what}",
                             qos + 1,
@@ -972,12 +989,12 @@ impl Scene<'_> {
 }
 
 /// Whether what one subscriber got of one publisher is what it had to get.
-fn check_flow(publisher: &Client, qos: usize, got: &[u32]) -> Result<(), String> {
+fn check_flow(publisher: &Client, qos: usize, may_repeat: bool, got: &[u32]) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for &number in got {
         let is_new = seen.last().is_none_or(|&last| last < number);
         if !seen.insert(number) {
-            if qos == 1 {
+            if !may_repeat {
                 return Err(format!("{number} came twice"));
             }
         } else if !is_new && !publisher.may_be_late[qos].contains(&number) {
