@@ -74,8 +74,10 @@ enum Kind {
     /// Number so and so of its publisher's messages to the group.
     Shared { qos: QoS, number: u32 },
     /// The message retained at `r/topic`; zero removes it.
-    Retained { topic: usize, value: u32 },
+    Retained { qos: QoS, topic: usize, value: u32 },
 }
+
+const QOS_OF_PUBLICATIONS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 #[derive(Clone, Copy, Debug)]
 struct Flow {
@@ -91,6 +93,13 @@ struct Retained {
     /// What may have come behind that: under way, or refused when it was repeated.
     possible: Vec<u32>,
     is_under_way: bool,
+}
+
+impl Retained {
+    fn acknowledge(&mut self, value: u32) {
+        self.acknowledged = value;
+        self.possible.clear();
+    }
 }
 
 /// A Client whose Session persists, or a publisher whose Session ends with each connection.
@@ -280,15 +289,16 @@ impl Client {
             let value = if random.chance(25) { 0 } else { self.value };
             known.is_under_way = true;
             known.possible.push(value);
-            Kind::Retained { topic, value }
+            let qos = *random.pick(&QOS_OF_PUBLICATIONS);
+            Kind::Retained { qos, topic, value }
         } else if random.chance(25) {
             self.shared_begun += 1;
             Kind::Shared {
-                qos: *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce]),
+                qos: *random.pick(&QOS_OF_PUBLICATIONS),
                 number: self.shared_begun,
             }
         } else {
-            let qos = *random.pick(&[QoS::AtLeastOnce, QoS::ExactlyOnce]);
+            let qos = *random.pick(&QOS_OF_PUBLICATIONS);
             self.begun[slot(qos)] += 1;
             let number = self.begun[slot(qos)];
             Kind::Counted { qos, number }
@@ -328,13 +338,13 @@ impl Client {
                     format!("{number} {filler}"),
                 )
             }
-            Kind::Retained { topic, value } => {
+            Kind::Retained { qos, topic, value } => {
                 let payload = if value == 0 {
                     String::new()
                 } else {
                     value.to_string()
                 };
-                (QoS::AtLeastOnce, format!("r/{topic}"), payload)
+                (qos, format!("r/{topic}"), payload)
             }
         };
         let header = PublishHeader {
@@ -447,7 +457,9 @@ impl Client {
                         Kind::Shared { number, .. } => {
                             self.shared_acknowledged.insert(number);
                         }
-                        Kind::Retained { .. } => {}
+                        Kind::Retained { topic, value, .. } => {
+                            self.retained[topic].acknowledge(value);
+                        }
                     }
                 }
                 self.answer(&Packet::PubRel(success(ack)));
@@ -475,12 +487,11 @@ impl Client {
                 self.shared_acknowledged.insert(number);
             }
             Kind::Counted { .. } | Kind::Shared { .. } => {}
-            Kind::Retained { topic, value } => {
+            Kind::Retained { topic, value, .. } => {
                 let known = &mut self.retained[topic];
                 known.is_under_way = false;
                 if !is_refused {
-                    known.acknowledged = value;
-                    known.possible.clear();
+                    known.acknowledge(value);
                 }
             }
         }
@@ -561,7 +572,7 @@ pub fn simulate_durable(
         segment_size: *random.pick(&[1 << 10, 1 << 12, 1 << 16]),
         ..StoreOptions::new("simulated".into())
     };
-    let count = random.between(2, 6);
+    let count = random.between(2, 6 + shards_max / 2);
     let clients = (0..count)
         .map(|index| Client::new(index, index == 1 || random.chance(60), &mut random))
         .collect();
