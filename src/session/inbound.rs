@@ -22,6 +22,8 @@ struct Flow {
     /// In arrival order. Clients release in that order, so that nearly every search ends at the
     /// front; there are at most 65,535.
     awaiting_pubrel: VecDeque<u16>,
+    /// Those of messages that other shards have yet to store: see `shard`. Answered in this order nearly always.
+    tickets: VecDeque<u64>,
 }
 
 impl Inbound {
@@ -64,6 +66,27 @@ impl Inbound {
             .iter()
             .flat_map(|flow| flow.awaiting_pubrel.iter())
             .filter_map(|&identifier| PacketIdentifier::new(identifier))
+    }
+
+    /// Remembers the ticket of a message that other shards have to store.
+    pub fn add_ticket(&mut self, ticket: u64) {
+        let flow = self.flow.get_or_insert_default();
+        flow.tickets.push_back(ticket);
+    }
+
+    /// They have.
+    pub fn remove_ticket(&mut self, ticket: u64) {
+        if let Some(flow) = &mut self.flow
+            && let Some(index) = flow.tickets.iter().position(|&it| it == ticket)
+        {
+            flow.tickets.remove(index);
+        }
+    }
+
+    /// The tickets of those that they have not, in order.
+    pub fn tickets(&self) -> impl Iterator<Item = u64> {
+        let flow = self.flow.iter();
+        flow.flat_map(|flow| flow.tickets.iter().copied())
     }
 
     /// Messages received and not released.

@@ -290,11 +290,14 @@ impl Shard {
             return;
         };
         if let Some(received) = answered.received
-            && let Some(member) = self.clients.members.get(received.session)
+            && let Some(member) = self.clients.members.get_mut(received.session)
             && member.session.stored() == Some(received.name)
-            && member.session.inbound.contains(received.packet_identifier)
         {
-            store.received(received);
+            let inbound = &mut member.session.inbound;
+            inbound.remove_ticket(ticket);
+            if inbound.contains(received.packet_identifier) {
+                store.received(received);
+            }
         }
         match answered.waiter {
             Waiter::Connection(key) => {

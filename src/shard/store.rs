@@ -714,24 +714,21 @@ impl Store {
         Some(answered)
     }
 
-    /// QoS 2 messages of a Session that are on their way to other shards' disks.
-    fn under_way(&self, session: &Session) -> impl Iterator<Item = Received> {
-        let name = session.stored();
-        let pending = self.tickets.iter().filter_map(|pending| pending.received);
-        pending.filter(move |received| Some(received.name) == name)
+    /// QoS 2 messages of a Session that are on their way to other shards' disks, and their tickets.
+    fn under_way(&self, session: &Session) -> impl Iterator<Item = (u64, Received)> {
+        session.inbound.tickets().filter_map(|ticket| {
+            let index = ticket.checked_sub(self.first_ticket)?;
+            let received = self.tickets.get(index as usize)?.received?;
+            Some((ticket, received))
+        })
     }
 
     /// What the QoS 2 message with this Packet Identifier waits for, or zero. A Session that is not stored ends with its
     /// connection, where a repetition is held behind what answers the first.
     pub(super) fn ticket_of(&self, session: &Session, identifier: PacketIdentifier) -> u64 {
-        let Some(name) = session.stored() else {
-            return 0;
-        };
-        let found = self.tickets.iter().position(|pending| {
-            let received = pending.received.as_ref();
-            received.is_some_and(|it| it.name == name && it.packet_identifier == identifier)
-        });
-        found.map_or(0, |index| self.first_ticket + index as u64)
+        let under_way = self.under_way(session);
+        let of_identifier = under_way.filter(|(_, it)| it.packet_identifier == identifier);
+        of_identifier.last().map_or(0, |(ticket, _)| ticket)
     }
 
     /// All QoS 2 messages of a Session up to this one are known to have been taken.
@@ -745,7 +742,7 @@ impl Store {
         let name = session.stored().map_or(0, NonZeroU64::get);
         let suspects = self.suspects.get(&name).into_iter().flatten();
         let under_way = self.under_way(session);
-        let under_way = under_way.flat_map(|it| [it.exchange, it.repeats]);
+        let under_way = under_way.flat_map(|(_, it)| [it.exchange, it.repeats]);
         let open = under_way.chain(suspects.map(|it| it.origin.exchange));
         open.filter(|&exchange| exchange != 0)
     }
@@ -755,11 +752,11 @@ impl Store {
         let Some(log) = &session.log else { return };
         let name = log.name;
         let up_to = self.taken_up_to(session, log);
-        let under_way: SmallVec<[Received; 4]> = self.under_way(session).collect();
+        let under_way: SmallVec<[_; 4]> = self.under_way(session).collect();
         for packet_identifier in session.inbound.iter() {
             let is_under_way = under_way
                 .iter()
-                .any(|received| received.packet_identifier == packet_identifier);
+                .any(|(_, received)| received.packet_identifier == packet_identifier);
             if !is_under_way {
                 self.journal.append(&Record::Received {
                     session: name.get(),

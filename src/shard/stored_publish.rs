@@ -85,7 +85,12 @@ impl Shard {
             match store.tickets.back_mut().filter(|_| ticket != 0) {
                 // There will be no repetition of it.
                 _ if code.is_error() => store.settled(received.name.get(), received.repeats),
-                Some(pending) => pending.received = Some(received),
+                Some(pending) => {
+                    pending.received = Some(received);
+                    if let Some(member) = self.clients.members.get_mut(session) {
+                        member.session.inbound.add_ticket(ticket);
+                    }
+                }
                 None => {
                     store.received(received);
                     lsn = store.journal.position();
