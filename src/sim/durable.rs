@@ -125,6 +125,8 @@ struct Client {
     next_identifier: u16,
     /// Messages begun, of QoS 1 and 2.
     begun: [u32; 2],
+    /// Messages of QoS 0, which may be lost.
+    unacknowledged: u32,
     acknowledged: [BTreeSet<u32>; 2],
     /// The same of those to the group.
     shared_begun: u32,
@@ -147,6 +149,32 @@ struct Client {
     /// The same of what is shared.
     got_shared: BTreeMap<(usize, usize), Vec<u32>>,
 }
+
+/// The payload of message `number`, of sizes that fill sectors and segments in every way, and from which messages
+/// go from shard to shard by themselves or with others.
+fn filled(number: u32) -> String {
+    let filler = "x".repeat(number as usize * 37 % 700);
+    format!("{number} {filler}")
+}
+
+/// Of a PUBLISH of QoS 0.
+fn header<'a>(topic_name: &'a str, payload: &'a str) -> PublishHeader<'a> {
+    PublishHeader {
+        duplicate: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        packet_identifier: None,
+        topic_name: topic_name.as_bytes(),
+        topic_alias: None,
+        message_expiry_interval_s: None,
+        forwarded: &[],
+        subscription_identifiers: &[],
+        payload: payload.as_bytes(),
+    }
+}
+
+/// Where messages of QoS 0 are, beside those of [`slot`].
+const UNACKNOWLEDGED: usize = 2;
 
 fn slot(qos: QoS) -> usize {
     usize::from(qos == QoS::ExactlyOnce)
@@ -171,6 +199,7 @@ impl Client {
             flows: VecDeque::new(),
             next_identifier: 1,
             begun: [0; 2],
+            unacknowledged: 0,
             acknowledged: Default::default(),
             shared_begun: 0,
             shared_acknowledged: BTreeSet::new(),
@@ -278,6 +307,12 @@ impl Client {
 
     /// Publishes something new.
     fn begin(&mut self, world: &mut World, random: &mut Random) {
+        if random.chance(15) {
+            self.unacknowledged += 1;
+            let number = self.unacknowledged;
+            let topic = format!("m/{}/{UNACKNOWLEDGED}", self.index);
+            return self.send_publish(world, &header(&topic, &filled(number)));
+        }
         let is_retained = self.index == 0 && random.chance(40);
         let topic = random.below(RETAINED_TOPICS);
         let kind = if is_retained {
@@ -326,17 +361,11 @@ impl Client {
         let (qos, topic, payload) = match flow.kind {
             Kind::Counted { qos, number } => {
                 let topic = format!("m/{}/{}", self.index, slot(qos));
-                // Of sizes that fill sectors and segments in every way.
-                let filler = "x".repeat(number as usize * 37 % 300);
-                (qos, topic, format!("{number} {filler}"))
+                (qos, topic, filled(number))
             }
             Kind::Shared { qos, number } => {
-                let filler = "x".repeat(number as usize * 37 % 300);
-                (
-                    qos,
-                    format!("s/{}/{}", self.index, slot(qos)),
-                    format!("{number} {filler}"),
-                )
+                let topic = format!("s/{}/{}", self.index, slot(qos));
+                (qos, topic, filled(number))
             }
             Kind::Retained { qos, topic, value } => {
                 let payload = if value == 0 {
@@ -352,15 +381,14 @@ impl Client {
             qos,
             retain: matches!(flow.kind, Kind::Retained { .. }),
             packet_identifier: PacketIdentifier::new(flow.identifier),
-            topic_name: topic.as_bytes(),
-            topic_alias: None,
-            message_expiry_interval_s: None,
-            forwarded: &[],
-            subscription_identifiers: &[],
-            payload: payload.as_bytes(),
+            ..header(&topic, &payload)
         };
+        self.send_publish(world, &header);
+    }
+
+    fn send_publish(&self, world: &mut World, header: &PublishHeader<'_>) {
         let mut bytes = Vec::new();
-        codec::encode_publish(self.version, &header, &mut bytes);
+        codec::encode_publish(self.version, header, &mut bytes);
         if let Some(wire) = self.wire {
             world.send(wire, &bytes);
         }
@@ -499,16 +527,15 @@ impl Client {
 
     /// A message has come.
     fn take(&mut self, publish: &codec::Publish<'_>) -> Result<(), Violation> {
-        let Some(packet_identifier) = publish.packet_identifier else {
-            return Err(self.violation("QoS 0 has come"));
-        };
-        let ack = Acknowledgement::new(packet_identifier, ReasonCode::Success);
-        if publish.qos == QoS::AtLeastOnce {
-            self.answer(&Packet::PubAck(ack));
-        } else {
-            self.answer(&Packet::PubRec(ack));
-            if !self.received.insert(packet_identifier.get()) {
-                return Ok(());
+        if let Some(packet_identifier) = publish.packet_identifier {
+            let ack = Acknowledgement::new(packet_identifier, ReasonCode::Success);
+            if publish.qos == QoS::AtLeastOnce {
+                self.answer(&Packet::PubAck(ack));
+            } else {
+                self.answer(&Packet::PubRec(ack));
+                if !self.received.insert(packet_identifier.get()) {
+                    return Ok(());
+                }
             }
         }
         let mut levels = publish.topic_name.split('/');
@@ -517,7 +544,9 @@ impl Client {
         let text = str::from_utf8(publish.payload).unwrap_or_default();
         let value = text.split(' ').next().and_then(|text| text.parse().ok());
         match (number(), number(), value) {
-            (Some(publisher), Some(qos), Some(value)) => {
+            (Some(publisher), Some(qos), Some(value))
+                if (qos == UNACKNOWLEDGED) == publish.packet_identifier.is_none() =>
+            {
                 let got = if is_shared {
                     &mut self.got_shared
                 } else {
@@ -979,6 +1008,15 @@ impl Scene<'_> {
         }
         for subscriber in self.clients.iter().filter(|it| it.is_subscriber) {
             for publisher in &self.clients {
+                let got = subscriber.got.get(&(publisher.index, UNACKNOWLEDGED));
+                if let Some(got) = got
+                    && !got.is_sorted_by(|one, next| one < next)
+                {
+                    return Err(Violation(format!(
+                        "QoS 0 from client {} to client {}: {got:?}",
+                        publisher.index, subscriber.index
+                    )));
+                }
                 for qos in 0..2 {
                     let got = subscriber.got.get(&(publisher.index, qos));
                     let got = got.map_or(&[][..], Vec::as_slice);
