@@ -347,16 +347,20 @@ impl Shard {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
+        let mut lsn = 0;
         if member.session.is_stored() {
             if known {
                 self.store_freed(session, packet_identifier);
             }
-            let packet = HeldPacket::PubComp(packet_identifier, reason_code);
-            return self.hold(key, self.stored_position(), 0, packet, now, effects);
-        }
-        self.acknowledge(key, effects, |version, out| {
+            lsn = self.stored_position();
+        } else if self.acknowledge_at_once(key, effects, |version, out| {
             codec::encode_pubcomp(version, packet_identifier, reason_code, out);
-        });
+        }) {
+            return;
+        }
+        // A PUBREC that left later, for a PUBLISH that was sent twice, would be one for the next of this identifier.
+        let packet = HeldPacket::PubComp(packet_identifier, reason_code);
+        self.hold(key, lsn, 0, packet, now, effects);
     }
 
     /// PUBACK from a Client.

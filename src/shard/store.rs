@@ -723,8 +723,7 @@ impl Store {
         })
     }
 
-    /// What the QoS 2 message with this Packet Identifier waits for, or zero. A Session that is not stored ends with its
-    /// connection, where a repetition is held behind what answers the first.
+    /// The ticket of the last QoS 2 message with this Packet Identifier, or zero: it is stored.
     pub(super) fn ticket_of(&self, session: &Session, identifier: PacketIdentifier) -> u64 {
         let under_way = self.under_way(session);
         let of_identifier = under_way.filter(|(_, it)| it.packet_identifier == identifier);

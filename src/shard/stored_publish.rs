@@ -109,8 +109,10 @@ impl Shard {
         if is_repeated
             && let Some(store) = &self.clients.store
             && let Some(member) = self.clients.members.get(session)
+            && member.session.is_stored()
         {
-            // Its first PUBLISH may still be on its way to a disk, and later ones be there before it.
+            // Its first PUBLISH may still be on its way to a disk, and later ones be there before it. A Session that
+            // is not stored ends with its connection, which holds what answers the first.
             lsn = position;
             ticket = store.ticket_of(&member.session, packet_identifier);
         }

@@ -411,3 +411,29 @@ fn a_repeated_qos2_publish_is_acknowledged_once_its_own_message_is_stored_though
     crossing.write();
     assert_eq!(crossing.bench.hear(again), ["pubrec #1", "pubrec #2"]);
 }
+
+/// [MQTT-4.4.0-1] forbids it to later versions, v3.1 Clients repeat a PUBLISH on the same connection. A PUBREC that
+/// came behind the PUBCOMP would be one for the next message of its identifier.
+#[test]
+fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice() {
+    let mut crossing = Crossing::stored(2);
+    let subscriber = crossing.client_by(1, lasting);
+    crossing.bench.subscribe(subscriber, "t", options(Q2));
+    crossing.write();
+    let publisher = crossing.client(0);
+    let bench = &mut crossing.bench;
+    bench.publish(publisher, "nobody", "x", Q2, 1);
+    assert_eq!(bench.hear(publisher), ["pubrec #1"]);
+    bench.publish(publisher, "t", "x", Q2, 2);
+    let repeated = Publish {
+        duplicate: true,
+        ..message("nobody", "x", Q2, 1)
+    };
+    bench.push(publisher, &Packet::Publish(repeated));
+    bench.push(publisher, &pubrel(1));
+    bench.settle();
+    assert_eq!(bench.hear(publisher), [""; 0], "the disk has nothing yet");
+    crossing.write();
+    let heard = crossing.bench.hear(publisher);
+    assert_eq!(heard, ["pubrec #2", "pubrec #1", "pubcomp #1"]);
+}
