@@ -132,7 +132,7 @@ impl Log {
         if self.is_writing {
             return;
         }
-        self.advance_snapshot(shard);
+        let is_said = self.advance_snapshot(shard);
         if let Some(last) = shard.take_journal(&mut self.buffer) {
             self.grown += size_of_pieces(&self.buffer);
             let request = Request::Write {
@@ -143,6 +143,10 @@ impl Log {
             self.next = last + 1;
             self.is_writing = true;
             self.send(request);
+        }
+        if is_said {
+            // The log may grow to some times what is alive in it.
+            self.grown_max = self.grown_min.max(2 * self.grown);
         }
     }
 
@@ -182,10 +186,11 @@ impl Log {
         }
     }
 
-    fn advance_snapshot(&mut self, shard: &mut Shard) {
+    /// Whether a snapshot has come to its end.
+    fn advance_snapshot(&mut self, shard: &mut Shard) -> bool {
         if !shard.is_in_snapshot() {
             if self.grown < self.grown_max || self.finished.is_some() {
-                return;
+                return false;
             }
             self.grown = 0;
             shard.begin_snapshot();
@@ -194,14 +199,13 @@ impl Log {
             let finished = shard.continue_snapshot(SNAPSHOT_STEP);
             self.finished = finished.map(|snapshot| (snapshot, false));
             if self.finished.is_some() {
-                // The log may grow to some times what is alive in it.
-                self.grown_max = self.grown_min.max(2 * self.grown);
-                return;
+                return true;
             }
             if shard.has_journal() {
-                return;
+                break;
             }
         }
+        false
     }
 
     /// Writes what is left and waits for it, for some seconds.
