@@ -614,6 +614,8 @@ pub fn simulate_durable(
         limits: Limits {
             max_inflight_messages: *random.pick(&[2, 20]),
             max_queued_messages: 1_000_000,
+            outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
+            peer_backlog_max: *random.pick(&[1, 6, 4096]),
             ..Limits::default()
         },
         now: Instant::ZERO.add_seconds(1),

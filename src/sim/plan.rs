@@ -70,6 +70,8 @@ pub struct Plan {
     pub payload_max: usize,
     /// Exchanges an MQTT 3 Client has under way at most.
     pub v3_window: usize,
+    /// Whether Sessions and retained messages are stored, on a disk that works.
+    pub is_stored: bool,
 }
 
 impl Plan {
@@ -125,6 +127,7 @@ impl Plan {
             slowness: *random.pick(&[0, 30, 80]),
             payload_max: *random.pick(&[20, 200, 3000]),
             v3_window: random.between(5, 70),
+            is_stored: random.chance(30),
         }
     }
 }

@@ -4,15 +4,20 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Client;
+use super::disk::Disk;
 use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
+use crate::journal::WallClock;
 use crate::policy::Settings;
 use crate::shard::Census;
+use crate::time::Instant;
+use crate::wal::{Directory, StoreOptions, open};
 
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
 const STILL_ROUNDS: usize = 50;
@@ -66,13 +71,23 @@ pub fn simulate(
         listener.max_topic_alias = plan.max_topic_alias;
         listener.max_topic_alias_broker = plan.max_topic_alias_broker;
     }
-    let world = World::new(
-        plan.shards,
-        settings,
-        seed,
-        plan.ring_capacity,
-        plan.socket_capacity,
-    );
+    let mut world = if plan.is_stored {
+        let disk = Disk::new(Random::new(random.next()));
+        let directory = Directory::in_storage(Arc::new(disk));
+        let options = StoreOptions {
+            segment_size: *random.pick(&[1 << 10, 1 << 16]),
+            ..StoreOptions::new("simulated".into())
+        };
+        let clock = WallClock { start_ms: 1000 };
+        let store = open(directory, &options, plan.shards, seed, clock, &[0])
+            .map_err(|error| Violation(format!("it does not start: {error}")))?;
+        let now = Instant::ZERO.add_seconds(1);
+        World::with_store(store, settings, plan.ring_capacity, now)
+    } else {
+        let capacity = plan.socket_capacity;
+        World::new(plan.shards, settings, seed, plan.ring_capacity, capacity)
+    };
+    world.set_socket_capacity(plan.socket_capacity);
     // One more Client than the plan says cleans up.
     let clients = (0..=plan.clients)
         .map(|index| Client::new(index, &mut random))
@@ -81,6 +96,7 @@ pub fn simulate(
         plan.clients + 1,
         &plan.topics,
         plan.limits.clone(),
+        plan.is_stored,
         world.now(),
     );
     let mut simulation = Simulation {
@@ -135,6 +151,10 @@ impl Simulation<'_> {
         if self.random.chance(55) {
             let shard = self.random.below(self.plan.shards);
             self.world.turn(shard, &mut Pace::Random(&mut self.random));
+            if self.plan.is_stored && self.random.chance(30) {
+                let shard = self.random.below(self.plan.shards);
+                self.world.turn_disk(shard);
+            }
         } else {
             let client = self.random.below(self.plan.clients);
             let client = &mut self.clients[client];
@@ -147,7 +167,13 @@ impl Simulation<'_> {
         }
         self.observe()?;
         let queued = self.world.shard(0).census().queued_max;
-        if queued > self.plan.limits.max_queued_messages {
+        let limits = &self.plan.limits;
+        let mut queued_max = limits.max_queued_messages;
+        if self.plan.is_stored {
+            // What only waits for the disk has room of its own.
+            queued_max += usize::from(limits.max_inflight_messages);
+        }
+        if queued > queued_max {
             return Err(Violation(format!("{queued} messages queued")));
         }
         let bound = self.world.unsent_bound(self.plan.payload_max + 300);
@@ -227,6 +253,7 @@ impl Simulation<'_> {
     fn turn_all(&mut self) -> Result<(), Violation> {
         for shard in 0..self.plan.shards {
             self.world.turn(shard, &mut Pace::Full);
+            self.world.turn_disk(shard);
             self.observe()?;
         }
         Ok(())
