@@ -496,7 +496,7 @@ impl Clients {
         let Some(key) = session.connection else {
             return;
         };
-        let Some(connection) = self.connections.get_mut(key) else {
+        let Some(connection) = self.connections.get_mut(key).filter(|it| !it.is_gated()) else {
             return;
         };
         let all_again = Self::send_inflight_again(

@@ -102,8 +102,8 @@ impl Replay {
     }
 }
 
-/// Exchanges in flight that are to be repeated, oldest first.
-#[derive(Debug)]
+/// Exchanges in flight that are to be repeated, oldest first. None, if there is only CONNACK to be waited for.
+#[derive(Debug, Default)]
 pub(super) struct Resend {
     pub(super) identifiers: VecDeque<PacketIdentifier>,
 }
@@ -241,7 +241,12 @@ impl Connection {
         self.rare.take_if(|rare| rare.is_empty());
     }
 
-    /// Whether some of what an earlier connection left in flight is still to be sent.
+    /// Whether CONNACK waits for the disk, and everything behind it.
+    pub(super) fn is_gated(&self) -> bool {
+        self.held().is_some_and(|held| held.gate != 0)
+    }
+
+    /// Whether some of what an earlier connection left in flight is still to be sent, or CONNACK is.
     #[inline]
     pub(super) fn is_resending(&self) -> bool {
         self.rare().is_some_and(|rare| rare.resend.is_some())

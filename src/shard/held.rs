@@ -206,7 +206,8 @@ impl Shard {
         }
     }
 
-    /// Nothing leaves on a connection, CONNACK first, before `lsn` is durable.
+    /// Nothing leaves on a connection, CONNACK first, before `lsn` is durable. What waits for its Session is not
+    /// begun with: it would count as sent, should the connection end first.
     pub(super) fn close_gate(&mut self, key: ConnectionKey, lsn: Lsn) {
         let Some(store) = &mut self.clients.store else {
             return;
@@ -215,7 +216,9 @@ impl Shard {
             return;
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            connection.make_rare().held.get_or_insert_default().gate = lsn;
+            let rare = connection.make_rare();
+            rare.held.get_or_insert_default().gate = lsn;
+            rare.resend.get_or_insert_default();
             store.holding.push(key);
         }
     }
@@ -249,6 +252,7 @@ impl Shard {
                 if held.gate <= lsn {
                     held.gate = 0;
                     mark_dirty(connection, key, effects);
+                    awaiting.extend(connection.session());
                 } else {
                     is_gated = true;
                 }

@@ -710,7 +710,7 @@ impl Shard {
         debug_assert!(buffer.is_empty(), "output would be lost");
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.dirty = false;
-            if connection.held().is_some_and(|held| held.gate != 0) {
+            if connection.is_gated() {
                 return;
             }
             std::mem::swap(&mut connection.outbox, buffer);

@@ -213,8 +213,6 @@ struct Session {
     exactly_once: u64,
     /// Some of them may have ended unfinished.
     is_inexact: bool,
-    /// A connection ended while its CONNACK waited for the disk. What stood behind that counts as sent.
-    was_cut_off: bool,
 }
 
 impl Session {
@@ -519,7 +517,6 @@ impl Oracle {
         };
         if let Some(wire) = self.wires.get_mut(&wire) {
             wire.ended = true;
-            session.was_cut_off |= self.is_stored && !wire.connacked;
         }
         session.expires_at = match session.expiry_interval_s {
             u32::MAX => None,
@@ -555,23 +552,8 @@ impl Oracle {
             }
         }
         for filter in old.subscriptions.keys().filter(|filter| is_shared(filter)) {
-            if old.was_cut_off {
-                self.excuse_sent(filter);
-            }
             self.leave(filter, client);
         }
-    }
-
-    /// What of QoS 2 a member may have been sent ends with its Session [MQTT-4.8.2-5].
-    fn excuse_sent(&mut self, filter: &str) {
-        let Some(group) = self.groups.get_mut(filter) else {
-            return;
-        };
-        let may_be_its = group.owed.keys().filter(|&&index| {
-            let message = &self.messages[index as usize];
-            message.qos == QoS::ExactlyOnce
-        });
-        group.ambiguous.extend(may_be_its);
     }
 
     fn leave(&mut self, filter: &str, client: ClientIndex) {
@@ -1167,13 +1149,9 @@ impl Oracle {
         }
         let index = message_of(publish.payload);
         let mut qos2 = false;
-        // Behind a CONNACK that waited for the disk, what was sent first may not have left.
-        let is_known = |it: PacketIdentifier| session.outbound.contains_key(&it.get());
-        let may_be_new = self.is_stored && !publish.packet_identifier.is_some_and(is_known);
-        let is_new = !publish.duplicate || may_be_new;
         if let Some(packet_identifier) = publish.packet_identifier {
             let identifier = packet_identifier.get();
-            if !is_new {
+            if publish.duplicate {
                 // Sent again: only what was sent before, on another connection, in the same order
                 // [MQTT-3.3.1-1] [MQTT-4.4.0-1] [MQTT-4.6.0-1].
                 let Some(exchange) = session.outbound.get_mut(&identifier) else {
@@ -1245,15 +1223,12 @@ impl Oracle {
             violation!("{who}: message {index} does not exist")
         };
         let version = state.version;
-        // When the broker may have encoded it: behind a CONNACK that waits for the disk, it leaves later.
-        let since = if self.is_stored {
-            state.opened_at
-        } else {
-            self.now
-        };
+        // When the broker may have encoded it: of QoS 0, that is behind a CONNACK which waits for the disk.
+        let is_late = self.is_stored && publish.qos == QoS::AtMostOnce;
+        let since = if is_late { state.opened_at } else { self.now };
         let encoded = since..=self.now;
         check_content(&who, index, message, &topic, publish, version, &encoded)?;
-        if !is_new {
+        if publish.duplicate {
             return Ok(());
         }
         self.deliveries += 1;

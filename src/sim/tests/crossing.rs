@@ -437,3 +437,35 @@ fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice(
     let heard = crossing.bench.hear(publisher);
     assert_eq!(heard, ["pubrec #2", "pubrec #1", "pubcomp #1"]);
 }
+
+/// [MQTT-3.3.1-1] What never left is not sent again.
+#[test]
+fn what_waits_for_a_session_is_not_begun_with_before_its_connack_may_leave() {
+    let mut crossing = Crossing::stored(1);
+    let subscriber = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    crossing.bench.subscribe(subscriber, "t", options(Q1));
+    crossing.write();
+    crossing.bench.lose(subscriber);
+    let publisher = crossing.client(0);
+    crossing
+        .bench
+        .publish(publisher, "t", "while it is away", Q1, 1);
+    crossing.write();
+    let first = crossing.bench.open(lasting(&name));
+    crossing.bench.settle();
+    crossing
+        .bench
+        .publish(publisher, "t", "while it connects", Q1, 2);
+    assert_eq!(crossing.bench.hear(first), [""; 0], "the disk has nothing");
+    crossing.bench.lose(first);
+    let second = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(second);
+    let expected = [
+        "connack Success present",
+        "publish q1 #1 t=while it is away",
+        "publish q1 #2 t=while it connects",
+    ];
+    assert_eq!(heard, expected);
+}
