@@ -220,13 +220,6 @@ impl Suspect {
         }
     }
 
-    /// Whether `origin` brings it again, or another message in its place.
-    #[must_use]
-    pub fn is_of(&self, origin: Origin) -> bool {
-        self.origin.session == origin.session
-            && self.origin.packet_identifier == origin.packet_identifier
-    }
-
     /// Whether it is this message. DUP does not tell: a Client that was refused it, or forgot it, uses its Packet
     /// Identifier for another one, and may have to send that twice before anything of it is on a disk.
     #[must_use]

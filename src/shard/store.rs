@@ -455,9 +455,10 @@ impl Store {
         }
         if repeats {
             // Not taken: what else comes by it may be under way, by way of a third shard.
-            let suspects = self.suspects.get(&origin.session).into_iter().flatten();
-            let mut suspects = suspects.filter(|it| it.is_of(origin) && it.is_message(message));
-            self.routing.skipped = suspects.next().cloned().map(Box::new);
+            let skipped = self
+                .suspects_of(origin.session, origin.packet_identifier)
+                .find(|it| it.is_message(message));
+            self.routing.skipped = skipped.cloned().map(Box::new);
         } else {
             self.take_suspects(origin);
         }
@@ -475,13 +476,12 @@ impl Store {
         self.routing.origin = Some(origin);
         let mut repeated = 0;
         for mut suspect in self.take_suspects(origin) {
-            let before = std::mem::replace(&mut suspect.origin, origin).exchange;
             if repeated != 0 || !duplicate || !suspect.is_message(message) {
                 // Its Client has given it up.
-                self.settled(origin.session, before);
+                self.settled(origin.session, suspect.origin.exchange);
                 continue;
             }
-            repeated = before;
+            repeated = std::mem::replace(&mut suspect.origin, origin).exchange;
             // Written down before anything of this exchange can be: whatever a crash leaves of it, who has
             // had the message is known.
             suspect.append_to(&mut self.journal);
@@ -495,11 +495,17 @@ impl Store {
     /// that it was refused.
     pub(super) fn is_suspect(&self, session: &Session, identifier: PacketIdentifier) -> bool {
         let name = session.stored().map_or(0, NonZeroU64::get);
-        let suspects = self.suspects.get(&name);
-        suspects.is_some_and(|it| {
-            it.iter()
-                .any(|it| it.origin.packet_identifier == identifier)
-        })
+        self.suspects_of(name, identifier).next().is_some()
+    }
+
+    /// What is known of the messages that a Session may send again with this Packet Identifier.
+    fn suspects_of(
+        &self,
+        session: u64,
+        packet_identifier: PacketIdentifier,
+    ) -> impl Iterator<Item = &Suspect> {
+        let suspects = self.suspects.get(&session).into_iter().flatten();
+        suspects.filter(move |it| it.origin.packet_identifier == packet_identifier)
     }
 
     /// Whether a member of a Shared Subscription has had the message at hand before a crash. It is one
@@ -520,7 +526,8 @@ impl Store {
         };
         // Nothing older is under way still.
         suspects.retain(|it| it.origin.exchange + OPEN_EXCHANGES_MAX as u64 >= origin.exchange);
-        let taken = suspects.extract_if(.., |it| it.is_of(origin)).collect();
+        let is_taken = |it: &mut Suspect| it.origin.packet_identifier == origin.packet_identifier;
+        let taken = suspects.extract_if(.., is_taken).collect();
         if suspects.is_empty() {
             self.suspects.remove(&origin.session);
         }

@@ -105,7 +105,6 @@ impl Shard {
         {
             return Ok(());
         }
-        let position = self.stored_position();
         if is_repeated
             && let Some(store) = &self.clients.store
             && let Some(member) = self.clients.members.get(session)
@@ -113,7 +112,7 @@ impl Shard {
         {
             // Its first PUBLISH may still be on its way to a disk, and later ones be there before it. A Session that
             // is not stored ends with its connection, which holds what answers the first.
-            lsn = position;
+            lsn = store.journal.position();
             ticket = store.ticket_of(&member.session, packet_identifier);
         }
         let packet = HeldPacket::PubRec(packet_identifier, code);

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random::Random;
-use crate::wal::{Source, Storage, StoredFile};
+use crate::journal::WallClock;
+use crate::wal::{Directory, OpenError, Source, Storage, Store, StoreOptions, StoredFile, open};
 
 /// What a disk writes as a whole or not at all.
 const SECTOR: usize = 512;
@@ -165,6 +166,27 @@ impl Disk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The data directory on it.
+    #[must_use]
+    pub fn directory(&self) -> Directory {
+        Directory::in_storage(Arc::new(self.clone()))
+    }
+
+    /// A broker starts with what is stored on it, one second after 1970 began. All of its lives are as if of one
+    /// process, whose clock goes on.
+    ///
+    /// # Errors
+    /// What is stored is damaged, or cannot be read or written.
+    pub fn open(
+        &self,
+        options: &StoreOptions,
+        shards: usize,
+        seed: u64,
+    ) -> Result<Store, OpenError> {
+        let clock = WallClock { start_ms: 1000 };
+        open(self.directory(), options, shards, seed, clock, &[0])
     }
 
     /// Behaves like that from now on.

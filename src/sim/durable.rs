@@ -21,15 +21,13 @@ use crate::codec::{
     SubscriptionOptions, Unsubscribe,
 };
 use crate::config::Durability;
-use crate::journal::{Lsn, WallClock, next_frame};
+use crate::journal::{Lsn, next_frame};
 use crate::key::PacketIdentifier;
 use crate::limits::{DISK_PATIENCE, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
 use crate::time::Instant;
-use crate::wal::{
-    Directory, OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions, open,
-};
+use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions};
 
 /// Filter of all messages that are counted.
 const MESSAGES: &str = "m/#";
@@ -828,10 +826,7 @@ impl Scene<'_> {
             recover,
             ..self.options.clone()
         };
-        let directory = Directory::in_storage(std::sync::Arc::new(disk.clone()));
-        // As if all lives were of one process, whose clock goes on.
-        let clock = WallClock { start_ms: 1000 };
-        open(directory, &options, shards, self.seed, clock, &[0])
+        disk.open(&options, shards, self.seed)
     }
 
     fn open(&mut self) -> Result<World, Violation> {
@@ -882,7 +877,7 @@ impl Scene<'_> {
     /// Where frames lie of which a later frame of the same file says that they were stored: file, begin
     /// and end.
     fn stored_frames(&self) -> Vec<(String, usize, usize)> {
-        let directory = Directory::in_storage(std::sync::Arc::new(self.disk.clone()));
+        let directory = self.disk.directory();
         let (Ok(Some(manifest)), Ok(segments)) = (directory.manifest(), directory.segments())
         else {
             return Vec::new();

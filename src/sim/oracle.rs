@@ -238,7 +238,8 @@ struct Wire {
     /// CONNECT was taken.
     connected: bool,
     session_present: bool,
-    connacked: bool,
+    /// When CONNACK left.
+    connacked_at: Option<Instant>,
     /// Nothing it sends matters any more, and the broker may close it.
     ended: bool,
     inbound_aliases: BTreeMap<u16, String>,
@@ -388,7 +389,7 @@ impl Oracle {
             epoch: 0,
             connected: false,
             session_present: false,
-            connacked: false,
+            connacked_at: None,
             ended: false,
             inbound_aliases: BTreeMap::new(),
             aliases: BTreeMap::new(),
@@ -1009,7 +1010,7 @@ impl Oracle {
             }
             let client = state.client;
             let session = &self.sessions[client];
-            let is_first = !state.connacked;
+            let is_first = state.connacked_at.is_none();
             if is_first != matches!(packet, Packet::ConnAck(_)) {
                 // [MQTT-3.2.0-1]
                 violation!("wire {wire}: the first packet and no other is CONNACK: {packet:?}");
@@ -1029,7 +1030,7 @@ impl Oracle {
                     }
                 }
                 if let Some(state) = self.wires.get_mut(&wire) {
-                    state.connacked = true;
+                    state.connacked_at.get_or_insert(self.now);
                 }
                 continue;
             }
@@ -1048,7 +1049,7 @@ impl Oracle {
                         );
                     }
                     if let Some(state) = self.wires.get_mut(&wire) {
-                        state.connacked = true;
+                        state.connacked_at = Some(self.now);
                     }
                 }
                 Packet::Publish(publish) => self.delivered(wire, client, &publish)?,
@@ -1224,7 +1225,9 @@ impl Oracle {
         };
         let version = state.version;
         // When the broker may have encoded it: of QoS 0, that is behind a CONNACK which waits for the disk.
-        let is_late = self.is_stored && publish.qos == QoS::AtMostOnce;
+        let is_late = self.is_stored
+            && publish.qos == QoS::AtMostOnce
+            && state.connacked_at == Some(self.now);
         let since = if is_late { state.opened_at } else { self.now };
         let encoded = since..=self.now;
         check_content(&who, index, message, &topic, publish, version, &encoded)?;

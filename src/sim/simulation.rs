@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Client;
@@ -13,11 +12,10 @@ use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
-use crate::journal::WallClock;
 use crate::policy::Settings;
 use crate::shard::Census;
 use crate::time::Instant;
-use crate::wal::{Directory, StoreOptions, open};
+use crate::wal::StoreOptions;
 
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
 const STILL_ROUNDS: usize = 50;
@@ -71,23 +69,23 @@ pub fn simulate(
         listener.max_topic_alias = plan.max_topic_alias;
         listener.max_topic_alias_broker = plan.max_topic_alias_broker;
     }
-    let mut world = if plan.is_stored {
+    let world = if plan.is_stored {
         let disk = Disk::new(Random::new(random.next()));
-        let directory = Directory::in_storage(Arc::new(disk));
         let options = StoreOptions {
             segment_size: *random.pick(&[1 << 10, 1 << 16]),
             ..StoreOptions::new("simulated".into())
         };
-        let clock = WallClock { start_ms: 1000 };
-        let store = open(directory, &options, plan.shards, seed, clock, &[0])
+        let store = disk
+            .open(&options, plan.shards, seed)
             .map_err(|error| Violation(format!("it does not start: {error}")))?;
         let now = Instant::ZERO.add_seconds(1);
-        World::with_store(store, settings, plan.ring_capacity, now)
+        let mut world = World::with_store(store, settings, plan.ring_capacity, now);
+        world.set_socket_capacity(plan.socket_capacity);
+        world
     } else {
         let capacity = plan.socket_capacity;
         World::new(plan.shards, settings, seed, plan.ring_capacity, capacity)
     };
-    world.set_socket_capacity(plan.socket_capacity);
     // One more Client than the plan says cleans up.
     let clients = (0..=plan.clients)
         .map(|index| Client::new(index, &mut random))

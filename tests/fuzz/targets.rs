@@ -16,10 +16,8 @@ use fastmq::sim::{Disk, Random};
 use fastmq::time::Instant;
 use fastmq::topic::{TopicFilter, TopicName};
 use fastmq::wal::{
-    Directory, Manifest, OpenError, Report, SEGMENT_HEADER_SIZE, SegmentHeader, Storage,
-    StoreOptions, open,
+    Manifest, OpenError, Report, SEGMENT_HEADER_SIZE, SegmentHeader, Storage, StoreOptions, open,
 };
-use std::sync::Arc;
 
 use crate::{fuzz, outcome, seeds};
 
@@ -353,8 +351,7 @@ fn disk_with(frames: &[u8]) -> Disk {
         shard_count: 1,
         seed: 7,
     };
-    let directory = Directory::in_storage(Arc::new(disk.clone()));
-    directory.set_manifest(&manifest).unwrap();
+    disk.directory().set_manifest(&manifest).unwrap();
     let header = SegmentHeader {
         generation: 1,
         shard: 0,
@@ -375,11 +372,10 @@ fn open_again(disk: &Disk, recover: bool, shard_count: usize) -> Result<Report, 
         segment_size: 4096,
         ..StoreOptions::new("unused".into())
     };
-    let directory = Directory::in_storage(Arc::new(disk.clone()));
     let clock = WallClock {
         start_ms: 1_795_666_500_000,
     };
-    let store = open(directory, &options, shard_count, 7, clock, &[1883])?;
+    let store = open(disk.directory(), &options, shard_count, 7, clock, &[1883])?;
     for (index, part) in store.shards.into_iter().enumerate() {
         let id = ShardId(u16::try_from(index).unwrap());
         let mut shard = Shard::new(id, shard_count, Limits::default(), 7);

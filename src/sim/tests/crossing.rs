@@ -6,8 +6,7 @@
 use super::*;
 use crate::sim::{Disk, Random, Traffic};
 use crate::time::Instant;
-use crate::wal::{Directory, StoreOptions, open};
-use std::sync::Arc;
+use crate::wal::StoreOptions;
 
 const SHARD_COUNTS: [usize; 3] = [8, 16, 64];
 
@@ -31,9 +30,8 @@ impl Crossing {
     fn stored(shards: usize) -> Self {
         let mut crossing = Self::new(shards);
         let disk = Disk::new(Random::new(7));
-        let directory = Directory::in_storage(Arc::new(disk));
         let options = StoreOptions::new("unused".into());
-        let store = open(directory, &options, shards, 7, Default::default(), &[0]).unwrap();
+        let store = disk.open(&options, shards, 7).unwrap();
         let settings = Settings::permissive(Limits::default());
         crossing.bench.world = World::with_store(store, settings, 64, Instant::ZERO);
         crossing.bench.settle();

@@ -1,14 +1,12 @@
 //! What a broker finds on a disk that failed it.
 
-use std::sync::Arc;
-
 use crate::key::ShardId;
 use crate::limits::Limits;
 use crate::origin::Origin;
 use crate::shard::{Effects, Shard};
 use crate::sim::{Disk, Faults, Random};
 use crate::time::Instant;
-use crate::wal::{Directory, Log, Report, StoreOptions, Writer, open};
+use crate::wal::{Log, Report, StoreOptions, Writer};
 
 /// A broker of one shard, whose disk works when it is told to.
 struct Broker {
@@ -21,12 +19,11 @@ struct Broker {
 
 impl Broker {
     fn open(disk: &Disk) -> Self {
-        let directory = Directory::in_storage(Arc::new(disk.clone()));
         let options = StoreOptions {
             segment_size: 1024,
             ..StoreOptions::new("unused".into())
         };
-        let mut store = open(directory, &options, 1, 7, Default::default(), &[0]).unwrap();
+        let mut store = disk.open(&options, 1, 7).unwrap();
         let mut shard = Shard::new(ShardId(0), 1, Limits::default(), 7);
         let part = store.shards.remove(0);
         part.restore(&mut shard, 0, 1, Instant::ZERO);
