@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use super::disk::{Disk, Faults};
 use super::durable_group::GroupMember;
+use super::durable_link::{Link, success};
 use super::oracle::Violation;
 use super::random::Random;
 use super::simulation::describe;
-use super::world::{Event, Pace, WireId, World, split_packet};
+use super::world::{Event, Pace, World, split_packet};
 use crate::codec::{
-    self, Acknowledgement, Connect, Packet, PublishHeader, ReasonCode, Subscribe,
-    SubscriptionOptions, Unsubscribe,
+    self, Connect, Packet, PublishHeader, Subscribe, SubscriptionOptions, Unsubscribe,
 };
 use crate::config::Durability;
 use crate::journal::{Lsn, next_frame};
@@ -104,21 +104,18 @@ impl Retained {
 #[derive(Debug)]
 struct Client {
     index: usize,
-    version: ProtocolVersion,
     is_subscriber: bool,
     /// Its Session ends with its connection, and what is not acknowledged by then is not sent again.
     is_transient: bool,
     /// What it subscribes with. Of QoS 1, even what was published with QoS 2 may come twice.
     qos: QoS,
-    wire: Option<WireId>,
-    is_connected: bool,
+    link: Link,
     /// The broker has said that there is a Session: it must never be gone.
     has_session: bool,
     is_subscribed: bool,
     /// Whether it shares as well, as far as it knows.
     is_in_pair: bool,
     is_subscribing: bool,
-    buffer: Vec<u8>,
     flows: VecDeque<Flow>,
     next_identifier: u16,
     /// Messages begun, of QoS 1 and 2.
@@ -139,7 +136,6 @@ struct Client {
     /// The last value retained anywhere.
     value: u32,
     retained: [Retained; RETAINED_TOPICS],
-    answers: VecDeque<Vec<u8>>,
     /// QoS 2 messages received and not released.
     received: BTreeSet<u16>,
     /// What came, by publisher and QoS.
@@ -182,18 +178,15 @@ impl Client {
     fn new(index: usize, is_subscriber: bool, random: &mut Random) -> Self {
         Self {
             index,
-            version: *random.pick(&[ProtocolVersion::V5, ProtocolVersion::V311]),
+            link: Link::new(*random.pick(&[ProtocolVersion::V5, ProtocolVersion::V311])),
             is_subscriber,
             // Client 0 retains, and has to know what became of it.
             is_transient: !is_subscriber && index != 0 && random.chance(40),
             qos: *random.pick(&[QoS::ExactlyOnce, QoS::ExactlyOnce, QoS::AtLeastOnce]),
-            wire: None,
-            is_connected: false,
             has_session: false,
             is_subscribed: !is_subscriber,
             is_in_pair: false,
             is_subscribing: false,
-            buffer: Vec::new(),
             flows: VecDeque::new(),
             next_identifier: 1,
             begun: [0; 2],
@@ -207,7 +200,6 @@ impl Client {
             receive_maximum: 0,
             value: 0,
             retained: Default::default(),
-            answers: VecDeque::new(),
             received: BTreeSet::new(),
             got: BTreeMap::new(),
             got_shared: BTreeMap::new(),
@@ -218,14 +210,6 @@ impl Client {
         Violation(format!("client {}: {what}", self.index))
     }
 
-    fn send(&self, world: &mut World, packet: &Packet<'_>) {
-        let mut bytes = Vec::new();
-        codec::encode(packet, self.version, &mut bytes);
-        if let Some(wire) = self.wire {
-            world.send(wire, &bytes);
-        }
-    }
-
     /// What the broker has done to anybody.
     fn observe(&mut self, world: &World) {
         self.broker_refused |= world.sum(|counters| counters.refused_disk_stalled) > 0;
@@ -233,28 +217,25 @@ impl Client {
 
     /// The connection is gone.
     fn drop_connection(&mut self) {
-        self.wire = None;
-        self.is_connected = false;
+        self.link.drop();
         self.is_subscribing = false;
-        self.buffer.clear();
-        self.answers.clear();
         if self.is_transient {
             self.flows.clear();
         }
     }
 
     fn connect(&mut self, world: &mut World, random: &mut Random) {
-        self.wire = Some(world.open(random.below(world.shard_count())));
+        self.link.open(world, random);
         let identifier = format!("client-{}", self.index);
-        let mut connect = Connect::new(self.version, &identifier);
+        let mut connect = Connect::new(self.link.version(), &identifier);
         connect.clean_start = self.is_transient;
         connect.properties.session_expiry_interval = (!self.is_transient).then_some(u32::MAX);
-        self.send(world, &Packet::Connect(connect));
+        self.link.send(world, &Packet::Connect(connect));
     }
 
     /// Does one thing.
     fn act(&mut self, world: &mut World, random: &mut Random, may_publish: bool) {
-        let Some(wire) = self.wire else {
+        let Some(wire) = self.link.wire() else {
             return self.connect(world, random);
         };
         if random.one_in(150) {
@@ -264,11 +245,11 @@ impl Client {
             }
             return self.drop_connection();
         }
-        if !self.is_connected {
+        if !self.link.is_connected {
             return;
         }
-        if let Some(answer) = self.answers.pop_front() {
-            return world.send(wire, &answer);
+        if self.link.answer_one(world) {
+            return;
         }
         let options = SubscriptionOptions::new(self.qos);
         if !self.is_subscribed && !self.is_subscribing {
@@ -278,7 +259,7 @@ impl Client {
             if self.is_in_pair {
                 let filters = [PAIR];
                 let unsubscribe = Unsubscribe::new(self.new_identifier(), &filters);
-                self.send(world, &Packet::Unsubscribe(unsubscribe));
+                self.link.send(world, &Packet::Unsubscribe(unsubscribe));
                 self.is_subscribing = true;
             } else {
                 self.subscribe(world, &[(PAIR, options)]);
@@ -299,7 +280,7 @@ impl Client {
 
     fn subscribe(&mut self, world: &mut World, filters: &[(&str, SubscriptionOptions)]) {
         let subscribe = Subscribe::new(self.new_identifier(), filters);
-        self.send(world, &Packet::Subscribe(subscribe));
+        self.link.send(world, &Packet::Subscribe(subscribe));
         self.is_subscribing = true;
     }
 
@@ -386,40 +367,21 @@ impl Client {
 
     fn send_publish(&self, world: &mut World, header: &PublishHeader<'_>) {
         let mut bytes = Vec::new();
-        codec::encode_publish(self.version, header, &mut bytes);
-        if let Some(wire) = self.wire {
-            world.send(wire, &bytes);
-        }
+        codec::encode_publish(self.link.version(), header, &mut bytes);
+        self.link.send_bytes(world, &bytes);
     }
 
     fn read(&mut self, world: &mut World, count: usize) -> Result<(), Violation> {
-        let Some(wire) = self.wire else { return Ok(()) };
-        self.buffer.extend(world.receive(wire, count));
-        let buffer = std::mem::take(&mut self.buffer);
-        let mut rest = buffer.as_slice();
-        while let Some((header, body, after)) = split_packet(rest) {
-            let packet = codec::decode(self.version, header.first_byte, body)
-                .map_err(|error| self.violation(&format!("{error} in {rest:?}")))?;
-            rest = after;
-            self.hear(world, &packet)?;
+        for packet in self.link.read(world, count).iter() {
+            self.hear(world, &packet?)?;
         }
-        self.buffer = rest.to_vec();
-        if world.is_ended(wire) {
+        if self.link.is_ended(world) {
             self.drop_connection();
         }
         Ok(())
     }
 
-    fn answer(&mut self, packet: &Packet<'_>) {
-        let mut bytes = Vec::new();
-        codec::encode(packet, self.version, &mut bytes);
-        self.answers.push_back(bytes);
-    }
-
     fn hear(&mut self, world: &mut World, packet: &Packet<'_>) -> Result<(), Violation> {
-        let success = |ack: &Acknowledgement<'_>| {
-            Acknowledgement::new(ack.packet_identifier, ReasonCode::Success)
-        };
         match packet {
             Packet::ConnAck(connack) => {
                 if connack.reason_code.is_error() {
@@ -429,21 +391,20 @@ impl Client {
                     return Err(self.violation("its session is gone"));
                 }
                 self.has_session = !self.is_transient;
-                self.is_connected = true;
+                self.link.is_connected = true;
                 let receive_maximum = connack.properties.receive_maximum;
                 self.receive_maximum = receive_maximum.map_or(WINDOW, |it| it.get().into());
                 self.observe(world);
                 for flow in self.flows.clone() {
                     if let Kind::Counted { qos, number } = flow.kind
                         && self.broker_refused
-                        && self.version.is_v5()
+                        && self.link.version().is_v5()
                     {
                         self.may_be_late[slot(qos)].insert(number);
                     }
                     if flow.is_released {
                         let identifier = PacketIdentifier::new(flow.identifier).expect("from 1");
-                        let ack = Acknowledgement::new(identifier, ReasonCode::Success);
-                        self.answer(&Packet::PubRel(ack));
+                        self.link.answer(&Packet::PubRel(success(identifier)));
                     } else {
                         self.publish(world, flow, true);
                     }
@@ -462,7 +423,8 @@ impl Client {
             Packet::Publish(publish) => self.take(publish)?,
             Packet::PubRel(ack) => {
                 self.received.remove(&ack.packet_identifier.get());
-                self.answer(&Packet::PubComp(success(ack)));
+                self.link
+                    .answer(&Packet::PubComp(success(ack.packet_identifier)));
             }
             Packet::PubAck(ack) | Packet::PubComp(ack) => {
                 self.end(ack.packet_identifier.get(), ack.reason_code.is_error());
@@ -488,7 +450,8 @@ impl Client {
                         }
                     }
                 }
-                self.answer(&Packet::PubRel(success(ack)));
+                self.link
+                    .answer(&Packet::PubRel(success(ack.packet_identifier)));
             }
             _ => {}
         }
@@ -526,11 +489,11 @@ impl Client {
     /// A message has come.
     fn take(&mut self, publish: &codec::Publish<'_>) -> Result<(), Violation> {
         if let Some(packet_identifier) = publish.packet_identifier {
-            let ack = Acknowledgement::new(packet_identifier, ReasonCode::Success);
+            let ack = success(packet_identifier);
             if publish.qos == QoS::AtLeastOnce {
-                self.answer(&Packet::PubAck(ack));
+                self.link.answer(&Packet::PubAck(ack));
             } else {
-                self.answer(&Packet::PubRec(ack));
+                self.link.answer(&Packet::PubRec(ack));
                 if !self.received.insert(packet_identifier.get()) {
                     return Ok(());
                 }
@@ -558,7 +521,10 @@ impl Client {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.is_connected && self.is_subscribed && self.flows.is_empty() && self.answers.is_empty()
+        self.link.is_connected
+            && self.is_subscribed
+            && self.flows.is_empty()
+            && !self.link.has_answers()
     }
 }
 
@@ -747,21 +713,17 @@ impl Scene<'_> {
             for index in 0..self.clients.len() {
                 let client = &mut self.clients[index];
                 client.read(world, usize::MAX)?;
-                if client.wire.is_none() || !client.is_subscribed {
+                if client.link.wire().is_none() || !client.is_subscribed {
                     client.act(world, &mut self.random, false);
                 }
-                while let Some(answer) = client.answers.pop_front() {
-                    if let Some(wire) = client.wire {
-                        world.send(wire, &answer);
-                    }
-                }
+                while client.link.answer_one(world) {}
             }
             for member in &mut self.group {
                 member.read(world, usize::MAX)?;
                 if !member.is_at_rest() {
                     member.act(world, &mut self.random, false);
                 }
-                while member.answer_one(world) {}
+                member.answer_all(world);
             }
             for shard in 0..world.shard_count() {
                 world.turn(shard, &mut Pace::Full);

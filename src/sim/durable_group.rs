@@ -6,14 +6,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::durable_link::{Link, success};
 use super::oracle::Violation;
 use super::random::Random;
-use super::world::{WireId, World, split_packet};
+use super::world::World;
 use crate::codec::{
-    self, Acknowledgement, Connect, Disconnect, Packet, ReasonCode, Subscribe, SubscriptionOptions,
-    Unsubscribe,
+    self, Connect, Disconnect, Packet, ReasonCode, Subscribe, SubscriptionOptions, Unsubscribe,
 };
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
@@ -34,13 +34,10 @@ fn identifier() -> PacketIdentifier {
 #[derive(Debug)]
 pub(super) struct GroupMember {
     index: usize,
-    wire: Option<WireId>,
-    is_connected: bool,
+    link: Link,
     /// The broker has said that it is subscribed.
     is_subscribed: bool,
     is_asking: bool,
-    buffer: Vec<u8>,
-    answers: VecDeque<Vec<u8>>,
     /// What came, by publisher.
     got: BTreeMap<usize, BTreeSet<u32>>,
 }
@@ -49,12 +46,9 @@ impl GroupMember {
     pub(super) fn new(index: usize) -> Self {
         Self {
             index,
-            wire: None,
-            is_connected: false,
+            link: Link::new(VERSION),
             is_subscribed: false,
             is_asking: false,
-            buffer: Vec::new(),
-            answers: VecDeque::new(),
             got: BTreeMap::new(),
         }
     }
@@ -73,7 +67,7 @@ impl GroupMember {
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
-        self.is_connected && self.is_subscribed && self.answers.is_empty()
+        self.link.is_connected && self.is_subscribed && !self.link.has_answers()
     }
 
     /// What this one got of a publisher.
@@ -85,37 +79,26 @@ impl GroupMember {
         Violation(format!("member {}: {what}", self.index))
     }
 
-    fn send(&self, world: &mut World, packet: &Packet<'_>) {
-        let mut bytes = Vec::new();
-        codec::encode(packet, VERSION, &mut bytes);
-        if let Some(wire) = self.wire {
-            world.send(wire, &bytes);
-        }
-    }
-
     /// The connection is gone.
     pub(super) fn drop_connection(&mut self) {
-        self.wire = None;
-        self.is_connected = false;
+        self.link.drop();
         self.is_asking = false;
-        self.buffer.clear();
-        self.answers.clear();
     }
 
     fn connect(&mut self, world: &mut World, random: &mut Random, clean_start: bool) {
-        self.wire = Some(world.open(random.below(world.shard_count())));
+        self.link.open(world, random);
         let identifier = format!("member-{}", self.index);
         let mut connect = Connect::new(VERSION, &identifier);
         connect.clean_start = clean_start;
         connect.properties.session_expiry_interval = Some(u32::MAX);
-        self.send(world, &Packet::Connect(connect));
+        self.link.send(world, &Packet::Connect(connect));
     }
 
     /// Does one thing. `may_leave`: its Session may end, or it may unsubscribe, if it does that.
     pub(super) fn act(&mut self, world: &mut World, random: &mut Random, may_leave: bool) {
         let may_unsubscribe = may_leave && self.unsubscribes();
         let may_leave = may_leave && !self.stays() && !self.unsubscribes();
-        let Some(wire) = self.wire else {
+        let Some(wire) = self.link.wire() else {
             let clean_start = may_leave && random.chance(30);
             return self.connect(world, random, clean_start);
         };
@@ -123,13 +106,13 @@ impl GroupMember {
             world.cut(wire, random);
             return self.drop_connection();
         }
-        if !self.is_connected {
+        if !self.link.is_connected {
             return;
         }
         if may_leave && random.one_in(60) {
             let mut disconnect = Disconnect::new(ReasonCode::Success);
             disconnect.session_expiry_interval = Some(0);
-            self.send(world, &Packet::Disconnect(disconnect));
+            self.link.send(world, &Packet::Disconnect(disconnect));
             world.close(wire);
             return self.drop_connection();
         }
@@ -137,7 +120,7 @@ impl GroupMember {
             // One thing at a time.
         } else if !self.is_subscribed {
             let filters = [(FILTER, SubscriptionOptions::new(QOS))];
-            self.send(
+            self.link.send(
                 world,
                 &Packet::Subscribe(Subscribe::new(identifier(), &filters)),
             );
@@ -145,39 +128,25 @@ impl GroupMember {
         } else if may_unsubscribe && random.one_in(10) {
             let filters = [FILTER];
             let unsubscribe = Unsubscribe::new(identifier(), &filters);
-            self.send(world, &Packet::Unsubscribe(unsubscribe));
+            self.link.send(world, &Packet::Unsubscribe(unsubscribe));
             self.is_asking = true;
         }
         // It is in no hurry, so that there is something to be handed on.
         if random.chance(20) {
-            self.answer_one(world);
+            self.link.answer_one(world);
         }
     }
 
-    /// Sends an acknowledgement; whether there was one.
-    pub(super) fn answer_one(&mut self, world: &mut World) -> bool {
-        match (self.wire, self.answers.pop_front()) {
-            (Some(wire), Some(answer)) => {
-                world.send(wire, &answer);
-                true
-            }
-            _ => false,
-        }
+    /// Sends all that is to be sent.
+    pub(super) fn answer_all(&mut self, world: &mut World) {
+        while self.link.answer_one(world) {}
     }
 
     pub(super) fn read(&mut self, world: &mut World, count: usize) -> Result<(), Violation> {
-        let Some(wire) = self.wire else { return Ok(()) };
-        self.buffer.extend(world.receive(wire, count));
-        let buffer = std::mem::take(&mut self.buffer);
-        let mut rest = buffer.as_slice();
-        while let Some((header, body, after)) = split_packet(rest) {
-            let packet = codec::decode(VERSION, header.first_byte, body)
-                .map_err(|error| self.violation(&format!("{error} in {rest:?}")))?;
-            rest = after;
-            self.hear(&packet)?;
+        for packet in self.link.read(world, count).iter() {
+            self.hear(&packet?)?;
         }
-        self.buffer = rest.to_vec();
-        if world.is_ended(wire) {
+        if self.link.is_ended(world) {
             self.drop_connection();
         }
         Ok(())
@@ -189,7 +158,7 @@ impl GroupMember {
                 if self.stays() && self.is_subscribed && !connack.session_present {
                     return Err(self.violation("its session is gone"));
                 }
-                self.is_connected = true;
+                self.link.is_connected = true;
                 // What became of the last thing it asked for is not known.
                 self.is_subscribed &= self.stays();
             }
@@ -213,10 +182,8 @@ impl GroupMember {
         else {
             return Err(self.violation(&format!("{publish:?} has come")));
         };
-        let ack = Acknowledgement::new(packet_identifier, ReasonCode::Success);
-        let mut bytes = Vec::new();
-        codec::encode(&Packet::PubAck(ack), VERSION, &mut bytes);
-        self.answers.push_back(bytes);
+        self.link
+            .answer(&Packet::PubAck(success(packet_identifier)));
         let publisher = publish.topic_name.split('/').nth(1);
         let publisher = publisher.and_then(|publisher| publisher.parse().ok());
         let text = str::from_utf8(publish.payload).unwrap_or_default();

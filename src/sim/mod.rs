@@ -16,6 +16,7 @@ mod client;
 mod disk;
 mod durable;
 mod durable_group;
+mod durable_link;
 mod oracle;
 mod plan;
 mod random;
