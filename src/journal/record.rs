@@ -240,6 +240,9 @@ pub enum Record<'a> {
     },
     /// A Session is over, but what it has left of Shared Subscriptions is on its way to members on
     /// other shards.
+    ///
+    /// With a [`Record::Session`] behind it, it never was more than a Will on its way to other shards, whose
+    /// lifetime has begun. The place of its next delivery is the clock of what that retains.
     Ending {
         /// Its name.
         session: u64,

@@ -46,6 +46,8 @@ pub struct Census {
     pub waiting_for_ring: usize,
     /// Envelopes that wait for room in a ring.
     pub outbound: usize,
+    /// What waits for disks, beside connections and their Sessions.
+    pub unsettled: usize,
 }
 
 impl Shard {
@@ -66,6 +68,7 @@ impl Shard {
             barriers: self.barriers.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
+            unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),
             ..Census::default()
         };
         for key in self.clients.members.keys() {

@@ -75,6 +75,8 @@ impl Shard {
             self.refuse(key, version, name, full, effects);
             return Step::Stop;
         };
+        let store = self.clients.store.as_ref();
+        let ended = store.map_or(0, |it| it.endings.last(&identity.client_identifier));
         let is_other = self.clients.identify(session, identity);
         if session_present && self.clients.guarded {
             if is_other {
@@ -91,6 +93,9 @@ impl Shard {
         // What ended, and what began, must have ended and begun for good.
         if self.journal_size() != before {
             self.close_gate(key, self.stored_position());
+        } else {
+            // Also if another CONNECT, or nobody, has ended it.
+            self.close_gate(key, ended);
         }
         self.set_members_online(session, true);
         self.send_pending(session, now, effects);
@@ -374,16 +379,18 @@ impl Shard {
         Some((session, false))
     }
 
-    /// Ends the connection a Session already has: there is one at a time [MQTT-3.1.4-3].
+    /// Ends the connection a Session already has: there is one at a time [MQTT-3.1.4-3]. Without one, its Will and its
+    /// end are not put off because they are found to be due only now.
     fn take_over(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
-        let old = self
-            .clients
-            .members
-            .get(session)
-            .and_then(|member| member.session.connection);
-        let Some(old) = old else { return };
-        let cause = DisconnectCause::Server(ReasonCode::SessionTakenOver);
-        self.disconnect(old, cause, now, effects);
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        if let Some(old) = member.session.connection {
+            let cause = DisconnectCause::Server(ReasonCode::SessionTakenOver);
+            self.disconnect(old, cause, now, effects);
+        } else if member.session.deadline().is_some_and(|at| at <= now) {
+            self.handle_session_deadline(session, now, effects);
+        }
     }
 
     /// Joins `session` and the connection `key`, as this CONNECT asks.
@@ -671,7 +678,7 @@ impl Shard {
         let message = will.message(now);
         // Asked when it is published, as Mosquitto does: the rules may have changed since CONNECT.
         if self.clients.may_write(session, message.topic_name) {
-            self.route(message, Some(session), now, effects);
+            self.route_will(session, message, now, effects);
         } else {
             self.clients.counters.dropped_denied += 1;
         }

@@ -319,6 +319,7 @@ impl Shard {
             }
             Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
             Waiter::Session(handed_on) => store.handed_on(handed_on),
+            Waiter::Will(name) => store.will_has_come(name),
         }
         self.advance_settling();
     }

@@ -67,6 +67,7 @@ use batch::BatchPool;
 use clients::{Clients, mark_dirty};
 use connection::{Connection, Pause, Phase};
 use peer::Peer;
+use publish::Publisher;
 use subscribe::Barrier;
 use talkers::{Sampled, count_messages};
 use timers::{Slot, Timers};
@@ -271,7 +272,8 @@ impl Shard {
             } => self.handle_verdict(connection, verdict, &security, effects),
             Command::Configure(settings) => self.configure(settings, now, effects),
             Command::Publish(message) => {
-                self.route(message.as_ref().as_ref(), None, now, effects);
+                let message = message.as_ref().as_ref();
+                self.route(message, Publisher::Broker, now, effects);
             }
             Command::DumpTree => self.begin_dump(now, effects),
         }

@@ -19,11 +19,22 @@ use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::{Message, MessageRef, QoS};
+use crate::origin::Identity;
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
 use crate::session::{Delivery, ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicName;
+
+/// Who publishes a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Publisher<'a> {
+    /// The broker itself.
+    Broker,
+    Session(SessionKey),
+    /// One whose Session may be over.
+    Former(&'a Arc<Identity>),
+}
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,7 +146,7 @@ impl Shard {
                 self.refuse_publish(key, publish, reason_code, now, effects);
             }
             None => {
-                self.route(message, Some(session), now, effects);
+                self.route(message, Publisher::Session(session), now, effects);
             }
             Some(acknowledged) if publish.qos == QoS::AtLeastOnce => {
                 let identifier = acknowledged.packet_identifier;
@@ -258,7 +269,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let routed = self.route(message, Some(session), now, effects);
+        let routed = self.route(message, Publisher::Session(session), now, effects);
         self.acknowledge(key, effects, |version, out| {
             codec::encode_puback(version, packet_identifier, routed.reason_code(), out);
         });
@@ -301,7 +312,7 @@ impl Shard {
             self.store_received(session, publish, message);
         }
         let reason_code = self
-            .route(message, Some(session), now, effects)
+            .route(message, Publisher::Session(session), now, effects)
             .reason_code();
         // A PUBREC of 0x80 or more ends the exchange: there will be no PUBREL [MQTT-4.3.3-4].
         if reason_code.is_error()
@@ -473,7 +484,7 @@ impl Shard {
     pub(super) fn route(
         &mut self,
         message: MessageRef<'_>,
-        publisher: Option<SessionKey>,
+        publisher: Publisher<'_>,
         now: Instant,
         effects: &mut Effects,
     ) -> Routed {
@@ -489,9 +500,14 @@ impl Shard {
                 clock: self.clock,
                 shard: self.id,
             };
-            let source = publisher
-                .and_then(|session| self.clients.members.get(session))
-                .map(|member| member.session.identity.clone());
+            let source = match publisher {
+                Publisher::Broker => None,
+                Publisher::Session(session) => {
+                    let member = self.clients.members.get(session);
+                    member.map(|member| member.session.identity.clone())
+                }
+                Publisher::Former(identity) => Some(identity.clone()),
+            };
             let shared = Arc::new(Message::new(message).from_source(source));
             self.apply_retained(&shared, version, now);
             owned = Some(shared);
@@ -502,7 +518,9 @@ impl Shard {
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         for target in targets {
             // [MQTT-3.8.3-3]
-            if target.no_local && publisher == Some(target.session) {
+            if target.no_local
+                && matches!(publisher, Publisher::Session(session) if session == target.session)
+            {
                 continue;
             }
             self.clients

@@ -163,13 +163,16 @@ impl Shard {
     }
 
     /// Goes on handing on what a Session that is over has left to members of its shared subscriptions,
-    /// all of which are there again.
+    /// all of which are there again; or publishes its Will again.
     pub fn restore_ending(&mut self, replayed: ReplayedSession, now: Instant) {
         let Some(name) = NonZeroU64::new(replayed.session) else {
             return;
         };
         // Nobody is connected: nothing comes of it but what is stored.
         let effects = &mut Effects::default();
+        if let (Some(will), Some(identity)) = (&replayed.will, &replayed.identity) {
+            return self.restore_will(name.get(), identity, will, now, effects);
+        }
         let mut deliveries = replayed.deliveries;
         while let Some(delivery) = deliveries.pop_front() {
             let (Some(message), Some(share)) = (delivery.message, delivery.share) else {

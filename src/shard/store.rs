@@ -22,6 +22,7 @@ use crate::journal::{
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::{DISK_PATIENCE, OPEN_EXCHANGES_MAX};
 use crate::message::{Message, MessageRef, QoS};
+use crate::origin::Identity;
 use crate::router::RetainedVersion;
 use crate::session::{Delivery, Inflight, Logged, Place, Progress, Session, ShareTag};
 use crate::time::Instant;
@@ -91,6 +92,8 @@ pub(super) enum Waiter {
     Shard { to: ShardId, ticket: u64, lsn: Lsn },
     /// A Session that was owed it until then.
     Session(HandedOn),
+    /// A Will, by the name of the Session that has it until then.
+    Will(u64),
 }
 
 /// A message that other shards must store before it is acknowledged.
@@ -162,6 +165,47 @@ pub(super) struct Routing {
     size: usize,
 }
 
+/// Whose Sessions have ended, as long as the disk may not know.
+#[derive(Debug)]
+pub(super) struct Endings {
+    /// By a hash of the Client Identifier: who shares one only waits longer.
+    last: HashMap<u64, Lsn, ahash::RandomState>,
+    /// In the order of the log.
+    all: VecDeque<(Lsn, u64)>,
+}
+
+impl Endings {
+    fn hash(&self, client_identifier: &str) -> u64 {
+        self.last.hasher().hash_one(client_identifier)
+    }
+
+    pub(super) fn push(&mut self, client_identifier: &str, lsn: Lsn) {
+        let hash = self.hash(client_identifier);
+        self.last.insert(hash, lsn);
+        self.all.push_back((lsn, hash));
+    }
+
+    fn set_durable(&mut self, durable: Lsn) {
+        while let Some(&(lsn, hash)) = self.all.front()
+            && lsn <= durable
+        {
+            self.all.pop_front();
+            if self.last.get(&hash).is_some_and(|&last| last <= durable) {
+                self.last.remove(&hash);
+            }
+        }
+    }
+
+    /// What must be durable for no Session that this Client had to come back, or zero.
+    pub(super) fn last(&self, client_identifier: &str) -> Lsn {
+        if self.all.is_empty() {
+            return 0;
+        }
+        let last = self.last.get(&self.hash(client_identifier));
+        last.copied().unwrap_or_default()
+    }
+}
+
 /// Everything about one shard's log that is not in it.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -179,12 +223,14 @@ pub(super) struct Store {
     pub(super) awaiting: Vec<SessionKey>,
     /// The texts of shared subscriptions of stored Sessions.
     shares: HashMap<u32, Arc<str>, ahash::RandomState>,
-    /// Messages that may come again, by their publishers' Sessions.
+    /// Messages that may come again, by their publishers' Sessions: as many as a start has found. Those of other shards'
+    /// Sessions that are never heard of again stay until the process ends.
     suspects: HashMap<u64, Vec<Suspect>, ahash::RandomState>,
     /// What Sessions have handed on and is not known to be stored elsewhere, by their names.
     handing_on: HashMap<u64, HandingOn, ahash::RandomState>,
     /// In the order of the log.
     brought: VecDeque<Brought>,
+    pub(super) endings: Endings,
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
@@ -217,12 +263,26 @@ impl Store {
             suspects: table,
             handing_on: HashMap::with_hasher(hasher()),
             brought: VecDeque::new(),
+            endings: Endings {
+                last: HashMap::with_hasher(hasher()),
+                all: VecDeque::new(),
+            },
             settles: VecDeque::new(),
             unsettled: 0,
             last_message: None,
             stalled: false,
             snapshot: None,
         }
+    }
+
+    /// Things that wait for disks, but for connections, which may be gone, and their Sessions.
+    pub(super) fn unsettled(&self) -> usize {
+        self.tickets.len()
+            + self.replies.len()
+            + self.handing_on.len()
+            + self.brought.len()
+            + self.endings.all.len()
+            + self.settles.len()
     }
 
     pub(super) fn name_share(&mut self, share: ShareTag, filter: &str) {
@@ -287,6 +347,7 @@ impl Store {
         let is_durable = |it: &Brought| self.journal.is_durable(it.lsn);
         let durable = self.brought.partition_point(is_durable);
         self.brought.drain(..durable);
+        self.endings.set_durable(lsn);
     }
 
     pub(super) fn put_delivery(
@@ -604,6 +665,36 @@ impl Store {
         }
         // However much a Session has left, frames end.
         self.journal.end_packet();
+    }
+
+    /// A Will is on its way to other shards. Until they have it, a Session of its own has it that is over. `clock` is
+    /// that of what it retains.
+    pub(super) fn will_under_way(
+        &mut self,
+        name: u64,
+        identity: &Identity,
+        message: MessageRef<'_>,
+        clock: u64,
+    ) {
+        self.journal.append(&Record::Ending { session: name });
+        let will = WillRecord {
+            message: StoredMessage::new(message, self.journal.clock()),
+            delay_interval_s: 0,
+            message_expiry_interval_s: None,
+        };
+        self.journal.append(&Record::Session {
+            session: name,
+            identity: StoredIdentity::new(identity, &self.ports),
+            expiry_interval_s: 0,
+            next_sequence: clock,
+            exchanges: 0,
+            will: Some(will),
+        });
+    }
+
+    /// It has come everywhere.
+    pub(super) fn will_has_come(&mut self, name: u64) {
+        self.journal.append(&Record::Ended { session: name });
     }
 
     fn forget_handed_on(&mut self, handed_on: HandedOn) {

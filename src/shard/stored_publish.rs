@@ -8,13 +8,15 @@ use std::sync::Arc;
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
+use super::publish::Publisher;
 use super::store::{HandedOn, HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
 use crate::codec::{self, ReasonCode};
-use crate::journal::{Origin, Record};
+use crate::journal::{Origin, Record, ReplayedWill};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
+use crate::origin::Identity;
 use crate::router::{FilterKey, RetainedVersion};
 use crate::session::{Logged, ProtocolError, Session};
 use crate::time::Instant;
@@ -43,7 +45,7 @@ impl Shard {
             store.begin(Waiter::Connection(key));
         }
         let code = self
-            .route(message, Some(session), now, effects)
+            .route(message, Publisher::Session(session), now, effects)
             .reason_code();
         let (lsn, ticket) = self.end_stored();
         if (lsn, ticket) == (0, 0)
@@ -118,6 +120,64 @@ impl Shard {
         let packet = HeldPacket::PubRec(packet_identifier, code);
         self.hold(key, lsn, ticket, packet, now, effects);
         Ok(())
+    }
+
+    /// Publishes the Will of a Session. If that is stored, so is the Will until everybody has it who has to: here that is
+    /// in one frame with its end, other shards are waited for.
+    pub(super) fn route_will(
+        &mut self,
+        session: SessionKey,
+        message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let publisher = Publisher::Session(session);
+        let member = self.clients.members.get(session);
+        let member = member.filter(|it| it.session.is_stored() && message.qos > QoS::AtMostOnce);
+        let (Some(member), Some(store)) = (member, &mut self.clients.store) else {
+            self.route(message, publisher, now, effects);
+            return;
+        };
+        let identity = member.session.identity.clone();
+        let name = store.journal.name_session();
+        store.begin(Waiter::Will(name));
+        self.route(message, publisher, now, effects);
+        let (_, ticket) = self.end_stored();
+        if ticket != 0
+            && let Some(store) = &mut self.clients.store
+        {
+            let clock = if message.retain { self.clock } else { 0 };
+            store.will_under_way(name, &identity, message, clock);
+        }
+    }
+
+    /// Publishes a Will that may not have come everywhere before the process ended.
+    pub(super) fn restore_will(
+        &mut self,
+        name: u64,
+        identity: &Arc<Identity>,
+        will: &ReplayedWill,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let message = will.message.as_ref();
+        let publisher = match self.clients.find(&identity.client_identifier) {
+            Some(session) => Publisher::Session(session),
+            None => Publisher::Former(identity),
+        };
+        if let Some(store) = &mut self.clients.store {
+            store.begin(Waiter::Will(name));
+        }
+        if !message.is_expired(now) {
+            self.route(message, publisher, now, effects);
+        }
+        let (_, ticket) = self.end_stored();
+        if ticket == 0
+            && let Some(store) = &mut self.clients.store
+        {
+            store.will_has_come(name);
+            store.journal.end_packet();
+        }
     }
 
     /// Whether a member of this shared subscription has had the message at hand before a crash.
@@ -366,6 +426,9 @@ impl Shard {
             && let Some(name) = session.stored()
         {
             store.ended(name);
+            let lsn = store.journal.position();
+            let client_identifier = &session.identity.client_identifier;
+            store.endings.push(client_identifier, lsn);
         }
     }
 }

@@ -615,6 +615,7 @@ impl Oracle {
         let Some(client) = self.wires.get(&wire).map(|wire| wire.client) else {
             violation!("an unknown wire {wire}")
         };
+        self.pass_deadlines(client);
         self.detach(client);
         if self.sessions[client].exists && connect.clean_start {
             // [MQTT-3.1.2-4]

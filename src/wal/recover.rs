@@ -19,9 +19,10 @@ use super::storage::Storage;
 use super::writer::Writer;
 use crate::journal::{
     Digest, Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession,
-    Suspect, WallClock,
+    ReplayedWill, Suspect, WallClock,
 };
 use crate::key::ShardId;
+use crate::message::{Message, MessageRef};
 use crate::router::Interest;
 use crate::shard::{Placement, RestoredInterest, Shard};
 use crate::time::Instant;
@@ -752,7 +753,38 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
         }
     }
     renumber(&mut merged);
+    supersede_wills(&mut merged);
     merged
+}
+
+/// Wills that are published again must not take the place of what was retained after them.
+fn supersede_wills(merged: &mut Replayed) {
+    let mut wills: HashMap<Vec<u8>, Vec<(u64, &mut ReplayedWill)>> = HashMap::new();
+    let sessions = merged.sessions.values_mut().filter(|it| it.is_ending);
+    for session in sessions {
+        let clock = session.next_sequence;
+        if let Some(will) = &mut session.will
+            && will.message.as_ref().retain
+        {
+            let topic = will.message.topic_name().to_vec();
+            wills.entry(topic).or_default().push((clock, will));
+        }
+    }
+    if wills.is_empty() {
+        return;
+    }
+    for retained in &merged.retained {
+        let later = wills.get_mut(retained.message.topic_name());
+        for (clock, will) in later.into_iter().flatten() {
+            if *clock <= retained.version.clock {
+                let message = will.message.as_ref();
+                will.message = Message::new(MessageRef {
+                    retain: false,
+                    ..message
+                });
+            }
+        }
+    }
 }
 
 /// Gives messages that may come again numbers behind all exchanges that there were. Whatever tried to

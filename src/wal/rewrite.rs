@@ -140,6 +140,10 @@ impl<'a> ShardFile<'a> {
             delay_interval_s: will.delay_interval_s,
             message_expiry_interval_s: will.message_expiry_interval_s,
         });
+        if session.is_ending {
+            // Before its Will, if that is what there is of it.
+            self.journal.append(&Record::Ending { session: name });
+        }
         self.journal.append(&Record::Session {
             session: name,
             identity: StoredIdentity::new(identity, self.ports),
@@ -154,9 +158,6 @@ impl<'a> ShardFile<'a> {
                 expires_at_ms: session.expires_at_ms,
                 will_at_ms: session.will_at_ms,
             });
-        }
-        if session.is_ending {
-            self.journal.append(&Record::Ending { session: name });
         }
         for (filter, subscription) in &session.subscriptions {
             self.journal.append(&Record::Subscribed {

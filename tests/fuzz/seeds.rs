@@ -239,6 +239,14 @@ pub fn frames() -> Vec<Vec<u8>> {
         delay_interval_s: 5,
         message_expiry_interval_s: None,
     };
+    // Of a Session that is over.
+    let published = WillRecord {
+        message: StoredMessage {
+            retain: true,
+            ..message
+        },
+        ..will
+    };
     let packet_identifier = PacketIdentifier::new(1).unwrap();
     let origin = Origin {
         session: 1,
@@ -275,7 +283,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         source: Some(identity("a")),
         content: message,
     };
-    let packets: [&[Record<'_>]; 9] = [
+    let packets: [&[Record<'_>]; 10] = [
         &[session(1, "a", Some(will)), subscribed(1, "#")],
         &[session(2, "b", None), subscribed(2, "$share/g/t")],
         &[said(true, Some(origin)), delivery(1, 0, None)],
@@ -315,6 +323,10 @@ pub fn frames() -> Vec<Vec<u8>> {
                 sequence: 0,
             },
             Record::Ending { session: 2 },
+        ],
+        &[
+            Record::Ending { session: 3 },
+            session(3, "a", Some(published)),
         ],
         &[
             Record::SnapshotBegan,

@@ -5,15 +5,16 @@
 
 use super::*;
 use crate::sim::{Disk, Random, Traffic};
-use crate::time::Instant;
-use crate::wal::StoreOptions;
+use crate::wal::{Store, StoreOptions};
 
 const SHARD_COUNTS: [usize; 3] = [8, 16, 64];
 
 /// Clients whose shard is known.
-struct Crossing {
-    bench: Bench,
-    names: usize,
+pub(super) struct Crossing {
+    pub(super) bench: Bench,
+    pub(super) names: usize,
+    /// Of a broker that stores.
+    disk: Disk,
 }
 
 impl Crossing {
@@ -21,25 +22,50 @@ impl Crossing {
         let mut crossing = Self {
             bench: Bench::new(shards, &Limits::default()),
             names: 0,
+            disk: Disk::new(Random::new(7)),
         };
         crossing.bench.settle();
         crossing
     }
 
     /// A broker that stores.
-    fn stored(shards: usize) -> Self {
+    pub(super) fn stored(shards: usize) -> Self {
         let mut crossing = Self::new(shards);
-        let disk = Disk::new(Random::new(7));
-        let options = StoreOptions::new("unused".into());
-        let store = disk.open(&options, shards, 7).unwrap();
-        let settings = Settings::permissive(Limits::default());
-        crossing.bench.world = World::with_store(store, settings, 64, Instant::ZERO);
-        crossing.bench.settle();
+        crossing.start(shards);
         crossing
     }
 
+    fn open(&self, shards: usize) -> Store {
+        let options = StoreOptions::new("unused".into());
+        self.disk.open(&options, shards, 7).unwrap()
+    }
+
+    fn start(&mut self, shards: usize) {
+        let store = self.open(shards);
+        let settings = Settings::permissive(Limits::default());
+        let now = self.bench.world.now();
+        self.bench.world = World::with_store(store, settings, 64, now);
+        self.bench.partial.clear();
+        self.bench.settle();
+    }
+
+    /// The broker is killed and started again, and once more for another number of shards between.
+    pub(super) fn crash(&mut self) {
+        drop(self.open(self.shards() + 1));
+        self.start(self.shards());
+        self.write();
+    }
+
+    /// The disk of one shard takes what that has for it.
+    pub(super) fn write_of(&mut self, shard: usize) {
+        for _ in 0..4 {
+            self.bench.world.turn_disk(shard);
+            self.bench.settle();
+        }
+    }
+
     /// Disks take what shards have for them, until all is at rest.
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         loop {
             let before = self.bench.world.moved();
             for shard in 0..self.shards() {
@@ -56,12 +82,19 @@ impl Crossing {
         self.bench.world.shard_count()
     }
 
+    /// A name that belongs to `shard`.
+    pub(super) fn name_of(&mut self, shard: usize) -> String {
+        let link = self.client(shard);
+        self.bench.disconnect(link, ReasonCode::Success);
+        format!("client {}", self.names)
+    }
+
     /// A Client of `shard`: whose name belongs there.
-    fn client(&mut self, shard: usize) -> Link {
+    pub(super) fn client(&mut self, shard: usize) -> Link {
         self.client_by(shard, v311)
     }
 
-    fn client_by(&mut self, shard: usize, connect: fn(&str) -> Connect<'_>) -> Link {
+    pub(super) fn client_by(&mut self, shard: usize, connect: fn(&str) -> Connect<'_>) -> Link {
         loop {
             self.names += 1;
             let name = format!("client {}", self.names);
@@ -363,107 +396,4 @@ fn what_crosses_for_a_publish_and_a_subscribe_as_a_table() {
         assert_eq!(first, 2 * others);
         assert_eq!(row("subscribe, a further one", &again, none), 0);
     }
-}
-
-/// [MQTT-4.3.3-8] A PUBREC says that the message is the Server's, so it waits until every subscriber's shard has it.
-#[test]
-fn a_repeated_qos2_publish_is_acknowledged_once_its_own_message_is_stored_though_a_later_one_was_before()
- {
-    let mut crossing = Crossing::stored(3);
-    for (shard, filter) in [(1, "slow"), (2, "quick")] {
-        let subscriber = crossing.client_by(shard, lasting);
-        crossing.bench.subscribe(subscriber, filter, options(Q2));
-        crossing.write();
-    }
-    let publisher = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
-    let bench = &mut crossing.bench;
-    bench.publish(publisher, "slow", "x", Q2, 1);
-    bench.publish(publisher, "quick", "x", Q2, 2);
-    bench.lose(publisher);
-    let again = bench.open(lasting(&name));
-    let all_but_slow = |bench: &mut Bench| {
-        for _ in 0..4 {
-            bench.world.turn_disk(0);
-            bench.world.turn_disk(2);
-            bench.settle();
-        }
-    };
-    all_but_slow(bench);
-    let heard = bench.hear(again);
-    assert!(heard[0].starts_with("connack Success"), "{heard:?}");
-    for (topic, id) in [("slow", 1), ("quick", 2)] {
-        let repeated = Publish {
-            duplicate: true,
-            ..message(topic, "x", Q2, id)
-        };
-        bench.push(again, &Packet::Publish(repeated));
-    }
-    bench.settle();
-    all_but_slow(bench);
-    assert_eq!(
-        bench.hear(again),
-        [""; 0],
-        "the disk of the slow one has nothing"
-    );
-    crossing.write();
-    assert_eq!(crossing.bench.hear(again), ["pubrec #1", "pubrec #2"]);
-}
-
-/// [MQTT-4.4.0-1] forbids it to later versions, v3.1 Clients repeat a PUBLISH on the same connection. A PUBREC that
-/// came behind the PUBCOMP would be one for the next message of its identifier.
-#[test]
-fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice() {
-    let mut crossing = Crossing::stored(2);
-    let subscriber = crossing.client_by(1, lasting);
-    crossing.bench.subscribe(subscriber, "t", options(Q2));
-    crossing.write();
-    let publisher = crossing.client(0);
-    let bench = &mut crossing.bench;
-    bench.publish(publisher, "nobody", "x", Q2, 1);
-    assert_eq!(bench.hear(publisher), ["pubrec #1"]);
-    bench.publish(publisher, "t", "x", Q2, 2);
-    let repeated = Publish {
-        duplicate: true,
-        ..message("nobody", "x", Q2, 1)
-    };
-    bench.push(publisher, &Packet::Publish(repeated));
-    bench.push(publisher, &pubrel(1));
-    bench.settle();
-    assert_eq!(bench.hear(publisher), [""; 0], "the disk has nothing yet");
-    crossing.write();
-    let heard = crossing.bench.hear(publisher);
-    assert_eq!(heard, ["pubrec #2", "pubrec #1", "pubcomp #1"]);
-}
-
-/// [MQTT-3.3.1-1] What never left is not sent again.
-#[test]
-fn what_waits_for_a_session_is_not_begun_with_before_its_connack_may_leave() {
-    let mut crossing = Crossing::stored(1);
-    let subscriber = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
-    crossing.bench.subscribe(subscriber, "t", options(Q1));
-    crossing.write();
-    crossing.bench.lose(subscriber);
-    let publisher = crossing.client(0);
-    crossing
-        .bench
-        .publish(publisher, "t", "while it is away", Q1, 1);
-    crossing.write();
-    let first = crossing.bench.open(lasting(&name));
-    crossing.bench.settle();
-    crossing
-        .bench
-        .publish(publisher, "t", "while it connects", Q1, 2);
-    assert_eq!(crossing.bench.hear(first), [""; 0], "the disk has nothing");
-    crossing.bench.lose(first);
-    let second = crossing.bench.open(lasting(&name));
-    crossing.write();
-    let heard = crossing.bench.hear(second);
-    let expected = [
-        "connack Success present",
-        "publish q1 #1 t=while it is away",
-        "publish q1 #2 t=while it connects",
-    ];
-    assert_eq!(heard, expected);
 }

@@ -11,6 +11,7 @@ mod disk;
 mod ending;
 mod runs;
 mod sessions;
+mod stored;
 mod subscriptions;
 
 use std::num::{NonZeroU16, NonZeroU32};

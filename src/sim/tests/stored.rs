@@ -1,0 +1,246 @@
+//! What waits for a disk, and what a crash leaves of it.
+
+use super::crossing::Crossing;
+use super::*;
+use crate::key::ShardId;
+use crate::origin::Origin;
+use crate::shard::{Effects, Placement, Shard};
+use crate::time::Instant;
+
+/// [MQTT-4.3.3-8] A PUBREC says that the message is the Server's, so it waits until every subscriber's shard has it.
+#[test]
+fn a_repeated_qos2_publish_is_acknowledged_once_its_own_message_is_stored_though_a_later_one_was_before()
+ {
+    let mut crossing = Crossing::stored(3);
+    for (shard, filter) in [(1, "slow"), (2, "quick")] {
+        let subscriber = crossing.client_by(shard, lasting);
+        crossing.bench.subscribe(subscriber, filter, options(Q2));
+        crossing.write();
+    }
+    let publisher = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    let bench = &mut crossing.bench;
+    bench.publish(publisher, "slow", "x", Q2, 1);
+    bench.publish(publisher, "quick", "x", Q2, 2);
+    bench.lose(publisher);
+    let again = bench.open(lasting(&name));
+    let all_but_slow = |bench: &mut Bench| {
+        for _ in 0..4 {
+            bench.world.turn_disk(0);
+            bench.world.turn_disk(2);
+            bench.settle();
+        }
+    };
+    all_but_slow(bench);
+    let heard = bench.hear(again);
+    assert!(heard[0].starts_with("connack Success"), "{heard:?}");
+    for (topic, id) in [("slow", 1), ("quick", 2)] {
+        let repeated = Publish {
+            duplicate: true,
+            ..message(topic, "x", Q2, id)
+        };
+        bench.push(again, &Packet::Publish(repeated));
+    }
+    bench.settle();
+    all_but_slow(bench);
+    assert_eq!(
+        bench.hear(again),
+        [""; 0],
+        "the disk of the slow one has nothing"
+    );
+    crossing.write();
+    assert_eq!(crossing.bench.hear(again), ["pubrec #1", "pubrec #2"]);
+}
+
+/// [MQTT-4.4.0-1] forbids it to later versions, v3.1 Clients repeat a PUBLISH on the same connection. A PUBREC that
+/// came behind the PUBCOMP would be one for the next message of its identifier.
+#[test]
+fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice() {
+    let mut crossing = Crossing::stored(2);
+    let subscriber = crossing.client_by(1, lasting);
+    crossing.bench.subscribe(subscriber, "t", options(Q2));
+    crossing.write();
+    let publisher = crossing.client(0);
+    let bench = &mut crossing.bench;
+    bench.publish(publisher, "nobody", "x", Q2, 1);
+    assert_eq!(bench.hear(publisher), ["pubrec #1"]);
+    bench.publish(publisher, "t", "x", Q2, 2);
+    let repeated = Publish {
+        duplicate: true,
+        ..message("nobody", "x", Q2, 1)
+    };
+    bench.push(publisher, &Packet::Publish(repeated));
+    bench.push(publisher, &pubrel(1));
+    bench.settle();
+    assert_eq!(bench.hear(publisher), [""; 0], "the disk has nothing yet");
+    crossing.write();
+    let heard = crossing.bench.hear(publisher);
+    assert_eq!(heard, ["pubrec #2", "pubrec #1", "pubcomp #1"]);
+}
+
+/// [MQTT-3.3.1-1] What never left is not sent again.
+#[test]
+fn what_waits_for_a_session_is_not_begun_with_before_its_connack_may_leave() {
+    let mut crossing = Crossing::stored(1);
+    let subscriber = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    crossing.bench.subscribe(subscriber, "t", options(Q1));
+    crossing.write();
+    crossing.bench.lose(subscriber);
+    let publisher = crossing.client(0);
+    crossing
+        .bench
+        .publish(publisher, "t", "while it is away", Q1, 1);
+    crossing.write();
+    let first = crossing.bench.open(lasting(&name));
+    crossing.bench.settle();
+    crossing
+        .bench
+        .publish(publisher, "t", "while it connects", Q1, 2);
+    assert_eq!(crossing.bench.hear(first), [""; 0], "the disk has nothing");
+    crossing.bench.lose(first);
+    let second = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(second);
+    let expected = [
+        "connack Success present",
+        "publish q1 #1 t=while it is away",
+        "publish q1 #2 t=while it connects",
+    ];
+    assert_eq!(heard, expected);
+}
+
+/// A lasting Session whose Will is due at once.
+fn with_will(client_identifier: &str) -> Connect<'_> {
+    Connect {
+        will: will("w", 0),
+        ..lasting(client_identifier)
+    }
+}
+
+/// [MQTT-3.1.2-8] What a CONNACK has promised.
+#[test]
+fn a_will_that_only_the_shard_of_its_client_has_stored_is_published_again_after_a_crash() {
+    let mut crossing = Crossing::stored(2);
+    let subscriber = crossing.client_by(1, lasting);
+    let name = format!("client {}", crossing.names);
+    crossing.bench.subscribe(subscriber, "w", options(Q1));
+    crossing.write();
+    crossing.bench.lose(subscriber);
+    let client = crossing.client_by(0, with_will);
+    let its_name = format!("client {}", crossing.names);
+    crossing.bench.lose(client);
+    // It comes back, and says that it has no Will any more.
+    let again = crossing.bench.open(lasting(&its_name));
+    crossing.write_of(0);
+    let heard = crossing.bench.hear(again);
+    assert_eq!(heard, ["connack Success present"]);
+    crossing.crash();
+    let (again, heard) = crossing.bench.connect_and_hear(lasting(&name));
+    assert_eq!(heard, [""; 0]);
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert_eq!(heard, ["connack Success present", "publish q1 #1 w=gone"]);
+    // Now that it has come everywhere, it is over.
+    crossing.crash();
+    crossing.crash();
+    let again = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert_eq!(
+        heard,
+        ["connack Success present", "publish q1 #1 w=gone dup"]
+    );
+}
+
+#[test]
+fn a_will_that_is_published_again_does_not_replace_what_was_retained_after_it() {
+    let topic = |keeper: usize| {
+        let placement = Placement::new(3, 7);
+        let mut topics = (0..).map(|number| format!("w{number}"));
+        let of_keeper = |topic: &String| placement.shard_of_bytes(topic.as_bytes());
+        topics.find(|it| of_keeper(it) == ShardId(keeper as u16))
+    };
+    let topic = topic(1).unwrap();
+    let mut crossing = Crossing::stored(3);
+    // Its disk does nothing: the Will does not come everywhere.
+    let subscriber = crossing.client_by(2, lasting);
+    crossing.bench.subscribe(subscriber, "#", options(Q1));
+    crossing.write();
+    let name = crossing.name_of(0);
+    let client = crossing.bench.open(Connect {
+        will: will(&topic, 0).map(|will| Will {
+            retain: true,
+            ..will
+        }),
+        ..lasting(&name)
+    });
+    let publisher = crossing.client(1);
+    crossing.bench.lose(client);
+    let later = Publish {
+        retain: true,
+        ..message(&topic, "later", Q1, 1)
+    };
+    crossing.bench.send(publisher, &Packet::Publish(later));
+    for _ in 0..2 {
+        crossing.write_of(0);
+        crossing.write_of(1);
+    }
+    crossing.crash();
+    let reader = crossing.client(0);
+    let heard = crossing.bench.subscribe(reader, &topic, options(Q0));
+    let retained = format!("publish q0 {topic}=later retain");
+    assert_eq!(heard, ["suback [Success]", &retained]);
+}
+
+/// [MQTT-3.2.2-2] A Session that a CONNACK said is not there must not come back.
+#[test]
+fn a_connack_waits_for_the_end_of_a_session_that_had_ended_before() {
+    let mut crossing = Crossing::stored(1);
+    let brief = |client_identifier: &'static str| {
+        let mut connect = lasting(client_identifier);
+        connect.properties.session_expiry_interval = Some(1);
+        connect
+    };
+    let first = crossing.bench.open(brief("a"));
+    crossing.write();
+    crossing.bench.lose(first);
+    crossing.write();
+    crossing.bench.pass(2.0);
+    let heard = crossing.bench.connect_and_hear(v5("b")).1;
+    assert_eq!(heard, ["connack Success"], "it has nothing to wait for");
+    let (again, heard) = crossing.bench.connect_and_hear(v5("a"));
+    assert_eq!(heard, [""; 0], "the disk has nothing of its end");
+    crossing.write();
+    assert_eq!(crossing.bench.hear(again), ["connack Success"]);
+    let heard = crossing.bench.connect_and_hear(v5("a")).1;
+    assert_eq!(heard, ["connack Success"]);
+}
+
+/// [MQTT-3.1.2-8] [MQTT-3.1.3-9] A shard that is late must not put off what was due.
+#[test]
+fn a_session_and_a_will_whose_time_is_over_are_over_when_their_client_comes_before_the_timer() {
+    let mut shard = Shard::new(ShardId(0), 1, Limits::default(), 7);
+    let mut effects = Effects::default();
+    let mut connect = |connect: Connect<'_>, now: Instant| {
+        let mut bytes = Vec::new();
+        codec::encode(&Packet::Connect(connect), connect.version, &mut bytes);
+        let key = shard.handle_accept(Origin::default(), now).unwrap();
+        let _ = shard.handle_bytes(key, &bytes, now, &mut effects);
+        shard.handle_closed(key, now, &mut effects);
+        (shard.counters().sessions_expired, shard.census().retained)
+    };
+    let at = |seconds| Instant::ZERO.add_seconds(seconds);
+    let mut first = lasting("a");
+    first.will = will("w", 2).map(|will| Will {
+        retain: true,
+        ..will
+    });
+    first.properties.session_expiry_interval = Some(4);
+    assert_eq!(connect(first, at(10)), (0, 0));
+    assert_eq!(connect(first, at(11)), (0, 0), "nothing was due");
+    let mut second = first;
+    second.will = None;
+    assert_eq!(connect(second, at(13)), (0, 1), "the Will was");
+    assert_eq!(connect(second, at(17)), (1, 1), "the Session was over");
+}
