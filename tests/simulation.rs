@@ -139,12 +139,16 @@ fn no_crash_takes_what_was_acknowledged_whatever_the_disk_does() {
         sum.deliveries += report.deliveries;
         sum.syncs += report.syncs;
         sum.damages += report.damages;
+        sum.wills += report.wills;
     };
     let count = for_each_seed(DURABLE_SEEDS, run_durable, |it| it.hash, add);
     println!("{sum:?}");
     // What was never tried was not kept either.
     if count.is_some_and(|count| count >= DURABLE_SEEDS) {
         assert!(sum.crashes > 0 && sum.acknowledged > 0 && sum.deliveries > 0);
-        assert!(sum.refused > 0 && sum.damages > 0, "{sum:?}");
+        assert!(
+            sum.refused > 0 && sum.damages > 0 && sum.wills > 0,
+            "{sum:?}"
+        );
     }
 }

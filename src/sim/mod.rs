@@ -8,15 +8,13 @@
 //! **Knows nothing of** threads, sockets and clocks; whoever runs it may.
 //!
 //! Read next: `world.rs` (shards, rings, network), `client.rs` (what Clients do), `oracle.rs` (what
-//! is right), `simulation.rs` (chaos, rest, the end); `disk.rs` and `durable.rs` (brokers that crash).
+//! is right), `simulation.rs` (chaos, rest, the end); `disk.rs` and `durable/` (brokers that crash).
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod disk;
 mod durable;
-mod durable_group;
-mod durable_link;
 mod oracle;
 mod plan;
 mod random;

@@ -2,20 +2,22 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use super::oracle::Violation;
-use super::random::Random;
-use super::world::{WireId, World, split_packet};
-use crate::codec::{self, Acknowledgement, Packet, ReasonCode};
+use crate::codec::{self, Acknowledgement, Packet, Publish, ReasonCode};
 use crate::key::PacketIdentifier;
-use crate::message::ProtocolVersion;
+use crate::message::{ProtocolVersion, QoS};
+use crate::sim::oracle::Violation;
+use crate::sim::random::Random;
+use crate::sim::world::{WireId, World, split_packet};
+use crate::time::Instant;
 
 /// Where a Client is connected, if it is.
 #[derive(Debug)]
 pub(super) struct Link {
     version: ProtocolVersion,
     wire: Option<WireId>,
+    opened_at: Instant,
     /// CONNACK has come.
     pub(super) is_connected: bool,
     /// Part of a packet.
@@ -29,6 +31,7 @@ impl Link {
         Self {
             version,
             wire: None,
+            opened_at: Instant::ZERO,
             is_connected: false,
             buffer: Vec::new(),
             answers: VecDeque::new(),
@@ -43,9 +46,15 @@ impl Link {
         self.wire
     }
 
+    /// When it was last opened.
+    pub(super) const fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
     /// Connects to any shard.
     pub(super) fn open(&mut self, world: &mut World, random: &mut Random) {
         self.wire = Some(world.open(random.below(world.shard_count())));
+        self.opened_at = world.now();
     }
 
     /// The connection is gone.
@@ -102,6 +111,21 @@ impl Link {
             version: self.version,
             bytes: self.buffer.drain(..size).collect(),
         }
+    }
+
+    /// Will acknowledge a message. Whether it has come for the first time: `received` are the QoS 2 messages that
+    /// came and were not released.
+    pub(super) fn take(&mut self, publish: &Publish<'_>, received: &mut BTreeSet<u16>) -> bool {
+        let Some(packet_identifier) = publish.packet_identifier else {
+            return true;
+        };
+        let ack = success(packet_identifier);
+        if publish.qos == QoS::AtLeastOnce {
+            self.answer(&Packet::PubAck(ack));
+            return true;
+        }
+        self.answer(&Packet::PubRec(ack));
+        received.insert(packet_identifier.get())
     }
 
     /// Whether the broker has closed it and everything was read.

@@ -8,15 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::durable_link::{Link, success};
-use super::oracle::Violation;
-use super::random::Random;
-use super::world::World;
+use super::content::{Content, Sort};
+use super::link::Link;
 use crate::codec::{
     self, Connect, Disconnect, Packet, ReasonCode, Subscribe, SubscriptionOptions, Unsubscribe,
 };
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
+use crate::sim::oracle::Violation;
+use crate::sim::random::Random;
+use crate::sim::world::World;
 
 /// What all members subscribe to, and where its messages are published.
 const FILTER: &str = "$share/group/s/#";
@@ -53,6 +54,11 @@ impl GroupMember {
         }
     }
 
+    /// Its Client Identifier.
+    pub(super) fn name(&self) -> String {
+        format!("member-{}", self.index)
+    }
+
     /// Whether its Session stays.
     pub(super) const fn stays(&self) -> bool {
         self.index == 0
@@ -87,7 +93,7 @@ impl GroupMember {
 
     fn connect(&mut self, world: &mut World, random: &mut Random, clean_start: bool) {
         self.link.open(world, random);
-        let identifier = format!("member-{}", self.index);
+        let identifier = self.name();
         let mut connect = Connect::new(VERSION, &identifier);
         connect.clean_start = clean_start;
         connect.properties.session_expiry_interval = Some(u32::MAX);
@@ -178,22 +184,13 @@ impl GroupMember {
 
     /// A message has come.
     fn take(&mut self, publish: &codec::Publish<'_>) -> Result<(), Violation> {
-        let Some(packet_identifier) = publish.packet_identifier.filter(|_| publish.qos == QOS)
-        else {
+        let content = Content::read(publish, VERSION).map_err(|what| self.violation(&what))?;
+        if publish.qos != QOS || content.sort != Sort::Shared {
             return Err(self.violation(&format!("{publish:?} has come")));
-        };
-        self.link
-            .answer(&Packet::PubAck(success(packet_identifier)));
-        let publisher = publish.topic_name.split('/').nth(1);
-        let publisher = publisher.and_then(|publisher| publisher.parse().ok());
-        let text = str::from_utf8(publish.payload).unwrap_or_default();
-        let number = text.split(' ').next().and_then(|text| text.parse().ok());
-        match (publisher, number) {
-            (Some(publisher), Some(number)) => {
-                self.got.entry(publisher).or_default().insert(number);
-                Ok(())
-            }
-            _ => Err(self.violation(&format!("{publish:?} has come"))),
         }
+        self.link.take(publish, &mut BTreeSet::new());
+        let got = self.got.entry(content.publisher).or_default();
+        got.insert(content.number);
+        Ok(())
     }
 }
