@@ -270,6 +270,7 @@ impl Importer {
                 ReplayedSubscription {
                     options,
                     identifier,
+                    is_replaying: false,
                 },
             ))
         };

@@ -262,6 +262,8 @@ pub enum Record<'a> {
         options: SubscriptionOptions,
         /// Its Subscription Identifier.
         identifier: Option<NonZeroU32>,
+        /// Whether it asked for retained messages that no record before this one has all of.
+        is_replaying: bool,
     },
     /// It has not any more.
     Unsubscribed {
@@ -408,6 +410,9 @@ const GROUP_HAD: u8 = 20;
 const HAD_MESSAGE: u8 = 21;
 const GROUP_HAD_MESSAGE: u8 = 22;
 
+// Of a Subscription, beside its options.
+const IS_REPLAYING: u8 = 1 << 6;
+
 // Of a message.
 const IS_SHARED: u8 = 1;
 const HAS_ORIGIN: u8 = 1 << 1;
@@ -471,10 +476,11 @@ impl<'a> Record<'a> {
                 filter,
                 options,
                 identifier,
+                is_replaying,
             } => {
                 out.push(SUBSCRIBED);
                 put_u64(out, *session);
-                out.push(options_to_u8(*options));
+                out.push(options_to_u8(*options) | flag(*is_replaying, IS_REPLAYING));
                 put_u32(out, identifier.map_or(0, NonZeroU32::get));
                 put_bytes(out, filter.as_bytes());
             }
@@ -614,12 +620,17 @@ impl<'a> Record<'a> {
             ENDED => Self::Ended {
                 session: reader.number()?,
             },
-            SUBSCRIBED => Self::Subscribed {
-                session: reader.number()?,
-                options: options_from_u8(reader.u8()?)?,
-                identifier: NonZeroU32::new(reader.u32()?),
-                filter: filter(reader)?,
-            },
+            SUBSCRIBED => {
+                let session = reader.number()?;
+                let flags = reader.u8()?;
+                Self::Subscribed {
+                    session,
+                    options: options_from_u8(flags & !IS_REPLAYING)?,
+                    is_replaying: flags & IS_REPLAYING != 0,
+                    identifier: NonZeroU32::new(reader.u32()?),
+                    filter: filter(reader)?,
+                }
+            }
             UNSUBSCRIBED => Self::Unsubscribed {
                 session: reader.number()?,
                 filter: filter(reader)?,
@@ -953,6 +964,7 @@ mod tests {
                     retain_handling: RetainHandling::DoNotSend,
                 },
                 identifier: NonZeroU32::new(7),
+                is_replaying: true,
             },
             Record::Unsubscribed {
                 session: 4,

@@ -30,6 +30,8 @@ pub struct ReplayedSubscription {
     pub options: SubscriptionOptions,
     /// Its Subscription Identifier.
     pub identifier: Option<NonZeroU32>,
+    /// Whether retained messages that it asked for are not all among what its Session is owed, or was.
+    pub is_replaying: bool,
 }
 
 /// How far a delivery had come.
@@ -545,10 +547,12 @@ impl Replay {
                 filter,
                 options,
                 identifier,
+                is_replaying,
             } => {
                 let subscription = ReplayedSubscription {
                     options,
                     identifier,
+                    is_replaying,
                 };
                 self.session(session)
                     .subscriptions

@@ -70,6 +70,10 @@ impl Member {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SubscriptionKind {
     Own,
+    /// The same, and the log has not all retained messages that it asked for.
+    Replaying,
+    /// The same, since before the process began: nobody is at it.
+    Interrupted,
     Shared,
 }
 

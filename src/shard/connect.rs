@@ -98,6 +98,9 @@ impl Shard {
             self.close_gate(key, ended);
         }
         self.set_members_online(session, true);
+        if session_present {
+            self.resume_replays(key, session);
+        }
         self.send_pending(session, now, effects);
         Step::Continue
     }

@@ -7,11 +7,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::limits::Limits;
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
-use crate::router::RetainedWalk;
+use crate::router::{FilterKey, RetainedWalk};
 use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
@@ -89,6 +91,8 @@ pub(super) struct Replay {
     pub(super) walks: VecDeque<ReplayWalk>,
     /// None of them is empty.
     pub(super) items: VecDeque<ReplayItems>,
+    /// Of the subscriptions that asked for them since it began.
+    pub(super) filters: SmallVec<[FilterKey; 2]>,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
     /// Changes of the retained store when the items were looked up: as long as it is the same, no

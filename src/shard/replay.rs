@@ -19,12 +19,14 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Shard;
+use super::clients::SubscriptionKind;
 use super::connection::{Replay, ReplayItems, ReplayWalk};
 use super::effects::Effects;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
 use crate::key::{ConnectionKey, SessionKey};
 use crate::message::{Message, QoS};
+use crate::router::FilterKey;
 use crate::session::{Delivery, Place};
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
@@ -70,6 +72,7 @@ impl Shard {
             })
         });
         for request in requests {
+            replay.filters.push(request.filter);
             replay.walks.push_back(ReplayWalk {
                 walk: self.router.begin_retained_walk(),
                 request,
@@ -120,7 +123,9 @@ impl Shard {
             self.replay_budget.left -= 1;
         }
         if replay.is_over() {
+            let filters = std::mem::take(&mut replay.filters);
             drop(replay);
+            self.end_replays(session, filters);
             if let Some(connection) = self.clients.connections.get_mut(key) {
                 connection.tidy_rare();
             }
@@ -241,7 +246,63 @@ impl Shard {
                 self.clients.enqueue(session, delivery, now);
             }
         }
+        self.end_replays(session, replay.filters);
         self.end_walks(now);
+    }
+
+    /// The log of a stored Session has what these subscriptions asked for.
+    pub(super) fn end_replays(
+        &mut self,
+        session: SessionKey,
+        filters: impl IntoIterator<Item = FilterKey>,
+    ) {
+        let (Some(store), Some(member)) = (
+            &mut self.clients.store,
+            self.clients.members.get_mut(session),
+        ) else {
+            return;
+        };
+        for filter in filters {
+            let kind = member.subscriptions.get_mut(&filter);
+            let Some(kind) = kind.filter(|kind| **kind == SubscriptionKind::Replaying) else {
+                continue;
+            };
+            *kind = SubscriptionKind::Own;
+            if let Some(name) = member.session.stored()
+                && let Some((options, identifier)) = self.router.subscription(filter, session)
+                && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
+            {
+                store.subscribed(name, text, options, identifier, false);
+            }
+        }
+    }
+
+    /// A Client comes back to subscriptions whose replay has ended with an earlier process. It begins anew: how much of
+    /// it has come is not known.
+    pub(super) fn resume_replays(&mut self, key: ConnectionKey, session: SessionKey) {
+        if self.clients.store.is_none() {
+            return;
+        }
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let mut requests = SmallVec::new();
+        for (&filter, kind) in &mut member.subscriptions {
+            if *kind == SubscriptionKind::Interrupted
+                && let Some((options, subscription_identifier)) =
+                    self.router.subscription(filter, session)
+            {
+                *kind = SubscriptionKind::Replaying;
+                requests.push(ReplayRequest {
+                    filter,
+                    qos: options.qos,
+                    subscription_identifier,
+                });
+            }
+        }
+        if !requests.is_empty() {
+            self.begin_replays(key, requests);
+        }
     }
 
     /// Walks have ended, and may have kept nodes from being freed.

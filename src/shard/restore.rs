@@ -117,10 +117,10 @@ impl Shard {
                 store.name_share(ShareTag(subscribed.filter.0), text);
             }
             if let Some(member) = self.clients.members.get_mut(key) {
-                let kind = if is_shared {
-                    SubscriptionKind::Shared
-                } else {
-                    SubscriptionKind::Own
+                let kind = match subscription.is_replaying {
+                    _ if is_shared => SubscriptionKind::Shared,
+                    true => SubscriptionKind::Interrupted,
+                    false => SubscriptionKind::Own,
                 };
                 member.subscriptions.insert(subscribed.filter, kind);
             }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Shard;
-use super::clients::Member;
+use super::clients::{Member, SubscriptionKind};
 use super::store::Store;
 use crate::journal::{Lsn, Record, StoredMessage};
 use crate::key::SessionKey;
@@ -113,11 +113,15 @@ impl Shard {
                 store.detached(&member.session);
             }
             if let Some(name) = member.session.stored() {
-                for &filter in member.subscriptions.keys() {
+                for (&filter, &kind) in &member.subscriptions {
+                    let is_replaying = matches!(
+                        kind,
+                        SubscriptionKind::Replaying | SubscriptionKind::Interrupted
+                    );
                     if let Some((options, identifier)) = self.router.subscription(filter, key)
                         && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
                     {
-                        store.subscribed(name, text, options, identifier);
+                        store.subscribed(name, text, options, identifier, is_replaying);
                     }
                 }
                 store.taken(&member.session);

@@ -451,12 +451,14 @@ impl Store {
         filter: &str,
         options: SubscriptionOptions,
         identifier: Option<NonZeroU32>,
+        is_replaying: bool,
     ) {
         self.journal.append(&Record::Subscribed {
             session: session.get(),
             filter,
             options,
             identifier,
+            is_replaying,
         });
     }
 

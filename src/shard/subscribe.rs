@@ -131,19 +131,25 @@ impl Shard {
                 subscribe.subscription_identifier,
                 true,
             );
-            let kind = if is_shared {
-                SubscriptionKind::Shared
-            } else {
-                SubscriptionKind::Own
-            };
-            member.subscriptions.insert(subscribed.filter, kind);
             let wants_retained = match options.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => !subscribed.existed,
                 RetainHandling::DoNotSend => false,
             };
             // A new shared subscription is sent no retained messages [MQTT-4.8.2].
-            if wants_retained && !is_shared {
+            let is_replayed = wants_retained && !is_shared;
+            let stored = member.session.stored();
+            // What others retain until the barrier is not delivered as it comes.
+            let has_retained = self.router.retained_count() > 0 || self.peers.len() > 1;
+            let is_replaying =
+                is_replayed && has_retained && options.qos > QoS::AtMostOnce && stored.is_some();
+            let kind = match is_replaying {
+                _ if is_shared => SubscriptionKind::Shared,
+                true => SubscriptionKind::Replaying,
+                false => SubscriptionKind::Own,
+            };
+            member.subscriptions.insert(subscribed.filter, kind);
+            if is_replayed {
                 answer.replays.push(ReplayRequest {
                     filter: subscribed.filter,
                     qos: options.qos,
@@ -153,9 +159,10 @@ impl Shard {
             let granted = ReasonCode::granted(options.qos);
             answer.codes.push(granted);
             if let Some(store) = &mut self.clients.store
-                && let Some(name) = member.session.stored()
+                && let Some(name) = stored
             {
-                store.subscribed(name, &text, options, subscribe.subscription_identifier);
+                let identifier = subscribe.subscription_identifier;
+                store.subscribed(name, &text, options, identifier, is_replaying);
                 if is_shared {
                     store.name_share(ShareTag(subscribed.filter.0), &text);
                 }
@@ -217,7 +224,8 @@ impl Shard {
         self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
         if self.router.retained_count() == 0 || answer.replays.is_empty() {
-            return;
+            let filters = answer.replays.iter().map(|request| request.filter);
+            return self.end_replays(session, filters);
         }
         self.begin_replays(key, answer.replays);
         self.send_pending(session, now, effects);
@@ -308,6 +316,7 @@ impl Shard {
             {
                 replay.items.retain(|item| item.request.filter != filter);
                 replay.walks.retain(|walk| walk.request.filter != filter);
+                replay.filters.retain(|it| *it != filter);
             }
             if let Some(name) = stored
                 && let Some(store) = &mut self.clients.store

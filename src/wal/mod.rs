@@ -9,7 +9,7 @@
 //! | PUBACK to a publisher | the message for every stored Session that it matched, on every shard; its retained form |
 //! | PUBREC to a publisher | the same, and that the Packet Identifier was taken, if its Session is stored |
 //! | PUBCOMP to a publisher | that the identifier is free, if its Session is stored |
-//! | SUBACK, UNSUBACK | the Subscriptions of a stored Session, or their removal |
+//! | SUBACK, UNSUBACK | the Subscriptions of a stored Session, and that retained messages are on their way, or their removal |
 //! | CONNACK | that the Session exists, with its Will, or that those before it have ended |
 //! | QoS 1 PUBLISH to a subscriber | nothing: it may come again after a crash, with its identifier and maybe without DUP |
 //! | QoS 2 PUBLISH to a subscriber | the delivery, whose Packet Identifier follows from its place |
@@ -18,6 +18,9 @@
 //!
 //! The Will of a stored Session, unless it is of QoS 0, is the log's until every shard has stored what that has to
 //! have of it. A crash before that publishes it again: who had it already gets it twice.
+//!
+//! Retained messages that a Subscription has asked for are sent again from the first one if a crash comes before the log has
+//! them all, when the Client comes back: which of them it had is not known.
 //!
 //! What a Session has handed on to a member of a shared subscription leaves its log once whoever has it instead
 //! has it stored: in the same frame here, as soon as the other shard has said so elsewhere.

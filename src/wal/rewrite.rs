@@ -165,6 +165,7 @@ impl<'a> ShardFile<'a> {
                 filter,
                 options: subscription.options,
                 identifier: subscription.identifier,
+                is_replaying: subscription.is_replaying,
             });
         }
         for &packet_identifier in &session.inbound {

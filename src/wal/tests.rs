@@ -1036,6 +1036,7 @@ fn owed_to_a_member(folder: &Folder, is_connected: bool) -> [String; 2] {
         let subscription = ReplayedSubscription {
             options,
             identifier: None,
+            is_replaying: false,
         };
         member.subscriptions = [(GROUP.to_owned(), subscription)].into();
         replayed.sessions.insert(session, member);
@@ -1545,6 +1546,7 @@ fn moved(client_identifier: &str) -> Replayed {
     let subscription = ReplayedSubscription {
         options: Default::default(),
         identifier: None,
+        is_replaying: false,
     };
     let session = ReplayedSession {
         session: 1,

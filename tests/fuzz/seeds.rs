@@ -274,6 +274,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         filter,
         options: SubscriptionOptions::new(QoS::ExactlyOnce),
         identifier: NonZeroU32::new(7),
+        is_replaying: filter == "#",
     };
     let retained = |clock| Record::Retained {
         version: RetainedVersion {

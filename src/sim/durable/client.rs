@@ -23,6 +23,8 @@ pub(super) const MESSAGES: &str = "m/#";
 /// What is shared by all subscribers. Their Sessions stay, but some unsubscribe and come back: what one of them
 /// had must never come to another.
 const PAIR: &str = "$share/pair/s/#";
+/// Filter of what is retained by Client 0.
+pub(super) const RETAINED: &str = "r/#";
 /// Filter of all Wills.
 const WILLS: &str = "w/#";
 /// Topics with a retained message, `r/0` and so on.
@@ -401,7 +403,7 @@ impl Client {
                 let payload = if value == 0 {
                     String::new()
                 } else {
-                    value.to_string()
+                    Content::payload(value, 0)
                 };
                 (qos, format!("r/{topic}"), payload)
             }
@@ -560,6 +562,7 @@ impl Client {
                 self.got_wills.entry(publisher).or_default().insert(number);
                 return Ok(());
             }
+            Sort::Retained => return Err(self.violation("something retained has come")),
         };
         got.entry((publisher, flow)).or_default().push(number);
         Ok(())

@@ -14,6 +14,8 @@ pub(super) enum Sort {
     Shared,
     /// Wills, by the Client whose they are.
     Will,
+    /// What Client 0 retains: the flow is the topic, the number its value, and zero if it is removed.
+    Retained,
 }
 
 /// A message as it came.
@@ -54,13 +56,24 @@ impl Content {
             "m" => Sort::Counted,
             "s" => Sort::Shared,
             "w" => Sort::Will,
+            "r" => Sort::Retained,
             _ => return None,
         };
-        let publisher = levels.next()?.parse().ok()?;
-        let flow = match sort {
-            Sort::Will => 0,
-            Sort::Counted | Sort::Shared => levels.next()?.parse().ok()?,
+        let number = levels.next()?.parse().ok()?;
+        let (publisher, flow) = match sort {
+            Sort::Will => (number, 0),
+            Sort::Retained => (0, number),
+            Sort::Counted | Sort::Shared => (number, levels.next()?.parse().ok()?),
         };
+        if sort == Sort::Retained && publish.payload.is_empty() {
+            return Some(Self {
+                sort,
+                publisher,
+                flow,
+                number: 0,
+                lifetime_s: 0,
+            });
+        }
         let mut words = str::from_utf8(publish.payload).ok()?.split(' ');
         Some(Self {
             sort,

@@ -531,7 +531,8 @@ impl Scene<'_> {
         let retained = self.read_retained(world)?;
         for (topic, known) in self.clients[0].retained.iter().enumerate() {
             let found = retained.get(&format!("r/{topic}"));
-            let found = found.and_then(|it| it.parse().ok()).unwrap_or_default();
+            let found = found.and_then(|it| it.split(' ').next()?.parse().ok());
+            let found = found.unwrap_or_default();
             if found != known.acknowledged && !known.possible.contains(&found) {
                 return Err(Violation(format!("r/{topic} is {found}: {known:?}")));
             }

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::client::{Client, Late, MESSAGES, Published, check_order};
-use super::content::Content;
+use super::client::{Client, Late, MESSAGES, Published, RETAINED, check_order};
+use super::content::{Content, Sort};
 use super::link::{Link, success};
 use crate::codec::{
     self, Connect, Disconnect, ForwardedProperties, Packet, ReasonCode, Subscribe,
@@ -66,6 +66,8 @@ struct Stay {
     spans: Vec<Span>,
     /// What came, by publisher and QoS.
     got: BTreeMap<(usize, usize), Vec<u32>>,
+    /// What came of what is retained: topics and values.
+    retained: BTreeSet<(usize, u32)>,
 }
 
 /// A Will of this Client.
@@ -302,7 +304,7 @@ impl Visitor {
         }
         if self.is_subscribed || random.one_in(4) {
             self.leave_spans();
-            let filters = [MESSAGES];
+            let filters = [MESSAGES, RETAINED];
             let unsubscribe = Unsubscribe::new(identifier(), &filters);
             self.link.send(world, &Packet::Unsubscribe(unsubscribe));
         } else {
@@ -314,7 +316,8 @@ impl Visitor {
             };
             let stay = self.stays.last_mut().expect("it is connected");
             stay.spans.push(span);
-            let filters = [(MESSAGES, SubscriptionOptions::new(self.qos))];
+            let options = SubscriptionOptions::new(self.qos);
+            let filters = [(MESSAGES, options), (RETAINED, options)];
             let subscribe = Subscribe::new(identifier(), &filters);
             self.link.send(world, &Packet::Subscribe(subscribe));
         }
@@ -475,8 +478,12 @@ impl Visitor {
             return Ok(());
         }
         let content = Content::read(publish, VERSION).map_err(|what| self.violation(&what))?;
-        self.late.extend(Late::new(&content, publish, &self.link));
         let stay = self.stays.last_mut().expect("it is connected");
+        if content.sort == Sort::Retained {
+            stay.retained.insert((content.flow, content.number));
+            return Ok(());
+        }
+        self.late.extend(Late::new(&content, publish, &self.link));
         let got = stay.got.entry((content.publisher, content.flow));
         got.or_default().push(content.number);
         Ok(())
@@ -503,6 +510,18 @@ impl Visitor {
         let Some(stay) = self.stays.last() else {
             return Err(self.violation("it has no session"));
         };
+        let mut spans = stay.spans.iter();
+        if spans.any(|span| span.since.is_some() && span.until == u64::MAX) {
+            // It was sent when it was subscribed to, or came since.
+            for (topic, known) in publishers[0].retained.iter().enumerate() {
+                let value = known.acknowledged;
+                let mut values = known.possible.iter().chain([&value]);
+                if value != 0 && !values.any(|&it| stay.retained.contains(&(topic, it))) {
+                    let what = format!("r/{topic} is {value}, and did not come");
+                    return Err(self.violation(&what));
+                }
+            }
+        }
         for (publisher, flow, messages) in flows(publishers) {
             let got = stay.got.get(&(publisher, flow));
             let got: BTreeSet<u32> = got.into_iter().flatten().copied().collect();

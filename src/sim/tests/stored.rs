@@ -244,3 +244,45 @@ fn a_session_and_a_will_whose_time_is_over_are_over_when_their_client_comes_befo
     assert_eq!(connect(second, at(13)), (0, 1), "the Will was");
     assert_eq!(connect(second, at(17)), (1, 1), "the Session was over");
 }
+
+/// [MQTT-3.8.4-1] What a subscription asked for does not end with the process that was answering it.
+#[test]
+fn retained_messages_that_a_crash_kept_from_a_new_subscription_come_when_its_client_does() {
+    let mut crossing = Crossing::stored(1);
+    let publisher = crossing.client(0);
+    for (id, topic) in [(1, "a"), (2, "b")] {
+        let retained = Publish {
+            retain: true,
+            ..message(topic, "x", Q1, id)
+        };
+        crossing.bench.send(publisher, &Packet::Publish(retained));
+    }
+    let subscriber = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    let filters = [("#", options(Q1))];
+    let subscribe = Subscribe::new(identifier(9), &filters);
+    let bench = &mut crossing.bench;
+    bench.send(subscriber, &Packet::Subscribe(subscribe));
+    // The subscription is stored, and nothing that follows.
+    bench.world.turn_disk(0);
+    let heard = bench.hear(subscriber);
+    assert!(heard[0].starts_with("suback"), "{heard:?}");
+    let retained = ["publish q1 #1 a=x retain", "publish q1 #2 b=x retain"];
+    assert_eq!(heard[1..], retained);
+    crossing.crash();
+    let again = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert_eq!(heard[0], "connack Success present");
+    assert_eq!(heard[1..], retained);
+    // Now they are stored.
+    for id in [1, 2] {
+        crossing.bench.send(again, &puback(id));
+    }
+    crossing.write();
+    crossing.crash();
+    let again = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert_eq!(heard, ["connack Success present"]);
+}
