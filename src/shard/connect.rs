@@ -91,12 +91,13 @@ impl Shard {
         self.send_connack(session, key, connect, session_present, effects);
         self.log_connected(session, key, connect, effects);
         // What ended, and what began, must have ended and begun for good.
-        if self.journal_size() != before {
-            self.close_gate(key, self.stored_position());
+        let lsn = if self.journal_size() != before {
+            self.stored_position()
         } else {
             // Also if another CONNECT, or nobody, has ended it.
-            self.close_gate(key, ended);
-        }
+            ended
+        };
+        self.close_gate(key, lsn);
         self.set_members_online(session, true);
         if session_present {
             self.resume_replays(key, session);

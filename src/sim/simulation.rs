@@ -13,7 +13,6 @@ use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
 use crate::policy::Settings;
-use crate::shard::Census;
 use crate::time::Instant;
 use crate::wal::StoreOptions;
 
@@ -21,6 +20,8 @@ use crate::wal::StoreOptions;
 const STILL_ROUNDS: usize = 50;
 /// Rounds within which everything must have come to rest, drop by drop.
 const REST_ROUNDS: usize = 1_000_000;
+/// Waits after which all is forgotten: tombstones of retained messages are asked for first.
+pub(super) const UNTIL_FORGOTTEN_S: [u64; 4] = [2, 2, 2, 100 * 86_400];
 /// Rounds within which everybody must have left.
 const LEAVE_ROUNDS: usize = 20_000;
 
@@ -317,8 +318,7 @@ impl Simulation<'_> {
                 break;
             }
         }
-        // Tombstones are asked for and forgotten.
-        for wait in [2, 2, 2, 100 * 86_400] {
+        for wait in UNTIL_FORGOTTEN_S {
             self.world.pass(Duration::from_secs(wait));
             let mut before = 0;
             for _ in 0..LEAVE_ROUNDS {
@@ -329,15 +329,7 @@ impl Simulation<'_> {
                 self.turn_all()?;
             }
         }
-        for (shard, census) in self.world.censuses().into_iter().enumerate() {
-            if census != Census::default() {
-                return Err(Violation(format!("shard {shard} still holds {census:?}")));
-            }
-        }
-        if self.world.ring_used() > 0 || self.world.wires_held() > 0 {
-            return Err(Violation(format!("rings hold {}", self.world.ring_used())));
-        }
-        Ok(())
+        self.world.check_empty()
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::oracle::Violation;
 use super::random::Random;
 use crate::codec::{self, FixedHeader};
 use crate::key::{ConnectionKey, ShardId};
@@ -362,6 +363,19 @@ impl World {
     #[must_use]
     pub fn censuses(&self) -> Vec<Census> {
         self.hosts.iter().map(|host| host.shard.census()).collect()
+    }
+
+    /// Once everybody has left and all is forgotten, nothing may be left.
+    pub(super) fn check_empty(&self) -> Result<(), Violation> {
+        for (shard, census) in self.censuses().into_iter().enumerate() {
+            if census != Census::default() {
+                return Err(Violation(format!("shard {shard} still holds {census:?}")));
+            }
+        }
+        if self.ring_used() > 0 || self.wires_held() > 0 {
+            return Err(Violation(format!("rings hold {}", self.ring_used())));
+        }
+        Ok(())
     }
 
     /// A sum over the counters of all shards.

@@ -274,14 +274,11 @@ impl Client {
 
     /// Does one thing.
     pub(super) fn act(&mut self, world: &mut World, random: &mut Random, may_publish: bool) {
-        let Some(wire) = self.link.wire() else {
+        if self.link.wire().is_none() {
             return self.connect(world, random);
-        };
+        }
         if random.one_in(150) {
-            // Or the broker finds out only when it comes back.
-            if random.chance(70) {
-                world.cut(wire, random);
-            }
+            self.link.lose(world, random);
             return self.drop_connection();
         }
         if !self.link.is_connected {

@@ -30,6 +30,11 @@ pub(super) struct Content {
     pub(super) lifetime_s: u32,
 }
 
+/// The number that a payload begins with.
+pub(super) fn number(payload: &str) -> Option<u32> {
+    payload.split(' ').next()?.parse().ok()
+}
+
 impl Content {
     /// The payload of message `number`, of sizes that fill sectors and segments in every way, and from which messages
     /// go from shard to shard by themselves or with others.

@@ -35,7 +35,7 @@ fn identifier() -> PacketIdentifier {
 #[derive(Debug)]
 pub(super) struct GroupMember {
     index: usize,
-    link: Link,
+    pub(super) link: Link,
     /// The broker has said that it is subscribed.
     is_subscribed: bool,
     is_asking: bool,
@@ -141,11 +141,6 @@ impl GroupMember {
         if random.chance(20) {
             self.link.answer_one(world);
         }
-    }
-
-    /// Sends all that is to be sent.
-    pub(super) fn answer_all(&mut self, world: &mut World) {
-        while self.link.answer_one(world) {}
     }
 
     pub(super) fn read(&mut self, world: &mut World, count: usize) -> Result<(), Violation> {

@@ -93,6 +93,20 @@ impl Link {
         true
     }
 
+    /// Sends all that is to be sent.
+    pub(super) fn answer_all(&mut self, world: &mut World) {
+        while self.answer_one(world) {}
+    }
+
+    /// The network loses it, or the broker finds out only when the Client comes back.
+    pub(super) fn lose(&self, world: &mut World, random: &mut Random) {
+        if let Some(wire) = self.wire
+            && random.chance(70)
+        {
+            world.cut(wire, random);
+        }
+    }
+
     pub(super) fn has_answers(&self) -> bool {
         !self.answers.is_empty()
     }

@@ -19,13 +19,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use client::{Client, RETAINED_TOPICS};
+use content::number;
 use group::GroupMember;
 use visitor::Visitor;
 
 use super::disk::{Disk, Faults};
 use super::oracle::Violation;
 use super::random::Random;
-use super::simulation::describe;
+use super::simulation::{UNTIL_FORGOTTEN_S, describe};
 use super::world::{Event, Pace, World, split_packet};
 use crate::codec::{
     self, Connect, Disconnect, Packet, PublishHeader, ReasonCode, Subscribe, SubscriptionOptions,
@@ -36,7 +37,6 @@ use crate::key::PacketIdentifier;
 use crate::limits::{DISK_PATIENCE, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
-use crate::shard::Census;
 use crate::time::Instant;
 use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions};
 
@@ -202,19 +202,11 @@ impl Scene<'_> {
             world.close(wire);
             self.settle(&mut world);
         }
-        // What is known of retained messages that were removed is asked for, and forgotten.
-        for wait in [2, 2, 2, 100 * 86_400] {
+        for wait in UNTIL_FORGOTTEN_S {
             world.pass(Duration::from_secs(wait));
             self.settle(&mut world);
         }
-        for (shard, census) in world.censuses().into_iter().enumerate() {
-            if census != Census::default() {
-                return Err(Violation(format!("shard {shard} still holds {census:?}")));
-            }
-        }
-        if world.ring_used() > 0 || world.wires_held() > 0 {
-            return Err(Violation(format!("rings hold {}", world.ring_used())));
-        }
+        world.check_empty()?;
         drop(world);
         let shards = self.shards();
         match self.try_open(&self.disk.clone(), shards, false) {
@@ -360,14 +352,14 @@ impl Scene<'_> {
                 if client.link.wire().is_none() || !client.is_subscribed() {
                     client.act(world, &mut self.random, false);
                 }
-                while client.link.answer_one(world) {}
+                client.link.answer_all(world);
             }
             for member in &mut self.group {
                 member.read(world, usize::MAX)?;
                 if !member.is_at_rest() {
                     member.act(world, &mut self.random, false);
                 }
-                member.answer_all(world);
+                member.link.answer_all(world);
             }
             for visitor in &mut self.visitors {
                 self.moment += 1;
@@ -376,7 +368,7 @@ impl Scene<'_> {
                 if !visitor.is_at_rest() {
                     visitor.act(world, &mut self.random, false);
                 }
-                visitor.answer_all(world);
+                visitor.link.answer_all(world);
             }
             for shard in 0..world.shard_count() {
                 world.turn(shard, &mut Pace::Full);
@@ -531,8 +523,7 @@ impl Scene<'_> {
         let retained = self.read_retained(world)?;
         for (topic, known) in self.clients[0].retained.iter().enumerate() {
             let found = retained.get(&format!("r/{topic}"));
-            let found = found.and_then(|it| it.split(' ').next()?.parse().ok());
-            let found = found.unwrap_or_default();
+            let found = found.and_then(|it| number(it)).unwrap_or_default();
             if found != known.acknowledged && !known.possible.contains(&found) {
                 return Err(Violation(format!("r/{topic} is {found}: {known:?}")));
             }

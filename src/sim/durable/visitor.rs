@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::client::{Client, Late, MESSAGES, Published, RETAINED, check_order};
-use super::content::{Content, Sort};
+use super::content::{Content, Sort, number};
 use super::link::{Link, success};
 use crate::codec::{
     self, Connect, Disconnect, ForwardedProperties, Packet, ReasonCode, Subscribe,
@@ -93,7 +93,7 @@ pub(super) struct OwnWill {
 pub(super) struct Visitor {
     pub(super) index: usize,
     qos: QoS,
-    link: Link,
+    pub(super) link: Link,
     /// Counts what Clients do, all over the simulation.
     pub(super) moment: u64,
     /// Of this life of the broker, those it may still take for connected.
@@ -287,10 +287,7 @@ impl Visitor {
             return self.connect(world, random, may_leave);
         };
         if may_leave && random.one_in(30) {
-            // Or the broker finds out only when it comes back.
-            if random.chance(70) {
-                world.cut(wire, random);
-            }
+            self.link.lose(world, random);
             return self.drop_connection(world.now());
         }
         if !self.link.is_connected {
@@ -348,10 +345,6 @@ impl Visitor {
         self.link.send(world, &Packet::Disconnect(disconnect));
         world.close(wire);
         self.drop_connection(world.now());
-    }
-
-    pub(super) fn answer_all(&mut self, world: &mut World) {
-        while self.link.answer_one(world) {}
     }
 
     pub(super) fn read(&mut self, world: &mut World, count: usize) -> Result<(), Violation> {
@@ -491,8 +484,7 @@ impl Visitor {
 
     /// The Will that is retained is not older than the last one that was due.
     pub(super) fn check_retained(&self, payload: &str) -> Result<(), Violation> {
-        let number = payload.split(' ').next();
-        let number: u32 = number.and_then(|it| it.parse().ok()).unwrap_or_default();
+        let number = number(payload).unwrap_or_default();
         let due = self.due.last().map_or(0, |will| will.number);
         if number < due || self.void.iter().any(|will| will.number == number) {
             let what = format!("its Will {number} is retained, {due} was due");

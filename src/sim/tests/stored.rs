@@ -153,15 +153,48 @@ fn a_will_that_only_the_shard_of_its_client_has_stored_is_published_again_after_
     );
 }
 
+/// A topic of which shard 1 writes down the retained message.
+fn topic_kept_by_shard_1(shards: usize) -> String {
+    let placement = Placement::new(shards, 7);
+    let mut topics = (0..).map(|number| format!("w{number}"));
+    let keeper = |topic: &String| placement.shard_of_bytes(topic.as_bytes());
+    topics.find(|it| keeper(it) == ShardId(1)).unwrap()
+}
+
+fn retained_will(topic_name: &str, delay_interval_s: u32) -> Option<Will<'_>> {
+    will(topic_name, delay_interval_s).map(|will| Will {
+        retain: true,
+        ..will
+    })
+}
+
+/// Who may no longer write to a topic has nothing retained there, so it counts who that was.
+#[test]
+fn a_will_that_is_published_again_is_retained_as_that_of_its_client_though_the_session_is_over() {
+    let topic = topic_kept_by_shard_1(2);
+    let mut crossing = Crossing::stored(2);
+    let name = crossing.name_of(0);
+    let client = crossing.bench.open(Connect {
+        will: retained_will(&topic, 0),
+        ..lasting(&name)
+    });
+    crossing.write();
+    crossing.bench.lose(client);
+    // Clean Start: its Session is over, too.
+    crossing.bench.open(v5(&name));
+    crossing.write_of(0);
+    crossing.crash();
+    let retained = crossing.bench.world.shard(0).retained_messages();
+    let sources = retained.iter().map(|(_, message)| message.source());
+    let sources: Vec<_> = sources
+        .map(|source| source.map(|it| it.client_identifier.to_string()))
+        .collect();
+    assert_eq!(sources, [Some(name)]);
+}
+
 #[test]
 fn a_will_that_is_published_again_does_not_replace_what_was_retained_after_it() {
-    let topic = |keeper: usize| {
-        let placement = Placement::new(3, 7);
-        let mut topics = (0..).map(|number| format!("w{number}"));
-        let of_keeper = |topic: &String| placement.shard_of_bytes(topic.as_bytes());
-        topics.find(|it| of_keeper(it) == ShardId(keeper as u16))
-    };
-    let topic = topic(1).unwrap();
+    let topic = topic_kept_by_shard_1(3);
     let mut crossing = Crossing::stored(3);
     // Its disk does nothing: the Will does not come everywhere.
     let subscriber = crossing.client_by(2, lasting);
@@ -169,10 +202,7 @@ fn a_will_that_is_published_again_does_not_replace_what_was_retained_after_it() 
     crossing.write();
     let name = crossing.name_of(0);
     let client = crossing.bench.open(Connect {
-        will: will(&topic, 0).map(|will| Will {
-            retain: true,
-            ..will
-        }),
+        will: retained_will(&topic, 0),
         ..lasting(&name)
     });
     let publisher = crossing.client(1);
@@ -232,10 +262,7 @@ fn a_session_and_a_will_whose_time_is_over_are_over_when_their_client_comes_befo
     };
     let at = |seconds| Instant::ZERO.add_seconds(seconds);
     let mut first = lasting("a");
-    first.will = will("w", 2).map(|will| Will {
-        retain: true,
-        ..will
-    });
+    first.will = retained_will("w", 2);
     first.properties.session_expiry_interval = Some(4);
     assert_eq!(connect(first, at(10)), (0, 0));
     assert_eq!(connect(first, at(11)), (0, 0), "nothing was due");
