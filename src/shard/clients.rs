@@ -70,11 +70,28 @@ impl Member {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SubscriptionKind {
     Own,
-    /// The same, and the log has not all retained messages that it asked for.
+    /// The same, and not all retained messages that it asked for are on their way.
     Replaying,
+    /// The same, and the connection has ended before its SUBACK left: a Client that comes back asks again.
+    Unanswered,
     /// The same, since before the process began: nobody is at it.
     Interrupted,
     Shared,
+}
+
+impl SubscriptionKind {
+    pub(super) const fn new(is_shared: bool, is_owed_retained: bool) -> Self {
+        match is_owed_retained {
+            _ if is_shared => Self::Shared,
+            true => Self::Replaying,
+            false => Self::Own,
+        }
+    }
+
+    /// Whether retained messages are still to come because of it.
+    pub(super) const fn is_owed_retained(self) -> bool {
+        matches!(self, Self::Replaying | Self::Unanswered | Self::Interrupted)
+    }
 }
 
 /// Everything about the Clients of one shard.

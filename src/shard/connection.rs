@@ -104,6 +104,13 @@ impl Replay {
     pub(super) fn is_over(&self) -> bool {
         self.walks.is_empty() && self.items.is_empty()
     }
+
+    /// Nothing of it comes any more because of this subscription.
+    pub(super) fn forget(&mut self, filter: FilterKey) {
+        self.items.retain(|items| items.request.filter != filter);
+        self.walks.retain(|walk| walk.request.filter != filter);
+        self.filters.retain(|it| *it != filter);
+    }
 }
 
 /// Exchanges in flight that are to be repeated, oldest first. None, if there is only CONNACK to be waited for.

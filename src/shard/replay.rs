@@ -72,6 +72,8 @@ impl Shard {
             })
         });
         for request in requests {
+            // All of it comes once more, with what is asked for now.
+            replay.forget(request.filter);
             replay.filters.push(request.filter);
             replay.walks.push_back(ReplayWalk {
                 walk: self.router.begin_retained_walk(),
@@ -222,14 +224,29 @@ impl Shard {
         let replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
             .and_then(|connection| connection.take_replay());
-        let Some(mut replay) = replay else { return };
+        if let Some(mut replay) = replay {
+            self.queue_replay(session, &mut replay, now);
+            self.end_replays(session, replay.filters);
+            self.end_walks(now);
+        }
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        for kind in member.subscriptions.values_mut() {
+            if *kind == SubscriptionKind::Replaying {
+                *kind = SubscriptionKind::Unanswered;
+            }
+        }
+    }
+
+    fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) {
         // All at once: the connection that the rest would wait for is gone. Only a Client that leaves within
         // the first turns after its SUBACK comes here.
         replay
             .walks
             .retain(|walk| walk.request.qos > QoS::AtMostOnce);
-        self.look_up(session, &mut replay, usize::MAX, now);
-        for ReplayItems { messages, request } in replay.items {
+        self.look_up(session, replay, usize::MAX, now);
+        for ReplayItems { messages, request } in replay.items.drain(..) {
             for message in messages {
                 let qos = message.qos().max(self.clients.qos_min).min(request.qos);
                 if qos == QoS::AtMostOnce || !self.is_current(&message, replay.store_changes) {
@@ -246,20 +263,15 @@ impl Shard {
                 self.clients.enqueue(session, delivery, now);
             }
         }
-        self.end_replays(session, replay.filters);
-        self.end_walks(now);
     }
 
-    /// The log of a stored Session has what these subscriptions asked for.
+    /// All that these subscriptions asked for is on its way, and in the log of a stored Session.
     pub(super) fn end_replays(
         &mut self,
         session: SessionKey,
         filters: impl IntoIterator<Item = FilterKey>,
     ) {
-        let (Some(store), Some(member)) = (
-            &mut self.clients.store,
-            self.clients.members.get_mut(session),
-        ) else {
+        let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
         for filter in filters {
@@ -268,8 +280,10 @@ impl Shard {
                 continue;
             };
             *kind = SubscriptionKind::Own;
-            if let Some(name) = member.session.stored()
+            if let Some(store) = &mut self.clients.store
+                && let Some(name) = member.session.stored()
                 && let Some((options, identifier)) = self.router.subscription(filter, session)
+                && options.qos > QoS::AtMostOnce
                 && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
             {
                 store.subscribed(name, text, options, identifier, false);

@@ -117,10 +117,9 @@ impl Shard {
                 store.name_share(ShareTag(subscribed.filter.0), text);
             }
             if let Some(member) = self.clients.members.get_mut(key) {
-                let kind = match subscription.is_replaying {
-                    _ if is_shared => SubscriptionKind::Shared,
-                    true => SubscriptionKind::Interrupted,
-                    false => SubscriptionKind::Own,
+                let kind = match SubscriptionKind::new(is_shared, subscription.is_replaying) {
+                    SubscriptionKind::Replaying => SubscriptionKind::Interrupted,
+                    kind => kind,
                 };
                 member.subscriptions.insert(subscribed.filter, kind);
             }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Shard;
-use super::clients::{Member, SubscriptionKind};
+use super::clients::Member;
 use super::store::Store;
 use crate::journal::{Lsn, Record, StoredMessage};
 use crate::key::SessionKey;
@@ -114,14 +114,11 @@ impl Shard {
             }
             if let Some(name) = member.session.stored() {
                 for (&filter, &kind) in &member.subscriptions {
-                    let is_replaying = matches!(
-                        kind,
-                        SubscriptionKind::Replaying | SubscriptionKind::Interrupted
-                    );
                     if let Some((options, identifier)) = self.router.subscription(filter, key)
                         && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
                     {
-                        store.subscribed(name, text, options, identifier, is_replaying);
+                        let is_owed = kind.is_owed_retained();
+                        store.subscribed(name, text, options, identifier, is_owed);
                     }
                 }
                 store.taken(&member.session);

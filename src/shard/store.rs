@@ -451,8 +451,10 @@ impl Store {
         filter: &str,
         options: SubscriptionOptions,
         identifier: Option<NonZeroU32>,
-        is_replaying: bool,
+        is_owed_retained: bool,
     ) {
+        // Of QoS 0 nothing is promised to a Session.
+        let is_replaying = is_owed_retained && options.qos > QoS::AtMostOnce;
         self.journal.append(&Record::Subscribed {
             session: session.get(),
             filter,

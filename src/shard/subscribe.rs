@@ -131,23 +131,22 @@ impl Shard {
                 subscribe.subscription_identifier,
                 true,
             );
+            let before = member.subscriptions.get(&subscribed.filter).copied();
             let wants_retained = match options.retain_handling {
                 RetainHandling::Send => true,
-                RetainHandling::SendIfNew => !subscribed.existed,
+                RetainHandling::SendIfNew => {
+                    !subscribed.existed || before == Some(SubscriptionKind::Unanswered)
+                }
                 RetainHandling::DoNotSend => false,
             };
             // A new shared subscription is sent no retained messages [MQTT-4.8.2].
             let is_replayed = wants_retained && !is_shared;
-            let stored = member.session.stored();
             // What others retain until the barrier is not delivered as it comes.
             let has_retained = self.router.retained_count() > 0 || self.peers.len() > 1;
-            let is_replaying =
-                is_replayed && has_retained && options.qos > QoS::AtMostOnce && stored.is_some();
-            let kind = match is_replaying {
-                _ if is_shared => SubscriptionKind::Shared,
-                true => SubscriptionKind::Replaying,
-                false => SubscriptionKind::Own,
-            };
+            // An earlier SUBSCRIBE of this connection may not have got all of what it asked for.
+            let is_owed_retained =
+                is_replayed && has_retained || before == Some(SubscriptionKind::Replaying);
+            let kind = SubscriptionKind::new(is_shared, is_owed_retained);
             member.subscriptions.insert(subscribed.filter, kind);
             if is_replayed {
                 answer.replays.push(ReplayRequest {
@@ -159,10 +158,10 @@ impl Shard {
             let granted = ReasonCode::granted(options.qos);
             answer.codes.push(granted);
             if let Some(store) = &mut self.clients.store
-                && let Some(name) = stored
+                && let Some(name) = member.session.stored()
             {
                 let identifier = subscribe.subscription_identifier;
-                store.subscribed(name, &text, options, identifier, is_replaying);
+                store.subscribed(name, &text, options, identifier, is_owed_retained);
                 if is_shared {
                     store.name_share(ShareTag(subscribed.filter.0), &text);
                 }
@@ -314,9 +313,7 @@ impl Shard {
             if let Some(connection) = self.clients.connections.get_mut(key)
                 && let Some(replay) = connection.replay_mut()
             {
-                replay.items.retain(|item| item.request.filter != filter);
-                replay.walks.retain(|walk| walk.request.filter != filter);
-                replay.filters.retain(|it| *it != filter);
+                replay.forget(filter);
             }
             if let Some(name) = stored
                 && let Some(store) = &mut self.clients.store

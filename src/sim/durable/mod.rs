@@ -150,6 +150,20 @@ impl Scene<'_> {
             if may_rest {
                 self.rest(&mut world)?;
             }
+            if self.random.chance(20) {
+                self.note("--- it is told to end".to_owned());
+                world.shut_down();
+                for _ in 0..self.random.below(40) {
+                    let shard = self.random.below(world.shard_count());
+                    world.turn(shard, &mut Pace::Random(&mut self.random));
+                    world.turn_disk(shard);
+                }
+                self.observe(&mut world);
+                // The time that their Sessions and Wills have has begun.
+                for visitor in &mut self.visitors {
+                    visitor.drop_connection(world.now());
+                }
+            }
             self.now = world.now();
             for client in &mut self.clients {
                 client.observe(&world);

@@ -1,5 +1,5 @@
 //! Clients whose Sessions end while the broker crashes: by Clean Start, by DISCONNECT, by the time they have. They
-//! subscribe and unsubscribe, and have Wills.
+//! subscribe, again with other options, and unsubscribe, and have Wills.
 //!
 //! Each knows between which moments it can have been subscribed, and must have been. What was published within must
 //! come, what was published and acknowledged outside must not, whatever a crash brings back.
@@ -7,13 +7,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::client::{Client, Late, MESSAGES, Published, RETAINED, check_order};
 use super::content::{Content, Sort, number};
 use super::link::{Link, success};
 use crate::codec::{
-    self, Connect, Disconnect, ForwardedProperties, Packet, ReasonCode, Subscribe,
+    self, Connect, Disconnect, ForwardedProperties, Packet, ReasonCode, RetainHandling, Subscribe,
     SubscriptionOptions, Unsubscribe, Will,
 };
 use crate::key::PacketIdentifier;
@@ -60,10 +61,35 @@ impl Span {
     }
 }
 
+/// What a SUBSCRIBE asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// Its Subscription Identifier.
+    identifier: u32,
+    qos: QoS,
+    retain_as_published: bool,
+    /// The moment at which it was sent.
+    at: u64,
+    /// What replaces or ends it was confirmed.
+    until: u64,
+}
+
+impl Asked {
+    /// Whether a message that came by it could be published while it was in force.
+    fn may_get(&self, message: &Published) -> bool {
+        let acknowledged = message.acknowledged.map_or(u64::MAX, |(moment, _)| moment);
+        self.at <= acknowledged && message.begun <= self.until
+    }
+}
+
 /// One Session, or what may be one.
 #[derive(Debug, Default)]
 struct Stay {
     spans: Vec<Span>,
+    /// Every SUBSCRIBE that may be in force, or was.
+    asked: Vec<Asked>,
+    /// By which of them a message came: its publisher, flow and number, and the Subscription Identifier.
+    by: Vec<(usize, usize, u32, u32)>,
     /// What came, by publisher and QoS.
     got: BTreeMap<(usize, usize), Vec<u32>>,
     /// What came of what is retained: topics and values.
@@ -88,11 +114,21 @@ pub(super) struct OwnWill {
     is_over: bool,
 }
 
+/// What a Visitor waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Asking {
+    /// To be subscribed.
+    First,
+    /// To be subscribed with other options.
+    Again,
+    /// Not to be.
+    Last,
+}
+
 /// One such Client.
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) index: usize,
-    qos: QoS,
     pub(super) link: Link,
     /// Counts what Clients do, all over the simulation.
     pub(super) moment: u64,
@@ -113,8 +149,10 @@ pub(super) struct Visitor {
     /// The Session may have ended since it was heard of.
     may_have_ended: bool,
     stays: Vec<Stay>,
-    is_asking: bool,
+    asking: Option<Asking>,
     is_subscribed: bool,
+    /// SUBSCRIBE packets sent.
+    subscribes: u32,
     received: BTreeSet<u16>,
     /// Connections begun, each of which has a Will.
     connections: u32,
@@ -128,10 +166,8 @@ pub(super) struct Visitor {
 
 impl Visitor {
     pub(super) fn new(index: usize) -> Self {
-        let qos = [QoS::ExactlyOnce, QoS::AtLeastOnce][index % 2];
         Self {
             index,
-            qos,
             link: Link::new(VERSION),
             moment: 0,
             wires: BTreeSet::new(),
@@ -144,8 +180,9 @@ impl Visitor {
             asked_expiry_s: 0,
             may_have_ended: true,
             stays: Vec::new(),
-            is_asking: false,
+            asking: None,
             is_subscribed: false,
+            subscribes: 0,
             received: BTreeSet::new(),
             connections: 0,
             wills: Vec::new(),
@@ -186,14 +223,14 @@ impl Visitor {
         self.lost_at = now;
     }
 
-    fn drop_connection(&mut self, now: Instant) {
+    pub(super) fn drop_connection(&mut self, now: Instant) {
         if self.link.is_connected {
             self.dropped_at = now;
         }
         self.link.drop();
         // What became of the last thing it asked for is not known.
-        self.is_subscribed &= !self.is_asking;
-        self.is_asking = false;
+        self.is_subscribed &= self.asking.is_none();
+        self.asking = None;
     }
 
     /// What the broker knows of its connections.
@@ -296,30 +333,61 @@ impl Visitor {
         if may_leave && random.one_in(60) {
             return self.disconnect(world, random, wire);
         }
-        if self.link.answer_one(world) || !may_leave || self.is_asking || !random.one_in(4) {
+        if self.link.answer_one(world) || !may_leave || self.asking.is_some() || !random.one_in(4) {
             return;
         }
-        if self.is_subscribed || random.one_in(4) {
+        if random.chance(if self.is_subscribed { 60 } else { 25 }) {
             self.leave_spans();
             let filters = [MESSAGES, RETAINED];
             let unsubscribe = Unsubscribe::new(identifier(), &filters);
             self.link.send(world, &Packet::Unsubscribe(unsubscribe));
+            self.is_subscribed = false;
+            self.asking = Some(Asking::Last);
         } else {
-            let span = Span {
+            self.subscribe(world, random);
+        }
+    }
+
+    /// Subscribes, or does so again with other options: what is published meanwhile comes [MQTT-3.8.4-4].
+    fn subscribe(&mut self, world: &mut World, random: &mut Random) {
+        self.subscribes += 1;
+        let asked = Asked {
+            identifier: self.subscribes,
+            qos: *random.pick(&[QoS::ExactlyOnce, QoS::AtLeastOnce]),
+            retain_as_published: random.chance(50),
+            at: self.moment,
+            until: u64::MAX,
+        };
+        let stay = self.stays.last_mut().expect("it is connected");
+        stay.asked.push(asked);
+        if !self.is_subscribed {
+            stay.spans.push(Span {
                 asked: self.moment,
                 since: None,
                 until: u64::MAX,
                 gone: u64::MAX,
-            };
-            let stay = self.stays.last_mut().expect("it is connected");
-            stay.spans.push(span);
-            let options = SubscriptionOptions::new(self.qos);
-            let filters = [(MESSAGES, options), (RETAINED, options)];
-            let subscribe = Subscribe::new(identifier(), &filters);
-            self.link.send(world, &Packet::Subscribe(subscribe));
+            });
         }
-        self.is_subscribed = !self.is_subscribed;
-        self.is_asking = true;
+        let mut options = SubscriptionOptions::new(asked.qos);
+        options.retain_as_published = asked.retain_as_published;
+        // Once it is subscribed, what it asked for is on its way, whatever it asks for.
+        let handlings = [
+            RetainHandling::Send,
+            RetainHandling::SendIfNew,
+            RetainHandling::DoNotSend,
+        ];
+        let count = if self.is_subscribed { 3 } else { 2 };
+        options.retain_handling = handlings[random.below(count)];
+        let filters = [(MESSAGES, options), (RETAINED, options)];
+        let mut subscribe = Subscribe::new(identifier(), &filters);
+        subscribe.subscription_identifier = NonZeroU32::new(asked.identifier);
+        self.link.send(world, &Packet::Subscribe(subscribe));
+        self.asking = Some(if self.is_subscribed {
+            Asking::Again
+        } else {
+            Asking::First
+        });
+        self.is_subscribed = true;
     }
 
     fn disconnect(&mut self, world: &mut World, random: &mut Random, wire: WireId) {
@@ -370,20 +438,31 @@ impl Visitor {
                 self.connected(connack.session_present, world.now())?;
             }
             Packet::SubAck(suback) => {
-                self.is_asking = false;
+                let is_first = self.asking.take() != Some(Asking::Again);
                 let Some(stay) = self.stays.last_mut() else {
                     return Err(self.violation("SUBACK came, and it never had a session"));
                 };
                 if suback.reason_codes.iter().any(ReasonCode::is_error) {
                     // The disk takes nothing.
-                    stay.spans.pop();
-                    self.is_subscribed = false;
-                } else if let Some(span) = stay.spans.last_mut() {
-                    span.since = Some(moment);
+                    stay.asked.pop();
+                    if is_first {
+                        stay.spans.pop();
+                        self.is_subscribed = false;
+                    }
+                } else {
+                    let earlier = stay.asked.iter_mut().rev().skip(1);
+                    earlier.for_each(|it| it.until = it.until.min(moment));
+                    if is_first && let Some(span) = stay.spans.last_mut() {
+                        span.since = Some(moment);
+                    }
                 }
             }
             Packet::UnsubAck(_) => {
-                self.is_asking = false;
+                self.asking = None;
+                if let Some(stay) = self.stays.last_mut() {
+                    let asked = stay.asked.iter_mut();
+                    asked.for_each(|it| it.until = it.until.min(moment));
+                }
                 for span in self.spans() {
                     span.gone = span.gone.min(moment);
                 }
@@ -420,6 +499,8 @@ impl Visitor {
                 });
                 let stay = Stay {
                     spans: spans.collect(),
+                    asked: last.asked.clone(),
+                    retained: last.retained.clone(),
                     ..Stay::default()
                 };
                 self.stays.push(stay);
@@ -471,15 +552,56 @@ impl Visitor {
             return Ok(());
         }
         let content = Content::read(publish, VERSION).map_err(|what| self.violation(&what))?;
+        let by = self.check_options(&content, publish)?;
         let stay = self.stays.last_mut().expect("it is connected");
         if content.sort == Sort::Retained {
             stay.retained.insert((content.flow, content.number));
             return Ok(());
         }
+        stay.by
+            .push((content.publisher, content.flow, content.number, by));
         self.late.extend(Late::new(&content, publish, &self.link));
         let got = stay.got.entry((content.publisher, content.flow));
         got.or_default().push(content.number);
         Ok(())
+    }
+
+    /// A message came as a SUBSCRIBE of this Session had asked for. By which one.
+    fn check_options(
+        &self,
+        content: &Content,
+        publish: &codec::Publish<'_>,
+    ) -> Result<u32, Violation> {
+        let stay = self.stays.last().expect("it is connected");
+        let identifiers = &publish.properties.subscription_identifiers;
+        let [identifier] = identifiers.iter().collect::<Vec<_>>()[..] else {
+            let what = format!("{content:?} came by {identifiers:?}");
+            return Err(self.violation(&what));
+        };
+        // [MQTT-3.3.4-3]
+        let identifier = identifier.get();
+        let mut asked = stay.asked.iter();
+        let asked = asked.find(|it| it.identifier == identifier);
+        let is_right = asked.is_some_and(|asked| {
+            // [MQTT-3.8.4-8]
+            let qos = match (content.sort, content.flow) {
+                (Sort::Counted, 0) => QoS::AtLeastOnce,
+                (Sort::Counted, 1) => asked.qos,
+                (Sort::Counted, _) => QoS::AtMostOnce,
+                _ => publish.qos.min(asked.qos),
+            };
+            // [MQTT-3.3.1-12], [MQTT-3.3.1-13]: what was retained before comes with it in any case.
+            let is_retained = content.sort == Sort::Retained;
+            let retain = is_retained && (asked.retain_as_published || publish.retain);
+            (publish.qos, publish.retain) == (qos, retain)
+        });
+        if is_right {
+            return Ok(identifier);
+        }
+        Err(self.violation(&format!(
+            "{content:?} came as {:?}, retained: {}, by {identifier} of {:?}",
+            publish.qos, publish.retain, stay.asked
+        )))
     }
 
     /// The Will that is retained is not older than the last one that was due.
@@ -494,7 +616,7 @@ impl Visitor {
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
-        self.link.is_connected && !self.is_asking && !self.link.has_answers()
+        self.link.is_connected && self.asking.is_none() && !self.link.has_answers()
     }
 
     /// Everything is at rest: what had to come to its present Session has come.
@@ -531,15 +653,34 @@ impl Visitor {
         Ok(())
     }
 
+    /// What has come, came by a Subscription that was in force when it was published.
+    fn check_identifiers(&self, stay: &Stay, publishers: &[Client]) -> Result<(), Violation> {
+        for &(publisher, flow, number, identifier) in &stay.by {
+            let published = publishers[publisher].published.get(flow);
+            let mut asked = stay.asked.iter();
+            if let Some(message) = published.and_then(|it| it.get(&number))
+                && let Some(asked) = asked.find(|it| it.identifier == identifier)
+                && !asked.may_get(message)
+            {
+                return Err(self.violation(&format!(
+                    "message {number} of flow {flow} of client {publisher}, {message:?}, came by {asked:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// What has come all along.
     pub(super) fn check(&self, publishers: &[Client]) -> Result<(), Violation> {
         for stay in &self.stays {
+            self.check_identifiers(stay, publishers)?;
             for (publisher, flow, messages) in flows(publishers) {
                 let Some(got) = stay.got.get(&(publisher, flow)) else {
                     continue;
                 };
                 let what = format!("flow {flow} of client {publisher}");
-                let may_repeat = flow == 0 || self.qos == QoS::AtLeastOnce;
+                let is_once = |it: &Asked| it.qos == QoS::ExactlyOnce;
+                let may_repeat = flow == 0 || !stay.asked.iter().all(is_once);
                 let may_be_late = |number: u32| {
                     // It may have been published first when nobody was subscribed.
                     let message = messages.get(&number);

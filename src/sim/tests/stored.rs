@@ -2,6 +2,7 @@
 
 use super::crossing::Crossing;
 use super::*;
+use crate::codec::RetainHandling;
 use crate::key::ShardId;
 use crate::origin::Origin;
 use crate::shard::{Effects, Placement, Shard};
@@ -276,14 +277,7 @@ fn a_session_and_a_will_whose_time_is_over_are_over_when_their_client_comes_befo
 #[test]
 fn retained_messages_that_a_crash_kept_from_a_new_subscription_come_when_its_client_does() {
     let mut crossing = Crossing::stored(1);
-    let publisher = crossing.client(0);
-    for (id, topic) in [(1, "a"), (2, "b")] {
-        let retained = Publish {
-            retain: true,
-            ..message(topic, "x", Q1, id)
-        };
-        crossing.bench.send(publisher, &Packet::Publish(retained));
-    }
+    retain_two(&mut crossing);
     let subscriber = crossing.client_by(0, lasting);
     let name = format!("client {}", crossing.names);
     let filters = [("#", options(Q1))];
@@ -312,4 +306,73 @@ fn retained_messages_that_a_crash_kept_from_a_new_subscription_come_when_its_cli
     crossing.write();
     let heard = crossing.bench.hear(again);
     assert_eq!(heard, ["connack Success present"]);
+}
+
+fn retain_two(crossing: &mut Crossing) {
+    let publisher = crossing.client(0);
+    for (id, topic) in [(1, "a"), (2, "b")] {
+        let retained = Publish {
+            retain: true,
+            ..message(topic, "x", Q1, id)
+        };
+        crossing.bench.send(publisher, &Packet::Publish(retained));
+    }
+}
+
+/// Asks for everything, as if there were no Subscription yet.
+fn subscribe_if_new(crossing: &mut Crossing, link: Link) {
+    let mut options = options(Q1);
+    options.retain_handling = RetainHandling::SendIfNew;
+    let filters = [("#", options)];
+    let subscribe = Subscribe::new(identifier(9), &filters);
+    crossing.bench.send(link, &Packet::Subscribe(subscribe));
+}
+
+/// [MQTT-3.3.1-10] That they are not sent once more does not take back what an earlier SUBSCRIBE was promised.
+#[test]
+fn retained_messages_that_are_on_their_way_survive_a_crash_though_their_client_subscribes_again() {
+    let mut crossing = Crossing::stored(1);
+    retain_two(&mut crossing);
+    let subscriber = crossing.client_by(0, |name| {
+        let mut connect = lasting(name);
+        connect.properties.receive_maximum = window(1);
+        connect
+    });
+    let name = format!("client {}", crossing.names);
+    subscribe_if_new(&mut crossing, subscriber);
+    crossing.write();
+    let heard = crossing.bench.hear(subscriber);
+    assert_eq!(heard, ["suback [GrantedQoS1]", "publish q1 #1 a=x retain"]);
+    subscribe_if_new(&mut crossing, subscriber);
+    crossing.write();
+    assert_eq!(crossing.bench.hear(subscriber), ["suback [GrantedQoS1]"]);
+    crossing.crash();
+    let again = crossing.bench.open(lasting(&name));
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert!(heard.iter().any(|it| it.contains("b=x")), "{heard:?}");
+}
+
+/// [MQTT-3.3.1-10] To its Client a Subscription without SUBACK is none.
+#[test]
+fn a_subscription_whose_suback_never_left_is_new_to_a_client_that_comes_back() {
+    let mut crossing = Crossing::stored(1);
+    retain_two(&mut crossing);
+    let subscriber = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    subscribe_if_new(&mut crossing, subscriber);
+    let heard = crossing.bench.hear(subscriber);
+    assert!(heard.is_empty(), "no disk has it: {heard:?}");
+    crossing.bench.lose(subscriber);
+    let again = crossing.bench.open(lasting(&name));
+    subscribe_if_new(&mut crossing, again);
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    let retained = ["publish q1 #1 a=x retain", "publish q1 #2 b=x retain"];
+    assert_eq!(heard[0], "connack Success present");
+    assert_eq!(heard[2..], retained, "{heard:?}");
+    subscribe_if_new(&mut crossing, again);
+    crossing.write();
+    let heard = crossing.bench.hear(again);
+    assert_eq!(heard.len(), 1, "now it has been answered: {heard:?}");
 }
