@@ -59,16 +59,74 @@ struct Flow {
 /// What a Client knows of a retained message that it alone writes. Zero is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Retained {
-    pub(super) acknowledged: u32,
+    acknowledged: u32,
     /// What may have come behind that: under way, or refused when it was repeated.
-    pub(super) possible: Vec<u32>,
+    possible: Vec<u32>,
     is_under_way: bool,
+    /// Values that expire.
+    expiring: BTreeMap<u32, Expiring>,
+}
+
+/// A retained message that expires.
+#[derive(Clone, Copy, Debug)]
+struct Expiring {
+    lifetime_s: u32,
+    begun: Instant,
+    acknowledged: Option<Instant>,
+}
+
+impl Expiring {
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
+        now >= since + Duration::from_secs(self.lifetime_s.into())
+    }
+
+    fn may_be_over(&self, now: Instant) -> bool {
+        self.is_over(self.begun, now)
+    }
+
+    fn must_be_over(&self, now: Instant) -> bool {
+        self.acknowledged.is_some_and(|it| self.is_over(it, now))
+    }
 }
 
 impl Retained {
-    fn acknowledge(&mut self, value: u32) {
+    fn acknowledge(&mut self, value: u32, now: Instant) {
         self.acknowledged = value;
         self.possible.clear();
+        if let Some(expiring) = self.expiring.get_mut(&value) {
+            expiring.acknowledged.get_or_insert(now);
+        }
+    }
+
+    fn lifetime_s(&self, value: u32) -> u32 {
+        self.expiring.get(&value).map_or(0, |it| it.lifetime_s)
+    }
+
+    fn values(&self) -> impl Iterator<Item = u32> {
+        self.possible.iter().copied().chain([self.acknowledged])
+    }
+
+    /// Whether this may be what is retained `now`.
+    pub(super) fn may_be(&self, value: u32, now: Instant) -> bool {
+        let expiring = |value: u32| self.expiring.get(&value);
+        if value == 0
+            && self
+                .values()
+                .filter_map(expiring)
+                .any(|it| it.may_be_over(now))
+        {
+            return true;
+        }
+        let is_over = expiring(value).is_some_and(|it| it.must_be_over(now));
+        self.values().any(|it| it == value) && !is_over
+    }
+
+    /// Whether one of what may be retained has come, or need not, to who must know.
+    pub(super) fn is_known(&self, has_come: impl Fn(u32) -> bool) -> bool {
+        self.acknowledged == 0
+            || self
+                .values()
+                .any(|value| self.lifetime_s(value) > 0 || has_come(value))
     }
 }
 
@@ -103,7 +161,7 @@ impl Late {
     /// If that is what it is.
     pub(super) fn new(content: &Content, publish: &Publish<'_>, link: &Link) -> Option<Self> {
         let remaining_s = publish.properties.message_expiry_interval_s;
-        let remaining_s = remaining_s.filter(|_| !publish.duplicate && content.flow < 2)?;
+        let remaining_s = remaining_s.filter(|_| !publish.duplicate)?;
         Some(Self {
             content: *content,
             opened_at: link.opened_at(),
@@ -115,10 +173,7 @@ impl Late {
     pub(super) fn check(&self, publishers: &[Client]) -> Result<(), String> {
         let content = &self.content;
         let publisher = &publishers[content.publisher];
-        let Some(message) = publisher.published[content.flow].get(&content.number) else {
-            return Ok(());
-        };
-        let Some((_, acknowledged)) = message.acknowledged else {
+        let Some(acknowledged) = publisher.acknowledged_at(content) else {
             return Ok(());
         };
         let lifetime = Duration::from_secs(content.lifetime_s.into());
@@ -128,7 +183,7 @@ impl Late {
         if left.is_zero()
             || Duration::from_secs(self.remaining_s.into()) >= left + Duration::from_secs(1)
         {
-            return Err(format!("{self:?} came, {message:?}"));
+            return Err(format!("{self:?} came, acknowledged {acknowledged:?}"));
         }
         Ok(())
     }
@@ -340,6 +395,14 @@ impl Client {
             let value = if random.chance(25) { 0 } else { self.value };
             known.is_under_way = true;
             known.possible.push(value);
+            if value != 0 && self.link.version().is_v5() && random.chance(25) {
+                let expiring = Expiring {
+                    lifetime_s: *random.pick(&LIFETIMES_S),
+                    begun: world.now(),
+                    acknowledged: None,
+                };
+                known.expiring.insert(value, expiring);
+            }
             let qos = *random.pick(&QOS_OF_PUBLICATIONS);
             Kind::Retained { qos, topic, value }
         } else if random.chance(25) {
@@ -397,10 +460,11 @@ impl Client {
                 (qos, topic, Content::payload(number, 0))
             }
             Kind::Retained { qos, topic, value } => {
+                lifetime_s = self.retained[topic].lifetime_s(value);
                 let payload = if value == 0 {
                     String::new()
                 } else {
-                    Content::payload(value, 0)
+                    Content::payload(value, lifetime_s)
                 };
                 (qos, format!("r/{topic}"), payload)
             }
@@ -531,8 +595,19 @@ impl Client {
             Kind::Shared { number, .. } => {
                 self.shared_acknowledged.insert(number);
             }
-            Kind::Retained { topic, value, .. } => self.retained[topic].acknowledge(value),
+            Kind::Retained { topic, value, .. } => self.retained[topic].acknowledge(value, now),
         }
+    }
+
+    /// When it was known that a message of this Client that expires was the broker's.
+    fn acknowledged_at(&self, content: &Content) -> Option<Instant> {
+        if content.sort == Sort::Retained {
+            let expiring = &self.retained[content.flow].expiring;
+            return expiring.get(&content.number)?.acknowledged;
+        }
+        let published = self.published.get(content.flow)?;
+        let (_, at) = published.get(&content.number)?.acknowledged?;
+        Some(at)
     }
 
     /// A message has come.

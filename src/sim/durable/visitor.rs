@@ -553,6 +553,7 @@ impl Visitor {
         }
         let content = Content::read(publish, VERSION).map_err(|what| self.violation(&what))?;
         let by = self.check_options(&content, publish)?;
+        self.late.extend(Late::new(&content, publish, &self.link));
         let stay = self.stays.last_mut().expect("it is connected");
         if content.sort == Sort::Retained {
             stay.retained.insert((content.flow, content.number));
@@ -560,7 +561,6 @@ impl Visitor {
         }
         stay.by
             .push((content.publisher, content.flow, content.number, by));
-        self.late.extend(Late::new(&content, publish, &self.link));
         let got = stay.got.entry((content.publisher, content.flow));
         got.or_default().push(content.number);
         Ok(())
@@ -628,10 +628,8 @@ impl Visitor {
         if spans.any(|span| span.since.is_some() && span.until == u64::MAX) {
             // It was sent when it was subscribed to, or came since.
             for (topic, known) in publishers[0].retained.iter().enumerate() {
-                let value = known.acknowledged;
-                let mut values = known.possible.iter().chain([&value]);
-                if value != 0 && !values.any(|&it| stay.retained.contains(&(topic, it))) {
-                    let what = format!("r/{topic} is {value}, and did not come");
+                if !known.is_known(|value| stay.retained.contains(&(topic, value))) {
+                    let what = format!("r/{topic} did not come: {known:?}");
                     return Err(self.violation(&what));
                 }
             }
