@@ -38,6 +38,9 @@ pub const OPEN_EXCHANGES_MAX: usize = 4 * HELD_ACKNOWLEDGEMENTS_MAX;
 /// How long publishers of what must be stored wait in TCP for a disk that takes nothing. Then MQTT 5
 /// Clients are told.
 pub const DISK_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of one shard's records that may wait for a write under way. Beyond it, and when that write takes
+/// [`DISK_PATIENCE`], the disk counts as one that takes nothing (`store_stalls`): publishers of what must be stored wait.
+pub const JOURNAL_BYTES_MAX: usize = 128 << 20;
 /// Largest Control Packet MQTT can express.
 pub const PACKET_SIZE_MAX: u32 = 268_435_455 + 5;
 

@@ -177,6 +177,12 @@ impl Journal {
         }
     }
 
+    /// The frame that the next record will be part of.
+    #[must_use]
+    pub const fn frame(&self) -> Lsn {
+        self.lsn
+    }
+
     /// Changes with every record.
     #[must_use]
     pub fn size(&self) -> usize {

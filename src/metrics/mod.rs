@@ -105,6 +105,8 @@ pub struct Counters {
     pub paused_held_full: u64,
     /// Times a publisher was not read because a disk took nothing.
     pub paused_disk_stalled: u64,
+    /// Times the disk of a shard took nothing, or not for too long, or not enough, and what must be stored was not taken.
+    pub store_stalls: u64,
     /// Publications refused because a disk took nothing for `DISK_PATIENCE`.
     pub refused_disk_stalled: u64,
     /// Messages handed on from a leaving member of a shared subscription.

@@ -15,7 +15,7 @@ const CHUNK_ROWS: usize = 1 << CHUNK_BITS;
 /// Most rows of one slab: [`NONE`] must stay free, and a bit for who keeps ids with a flag.
 const ROWS_MAX: usize = NONE as usize / 2;
 
-/// Rows of `T`. Reading a freed row gives `T::default()`.
+/// Rows of `T`. A freed row is `T::default()` until it is used again, and is gone with the last one in use.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     chunks: Vec<Vec<T>>,

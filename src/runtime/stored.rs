@@ -192,7 +192,9 @@ impl Core for StoredShard {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.shard.next_deadline()
+        let log = self.log.as_ref().and_then(Log::next_deadline);
+        let shard = self.shard.next_deadline();
+        log.into_iter().chain(shard).min()
     }
 
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {

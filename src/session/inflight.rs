@@ -107,22 +107,29 @@ impl Inflight {
         PacketIdentifier::new(zero_based as u16 + 1).expect("one more than something is not zero")
     }
 
-    /// As [`Inflight::has_room`], for a delivery that has its identifier already.
+    /// As [`Inflight::has_room`], for the delivery at place `sequence`, which has its identifier already.
     #[must_use]
-    pub fn has_room_for(&self, packet_identifier: PacketIdentifier, window: u16) -> bool {
-        // The identifiers in use span less than half of all, so a distance is never mistaken.
-        self.used < window
-            && (self.span() == 0 || self.distance(packet_identifier) < IDENTIFIERS as usize / 2)
+    pub fn has_room_for(&self, sequence: u64, window: u16) -> bool {
+        // By places, not by identifiers: any number of places may have been given up in between.
+        self.used < window && self.places_to(sequence) < u64::from(IDENTIFIERS) / 2
+    }
+
+    /// How far behind the first exchange the place `sequence` is.
+    fn places_to(&self, sequence: u64) -> u64 {
+        let window = self.window.as_ref().filter(|it| !it.exchanges.is_empty());
+        window.map_or(0, |window| {
+            debug_assert!(sequence >= window.first_sequence, "places go forward");
+            sequence.saturating_sub(window.first_sequence)
+        })
     }
 
     /// Starts an exchange, or goes on with one, at a place that was given out before. The identifiers
     /// between the last exchange and this one are not in use.
     pub fn push_at(&mut self, sequence: u64, progress: Progress) {
-        let packet_identifier = Self::identifier_of(sequence);
         if self.span() == 0 {
-            self.first = packet_identifier.get();
+            self.first = Self::identifier_of(sequence).get();
         }
-        let distance = self.distance(packet_identifier);
+        let distance = self.places_to(sequence) as usize;
         let Window {
             exchanges,
             first_sequence,
@@ -326,8 +333,7 @@ mod tests {
     fn identifiers_that_follow_from_places_leave_holes_that_are_not_in_use() {
         let mut inflight = Inflight::default();
         for sequence in [65_530, 65_534, 65_537] {
-            let identifier = Inflight::identifier_of(sequence);
-            assert!(inflight.has_room_for(identifier, 20));
+            assert!(inflight.has_room_for(sequence, 20));
             inflight.push_at(sequence, Progress::Published(delivery(QoS::AtLeastOnce)));
         }
         assert_eq!(inflight.len(), 3);
@@ -340,7 +346,13 @@ mod tests {
         assert_eq!(inflight.puback(id(3)), Ok(true));
         assert_eq!(inflight.puback(id(65_535)), Ok(true));
         assert!(inflight.is_empty());
+        assert!(inflight.has_room_for(65_543, 20));
         inflight.push_at(65_543, Progress::Released);
+        // The same identifier, and one that is in use, if places between were given up.
+        assert!(inflight.has_room_for(65_543 + 32_766, 20));
+        for places in [32_767, 65_535, 65_540, 1 << 40] {
+            assert!(!inflight.has_room_for(65_543 + places, 20), "{places}");
+        }
         assert_eq!(inflight.iter().next().map(|(id, _)| id), Some(id(9)));
         assert_eq!(inflight.sequence_of(id(9)), 65_543);
     }

@@ -80,6 +80,8 @@ pub struct Logged {
     /// Deliveries before this place may have been sent before the process began, which a crash may have
     /// kept from being written down.
     pub sent_before: u64,
+    /// It is among those that are gone on with once their log is durable.
+    pub is_awaited: bool,
 }
 
 impl Logged {
@@ -91,6 +93,7 @@ impl Logged {
             next_sequence: 0,
             exchanges: 0,
             sent_before: 0,
+            is_awaited: false,
         }
     }
 

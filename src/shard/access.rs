@@ -241,6 +241,10 @@ impl Shard {
         self.clients.configure(settings);
         let connections: Vec<_> = self.clients.connections.keys().collect();
         for key in connections {
+            if let Some(connection) = self.clients.connections.get_mut(key) {
+                // Of files that may have been replaced: its CONNECT asks again.
+                connection.verdict = None;
+            }
             self.clients.vet(key);
         }
         if self.clients.settings.admits_as(&before) {
@@ -274,6 +278,7 @@ impl Shard {
                 let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
                 self.disconnect(key, cause, now, effects);
             }
+            self.end_frame();
         }
     }
 

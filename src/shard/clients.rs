@@ -492,7 +492,7 @@ impl Clients {
         {
             store.delivery(session, &mut delivery, false);
             if session.connection.is_some() {
-                store.await_durable(key);
+                store.await_durable(key, session);
             }
         }
         let queue = &mut session.queue;
@@ -551,15 +551,15 @@ impl Clients {
                 _ if first.qos == QoS::AtMostOnce => None,
                 None => Some(session.inflight.next_identifier()),
                 Some(store) => {
-                    let identifier = Inflight::identifier_of(first.place.sequence);
-                    if !session.inflight.has_room_for(identifier, connection.window) {
+                    let sequence = first.place.sequence;
+                    if !session.inflight.has_room_for(sequence, connection.window) {
                         break;
                     }
                     if !store.may_send(first) {
-                        store.await_durable(owner);
+                        store.await_durable(owner, session);
                         break;
                     }
-                    Some(identifier)
+                    Some(Inflight::identifier_of(sequence))
                 }
             };
             let Some(delivery) = session.queue.pop() else {

@@ -11,6 +11,7 @@ use super::clients::{Member, SubscriptionKind, mark_dirty};
 use super::command::Verdict;
 use super::connection::{Pause, Phase, Resend};
 use super::effects::{Effects, HandOver};
+use super::mount_point::mounted_topic;
 use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
 use super::timers::Slot;
 use super::{Shard, Step};
@@ -277,7 +278,10 @@ impl Shard {
                 .connections
                 .get(key)
                 .and_then(|connection| self.clients.settings.listener(connection.listener));
-            if TopicName::new(will.topic_name).is_err() {
+            let mount_point = listener.and_then(|listener| listener.mount_point.as_deref());
+            if TopicName::new(will.topic_name).is_err()
+                || mounted_topic(mount_point, will.topic_name).is_none()
+            {
                 return Err(ReasonCode::TopicNameInvalid);
             }
             // [MQTT-3.2.2-12]
@@ -413,7 +417,7 @@ impl Shard {
             .get(key)
             .and_then(|connection| settings.listener(connection.listener));
         let Some(policy) = policy else { return };
-        let mount_point = policy.mount_point.as_deref().unwrap_or_default();
+        let mount_point = policy.mount_point.as_deref();
         let expiry_interval_s = expiry_interval_s(connect);
         if let Some(member) = self.clients.members.get_mut(session) {
             let session = &mut member.session;
@@ -424,12 +428,12 @@ impl Shard {
             session.expires_at = None;
             // The Client is back before its Will was due [MQTT-3.1.3-9].
             session.will_at = None;
-            session.will = connect.will.as_ref().map(|will| {
-                let mounted = format!("{mount_point}{}", will.topic_name);
-                Box::new(Will::new(&codec::Will {
+            session.will = connect.will.as_ref().and_then(|will| {
+                let mounted = mounted_topic(mount_point, will.topic_name)?;
+                Some(Box::new(Will::new(&codec::Will {
                     topic_name: &mounted,
                     ..*will
-                }))
+                })))
             });
         }
         let Some(connection) = self.clients.connections.get_mut(key) else {
@@ -459,7 +463,8 @@ impl Shard {
         connection.topic_alias_maximum = policy.max_topic_alias;
         connection.maximum_qos = policy.max_qos;
         // A Topic Name has no more bytes than that, and neither has a mount point.
-        connection.mount_point_size = u16::try_from(mount_point.len()).unwrap_or(u16::MAX);
+        let mount_point_size = mount_point.map_or(0, str::len);
+        connection.mount_point_size = u16::try_from(mount_point_size).unwrap_or(u16::MAX);
         connection.particular = aliases > 0 || connection.mount_point_size > 0;
         let keep_alive_s =
             server_keep_alive(connect, limits.max_keepalive_s).unwrap_or(connect.keep_alive_s);

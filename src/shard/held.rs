@@ -22,6 +22,7 @@ use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::HELD_ACKNOWLEDGEMENTS_MAX;
 use crate::message::ProtocolVersion;
+use crate::router::FilterKey;
 use crate::time::Instant;
 
 /// What a connection holds back.
@@ -30,6 +31,8 @@ pub(super) struct Held {
     /// CONNACK is in the outbox, and nothing leaves before this is durable. Zero: it has left.
     pub(super) gate: Lsn,
     waiting: VecDeque<Waiting>,
+    /// It is among those that are looked at when something is durable.
+    is_listed: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,17 @@ pub(super) enum HeldPacket {
     PubComp(PacketIdentifier, ReasonCode),
     SubAck(Box<Answer>),
     UnsubAck(PacketIdentifier, Box<SmallVec<[ReasonCode; 4]>>),
+}
+
+impl Held {
+    /// Nothing comes any more because of this subscription, though its SUBACK may still wait.
+    pub(super) fn forget_replays(&mut self, filter: FilterKey) {
+        for waiting in &mut self.waiting {
+            if let HeldPacket::SubAck(answer) = &mut waiting.packet {
+                answer.forget_replays(filter);
+            }
+        }
+    }
 }
 
 impl Shard {
@@ -94,8 +108,8 @@ impl Shard {
             connection.pause.set(Pause::STORE);
             self.clients.counters.paused_held_full += 1;
         }
-        if is_first && let Some(store) = &mut self.clients.store {
-            store.holding.push(key);
+        if is_first {
+            self.list_holding(key, lsn);
         }
     }
 
@@ -126,7 +140,7 @@ impl Shard {
         let Some(store) = &self.clients.store else {
             return true;
         };
-        store.journal.is_durable(lsn) && (ticket == 0 || store.is_answered(ticket))
+        store.journal.is_durable(lsn) && (ticket == 0 || store.tickets.is_answered(ticket))
     }
 
     /// Sends a packet that has waited long enough.
@@ -166,7 +180,19 @@ impl Shard {
         mark_dirty(connection, key, effects);
     }
 
-    /// Sends what a connection has held long enough. False once it holds nothing.
+    /// What a connection holds is looked at again once `lsn` is durable here, if it is not.
+    fn list_holding(&mut self, key: ConnectionKey, lsn: Lsn) {
+        if let Some(store) = &mut self.clients.store
+            && !store.journal.is_durable(lsn)
+            && let Some(connection) = self.clients.connections.get_mut(key)
+            && let Some(held) = connection.held_mut()
+            && !std::mem::replace(&mut held.is_listed, true)
+        {
+            store.holding.push(key);
+        }
+    }
+
+    /// Sends what a connection has held long enough. Whether what comes next waits for this shard's disk.
     fn release_ready(&mut self, key: ConnectionKey, now: Instant, effects: &mut Effects) -> bool {
         loop {
             let Some(connection) = self.clients.connections.get_mut(key) else {
@@ -180,14 +206,16 @@ impl Shard {
             };
             if let Some(store) = &self.clients.store
                 && first.ticket != 0
-                && store.is_answered(first.ticket)
+                && store.tickets.is_answered(first.ticket)
             {
                 // The answer came for an earlier connection of this Client.
                 first.answered(store.journal.position());
             }
             let (lsn, ticket) = (first.lsn, first.ticket);
             if !self.is_ready(lsn, ticket) {
-                return true;
+                self.list_holding(key, lsn);
+                let store = self.clients.store.as_ref();
+                return store.is_some_and(|store| !store.journal.is_durable(lsn));
             }
             let Some(connection) = self.clients.connections.get_mut(key) else {
                 return false;
@@ -219,8 +247,8 @@ impl Shard {
             let rare = connection.make_rare();
             rare.held.get_or_insert_default().gate = lsn;
             rare.resend.get_or_insert_default();
-            store.holding.push(key);
         }
+        self.list_holding(key, lsn);
     }
 
     /// Everything up to `lsn` is as safe as was promised.
@@ -241,8 +269,6 @@ impl Shard {
         for (to, ticket) in answers {
             self.post_stored(to, ticket);
         }
-        holding.sort_unstable();
-        holding.dedup();
         holding.retain(|&key| {
             let mut is_gated = false;
             if let Some(connection) = self.clients.connections.get_mut(key)
@@ -257,7 +283,13 @@ impl Shard {
                     is_gated = true;
                 }
             }
-            self.release_ready(key, now, effects) || is_gated
+            let is_listed = self.release_ready(key, now, effects) || is_gated;
+            if let Some(connection) = self.clients.connections.get_mut(key)
+                && let Some(held) = connection.held_mut()
+            {
+                held.is_listed = is_listed;
+            }
+            is_listed
         });
         if let Some(store) = &mut self.clients.store {
             // Releasing one thing may have held another.
@@ -267,6 +299,11 @@ impl Shard {
         awaiting.sort_unstable();
         awaiting.dedup();
         for &session in &awaiting {
+            if let Some(member) = self.clients.members.get_mut(session)
+                && let Some(log) = &mut member.session.log
+            {
+                log.is_awaited = false;
+            }
             self.send_pending(session, now, effects);
         }
         if let Some(store) = &mut self.clients.store
@@ -290,13 +327,16 @@ impl Shard {
         let Some(store) = &mut self.clients.store else {
             return;
         };
-        let Some(answered) = store.answered(ticket) else {
+        let Some(answered) = store.tickets.answer(ticket) else {
             return;
         };
+        // The same message may have come again on a later connection, where it is waited for as well.
+        let mut waiting: SmallVec<[ConnectionKey; 2]> = SmallVec::new();
         if let Some(received) = answered.received
             && let Some(member) = self.clients.members.get_mut(received.session)
             && member.session.stored() == Some(received.name)
         {
+            waiting.extend(member.session.connection);
             let inbound = &mut member.session.inbound;
             inbound.remove_ticket(ticket);
             if inbound.contains(received.packet_identifier) {
@@ -305,23 +345,40 @@ impl Shard {
         }
         match answered.waiter {
             Waiter::Connection(key) => {
-                let position = store.journal.position();
-                let connection = self.clients.connections.get_mut(key);
-                let held = connection.and_then(|connection| connection.held_mut());
-                let waiting = held.and_then(|held| {
-                    let mut waiting = held.waiting.iter_mut();
-                    waiting.find(|waiting| waiting.ticket == ticket)
-                });
-                if let Some(waiting) = waiting {
-                    waiting.answered(position);
+                if !waiting.contains(&key) {
+                    waiting.push(key);
                 }
-                self.release_ready(key, now, effects);
             }
             Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
             Waiter::Session(handed_on) => store.handed_on(handed_on),
             Waiter::Will(name) => store.will_has_come(name),
         }
+        for key in waiting {
+            self.release_answered(key, ticket, now, effects);
+        }
         self.advance_settling();
+    }
+
+    /// Every shard has answered a ticket that packets of this connection may wait for.
+    fn release_answered(
+        &mut self,
+        key: ConnectionKey,
+        ticket: u64,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let Some(store) = &self.clients.store else {
+            return;
+        };
+        let position = store.journal.position();
+        let connection = self.clients.connections.get_mut(key);
+        if let Some(held) = connection.and_then(|connection| connection.held_mut()) {
+            let mut waiting = held.waiting.iter_mut();
+            if let Some(waiting) = waiting.find(|waiting| waiting.ticket == ticket) {
+                waiting.answered(position);
+            }
+        }
+        self.release_ready(key, now, effects);
     }
 
     /// Answers a ticket once `lsn` is durable.

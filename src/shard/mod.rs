@@ -47,6 +47,7 @@ mod store;
 mod stored_publish;
 mod subscribe;
 mod talkers;
+mod tickets;
 mod timers;
 
 use std::collections::VecDeque;
@@ -392,6 +393,12 @@ impl Shard {
         self.clients.counters.packets_received += count as u64;
         // Answers to a Client that does not read them may not pile up without end.
         self.pause_if_outbox_is_full(key);
+        self.end_frame();
+    }
+
+    /// What is written down from here on may be part of another frame.
+    #[inline]
+    pub(super) fn end_frame(&mut self) {
         if let Some(store) = &mut self.clients.store {
             store.journal.end_packet();
         }
@@ -632,6 +639,7 @@ impl Shard {
             }
             Envelope::Clock { clock } => self.handle_clock(from, clock, now),
         }
+        self.end_frame();
         None
     }
 
@@ -665,6 +673,7 @@ impl Shard {
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
             }
+            self.end_frame();
         }
     }
 

@@ -713,6 +713,7 @@ impl Shard {
                             self.end_forwarded(from, ticket);
                         }
                     }
+                    self.end_frame();
                     count += 1;
                 }
                 // They count by their bytes, as what a Client sends does.

@@ -18,7 +18,7 @@ use crate::key::{SessionKey, ShardId};
 use crate::message::QoS;
 use crate::router::Interest;
 use crate::session::{
-    Delivery, Inflight, Logged, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
+    Delivery, Logged, Place, Progress, SESSION_NEVER_EXPIRES, Session, ShareTag, Will,
 };
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
@@ -60,10 +60,9 @@ impl Shard {
         let mut state = Session::new(identity.clone());
         state.log = NonZeroU64::new(replayed.session).map(|name| {
             Box::new(Logged {
-                name,
                 next_sequence: replayed.next_sequence,
                 exchanges: replayed.exchanges,
-                sent_before: 0,
+                ..Logged::new(name)
             })
         });
         state.expiry_interval_s = replayed.expiry_interval_s;
@@ -261,8 +260,7 @@ impl Shard {
                 Progress::Published(delivery)
             }
         };
-        let identifier = Inflight::identifier_of(sequence);
-        if session.queue.is_empty() && session.inflight.has_room_for(identifier, u16::MAX) {
+        if session.queue.is_empty() && session.inflight.has_room_for(sequence, u16::MAX) {
             session.inflight.push_at(sequence, progress);
         } else if let Progress::Published(delivery) = progress {
             self.clients.queued_bytes += delivery.message.size();

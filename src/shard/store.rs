@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::clients::{Clients, Fanout, Member, Recipient, copy_or_write, mark_dirty};
 use super::effects::Effects;
+use super::tickets::Tickets;
 use super::timers::Slot;
 use crate::codec::{Publish, SubscriptionOptions};
 use crate::journal::{
@@ -71,7 +72,7 @@ struct LastMessage {
     name: u64,
     /// A group's message that was handed on does not name the exchange that brings it to others.
     origin: Option<Origin>,
-    lsn: Lsn,
+    frame: Lsn,
 }
 
 /// What a Session has handed on to other shards.
@@ -104,6 +105,15 @@ pub(super) struct Pending {
     pub(super) waiter: Waiter,
     /// What is written down once they have.
     pub(super) received: Option<Received>,
+}
+
+impl Pending {
+    /// One shard has answered; whether it was the last one.
+    pub(super) const fn take_answer(&mut self) -> bool {
+        let was_missing = self.missing;
+        self.missing = was_missing.saturating_sub(1);
+        was_missing == 1
+    }
 }
 
 /// A QoS 2 message of a stored Session that was taken, as is written down once every other shard has
@@ -212,9 +222,7 @@ pub(super) struct Store {
     pub(super) journal: Journal,
     /// Ports of the listeners.
     ports: Vec<u16>,
-    /// Tickets under way, oldest first, and the number of the first one.
-    pub(super) tickets: VecDeque<Pending>,
-    pub(super) first_ticket: u64,
+    pub(super) tickets: Tickets,
     pub(super) replies: VecDeque<Reply>,
     pub(super) routing: Routing,
     /// Connections that hold something.
@@ -252,9 +260,7 @@ impl Store {
         Self {
             journal,
             ports,
-            tickets: VecDeque::new(),
-            // Zero means none.
-            first_ticket: 1,
+            tickets: Tickets::new(),
             replies: VecDeque::new(),
             routing: Routing::default(),
             holding: Vec::new(),
@@ -275,9 +281,11 @@ impl Store {
         }
     }
 
-    /// Things that wait for disks, but for connections, which may be gone, and their Sessions.
+    /// Things that wait for disks.
     pub(super) fn unsettled(&self) -> usize {
         self.tickets.len()
+            + self.holding.len()
+            + self.awaiting.len()
             + self.replies.len()
             + self.handing_on.len()
             + self.brought.len()
@@ -297,7 +305,7 @@ impl Store {
             None
         };
         if let Some(last) = &self.last_message
-            && last.lsn == self.journal.position()
+            && last.frame == self.journal.frame()
             && last.origin == origin
             && Arc::ptr_eq(&last.message, message)
         {
@@ -314,7 +322,7 @@ impl Store {
             message: message.clone(),
             name,
             origin,
-            lsn: self.journal.position(),
+            frame: self.journal.frame(),
         });
         name
     }
@@ -767,14 +775,13 @@ impl Store {
         let waiter = self.routing.waiter?;
         if self.routing.ticket == 0 {
             self.routing.is_marked = true;
-            self.routing.ticket = self.first_ticket + self.tickets.len() as u64;
-            self.tickets.push_back(Pending {
+            self.routing.ticket = self.tickets.push(Pending {
                 missing: 0,
                 waiter,
                 received: None,
             });
         }
-        if let Some(pending) = self.tickets.back_mut() {
+        if let Some(pending) = self.tickets.last_mut() {
             pending.missing += 1;
         }
         Some(Ticket {
@@ -784,43 +791,10 @@ impl Store {
         })
     }
 
-    /// Whether every shard has answered.
-    pub(super) fn is_answered(&self, ticket: u64) -> bool {
-        let Some(index) = ticket.checked_sub(self.first_ticket) else {
-            return true;
-        };
-        self.tickets
-            .get(index as usize)
-            .is_none_or(|pending| pending.missing == 0)
-    }
-
-    /// One shard has. What waited, if it was the last one.
-    pub(super) fn answered(&mut self, ticket: u64) -> Option<Pending> {
-        let index = ticket.checked_sub(self.first_ticket)?;
-        let pending = self.tickets.get_mut(index as usize)?;
-        pending.missing = pending.missing.saturating_sub(1);
-        if pending.missing > 0 {
-            return None;
-        }
-        let answered = *pending;
-        // From now on it is written down, though tickets before it may be open.
-        pending.received = None;
-        while self
-            .tickets
-            .front()
-            .is_some_and(|pending| pending.missing == 0)
-        {
-            self.tickets.pop_front();
-            self.first_ticket += 1;
-        }
-        Some(answered)
-    }
-
     /// QoS 2 messages of a Session that are on their way to other shards' disks, and their tickets.
     fn under_way(&self, session: &Session) -> impl Iterator<Item = (u64, Received)> {
         session.inbound.tickets().filter_map(|ticket| {
-            let index = ticket.checked_sub(self.first_ticket)?;
-            let received = self.tickets.get(index as usize)?.received?;
+            let received = self.tickets.received(ticket)?;
             Some((ticket, received))
         })
     }
@@ -888,7 +862,7 @@ impl Store {
     fn settle(&mut self, from: ShardId) {
         self.settles.push_back(Settle {
             from,
-            ticket: self.first_ticket + self.tickets.len() as u64,
+            ticket: self.tickets.next(),
             lsn: None,
         });
     }
@@ -897,7 +871,7 @@ impl Store {
     fn next_settled(&mut self) -> Option<ShardId> {
         let position = self.journal.position();
         let first = self.settles.front_mut()?;
-        if self.first_ticket < first.ticket {
+        if self.tickets.first_open() < first.ticket {
             return None;
         }
         let lsn = *first.lsn.get_or_insert(position);
@@ -912,9 +886,12 @@ impl Store {
         delivery.qos < QoS::ExactlyOnce || self.journal.is_durable(delivery.place.lsn)
     }
 
-    pub(super) fn await_durable(&mut self, session: SessionKey) {
-        if self.awaiting.last() != Some(&session) {
-            self.awaiting.push(session);
+    /// More may be sent to this Session once its log is durable.
+    pub(super) fn await_durable(&mut self, key: SessionKey, session: &mut Session) {
+        if let Some(log) = &mut session.log
+            && !std::mem::replace(&mut log.is_awaited, true)
+        {
+            self.awaiting.push(key);
         }
     }
 }
@@ -958,9 +935,7 @@ impl Clients {
             && let Some(key) = session.connection
             && let Some(connection) = self.connections.get_mut(key)
             && !connection.is_resending()
-            && session
-                .inflight
-                .has_room_for(packet_identifier, connection.window)
+            && session.inflight.has_room_for(sequence, connection.window)
             && connection.pending() < self.limits.outbox_bytes_max
             && Self::has_inflight_bytes(&self.settings.policy, session, delivery.message.size())
         {
@@ -1124,6 +1099,7 @@ impl Shard {
             return;
         }
         store.stalled = stalled;
+        self.clients.counters.store_stalls += u64::from(stalled);
         for to in self.peer_ids() {
             self.post(to, super::Envelope::StoreStalled { stalled });
         }

@@ -84,7 +84,7 @@ impl Shard {
         if let Some(store) = &mut self.clients.store
             && let Some(received) = store.routing.received.take()
         {
-            match store.tickets.back_mut().filter(|_| ticket != 0) {
+            match store.tickets.last_mut().filter(|_| ticket != 0) {
                 // There will be no repetition of it.
                 _ if code.is_error() => store.settled(received.name.get(), received.repeats),
                 Some(pending) => {
@@ -337,7 +337,7 @@ impl Shard {
         }
         // It went on to another shard, whose answer is waited for first.
         if let Some(store) = &mut self.clients.store
-            && let Some(pending) = store.tickets.back_mut()
+            && let Some(pending) = store.tickets.last_mut()
         {
             pending.waiter = Waiter::Shard {
                 to: from,
@@ -397,8 +397,8 @@ impl Shard {
         Step::Blocked
     }
 
-    /// Bytes of the journal: whether something was written down meanwhile.
-    pub(super) fn journal_size(&self) -> usize {
+    /// Bytes of the journal that wait to be written.
+    pub(crate) fn journal_size(&self) -> usize {
         self.clients
             .store
             .as_ref()

@@ -49,6 +49,12 @@ pub(super) struct Answer {
     lsn: Lsn,
 }
 
+impl Answer {
+    pub(super) fn forget_replays(&mut self, filter: FilterKey) {
+        self.replays.retain(|request| request.filter != filter);
+    }
+}
+
 /// Retained messages a subscription asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplayRequest {
@@ -310,10 +316,14 @@ impl Shard {
             if kind == SubscriptionKind::Shared {
                 self.hand_on_queued(session, filter, now, effects);
             }
-            if let Some(connection) = self.clients.connections.get_mut(key)
-                && let Some(replay) = connection.replay_mut()
-            {
-                replay.forget(filter);
+            // Its key may soon be another filter's.
+            if let Some(connection) = self.clients.connections.get_mut(key) {
+                if let Some(replay) = connection.replay_mut() {
+                    replay.forget(filter);
+                }
+                if let Some(held) = connection.held_mut() {
+                    held.forget_replays(filter);
+                }
             }
             if let Some(name) = stored
                 && let Some(store) = &mut self.clients.store

@@ -2,7 +2,8 @@
 //!
 //! A slot has one armed time, which only moves closer. When it fires the owner looks at its real
 //! deadline and arms again, so a packet that puts a Keep Alive off costs nothing here, and slots
-//! that are used again do not pile up entries.
+//! that are used again do not pile up entries. One whose time moves closer and closer leaves an entry each time:
+//! those are taken out before they are more than the others.
 
 #![forbid(unsafe_code)]
 
@@ -31,11 +32,16 @@ pub(super) enum Slot {
     Dump,
 }
 
+/// Entries beyond two for each slot that is armed.
+const OVERTAKEN_MAX: usize = 64;
+
 const UNARMED: Instant = Instant::from_nanos(u64::MAX);
 
 #[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Slot)>>,
+    /// Slots that are armed.
+    count: usize,
     connections: Chunks<Instant>,
     sessions: Chunks<Instant>,
     tombstones: Instant,
@@ -50,6 +56,7 @@ impl Timers {
     pub(super) fn new() -> Self {
         Self {
             heap: BinaryHeap::new(),
+            count: 0,
             connections: Chunks::default(),
             sessions: Chunks::default(),
             tombstones: UNARMED,
@@ -79,9 +86,23 @@ impl Timers {
     pub(super) fn arm(&mut self, slot: Slot, at: Instant) {
         let armed = self.armed(slot);
         if at < *armed {
+            let was_armed = *armed != UNARMED;
             *armed = at;
+            self.count += usize::from(!was_armed);
             self.heap.push(Reverse((at, slot)));
+            if self.heap.len() > 2 * self.count + OVERTAKEN_MAX {
+                self.forget_overtaken();
+            }
         }
+    }
+
+    /// Leaves one entry for each slot that is armed.
+    fn forget_overtaken(&mut self) {
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        entries.retain(|&Reverse((at, slot))| *self.armed(slot) == at);
+        entries.sort_unstable();
+        entries.dedup();
+        self.heap = entries.into();
     }
 
     /// The next slot whose time has come.
@@ -95,6 +116,7 @@ impl Timers {
             // An entry that an earlier one has overtaken is not the armed one.
             if *armed == at {
                 *armed = UNARMED;
+                self.count -= 1;
                 return Some(slot);
             }
         }
@@ -128,5 +150,24 @@ mod tests {
         assert_eq!(timers.pop_due(at(60)), Some(Slot::Session(3)));
         assert_eq!(timers.pop_due(at(60)), None);
         assert_eq!(timers.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_slot_that_is_armed_ever_earlier_does_not_pile_up_entries() {
+        let mut timers = Timers::new();
+        for index in 0..10 {
+            timers.arm(Slot::Session(index), at(1_000_000 + u64::from(index)));
+        }
+        for earlier in 0..10_000 {
+            timers.arm(Slot::RetainedExpiry, at(900_000 - earlier));
+            assert!(timers.heap.len() <= 2 * 11 + OVERTAKEN_MAX);
+        }
+        assert_eq!(timers.next_deadline(), Some(at(890_001)));
+        assert_eq!(timers.pop_due(at(890_001)), Some(Slot::RetainedExpiry));
+        assert_eq!(timers.pop_due(at(900_000)), None);
+        for index in 0..10 {
+            assert_eq!(timers.pop_due(at(2_000_000)), Some(Slot::Session(index)));
+        }
+        assert_eq!((timers.pop_due(at(2_000_000)), timers.count), (None, 0));
     }
 }

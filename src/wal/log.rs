@@ -4,6 +4,7 @@
 
 use super::writer::{Request, Response, Writer, size_of_pieces};
 use crate::journal::Lsn;
+use crate::limits::{DISK_PATIENCE, JOURNAL_BYTES_MAX};
 use crate::shard::{Effects, Shard, Snapshot};
 use crate::time::Instant;
 use crossbeam::channel::{Receiver, Sender};
@@ -26,6 +27,11 @@ pub struct Log {
     writer: Option<Writer>,
     thread: Option<JoinHandle<()>>,
     is_writing: bool,
+    writing_since: Instant,
+    /// The writer has said that the disk takes nothing.
+    is_refused: bool,
+    /// The write under way has been waited for too long, or by too much.
+    is_late: bool,
     /// The last frame that is known to be on stable storage.
     synced: Lsn,
     /// Memory of frames that were written.
@@ -64,6 +70,9 @@ impl Log {
             writer: Some(writer),
             thread: None,
             is_writing: false,
+            writing_since: Instant::ZERO,
+            is_refused: false,
+            is_late: false,
             synced: next - 1,
             buffer: Vec::new(),
             next,
@@ -130,6 +139,7 @@ impl Log {
             });
         }
         if self.is_writing {
+            self.look_at_the_disk(shard, now, effects);
             return;
         }
         let is_said = self.advance_snapshot(shard);
@@ -142,12 +152,42 @@ impl Log {
             };
             self.next = last + 1;
             self.is_writing = true;
+            self.writing_since = now;
             self.send(request);
         }
         if is_said {
             // The log may grow to some times what is alive in it.
             self.grown_max = self.grown_min.max(2 * self.grown);
         }
+    }
+
+    /// When [`Log::turn`] is next worth a call, if the disk does not answer before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let is_waited_for = self.is_writing && !self.is_late && !self.is_refused;
+        is_waited_for.then(|| self.writing_since + DISK_PATIENCE)
+    }
+
+    /// A disk that hangs gives no error, and what waits for it may not grow without end.
+    fn look_at_the_disk(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
+        if self.is_late || self.is_refused {
+            return;
+        }
+        let waiting = shard.journal_size();
+        let since = now - self.writing_since;
+        if since >= DISK_PATIENCE || waiting > JOURNAL_BYTES_MAX {
+            tracing::error!(
+                "a write has taken {:.1} s and {} MiB wait for it; what must be stored is refused until the disk is done",
+                since.as_secs_f64(),
+                waiting >> 20
+            );
+            self.is_late = true;
+            self.tell_stalled(shard, now, effects);
+        }
+    }
+
+    fn tell_stalled(&self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
+        shard.handle_store_stalled(self.is_refused || self.is_late, now, effects);
     }
 
     fn send(&self, request: Request) {
@@ -169,6 +209,11 @@ impl Log {
                 self.is_writing = false;
                 self.buffer = frames;
                 shard.handle_durable(last, now, effects);
+                if self.is_late {
+                    tracing::info!("the disk is done with what took too long");
+                    self.is_late = false;
+                    self.tell_stalled(shard, now, effects);
+                }
             }
             Response::Synced { last } => {
                 self.synced = self.synced.max(last);
@@ -182,7 +227,10 @@ impl Log {
                     shard.begin_settling();
                 }
             }
-            Response::Stalled(stalled) => shard.handle_store_stalled(stalled, now, effects),
+            Response::Stalled(is_refused) => {
+                self.is_refused = is_refused;
+                self.tell_stalled(shard, now, effects);
+            }
         }
     }
 

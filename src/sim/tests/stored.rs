@@ -5,7 +5,7 @@ use super::*;
 use crate::codec::RetainHandling;
 use crate::key::ShardId;
 use crate::origin::Origin;
-use crate::shard::{Effects, Placement, Shard};
+use crate::shard::{Command, Effects, Placement, Shard};
 use crate::time::Instant;
 
 /// [MQTT-4.3.3-8] A PUBREC says that the message is the Server's, so it waits until every subscriber's shard has it.
@@ -375,4 +375,187 @@ fn a_subscription_whose_suback_never_left_is_new_to_a_client_that_comes_back() {
     crossing.write();
     let heard = crossing.bench.hear(again);
     assert_eq!(heard.len(), 1, "now it has been answered: {heard:?}");
+}
+
+/// A stored Client asks for `filter` and takes it back before any disk has heard of it.
+fn subscribe_and_unsubscribe(crossing: &mut Crossing, link: Link, filter: &str) {
+    let filters = [(filter, options(Q1))];
+    let subscribe = Subscribe::new(identifier(1), &filters);
+    crossing.bench.push(link, &Packet::Subscribe(subscribe));
+    let filters = [filter];
+    let unsubscribe = Unsubscribe::new(identifier(2), &filters);
+    crossing.bench.push(link, &Packet::Unsubscribe(unsubscribe));
+    crossing.bench.settle();
+}
+
+/// [MQTT-3.10.4-2]
+#[test]
+fn a_subscription_that_is_gone_before_its_suback_leaves_is_sent_nothing() {
+    let mut crossing = Crossing::stored(1);
+    let publisher = crossing.client(0);
+    crossing.bench.retain(publisher, "kept", "x");
+    let client = crossing.client_by(0, lasting);
+    let other = crossing.client_by(0, lasting);
+    crossing.write();
+    subscribe_and_unsubscribe(&mut crossing, client, "kept");
+    crossing.write();
+    let answers = ["suback [GrantedQoS1]", "unsuback [Success]"];
+    assert_eq!(crossing.bench.hear(client), answers);
+    // A filter that another Client subscribes to takes its place.
+    subscribe_and_unsubscribe(&mut crossing, client, "x");
+    crossing.bench.subscribe(other, "kept", options(Q1));
+    crossing.write();
+    assert_eq!(crossing.bench.hear(client), answers);
+    let heard = crossing.bench.hear(other);
+    assert_eq!(heard, ["suback [GrantedQoS1]", "publish q0 kept=x retain"]);
+}
+
+/// More than a frame of messages that are owed twice each: each place is written down with its message.
+#[test]
+fn messages_that_two_groups_hand_on_together_are_there_after_a_restart() {
+    let filters = ["$share/one/t", "$share/two/t"];
+    let mut crossing = Crossing::stored(1);
+    let member = |crossing: &mut Crossing| {
+        let link = crossing.client_by(0, lasting);
+        for filter in filters {
+            crossing.bench.subscribe(link, filter, options(Q1));
+        }
+        crossing.write();
+        crossing.bench.lose(link);
+        crossing.write();
+        format!("client {}", crossing.names)
+    };
+    let leaving = member(&mut crossing);
+    let publisher = crossing.client(0);
+    let padding = "x".repeat(10_000);
+    for id in 1..=100 {
+        let payload = format!("{id}{padding}");
+        crossing.bench.publish(publisher, "t", &payload, Q1, id);
+        crossing.write();
+    }
+    member(&mut crossing);
+    let connect = Connect {
+        clean_start: true,
+        ..v5(&leaving)
+    };
+    crossing.bench.open(connect);
+    crossing.write();
+    let queued = |crossing: &Crossing| crossing.bench.world.shard(0).census().queued;
+    assert_eq!(queued(&crossing), 200);
+    crossing.crash();
+    assert_eq!(queued(&crossing), 200);
+}
+
+/// [MQTT-2.2.1-4] Places that were given up without being sent say nothing of what is in flight.
+#[test]
+fn an_identifier_in_flight_is_not_used_again_though_as_many_messages_as_there_are_have_expired_meanwhile()
+ {
+    let mut crossing = Crossing::stored(1);
+    let subscriber = crossing.client_by(0, lasting);
+    let name = format!("client {}", crossing.names);
+    crossing.bench.subscribe(subscriber, "t", options(Q1));
+    crossing.write();
+    crossing.bench.hear(subscriber);
+    let publisher = crossing.client_by(0, v5);
+    let publish = |crossing: &mut Crossing, count: u16, seconds: u32| {
+        for id in 1..=count {
+            let mut publish = message("t", "x", Q1, id);
+            publish.properties.message_expiry_interval_s = Some(seconds);
+            crossing.bench.push(publisher, &Packet::Publish(publish));
+        }
+        crossing.bench.settle();
+        crossing.write();
+        crossing.bench.hear(publisher);
+    };
+    publish(&mut crossing, 20, 1_000_000);
+    let in_flight = crossing.bench.hear(subscriber);
+    assert_eq!(in_flight.len(), 20);
+    crossing.bench.lose(subscriber);
+    for _ in 0..70 {
+        publish(&mut crossing, 1000, 1);
+        crossing.bench.pass(2.0);
+    }
+    publish(&mut crossing, 10, 1_000_000);
+    let again = crossing.bench.open(lasting(&name));
+    crossing.write();
+    assert_eq!(crossing.bench.hear(again).len(), 1 + 20);
+    let mut new = Vec::new();
+    for id in 1..=20 {
+        crossing.bench.send(again, &puback(id));
+        crossing.write();
+        new.extend(crossing.bench.hear(again));
+        let is_new = |it: &String| it.starts_with("publish") && !it.ends_with("dup");
+        assert!(new.iter().all(is_new), "{new:?}");
+        assert!(id == 20 || new.is_empty(), "{new:?} behind {id}");
+    }
+    assert_eq!(new.len(), 10);
+    assert_eq!(crossing.bench.world.shard(0).census().inflight, 10);
+}
+
+/// [MQTT-3.1.2-9] What no Topic Name can be is refused, also if only the mount point makes it that.
+#[test]
+fn a_will_that_a_mount_point_makes_too_deep_is_refused() {
+    let mut bench = Bench::new(1, &Limits::default());
+    let mut settings = Settings::permissive(Limits::default());
+    settings.listeners[0].mount_point = Some("tenant/".into());
+    bench.world.command(0, Command::Configure(settings.into()));
+    for (levels, answer) in [(199, "connack Success"), (200, "connack TopicNameInvalid")] {
+        let topic_name = vec!["x"; levels].join("/");
+        let mut connect = lasting("client");
+        connect.will = will(&topic_name, 0);
+        let link = bench.open(connect);
+        let heard = bench.hear(link);
+        assert!(heard[0].starts_with(answer), "{levels}: {heard:?}");
+    }
+}
+
+/// A write that takes too long is no error, and what waits for it grows.
+#[test]
+fn a_disk_that_hangs_counts_as_one_that_takes_nothing() {
+    let mut crossing = Crossing::stored(2);
+    let subscriber = crossing.client_by(1, lasting);
+    crossing.bench.subscribe(subscriber, "t", options(Q1));
+    crossing.write();
+    let publisher = crossing.client_by(0, v5);
+    crossing.bench.publish(publisher, "t", "x", Q1, 1);
+    let bench = &mut crossing.bench;
+    bench.pass(5.0);
+    bench.settle();
+    bench.publish(publisher, "t", "y", Q1, 2);
+    assert_eq!(bench.hear(publisher), [""; 0], "it waits for the disk");
+    bench.pass(5.0);
+    bench.settle();
+    assert_eq!(bench.hear(publisher), [""; 0], "behind the first one");
+    assert_eq!(bench.world.sum(|counters| counters.store_stalls), 1);
+    crossing.write();
+    let heard = crossing.bench.hear(publisher);
+    assert_eq!(heard, ["puback #1", "puback #2 QuotaExceeded"]);
+    crossing.bench.publish(publisher, "t", "z", Q1, 3);
+    crossing.write();
+    assert_eq!(crossing.bench.hear(publisher), ["puback #3"]);
+}
+
+/// What waits for disks is as much as is under way, not as much as there ever was.
+#[test]
+fn what_is_known_of_acknowledgements_that_wait_goes_with_them() {
+    let mut crossing = Crossing::stored(3);
+    let hung = crossing.client_by(2, lasting);
+    crossing.bench.subscribe(hung, "hung", options(Q1));
+    let stored = crossing.client_by(1, lasting);
+    crossing.bench.subscribe(stored, "stored", options(Q2));
+    crossing.write();
+    // Nothing that shard 0 says has to be stored there, and one message waits for shard 2 all along.
+    let (publisher, other) = (crossing.client(0), crossing.client(0));
+    crossing.bench.publish(other, "hung", "x", Q1, 1);
+    for id in 1..=2000 {
+        crossing.bench.publish(publisher, "stored", "x", Q1, id);
+        crossing.write_of(1);
+        assert_eq!(crossing.bench.hear(publisher), [format!("puback #{id}")]);
+        crossing.bench.send(stored, &puback(id));
+        crossing.bench.hear(stored);
+    }
+    let unsettled = |crossing: &Crossing| crossing.bench.world.shard(0).census().unsettled;
+    assert!(unsettled(&crossing) < 1100, "{}", unsettled(&crossing));
+    crossing.write();
+    assert_eq!(unsettled(&crossing), 0);
 }
