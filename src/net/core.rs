@@ -151,6 +151,9 @@ pub trait Core {
         Talkers::default()
     }
 
+    /// The broker is about to end: what Clients of any shard are still to get is sent.
+    fn handle_stopping(&mut self, _now: Instant, _effects: &mut Effects) {}
+
     /// The broker ends: every connection is told and closed.
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects);
 }
@@ -260,6 +263,10 @@ impl Core for Shard {
 
     fn talkers(&mut self, now: Instant) -> Talkers {
         self.talkers(now)
+    }
+
+    fn handle_stopping(&mut self, now: Instant, effects: &mut Effects) {
+        self.handle_stopping(now, effects);
     }
 
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {

@@ -538,12 +538,19 @@ impl<C: Core> DataPath<C> {
         }
     }
 
-    /// Stops accepting and closes every connection as the core says.
-    pub fn handle_shutdown(&mut self, now: Instant) {
+    /// Stops accepting; the core sends what is still to be sent.
+    pub fn handle_stopping(&mut self, now: Instant) {
         self.now = now;
         for index in 0..self.listeners.len() {
             self.close_listener(index);
         }
+        self.core.handle_stopping(now, &mut self.effects);
+        self.carry_out_effects();
+    }
+
+    /// Closes every connection as the core says.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        self.now = now;
         self.core.handle_shutdown(now, &mut self.effects);
         self.carry_out_effects();
     }

@@ -131,6 +131,11 @@ impl<E: Send> Mesh<E> {
         false
     }
 
+    /// Whether everything that peers have sent so far was taken.
+    pub(super) fn has_received_all(&mut self) -> bool {
+        self.inlets.iter_mut().flatten().all(Inlet::is_empty)
+    }
+
     /// This shard is awake.
     pub(super) fn retract_sleep(&self) {
         self.peers[self.shard.index()].sleep.retract();

@@ -17,6 +17,7 @@
 mod authenticator;
 mod clock;
 mod cpus;
+mod departure;
 mod mailbox;
 mod mesh;
 mod notices;
@@ -32,6 +33,7 @@ mod tests;
 pub use authenticator::authenticate;
 pub use clock::Clock;
 pub use cpus::{Beside, CoresError, Placed, place, step_back};
+use departure::Departure;
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;
@@ -186,6 +188,7 @@ where
 {
     assert_eq!(placed.len(), listeners.len(), "listeners for every shard");
     let stop = Arc::new(AtomicBool::new(false));
+    let departure = Departure::new(stop.clone(), placed.len());
     let wakers = placed
         .iter()
         .map(|_| Waker::new())
@@ -221,7 +224,7 @@ where
         };
         let (make_core, started) = (make_core.clone(), started.clone());
         let room = room.clone();
-        let (stop, waker) = (running.stopper.stop.clone(), wakers[shard.index()].clone());
+        let (own_departure, waker) = (departure.clone(), wakers[shard.index()].clone());
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
@@ -234,7 +237,8 @@ where
                     Ok(path) => {
                         let _ = started.send(Ok(()));
                         drop(started);
-                        ShardLoop::new(path, mesh, inbox, notices, clock, stop, slot).run();
+                        ShardLoop::new(path, mesh, inbox, notices, clock, own_departure, slot)
+                            .run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));
@@ -244,6 +248,7 @@ where
         match executor {
             Ok(executor) => running.executors.push((shard, executor)),
             Err(error) => {
+                departure.wait_for_nobody();
                 running.stopper.stop();
                 let _ = running.join();
                 return Err(StartError::Executor {
@@ -265,6 +270,7 @@ where
     match result {
         Ok(()) => Ok(running),
         Err(error) => {
+            departure.wait_for_nobody();
             running.stopper.stop();
             let _ = running.join();
             Err(error)

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::clock::Clock;
+use super::departure::{Departure, Duty};
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
@@ -11,7 +12,6 @@ use crate::metrics::{Slot, Snapshot, Turns};
 use crate::net::{Core, DataPath};
 use crate::time::Instant;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest wait in the ring. Whatever happens posts a completion there, so this only keeps the
@@ -26,8 +26,8 @@ const ROUNDS_MAX: usize = 4;
 /// After a turn with this many completions the next one will not have to wait. It looks without
 /// announcing sleep, so that peers do not spend time on waking a busy shard.
 const COMPLETIONS_BUSY: usize = 8;
-/// From the wish to end until connections that do not close are left alone.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
+/// Wait while the broker ends: what other shards have done by then wakes nobody.
+const WAIT_TO_END: Duration = Duration::from_millis(1);
 
 /// One shard with its sockets, its rings and its clock.
 pub(super) struct ShardLoop<C: Core> {
@@ -36,7 +36,7 @@ pub(super) struct ShardLoop<C: Core> {
     inbox: Inbox,
     notices: ShardNotices,
     clock: Clock,
-    stop: Arc<AtomicBool>,
+    departure: Departure,
     slot: Arc<Slot>,
     turns: Turns,
     now: Instant,
@@ -51,7 +51,7 @@ impl<C: Core> ShardLoop<C> {
         inbox: Inbox,
         notices: ShardNotices,
         clock: Clock,
-        stop: Arc<AtomicBool>,
+        departure: Departure,
         slot: Arc<Slot>,
     ) -> Self {
         mesh.set_ring(path.ring_handle());
@@ -62,7 +62,7 @@ impl<C: Core> ShardLoop<C> {
             inbox,
             notices,
             clock,
-            stop,
+            departure,
             slot,
             turns: Turns::default(),
             now,
@@ -70,7 +70,7 @@ impl<C: Core> ShardLoop<C> {
         }
     }
 
-    /// Runs until the stop flag is set and all connections are closed.
+    /// Runs until the broker is to end and all connections are closed.
     ///
     /// The shard waits in its own ring and never in the executor's. Other shards, other threads,
     /// sockets and deadlines all end that wait, it costs one system call, and the executor has no
@@ -81,7 +81,6 @@ impl<C: Core> ShardLoop<C> {
         let mut completed = 0;
         let mut is_left = false;
         let mut has_letters = false;
-        let mut stop_at = None;
         loop {
             self.path.flush();
             let flushed = self.clock.now();
@@ -134,16 +133,26 @@ impl<C: Core> ShardLoop<C> {
                 self.show();
             }
 
-            // Pairs with the store in `Stopper::stop`.
-            if stop_at.is_none() && self.stop.load(Ordering::Acquire) {
-                stop_at = Some(self.now + SHUTDOWN_MAX);
-                self.path.handle_shutdown(self.now);
-            }
-            if stop_at.is_some_and(|at| self.path.is_empty() || at <= self.now) {
-                self.path.core_mut().finish(self.now);
-                return;
+            match self.duty(is_left) {
+                Duty::Turn => {}
+                Duty::Publish => self.path.handle_stopping(self.now),
+                Duty::Close => self.path.handle_shutdown(self.now),
+                Duty::End => {
+                    self.path.core_mut().finish(self.now);
+                    return;
+                }
             }
         }
+    }
+
+    /// What the end asks for, if the broker ends. `is_left`: not all was sent to peers.
+    fn duty(&mut self, is_left: bool) -> Duty {
+        if self.departure.is_under_way() {
+            let is_quiet = !is_left && self.mesh.has_received_all();
+            let is_empty = self.path.is_empty();
+            return self.departure.advance(self.now, is_quiet, is_empty);
+        }
+        self.departure.look(self.now)
     }
 
     /// Answers those who asked how this shard is.
@@ -165,7 +174,11 @@ impl<C: Core> ShardLoop<C> {
             .path
             .next_deadline()
             .map_or(WAIT_MAX, |at| at - self.now);
-        let wait_max = if is_left { WAIT_FOR_ROOM } else { WAIT_MAX };
+        let wait_max = match is_left {
+            true => WAIT_FOR_ROOM,
+            false if self.departure.is_under_way() => WAIT_TO_END,
+            false => WAIT_MAX,
+        };
         let wait = until_deadline.min(wait_max);
         let is_busy = completed >= COMPLETIONS_BUSY && self.mesh.has_peers();
         if self.path.has_work() || has_letters || wait.is_zero() || is_busy {

@@ -235,6 +235,10 @@ impl Core for StoredShard {
         self.shard.talkers(now)
     }
 
+    fn handle_stopping(&mut self, now: Instant, effects: &mut Effects) {
+        self.shard.handle_stopping(now, effects);
+    }
+
     fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
         self.shard.handle_shutdown(now, effects);
     }

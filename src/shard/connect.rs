@@ -676,14 +676,27 @@ impl Shard {
         }
     }
 
-    fn publish_will(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+    /// Publishes the Will of a Session, which has none from then on.
+    pub(super) fn publish_will(
+        &mut self,
+        session: SessionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
         let Some(will) = member.session.will.take() else {
             return;
         };
-        self.store(session, |store, session| store.detached(session));
+        if let Some(store) = &mut self.clients.store
+            && member.session.connection.is_some()
+        {
+            // It goes on to be connected.
+            store.session(member);
+        } else {
+            self.store(session, |store, session| store.detached(session));
+        }
         let message = will.message(now);
         // Asked when it is published, as Mosquitto does: the rules may have changed since CONNECT.
         if self.clients.may_write(session, message.topic_name) {

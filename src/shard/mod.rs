@@ -792,6 +792,23 @@ impl Shard {
         }
     }
 
+    /// The broker is about to stop. Wills that would be published as their connections end, or that nobody could publish
+    /// later, are published while their subscribers are still there [MQTT-3.1.2-8].
+    pub fn handle_stopping(&mut self, now: Instant, effects: &mut Effects) {
+        let sessions: Vec<_> = self.clients.members.keys().collect();
+        for session in sessions {
+            let will = self.clients.members.get(session).and_then(|member| {
+                let will = member.session.will.as_ref()?;
+                let outlasts = member.session.is_stored() && member.session.expiry_interval_s > 0;
+                (!outlasts || will.delay_interval_s == 0).then_some(())
+            });
+            if will.is_some() {
+                self.publish_will(session, now, effects);
+                self.end_frame();
+            }
+        }
+    }
+
     /// The broker stops: every v5 Client is told so, every connection is closed.
     pub fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
         let keys: Vec<_> = self.clients.connections.keys().collect();

@@ -23,6 +23,9 @@ use crate::shard::{Census, Command, Effects, Envelope, Notice, Shard, Verdict};
 use crate::time::Instant;
 use crate::wal::{Log, Store, Writer};
 
+/// Turns of all shards in which what they have for each other as they stop is taken.
+const STOPPING_ROUNDS_MAX: usize = 1000;
+
 /// A Network Connection, counted from 0 over the whole simulation.
 pub type WireId = usize;
 
@@ -594,8 +597,14 @@ impl World {
         false
     }
 
-    /// Tells every shard that the broker stops.
+    /// Tells every shard that the broker stops, as `runtime` does: none closes connections before all Wills are out.
     pub fn shut_down(&mut self) {
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            host.shard.handle_stopping(self.now, &mut host.effects);
+            self.carry_out(index, None);
+        }
+        self.settle(STOPPING_ROUNDS_MAX);
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             host.shard.handle_shutdown(self.now, &mut host.effects);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::crossing::Crossing;
 use super::*;
 
 fn with_will<'a>(connect: Connect<'a>, delay_interval_s: u32) -> Connect<'a> {
@@ -147,4 +148,47 @@ fn session_expiry_set_to_zero_at_disconnect_ends_the_session() {
             .sum();
         assert_eq!(held, 0);
     });
+}
+
+/// [MQTT-3.1.2-8] Whatever shard the subscriber is on, and though it is told to leave as well.
+#[test]
+fn wills_come_before_the_broker_ends_unless_a_stored_session_keeps_them() {
+    on_shards(|bench| {
+        let subscriber = bench.connect(v5("subscriber"));
+        bench.subscribe(subscriber, "w/+", options(Q1));
+        for (topic_name, delay_interval_s) in [("w/now", 0), ("w/late", 60)] {
+            let mut connect = lasting(topic_name);
+            connect.will = will(topic_name, delay_interval_s);
+            bench.connect(connect);
+        }
+        let mut gone = lasting("gone");
+        gone.will = will("w/gone", 60);
+        let link = bench.connect(gone);
+        bench.lose(link);
+        bench.world.shut_down();
+        bench.settle();
+        let mut heard = bench.hear(subscriber);
+        let end = heard.split_off(heard.len() - 2);
+        assert_eq!(end, ["disconnect ServerShuttingDown", "closed"]);
+        let mut topics: Vec<_> = heard.iter().filter_map(|it| it.split(' ').nth(3)).collect();
+        topics.sort_unstable();
+        // Nobody will know of these Sessions.
+        assert_eq!(topics, ["w/gone=gone", "w/late=gone", "w/now=gone"]);
+    });
+    let mut crossing = Crossing::stored(2);
+    let subscriber = crossing.client_by(1, v5);
+    crossing.bench.subscribe(subscriber, "w/+", options(Q1));
+    crossing.write();
+    crossing.bench.hear(subscriber);
+    for (topic_name, delay_interval_s) in [("w/now", 0), ("w/late", 60)] {
+        let mut connect = lasting(topic_name);
+        connect.will = will(topic_name, delay_interval_s);
+        crossing.bench.open(connect);
+    }
+    crossing.write();
+    crossing.bench.world.shut_down();
+    crossing.bench.settle();
+    let heard = crossing.bench.hear(subscriber);
+    assert_eq!(heard[0], "publish q1 #1 w/now=gone");
+    assert_eq!(heard[1..], ["disconnect ServerShuttingDown", "closed"]);
 }
