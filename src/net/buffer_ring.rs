@@ -21,6 +21,8 @@ const BUFFER_COUNT: u16 = 256;
 const CIRCULATING_MIN: u16 = 32;
 /// Turns after which buffers that were not needed in any of them stop to circulate.
 const TURNS_TO_SHRINK: u32 = 1024;
+/// Turns for which buffers count as scarce once a receive has found none.
+const TURNS_SCARCE: u32 = 64;
 /// Bytes of each.
 pub(super) const BUFFER_SIZE: usize = 16 * 1024;
 /// Buffer rings are page aligned; this is the largest page size Linux runs with.
@@ -29,6 +31,7 @@ const ENTRIES_SIZE: usize = BUFFER_COUNT as usize * size_of::<BufRingEntry>();
 const SLAB_SIZE: usize = BUFFER_COUNT as usize * BUFFER_SIZE;
 
 const _: () = assert!(BUFFER_COUNT.is_power_of_two());
+const _: () = assert!(BUFFER_SIZE < u16::MAX as usize);
 const _: () = assert!(CIRCULATING_MIN.is_power_of_two() && CIRCULATING_MIN <= BUFFER_COUNT);
 
 /// How many buffers are to circulate.
@@ -41,6 +44,8 @@ struct Demand {
     bytes: usize,
     /// Receives of this turn that found none.
     missed: u16,
+    /// Turns that buffers go on to count as scarce.
+    scarce: u32,
     /// Most that came back in one of the turns that are looked at.
     peak: u16,
     turns: u32,
@@ -53,6 +58,7 @@ impl Demand {
             used: 0,
             bytes: 0,
             missed: 0,
+            scarce: 0,
             peak: 0,
             turns: 0,
         }
@@ -63,6 +69,11 @@ impl Demand {
     fn end_turn(&mut self) {
         self.peak = self.peak.max(self.used);
         self.turns += 1;
+        self.scarce = if self.missed > 0 {
+            TURNS_SCARCE
+        } else {
+            self.scarce.saturating_sub(1)
+        };
         // Connections with much to say fill any number, and lose little by waiting for each other. Many with
         // a little each would be armed again one by one, and little of each buffer is in the cache.
         let is_filled = self.bytes > usize::from(self.used) * (BUFFER_SIZE / 4);
@@ -88,6 +99,8 @@ pub(super) struct BufferRing {
     demand: Demand,
     /// Buffers that do not circulate.
     aside: Vec<u16>,
+    /// Of buffers that the shard has only begun with, how many bytes the core has seen, and one.
+    begun: [u16; BUFFER_COUNT as usize],
 }
 
 fn allocate(size: usize) -> NonNull<u8> {
@@ -111,6 +124,7 @@ impl BufferRing {
             demand: Demand::new(),
             // There are never more: it does not grow.
             aside: (CIRCULATING_MIN..BUFFER_COUNT).rev().collect(),
+            begun: [0; BUFFER_COUNT as usize],
         };
         for buffer in 0..CIRCULATING_MIN {
             ring.push(buffer);
@@ -163,6 +177,7 @@ impl BufferRing {
     /// [`BufferRing::publish`].
     pub(super) fn put(&mut self, buffer: u16, size: usize) {
         assert!(buffer < BUFFER_COUNT);
+        self.begun[usize::from(buffer)] = 0;
         self.demand.used += 1;
         self.demand.bytes += size;
         if self.circulating() > self.demand.wanted {
@@ -172,9 +187,25 @@ impl BufferRing {
         }
     }
 
+    /// How much of `buffer` the core has seen, if it was begun with.
+    pub(super) fn begun(&self, buffer: u16) -> Option<usize> {
+        usize::from(self.begun[usize::from(buffer)]).checked_sub(1)
+    }
+
+    /// The core has seen so many bytes of `buffer`, and goes on with it later.
+    pub(super) fn begin(&mut self, buffer: u16, size: usize) {
+        // It is less than a buffer.
+        self.begun[usize::from(buffer)] = size as u16 + 1;
+    }
+
     /// A receive found no buffer.
     pub(super) fn miss(&mut self) {
         self.demand.missed = self.demand.missed.saturating_add(1);
+    }
+
+    /// Whether a receive has found no buffer of late.
+    pub(super) const fn are_scarce(&self) -> bool {
+        self.demand.scarce > 0 || self.demand.missed > 0
     }
 
     /// Buffers in the ring and with the shard.

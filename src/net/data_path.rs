@@ -7,6 +7,7 @@
 //! leaves in one send.
 
 use super::buffer_pool::{BufferPool, SMALL_MAX};
+use super::buffer_ring::BUFFER_SIZE;
 use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
@@ -27,6 +28,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +60,9 @@ struct Send {
     offset: usize,
 }
 
+/// What a receive takes that is for one buffer only.
+const ONE_BUFFER: NonZeroU32 = NonZeroU32::new(BUFFER_SIZE as u32).unwrap();
+
 /// One listening socket. Its place in the list is its name to the kernel, so it stays there.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -88,8 +93,8 @@ pub struct DataPath<C: Core> {
     /// What the kernel has completed and the shard has not handled, from `handled` on.
     completions: Vec<cqueue::Entry>,
     handled: usize,
-    /// Bytes of the first of them that the core has seen.
-    fed: usize,
+    /// Empty, to put others before those of one connection.
+    postponed: Vec<cqueue::Entry>,
     pub(super) pace: Pace,
     sends: Vec<Send>,
     /// Where this turn's new connections go. Boxed: the kernel reads them in `enter`, and they may
@@ -108,6 +113,9 @@ pub struct DataPath<C: Core> {
     writable: Vec<u32>,
     /// Are to be read again.
     resumed: Vec<ConnectionKey>,
+    /// Have found no buffer to receive into, and have had one when others found none. Cleared by `flush`.
+    hungry: Vec<Token>,
+    fed_last: Vec<Token>,
     handed_over: Vec<(ShardId, Adopted)>,
     /// When to stop waiting for a closing connection; oldest first. Slot and generation.
     closing: VecDeque<(Instant, u32, u32)>,
@@ -144,7 +152,7 @@ impl<C: Core> DataPath<C> {
             accept_logged_at: None,
             completions: Vec::new(),
             handled: 0,
-            fed: 0,
+            postponed: Vec::new(),
             pace: Pace::new(),
             sends: Vec::new(),
             connecting: Vec::new(),
@@ -155,6 +163,8 @@ impl<C: Core> DataPath<C> {
             unconnected: Unconnected::new(room, now),
             writable: Vec::new(),
             resumed: Vec::new(),
+            hungry: Vec::new(),
+            fed_last: Vec::new(),
             handed_over: Vec::new(),
             closing: VecDeque::new(),
             warm: VecDeque::new(),
@@ -267,6 +277,7 @@ impl<C: Core> DataPath<C> {
     /// time for.
     // HOT: per connection and turn.
     pub fn flush(&mut self) {
+        self.receive_in_turn();
         self.continue_handshakes();
         while let Some((key, address)) = self.core.next_connect() {
             self.connect(key, address);
@@ -397,6 +408,8 @@ impl<C: Core> DataPath<C> {
         }
         while let Some(completion) = completions.get(self.handled) {
             if !self.handle_completion(completion) {
+                let index = Token::decode(completion.user_data()).index;
+                self.let_others_go_first(index, &mut completions);
                 break;
             }
             self.handled += 1;
@@ -417,6 +430,23 @@ impl<C: Core> DataPath<C> {
         }
         self.completions = completions;
         count
+    }
+
+    /// What a turn has no time for to its end goes on behind what came from others meanwhile: a burst of one Client keeps
+    /// nobody waiting for more than a turn.
+    fn let_others_go_first(&mut self, index: u32, completions: &mut Vec<cqueue::Entry>) {
+        let mut kept = self.handled;
+        for at in self.handled..completions.len() {
+            let is_own = Token::decode(completions[at].user_data()).index == index;
+            if is_own {
+                self.postponed.push(completions[at].clone());
+            } else {
+                completions.swap(kept, at);
+                kept += 1;
+            }
+        }
+        completions.truncate(kept);
+        completions.append(&mut self.postponed);
     }
 
     /// Reads on where the core had paused, and has room again.
@@ -721,7 +751,8 @@ impl<C: Core> DataPath<C> {
         if let Some(slot) = self.connections.find_token(token) {
             let state = &mut self.connections.get(slot).state;
             // What a receive that was begun in the meantime is about is not said by this one.
-            if self.fed == 0 && !cqueue::more(flags) {
+            let is_begun = buffer.is_some_and(|it| self.uring.buffers().begun(it).is_some());
+            if !is_begun && !cqueue::more(flags) {
                 state.clear(State::RECEIVING.or(State::CANCELLED).or(State::POLLED));
             }
             match (buffer, -result) {
@@ -735,17 +766,15 @@ impl<C: Core> DataPath<C> {
                 // A poll: what it says is said by the socket as well.
                 (None, ..0) => self.receive_straight(slot),
                 (_, 0) => state.set(State::ENDED),
-                // Nothing is wrong with the socket: armed again below if it is still to be read.
-                (_, libc::ENOBUFS) => self.uring.buffers_mut().miss(),
-                (_, libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                // Nothing is wrong with the socket: armed again if it is still to be read.
+                (_, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => state.set(State::ENDED.or(State::FAILED)),
             }
             // The effects may have handed the connection over.
             if let Some(slot) = self.connections.find_token(token) {
-                self.settle(slot);
+                self.settle_received(slot, token, -result == libc::ENOBUFS);
             }
         }
-        self.fed = 0;
         if let Some(buffer) = buffer {
             self.uring.buffers_mut().put(buffer, result.max(0) as usize);
         }
@@ -765,14 +794,16 @@ impl<C: Core> DataPath<C> {
         }
         let bytes = self.uring.buffers().bytes(buffer, size);
         let (core, pool, effects) = (&mut self.core, &mut self.pool, &mut self.effects);
+        let mut fed = self.uring.buffers().begun(buffer).unwrap_or(0);
         loop {
-            let (bytes, slice) = (&bytes[self.fed..], self.pace.slice());
+            let (bytes, slice) = (&bytes[fed..], self.pace.slice());
             let taken = consume(core, pool, effects, self.now, connection, bytes, slice);
             if taken == bytes.len() {
                 return true;
             }
-            self.fed += taken;
+            fed += taken;
             if self.pace.is_over(taken) {
+                self.uring.buffers_mut().begin(buffer, fed);
                 return false;
             }
         }
@@ -823,6 +854,40 @@ impl<C: Core> DataPath<C> {
         }
     }
 
+    /// Goes on with a connection that has received something, or that found no buffer.
+    ///
+    /// While buffers are scarce they go round: who found none comes first in the next turn, who got one behind all of
+    /// those, and one at a time. A receive for many would take all there are while its peer has more, and leave
+    /// connections with little to say without one turn after turn.
+    #[inline]
+    fn settle_received(&mut self, slot: u32, token: Token, is_hungry: bool) {
+        let is_over = !self.connections.get(slot).state.has(State::RECEIVING);
+        if is_hungry {
+            self.uring.buffers_mut().miss();
+            self.hungry.push(token);
+        } else if is_over && self.uring.buffers().are_scarce() {
+            self.fed_last.push(token);
+        } else {
+            self.settle(slot);
+        }
+    }
+
+    /// Receives again on connections that have waited for their turn.
+    fn receive_in_turn(&mut self) {
+        if self.hungry.is_empty() && self.fed_last.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.hungry);
+        waiting.append(&mut self.fed_last);
+        for &token in &waiting {
+            if let Some(slot) = self.connections.find_token(token) {
+                self.settle(slot);
+            }
+        }
+        waiting.clear();
+        self.hungry = waiting;
+    }
+
     /// Reads the socket, or stops reading it, as its state demands.
     pub(super) fn settle(&mut self, slot: u32) {
         let token = self.connections.token(Operation::Receive, slot);
@@ -849,7 +914,7 @@ impl<C: Core> DataPath<C> {
             let many = state.has(State::SETTLED.or(State::CLOSING));
             let at_most = if many {
                 self.charge(slot, 0);
-                None
+                self.uring.buffers().are_scarce().then_some(ONE_BUFFER)
             } else {
                 let Some(size) = self.receive_first(slot) else {
                     return;

@@ -500,15 +500,15 @@ impl Router {
     }
 
     /// Goes on with a walk, always with the same `filter`: visits `visits_max` nodes of the index at
-    /// most, calls `found` with the messages that have been there since the walk began, and returns how
-    /// many nodes it visited.
+    /// most, calls `found` with messages and whether each has come since the walk began, and returns how many
+    /// nodes it visited.
     pub fn continue_retained_walk(
         &self,
         walk: &mut RetainedWalk,
         filter: &TopicFilter<'_>,
         visits_max: usize,
         now: Instant,
-        found: impl FnMut(&Arc<Message>),
+        found: impl FnMut(&Arc<Message>, bool),
     ) -> usize {
         self.retained
             .continue_walk(walk, filter, visits_max, now, found)

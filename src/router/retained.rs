@@ -334,21 +334,21 @@ impl Retained {
     }
 
     /// Goes on with a walk, always with the same `filter`: visits `visits_max` nodes at most, calls
-    /// `found` with what has been there since it began and has not expired, and returns how many nodes
-    /// it visited.
+    /// `found` with what has not expired, and whether it has changed since the walk began, and returns how many nodes it
+    /// visited.
     pub(super) fn continue_walk(
         &self,
         walk: &mut RetainedWalk,
         filter: &TopicFilter<'_>,
         visits_max: usize,
         now: Instant,
-        mut found: impl FnMut(&Arc<Message>),
+        mut found: impl FnMut(&Arc<Message>, bool),
     ) -> usize {
         let number = walk.number;
         self.step(filter, &mut walk.place, visits_max, |value, message| {
             let written = self.written.get(value as usize).copied();
-            if written.unwrap_or(0) < number && !message.is_expired(now) {
-                found(message);
+            if !message.is_expired(now) {
+                found(message, written.unwrap_or(0) >= number);
             }
         })
     }

@@ -1168,7 +1168,10 @@ proptest! {
         while !walk.is_over() {
             let next = steps.next();
             let visits_max = next.map_or(usize::MAX, |(_, visits_max)| visits_max);
-            let visits = router.continue_retained_walk(&mut walk, &filter(&text), visits_max, Instant::ZERO, |it| {
+            let visits = router.continue_retained_walk(&mut walk, &filter(&text), visits_max, Instant::ZERO, |it, is_later| {
+                if is_later {
+                    return;
+                }
                 let name = String::from_utf8(it.topic_name().to_vec()).expect("UTF-8");
                 assert!(found.insert(name), "each topic once");
             });

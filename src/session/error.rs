@@ -42,6 +42,10 @@ pub enum ProtocolError {
     /// A Topic Filter that breaks the wildcard or `$share` rules.
     #[error("invalid Topic Filter")]
     TopicFilterInvalid,
+    /// A SUBSCRIBE or UNSUBSCRIBE with more filters than its answer may have reason codes: the Client's Maximum Packet
+    /// Size forbids it [MQTT-3.1.2-24].
+    #[error("the answer would exceed the Maximum Packet Size")]
+    AnswerTooLarge,
     /// An acknowledgement that does not fit the QoS of the message it names.
     #[error("an acknowledgement of the wrong kind for its message")]
     WrongAcknowledgement,
@@ -69,6 +73,7 @@ impl ProtocolError {
         match self {
             Self::Decode(error) => error.reason_code(),
             Self::TopicFilterInvalid => ReasonCode::MalformedPacket,
+            Self::AnswerTooLarge => ReasonCode::PacketTooLarge,
             Self::SecondConnect
             | Self::ServerPacket
             | Self::SubscriptionIdentifierFromClient

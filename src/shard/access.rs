@@ -198,6 +198,7 @@ impl Clients {
                 dropped += count - items.messages.len();
                 !items.messages.is_empty()
             });
+            replay.found = replay.items.iter().map(|it| it.messages.len()).sum();
         }
 
         self.counters.dropped_denied += dropped as u64;

@@ -40,6 +40,8 @@ pub struct Census {
     pub inbound: usize,
     /// Bytes of QoS 0 in outboxes beyond their bound.
     pub beyond_outboxes: usize,
+    /// Retained messages found for Clients that have not read them.
+    pub replaying: usize,
     /// SUBACKs that wait for other shards.
     pub barriers: usize,
     /// Connections not read because a ring is full.
@@ -71,6 +73,12 @@ impl Shard {
             unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),
             ..Census::default()
         };
+        for key in self.clients.connections.keys() {
+            let connection = self.clients.connections.get(key);
+            let rare = connection.and_then(|connection| connection.rare());
+            let replay = rare.and_then(|rare| rare.replay.as_ref());
+            census.replaying += replay.map_or(0, |replay| replay.found);
+        }
         for key in self.clients.members.keys() {
             let Some(member) = self.clients.members.get(key) else {
                 continue;

@@ -74,7 +74,7 @@ pub(super) enum SubscriptionKind {
     Replaying,
     /// The same, and the connection has ended before its SUBACK left: a Client that comes back asks again.
     Unanswered,
-    /// The same, since before the process began: nobody is at it.
+    /// The same, and nobody is at it: that ended with an earlier connection, or before the process began.
     Interrupted,
     Shared,
 }
@@ -369,6 +369,9 @@ impl Clients {
                 let used = &mut self.beyond_outboxes;
                 if !connection.reach_beyond_outbox(size, &self.limits, self.queued_bytes, used) {
                     self.counters.dropped_outbox_full += 1;
+                    if let Some(replay) = connection.replay_mut() {
+                        replay.has_missed = true;
+                    }
                     return;
                 }
             }

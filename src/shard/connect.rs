@@ -61,6 +61,13 @@ impl Shard {
         match admitted {
             Ok(Authentication::Done) => {}
             Ok(Authentication::Pending) => return Step::Blocked,
+            Err(reason_code) if largest_packet(connect) < REFUSAL_SIZE => {
+                self.clients.counters.connects_refused += 1;
+                let cause = RefusalCause::Refused(reason_code);
+                self.log_refused(key, Some(client_identifier), cause, effects);
+                self.close(key, effects);
+                return Step::Stop;
+            }
             Err(reason_code) => {
                 self.refuse(key, version, client_identifier, reason_code, effects);
                 return Step::Stop;
@@ -267,6 +274,15 @@ impl Shard {
 
     /// Whether what a CONNECT asks for is to be had here.
     fn admissible(&self, key: ConnectionKey, connect: &Connect<'_>) -> Result<(), ReasonCode> {
+        // Its CONNACK could not be sent [MQTT-3.1.2-24].
+        let assigned = if connect.client_identifier.is_empty() {
+            ASSIGNED_SIZE_MAX
+        } else {
+            0
+        };
+        if largest_packet(connect) < CONNACK_SIZE_MAX + assigned {
+            return Err(ReasonCode::PacketTooLarge);
+        }
         // No Authentication Method is configured, so none is supported [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
             return Err(ReasonCode::BadAuthenticationMethod);
@@ -558,8 +574,8 @@ impl Shard {
                 Some(interval) => session.expiry_interval_s = interval,
                 None => {}
             }
-            if disconnect.reason_code != ReasonCode::DisconnectWithWillMessage {
-                // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+            // [MQTT-3.1.2-10] [MQTT-3.14.4-3] A Client that leaves because of an error keeps its Will.
+            if disconnect.reason_code == ReasonCode::Success {
                 session.will = None;
             }
         }
@@ -744,6 +760,20 @@ impl Shard {
             }
         }
     }
+}
+
+/// Bytes of a CONNACK that accepts, at most: five before its properties, three of Topic Alias Maximum, three of Receive
+/// Maximum, five of Maximum Packet Size, two each of Maximum QoS and Retain Available, three of Server Keep Alive.
+const CONNACK_SIZE_MAX: u32 = 23;
+/// The same of an identifier that is assigned in it: a prefix, and a UUID.
+const ASSIGNED_SIZE_MAX: u32 = 128;
+/// Bytes of a CONNACK that refuses.
+const REFUSAL_SIZE: u32 = 5;
+
+/// The largest packet that the Client of this CONNECT takes.
+fn largest_packet(connect: &Connect<'_>) -> u32 {
+    let maximum = connect.properties.maximum_packet_size;
+    maximum.map_or(u32::MAX, std::num::NonZeroU32::get)
 }
 
 /// Seconds the Session outlives the connection, as this CONNECT asks.

@@ -2,15 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::key::{PacketIdentifier, SessionKey};
-use crate::limits::Limits;
+use crate::limits::{Limits, REPLAY_FOUND_MAX};
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
 use crate::router::{FilterKey, RetainedWalk};
@@ -76,7 +74,7 @@ pub(super) struct ReplayItems {
     pub(super) request: ReplayRequest,
 }
 
-/// A new subscription whose retained messages are still being looked up.
+/// A new subscription whose retained messages are being looked up.
 #[derive(Debug)]
 pub(super) struct ReplayWalk {
     pub(super) walk: RetainedWalk,
@@ -87,12 +85,18 @@ pub(super) struct ReplayWalk {
 /// a subscription to a million topics needs a pointer each, no outbox of that size, and no long turn.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// Oldest subscription first.
-    pub(super) walks: VecDeque<ReplayWalk>,
+    /// Subscriptions for which nothing was looked up yet.
+    pub(super) waiting: BTreeMap<FilterKey, ReplayRequest>,
+    /// The one that is under way: the index frees nothing until it has ended.
+    pub(super) walk: Option<ReplayWalk>,
     /// None of them is empty.
     pub(super) items: VecDeque<ReplayItems>,
-    /// Of the subscriptions that asked for them since it began.
-    pub(super) filters: SmallVec<[FilterKey; 2]>,
+    /// Messages in them.
+    pub(super) found: usize,
+    /// All that have asked since it began.
+    pub(super) filters: BTreeSet<FilterKey>,
+    /// Something that changed meanwhile has not come: it was dropped.
+    pub(super) has_missed: bool,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
     /// Changes of the retained store when the items were looked up: as long as it is the same, no
@@ -102,14 +106,32 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) fn is_over(&self) -> bool {
-        self.walks.is_empty() && self.items.is_empty()
+        self.waiting.is_empty() && self.walk.is_none() && self.items.is_empty()
+    }
+
+    /// Whether more is to be looked up now: one subscription at a time, and none as long as the Client has this much to
+    /// read.
+    pub(super) fn looks_up(&self) -> bool {
+        self.walk.is_some() || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
+    }
+
+    /// A subscription asks, or does so again, in which case all comes once more.
+    pub(super) fn ask(&mut self, request: ReplayRequest) {
+        let filter = request.filter;
+        self.walk.take_if(|walk| walk.request.filter == filter);
+        self.waiting.insert(filter, request);
+        self.filters.insert(filter);
     }
 
     /// Nothing of it comes any more because of this subscription.
     pub(super) fn forget(&mut self, filter: FilterKey) {
+        if !self.filters.remove(&filter) {
+            return;
+        }
+        self.waiting.remove(&filter);
+        self.walk.take_if(|walk| walk.request.filter == filter);
         self.items.retain(|items| items.request.filter != filter);
-        self.walks.retain(|walk| walk.request.filter != filter);
-        self.filters.retain(|it| *it != filter);
+        self.found = self.items.iter().map(|items| items.messages.len()).sum();
     }
 }
 
@@ -179,6 +201,8 @@ pub(super) struct Rare {
     ///
     /// [`Clients::beyond_outboxes`]: super::clients::Clients::beyond_outboxes
     pub(super) beyond_outbox: usize,
+    /// About how many messages that is.
+    pub(super) beyond_count: usize,
 }
 
 impl Rare {
@@ -191,6 +215,7 @@ impl Rare {
             held,
             certificate,
             beyond_outbox,
+            beyond_count: _,
         } = self;
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
@@ -347,9 +372,8 @@ impl Connection {
         beyond: &mut usize,
     ) -> bool {
         let pending = self.pending();
-        if pending >= size.saturating_mul(limits.max_queued_messages)
-            || pending + size > limits.max_queued_bytes
-        {
+        let count = self.rare().map_or(0, |rare| rare.beyond_count);
+        if count >= limits.max_queued_messages || pending + size > limits.max_queued_bytes {
             return false;
         }
         let had = self.beyond_outbox();
@@ -359,7 +383,9 @@ impl Connection {
             return false;
         }
         *beyond = all;
-        self.make_rare().beyond_outbox = has;
+        let rare = self.make_rare();
+        rare.beyond_outbox = has;
+        rare.beyond_count += 1;
         true
     }
 
@@ -378,6 +404,8 @@ impl Connection {
             let pending = self.outbox.len() + self.unsent;
             let needs = pending.saturating_sub(outbox_bytes_max);
             let has = rare.beyond_outbox.min(needs);
+            // As many have left as the bytes say, if all are of one size.
+            rare.beyond_count = rare.beyond_count * has / rare.beyond_outbox;
             *beyond -= rare.beyond_outbox - has;
             rare.beyond_outbox = has;
         }

@@ -3,12 +3,15 @@
 //!
 //! A subscription may match a million retained messages. They are looked up over many turns, whatever the
 //! reader does, because nothing is freed from the index meanwhile; then they wait as pointers until the
-//! Client reads. One budget a turn is for all connections of the shard. Those that have more wait in a
-//! list, the first of which is the first to go on.
+//! Client reads. One subscription of a Client is looked up after the other, and none while it has much to read. One budget
+//! a turn is for all connections of the shard. Those that have more wait in a list, the first of which is the first to
+//! go on.
 //!
 //! # Always true
-//! - A replay consists of what was retained at the SUBACK. What changes later is delivered live and left out here,
-//!   so that no Client sees an older value behind a newer one [MQTT-4.6.0-5].
+//! - What changes while it is looked up or waits is delivered live and left out here, so that no Client sees an older
+//!   value behind a newer one [MQTT-4.6.0-5]. If that was dropped, or does not come to who published it, the new value
+//!   takes its place.
+//! - A replay that its connection does not live to see either joins the queue, or begins anew with the next one.
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +28,7 @@ use super::effects::Effects;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
 use crate::key::{ConnectionKey, SessionKey};
+use crate::limits::REPLAY_KEPT_MAX;
 use crate::message::{Message, QoS};
 use crate::router::FilterKey;
 use crate::session::{Delivery, Place};
@@ -72,13 +76,7 @@ impl Shard {
             })
         });
         for request in requests {
-            // All of it comes once more, with what is asked for now.
-            replay.forget(request.filter);
-            replay.filters.push(request.filter);
-            replay.walks.push_back(ReplayWalk {
-                walk: self.router.begin_retained_walk(),
-                request,
-            });
+            replay.ask(request);
         }
     }
 
@@ -110,15 +108,18 @@ impl Shard {
             && let Some(items) = replay.items.front_mut()
             && let Some(message) = items.messages.pop_front()
         {
-            if self.is_current(&message, replay.store_changes)
+            let request = items.request;
+            let is_missed = replay.has_missed || request.no_local;
+            if let Some(current) = self.current(&message, replay.store_changes, is_missed)
                 && !self
                     .clients
-                    .send_retained(key, &message, items.request, now, effects)
+                    .send_retained(key, &current, request, now, effects)
             {
                 items.messages.push_front(message);
                 is_blocked = true;
                 break;
             }
+            replay.found -= 1;
             if items.messages.is_empty() {
                 replay.items.pop_front();
             }
@@ -135,7 +136,7 @@ impl Shard {
             return;
         }
         // A Client that is blocked is gone on with when it has room.
-        if !replay.walks.is_empty() || !is_blocked {
+        if replay.looks_up() || !is_blocked {
             replay.is_waiting = true;
             self.replaying.push_back(key);
             self.arm_next_turn(Slot::Replays, now);
@@ -163,58 +164,74 @@ impl Shard {
         }
     }
 
-    /// Finds more messages; how many nodes were visited for it.
+    /// Finds more messages; how many steps that took.
     fn look_up(
-        &self,
+        &mut self,
         session: SessionKey,
         replay: &mut Replay,
-        visits_max: usize,
+        steps_max: usize,
         now: Instant,
     ) -> usize {
-        let mut visits = 0;
-        while visits < visits_max
-            && let Some(ReplayWalk { walk, request }) = replay.walks.front_mut()
-        {
+        let mut steps = 0;
+        while steps < steps_max && replay.looks_up() {
+            if replay.walk.is_none()
+                && let Some((_, request)) = replay.waiting.pop_first()
+            {
+                steps += 1;
+                let walk = self.router.begin_retained_walk();
+                replay.walk = Some(ReplayWalk { walk, request });
+            }
+            let Some(ReplayWalk { walk, request }) = &mut replay.walk else {
+                break;
+            };
             let text = self.router.filter_arc(request.filter);
             let mut messages = VecDeque::new();
-            visits += self.router.continue_retained_walk(
+            steps += self.router.continue_retained_walk(
                 walk,
                 &TopicFilter::from_validated(&text),
-                visits_max - visits,
+                steps_max.saturating_sub(steps),
                 now,
-                |message| {
-                    if self.clients.may_read(session, message.topic_name())
+                |message, is_later| {
+                    let comes_live = is_later && !replay.has_missed && !request.no_local;
+                    if !comes_live
+                        && self.clients.may_read(session, message.topic_name())
                         && self.clients.source_may_write(message)
                     {
                         messages.push_back(message.clone());
                     }
                 },
             );
-            if !messages.is_empty() {
-                replay.items.push_back(ReplayItems {
-                    messages,
-                    request: *request,
-                });
-            }
+            let request = *request;
             if walk.is_over() {
-                replay.walks.pop_front();
+                replay.walk = None;
+            }
+            if !messages.is_empty() {
+                replay.found += messages.len();
+                replay.items.push_back(ReplayItems { messages, request });
             }
         }
-        visits
+        steps
     }
 
-    /// Whether a retained message is still what it was when the store had changed `store_changes`
-    /// times. A value that changed since was delivered as it changed; sending the old one behind it
-    /// would turn their order round [MQTT-4.6.0-5].
-    fn is_current(&self, message: &Arc<Message>, store_changes: u64) -> bool {
-        store_changes == self.retained_changes
-            || self
-                .router
-                .retained(TopicName::from_validated(message.topic_name()))
-                .is_some_and(|(current, _)| Arc::ptr_eq(current, message))
+    /// What is to be sent of a message that was retained when the store had changed `store_changes` times. A value that
+    /// changed since was delivered as it changed; sending the old one behind it would turn their order round
+    /// [MQTT-4.6.0-5]. If that may have been missed, the new one comes in its place.
+    fn current(
+        &self,
+        message: &Arc<Message>,
+        store_changes: u64,
+        is_missed: bool,
+    ) -> Option<Arc<Message>> {
+        if store_changes == self.retained_changes {
+            return Some(message.clone());
+        }
+        let topic_name = TopicName::from_validated(message.topic_name());
+        let (current, _) = self.router.retained(topic_name)?;
+        (is_missed || Arc::ptr_eq(current, message)).then(|| current.clone())
     }
 
-    /// QoS 1 and 2 messages a new subscription was still owed join the queue of a Session that stays.
+    /// What a new subscription was still owed when its connection ended: a little joins the queue of a Session that stays.
+    /// More than that is looked up again once its Client is back.
     pub(super) fn keep_replay(
         &mut self,
         session: SessionKey,
@@ -224,12 +241,18 @@ impl Shard {
         let replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
             .and_then(|connection| connection.take_replay());
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        let stays = member.session.expires_at.is_none_or(|at| at > now);
         if let Some(mut replay) = replay {
-            self.queue_replay(session, &mut replay, now);
-            self.end_replays(session, replay.filters);
+            if stays {
+                self.queue_replay(session, &mut replay, now);
+            }
+            drop(replay);
             self.end_walks(now);
         }
-        let Some(member) = self.clients.members.get_mut(session) else {
+        let Some(member) = self.clients.members.get_mut(session).filter(|_| stays) else {
             return;
         };
         for kind in member.subscriptions.values_mut() {
@@ -240,16 +263,21 @@ impl Shard {
     }
 
     fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) {
-        // All at once: the connection that the rest would wait for is gone. Only a Client that leaves within
-        // the first turns after its SUBACK comes here.
-        replay
-            .walks
-            .retain(|walk| walk.request.qos > QoS::AtMostOnce);
-        self.look_up(session, replay, usize::MAX, now);
+        let filters = std::mem::take(&mut replay.filters);
+        let steps_max = self
+            .replay_budget
+            .left(now, self.clients.limits.replay_steps_max);
+        self.replay_budget.left -= self.look_up(session, replay, steps_max, now).min(steps_max);
+        if replay.walk.is_some() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
+            return self.interrupt_replays(session, filters);
+        }
         for ReplayItems { messages, request } in replay.items.drain(..) {
+            let is_missed = replay.has_missed || request.no_local;
             for message in messages {
+                let current = self.current(&message, replay.store_changes, is_missed);
+                let Some(message) = current else { continue };
                 let qos = message.qos().max(self.clients.qos_min).min(request.qos);
-                if qos == QoS::AtMostOnce || !self.is_current(&message, replay.store_changes) {
+                if qos == QoS::AtMostOnce {
                     continue;
                 }
                 let delivery = Delivery {
@@ -261,6 +289,32 @@ impl Shard {
                     place: Place::default(),
                 };
                 self.clients.enqueue(session, delivery, now);
+            }
+        }
+        self.end_replays(session, filters);
+    }
+
+    /// All of them begin anew when their Client comes back. What comes with QoS 0 is lost with its connection.
+    fn interrupt_replays(
+        &mut self,
+        session: SessionKey,
+        filters: impl IntoIterator<Item = FilterKey>,
+    ) {
+        let (clients, router) = (&mut self.clients, &self.router);
+        let Some(member) = clients.members.get_mut(session) else {
+            return;
+        };
+        for filter in filters {
+            if let Some(kind) = member.subscriptions.get_mut(&filter)
+                && *kind == SubscriptionKind::Replaying
+            {
+                let (options, _) = router.subscription(filter, session).unzip();
+                let is_owed = options.is_some_and(|it| it.qos > QoS::AtMostOnce);
+                *kind = if is_owed {
+                    SubscriptionKind::Interrupted
+                } else {
+                    SubscriptionKind::Own
+                };
             }
         }
     }
@@ -291,12 +345,9 @@ impl Shard {
         }
     }
 
-    /// A Client comes back to subscriptions whose replay has ended with an earlier process. It begins anew: how much of
-    /// it has come is not known.
+    /// A Client comes back to subscriptions whose replay has ended with an earlier process or connection. It begins anew:
+    /// how much of it has come is not known.
     pub(super) fn resume_replays(&mut self, key: ConnectionKey, session: SessionKey) {
-        if self.clients.store.is_none() {
-            return;
-        }
         let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
@@ -310,6 +361,7 @@ impl Shard {
                 requests.push(ReplayRequest {
                     filter,
                     qos: options.qos,
+                    no_local: options.no_local,
                     subscription_identifier,
                 });
             }

@@ -30,6 +30,9 @@ use crate::session::{ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicFilter;
 
+/// Bytes of a SUBACK or UNSUBACK beside its reason codes, at most.
+const ANSWER_SIZE: usize = 1 + 4 + 2 + 1;
+
 /// A SUBACK that waits for other shards.
 #[derive(Debug)]
 pub(super) struct Barrier {
@@ -60,6 +63,8 @@ impl Answer {
 pub(super) struct ReplayRequest {
     pub(super) filter: FilterKey,
     pub(super) qos: QoS,
+    /// What its Client publishes does not come as it changes.
+    pub(super) no_local: bool,
     pub(super) subscription_identifier: Option<NonZeroU32>,
 }
 
@@ -76,6 +81,7 @@ impl Shard {
             self.pause_for_ring(key);
             return Ok(Step::Blocked);
         }
+        self.check_answer(key, subscribe.filters().count())?;
         // All or nothing: a malformed filter ends the connection before any of them is in force.
         for (filter, _) in subscribe.filters() {
             TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
@@ -158,6 +164,7 @@ impl Shard {
                 answer.replays.push(ReplayRequest {
                     filter: subscribed.filter,
                     qos: options.qos,
+                    no_local: options.no_local,
                     subscription_identifier: subscribe.subscription_identifier,
                 });
             }
@@ -194,6 +201,16 @@ impl Shard {
             connection.pause.set(Pause::BARRIER);
         }
         Ok(Step::Continue)
+    }
+
+    /// Whether the Client takes an answer with so many reason codes [MQTT-3.1.2-24].
+    fn check_answer(&self, key: ConnectionKey, count: usize) -> Result<(), ProtocolError> {
+        let connection = self.clients.connections.get(key);
+        let size_max = connection.map_or(0, |connection| connection.maximum_packet_size as usize);
+        if count + ANSWER_SIZE > size_max {
+            return Err(ProtocolError::AnswerTooLarge);
+        }
+        Ok(())
     }
 
     /// SUBACK, then the retained messages: read from this shard's replica after the barrier, so that
@@ -266,6 +283,7 @@ impl Shard {
             self.pause_for_ring(key);
             return Ok(Step::Blocked);
         }
+        self.check_answer(key, unsubscribe.filters().count())?;
         for filter in unsubscribe.filters() {
             TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
         }

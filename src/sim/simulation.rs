@@ -12,10 +12,13 @@ use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
+use crate::limits::DISK_PATIENCE;
 use crate::policy::Settings;
 use crate::time::Instant;
 use crate::wal::StoreOptions;
 
+/// Things that a disk may have been asked for at once.
+const REQUESTS_MAX: usize = 4;
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
 const STILL_ROUNDS: usize = 50;
 /// Rounds within which everything must have come to rest, drop by drop.
@@ -195,6 +198,12 @@ impl Simulation<'_> {
         } else {
             Duration::from_nanos(self.random.below(200_000) as u64)
         };
+        if duration >= DISK_PATIENCE {
+            // Disks do not hang here: what is under way is done by then.
+            for _ in 0..REQUESTS_MAX {
+                (0..self.plan.shards).for_each(|shard| self.world.turn_disk(shard));
+            }
+        }
         self.world.pass(duration);
         // Sometimes to the moment itself.
         if self.random.one_in(500)
