@@ -21,8 +21,6 @@ const BUFFER_COUNT: u16 = 256;
 const CIRCULATING_MIN: u16 = 32;
 /// Turns after which buffers that were not needed in any of them stop to circulate.
 const TURNS_TO_SHRINK: u32 = 1024;
-/// Turns for which buffers count as scarce once a receive has found none.
-const TURNS_SCARCE: u32 = 64;
 /// Bytes of each.
 pub(super) const BUFFER_SIZE: usize = 16 * 1024;
 /// Buffer rings are page aligned; this is the largest page size Linux runs with.
@@ -44,8 +42,6 @@ struct Demand {
     bytes: usize,
     /// Receives of this turn that found none.
     missed: u16,
-    /// Turns that buffers go on to count as scarce.
-    scarce: u32,
     /// Most that came back in one of the turns that are looked at.
     peak: u16,
     turns: u32,
@@ -58,7 +54,6 @@ impl Demand {
             used: 0,
             bytes: 0,
             missed: 0,
-            scarce: 0,
             peak: 0,
             turns: 0,
         }
@@ -69,11 +64,6 @@ impl Demand {
     fn end_turn(&mut self) {
         self.peak = self.peak.max(self.used);
         self.turns += 1;
-        self.scarce = if self.missed > 0 {
-            TURNS_SCARCE
-        } else {
-            self.scarce.saturating_sub(1)
-        };
         // Connections with much to say fill any number, and lose little by waiting for each other. Many with
         // a little each would be armed again one by one, and little of each buffer is in the cache.
         let is_filled = self.bytes > usize::from(self.used) * (BUFFER_SIZE / 4);
@@ -201,11 +191,6 @@ impl BufferRing {
     /// A receive found no buffer.
     pub(super) fn miss(&mut self) {
         self.demand.missed = self.demand.missed.saturating_add(1);
-    }
-
-    /// Whether a receive has found no buffer of late.
-    pub(super) const fn are_scarce(&self) -> bool {
-        self.demand.scarce > 0 || self.demand.missed > 0
     }
 
     /// Buffers in the ring and with the shard.

@@ -82,6 +82,10 @@ impl State {
     pub(super) const STRAIGHT: Self = Self(1 << 22);
     /// What counts as its receive is such a poll.
     pub(super) const POLLED: Self = Self(1 << 23);
+    /// What it last received was much.
+    pub(super) const BULK: Self = Self(1 << 24);
+    /// It has received something since it last began to.
+    pub(super) const FED: Self = Self(1 << 25);
 
     #[inline]
     pub(super) const fn has(self, other: Self) -> bool {

@@ -63,6 +63,9 @@ struct Send {
 /// What a receive takes that is for one buffer only.
 const ONE_BUFFER: NonZeroU32 = NonZeroU32::new(BUFFER_SIZE as u32).unwrap();
 
+/// Who has so much to say at once has more, as a rule.
+const BULK_MIN: usize = BUFFER_SIZE / 2;
+
 /// One listening socket. Its place in the list is its name to the kernel, so it stays there.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -75,6 +78,22 @@ pub(super) struct Listener {
     /// When a TLS handshake that failed was last in the log, and how many were left out since.
     pub(super) failure_logged_at: Option<Instant>,
     pub(super) failures_unsaid: u64,
+}
+
+/// Connections whose receive found no buffer, in the order in which they go on.
+#[derive(Debug, Default)]
+struct Hungry {
+    /// Had little to say last time.
+    quiet: Vec<Token>,
+    /// Have not received anything since they began to.
+    starved: Vec<Token>,
+    fed: Vec<Token>,
+}
+
+impl Hungry {
+    const fn is_empty(&self) -> bool {
+        self.quiet.is_empty() && self.starved.is_empty() && self.fed.is_empty()
+    }
 }
 
 /// The sockets of one shard and the core that they feed.
@@ -113,9 +132,8 @@ pub struct DataPath<C: Core> {
     writable: Vec<u32>,
     /// Are to be read again.
     resumed: Vec<ConnectionKey>,
-    /// Have found no buffer to receive into, and have had one when others found none. Cleared by `flush`.
-    hungry: Vec<Token>,
-    fed_last: Vec<Token>,
+    /// Have found no buffer to receive into.
+    hungry: Hungry,
     handed_over: Vec<(ShardId, Adopted)>,
     /// When to stop waiting for a closing connection; oldest first. Slot and generation.
     closing: VecDeque<(Instant, u32, u32)>,
@@ -163,8 +181,7 @@ impl<C: Core> DataPath<C> {
             unconnected: Unconnected::new(room, now),
             writable: Vec::new(),
             resumed: Vec::new(),
-            hungry: Vec::new(),
-            fed_last: Vec::new(),
+            hungry: Hungry::default(),
             handed_over: Vec::new(),
             closing: VecDeque::new(),
             warm: VecDeque::new(),
@@ -757,6 +774,12 @@ impl<C: Core> DataPath<C> {
             }
             match (buffer, -result) {
                 (Some(buffer), ..0) => {
+                    state.set(State::FED);
+                    if result as usize >= BULK_MIN {
+                        state.set(State::BULK);
+                    } else {
+                        state.clear(State::BULK);
+                    }
                     let is_done = self.feed(slot, buffer, result as usize);
                     self.carry_out_effects();
                     if !is_done {
@@ -772,7 +795,11 @@ impl<C: Core> DataPath<C> {
             }
             // The effects may have handed the connection over.
             if let Some(slot) = self.connections.find_token(token) {
-                self.settle_received(slot, token, -result == libc::ENOBUFS);
+                if -result == libc::ENOBUFS {
+                    self.wait_for_buffer(slot, token);
+                } else {
+                    self.settle(slot);
+                }
             }
         }
         if let Some(buffer) = buffer {
@@ -854,42 +881,53 @@ impl<C: Core> DataPath<C> {
         }
     }
 
-    /// Goes on with a connection that has received something, or that found no buffer.
+    /// Goes on with a connection whose receive found no buffer: in the next turn, when those of this one are back.
     ///
-    /// While buffers are scarce they go round: who found none comes first in the next turn, who got one behind all of
-    /// those, and one at a time. A receive for many would take all there are while its peer has more, and leave
-    /// connections with little to say without one turn after turn.
+    /// A receive for many takes all buffers there are while its peer has more. So who had little to say comes first, each
+    /// with one receive; then who got none, and behind all of them who did.
+    fn wait_for_buffer(&mut self, slot: u32, token: Token) {
+        self.uring.buffers_mut().miss();
+        let state = self.connections.get(slot).state;
+        let waiting = match state.has(State::BULK) {
+            false => &mut self.hungry.quiet,
+            true if state.has(State::FED) => &mut self.hungry.fed,
+            true => &mut self.hungry.starved,
+        };
+        waiting.push(token);
+    }
+
+    /// Receives again on connections that have waited for buffers.
+    // HOT: per turn.
     #[inline]
-    fn settle_received(&mut self, slot: u32, token: Token, is_hungry: bool) {
-        let is_over = !self.connections.get(slot).state.has(State::RECEIVING);
-        if is_hungry {
-            self.uring.buffers_mut().miss();
-            self.hungry.push(token);
-        } else if is_over && self.uring.buffers().are_scarce() {
-            self.fed_last.push(token);
-        } else {
-            self.settle(slot);
+    fn receive_in_turn(&mut self) {
+        if !self.hungry.is_empty() {
+            self.receive_hungry();
         }
     }
 
-    /// Receives again on connections that have waited for their turn.
-    fn receive_in_turn(&mut self) {
-        if self.hungry.is_empty() && self.fed_last.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut self.hungry);
-        waiting.append(&mut self.fed_last);
-        for &token in &waiting {
-            if let Some(slot) = self.connections.find_token(token) {
-                self.settle(slot);
+    fn receive_hungry(&mut self) {
+        let mut hungry = std::mem::take(&mut self.hungry);
+        for (waiting, is_quiet) in [
+            (&mut hungry.quiet, true),
+            (&mut hungry.starved, false),
+            (&mut hungry.fed, false),
+        ] {
+            for token in waiting.drain(..) {
+                if let Some(slot) = self.connections.find_token(token) {
+                    self.settle_with(slot, is_quiet.then_some(ONE_BUFFER));
+                }
             }
         }
-        waiting.clear();
-        self.hungry = waiting;
+        self.hungry = hungry;
     }
 
     /// Reads the socket, or stops reading it, as its state demands.
     pub(super) fn settle(&mut self, slot: u32) {
+        self.settle_with(slot, None);
+    }
+
+    /// The same; if it is to be read, then `most` at once, or as much as there is.
+    fn settle_with(&mut self, slot: u32, most: Option<NonZeroU32>) {
         let token = self.connections.token(Operation::Receive, slot);
         let connection = self.connections.get(slot);
         let state = connection.state;
@@ -914,7 +952,7 @@ impl<C: Core> DataPath<C> {
             let many = state.has(State::SETTLED.or(State::CLOSING));
             let at_most = if many {
                 self.charge(slot, 0);
-                self.uring.buffers().are_scarce().then_some(ONE_BUFFER)
+                most
             } else {
                 let Some(size) = self.receive_first(slot) else {
                     return;
@@ -924,6 +962,7 @@ impl<C: Core> DataPath<C> {
             self.end_waiting(slot);
             let connection = self.connections.get(slot);
             connection.state.set(State::RECEIVING);
+            connection.state.clear(State::FED);
             if connection.state.has(State::STRAIGHT) && connection.key.is_some() {
                 connection.state.set(State::POLLED);
                 self.uring.poll_readable(connection.fd(), token);
