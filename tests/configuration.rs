@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -494,16 +495,86 @@ fn why_the_broker_does_not_start_is_said_once_wherever_the_log_goes() {
     );
 }
 
+/// A folder of root's that everybody can read; none if somebody else runs the tests.
+fn folder_of_root() -> Option<Folder> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root becomes somebody else");
+        return None;
+    }
+    let folder = Folder::new();
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    Some(folder)
+}
+
+/// A broker that root has started and that has become `nobody`, with its configuration.
+fn start_as_nobody(folder: Folder, rest: &str) -> (Configured, String) {
+    let whole = format!("user nobody\nlistener 0 127.0.0.1\n{rest}");
+    let file = folder.write("fastmq.conf", &whole);
+    let broker = Broker::start_configured(&["-c", &file, "--cores", "1"]);
+    let configured = Configured {
+        folder,
+        file,
+        broker,
+    };
+    (configured, whole)
+}
+
+/// The user and the group that a broker runs as.
+fn runs_as(broker: &Broker) -> (u32, u32) {
+    let process = fs::metadata(format!("/proc/{}", broker.process_id())).unwrap();
+    (process.uid(), process.gid())
+}
+
+#[test]
+fn a_log_file_made_by_root_belongs_to_whom_the_broker_becomes_and_lines_go_on_if_it_cannot_be_reopened()
+ {
+    let Some(folder) = folder_of_root() else {
+        return;
+    };
+    let log = folder.path("log");
+    let rest = format!("log_dest stderr\nlog_dest file {}\n", log.display());
+    let (it, whole) = start_as_nobody(folder, &rest);
+    let metadata = fs::metadata(&log).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), runs_as(&it.broker));
+    assert_eq!(metadata.mode() & 0o777, 0o600);
+    it.reload(&whole);
+    wait_for(&log, "Reloading config.");
+    assert!(!it.broker.stderr().contains("Unable to open"));
+
+    // Nobody may make a new one in a folder of root's.
+    let rotated = it.folder.path("log.1");
+    fs::rename(&log, &rotated).unwrap();
+    it.reload(&whole);
+    let said = format!("Error: Unable to open log file {}", log.display());
+    wait_for(&rotated, &format!("{said} for writing: Permission denied"));
+    assert_eq!(
+        it.broker.stderr().matches(&said).count(),
+        2,
+        "log and stderr"
+    );
+    drop(Raw::open(it.broker.port()));
+    it.broker.terminate();
+    wait_for(&rotated, "ended");
+}
+
+#[test]
+fn a_unix_socket_made_by_root_is_for_the_user_and_the_group_that_the_broker_becomes() {
+    let Some(folder) = folder_of_root() else {
+        return;
+    };
+    let socket = folder.path("socket");
+    let (it, _) = start_as_nobody(folder, &format!("listener 0 {}\n", socket.display()));
+    let metadata = fs::metadata(&socket).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), runs_as(&it.broker));
+    assert_eq!(metadata.mode() & 0o777, 0o770);
+}
+
 /// Root reads files at the start that the user it becomes cannot read at a reload.
 #[test]
 fn a_password_file_of_root_alone_is_refused_at_a_reload_and_what_was_read_stays() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root becomes somebody else");
+    let Some(folder) = folder_of_root() else {
         return;
-    }
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let folder = Folder::new();
-    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    };
     let passwords = folder.path("passwords").display().to_string();
     let passwd = |options: &[&str], password: &str| {
         let mut command = command();
@@ -513,14 +584,7 @@ fn a_password_file_of_root_alone_is_refused_at_a_reload_and_what_was_read_stays(
     };
     // As an operator makes it: its mode is 0600.
     passwd(&["-c"], "secret");
-    let whole = format!("user nobody\nlistener 0 127.0.0.1\npassword_file {passwords}\n");
-    let file = folder.write("fastmq.conf", &whole);
-    let broker = Broker::start_configured(&["-c", &file, "--cores", "1"]);
-    let configured = Configured {
-        folder,
-        file,
-        broker,
-    };
+    let (configured, whole) = start_as_nobody(folder, &format!("password_file {passwords}\n"));
     let port = configured.broker.port();
     let ann = || connack(port, Some(("ann", "secret")));
     assert_eq!(ann(), 0);
@@ -531,8 +595,7 @@ fn a_password_file_of_root_alone_is_refused_at_a_reload_and_what_was_read_stays(
     );
     assert_eq!(ann(), 0);
     // Its group is enough.
-    let process = format!("/proc/{}", configured.broker.process_id());
-    let group = fs::metadata(process).unwrap().gid();
+    let (_, group) = runs_as(&configured.broker);
     std::os::unix::fs::chown(&passwords, None, Some(group)).unwrap();
     fs::set_permissions(&passwords, fs::Permissions::from_mode(0o640)).unwrap();
     passwd(&[], "other");

@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use crate::config::ConfigError;
 use crate::journal::WallClock;
 use crate::runtime::Clock;
-use crate::server::{self, PrivilegesError};
+use crate::server::{self, PrivilegesError, Successor};
 use crate::time::Instant;
 use crate::wal::{self, InstallError};
 
@@ -94,7 +94,7 @@ fn import(arguments: &ImportArguments) -> Result<bool, Failure> {
         return Err(open(io::Error::other("not a regular file")));
     }
     // The file is Mosquitto's, and the store is to belong to whom the broker becomes.
-    server::drop_privileges(user.as_deref())?;
+    Successor::find(user.as_deref())?.succeed()?;
     let clock = WallClock {
         start_ms: Clock::start().start_ms(),
     };

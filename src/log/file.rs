@@ -1,10 +1,11 @@
-//! The log file: opened again when it was renamed away, and patient when it cannot be written.
+//! The log file: opened again when it was renamed away, and patient when it cannot be opened or written.
 
 #![forbid(unsafe_code)]
 
+use super::Owner;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,21 @@ pub(super) enum Outcome {
     Failed(io::Error),
     /// They are written, and it is the first time since it did not work.
     Recovered,
+    /// They are written to the file that was open before, since the path's cannot be opened. Once for each time
+    /// that it was to be opened.
+    Behind(io::Error),
 }
 
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
+    /// Who is to own it when it is made.
+    owner: Option<Owner>,
     open: Option<Open>,
+    /// The next lines are for what the path names by then.
+    is_to_be_opened: bool,
+    /// What is open is not what the path names, and that has been said.
+    is_behind: bool,
     failed_at: Option<Instant>,
 }
 
@@ -42,10 +52,13 @@ struct Open {
 }
 
 impl LogFile {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf, owner: Option<Owner>) -> Self {
         Self {
             path,
+            owner,
             open: None,
+            is_to_be_opened: true,
+            is_behind: false,
             failed_at: None,
         }
     }
@@ -54,9 +67,10 @@ impl LogFile {
         &self.path
     }
 
-    /// Closes the file, so that the next lines go to what the path then names.
+    /// Has the next lines go to what the path then names.
     pub(super) fn reopen(&mut self) {
-        self.open = None;
+        self.is_to_be_opened = true;
+        self.is_behind = false;
         // Whoever asks has perhaps made room.
         self.failed_at = self.failed_at.and_then(|at| at.checked_sub(RETRY_AFTER));
     }
@@ -71,8 +85,9 @@ impl LogFile {
             return Outcome::Lost;
         }
         match self.try_write(lines, now) {
-            Ok(()) if self.failed_at.take().is_some() => Outcome::Recovered,
-            Ok(()) => Outcome::Written,
+            Ok(_) if self.failed_at.take().is_some() => Outcome::Recovered,
+            Ok(None) => Outcome::Written,
+            Ok(Some(error)) => Outcome::Behind(error),
             Err(error) => {
                 if self.failed_at.replace(now).is_some() {
                     Outcome::Lost
@@ -83,20 +98,35 @@ impl LogFile {
         }
     }
 
-    fn try_write(&mut self, lines: &str, now: Instant) -> io::Result<()> {
+    /// Writes, and tells why that is to another file than the path names, if that is so and was not told before.
+    fn try_write(&mut self, lines: &str, now: Instant) -> io::Result<Option<io::Error>> {
         // logrotate renames and signals; others only rename, or delete.
         if let Some(open) = &mut self.open
             && now.saturating_duration_since(open.looked_at) >= LOOK_EVERY
         {
             open.looked_at = now;
             let there = std::fs::metadata(&self.path).ok().map(|at| identity(&at));
-            if there != Some(open.identity) {
-                self.open = None;
+            self.is_to_be_opened |= there != Some(open.identity);
+        }
+        let mut why = None;
+        if std::mem::take(&mut self.is_to_be_opened) {
+            match Open::new(&self.path, self.owner, now) {
+                Ok(open) => {
+                    self.open = Some(open);
+                    self.is_behind = false;
+                }
+                Err(error) if self.open.is_some() => {
+                    let is_told = std::mem::replace(&mut self.is_behind, true);
+                    why = (!is_told).then_some(error);
+                }
+                Err(error) => {
+                    self.is_to_be_opened = true;
+                    return Err(error);
+                }
             }
         }
-        let open = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(Open::new(&self.path, now)?),
+        let Some(open) = &mut self.open else {
+            return Ok(None);
         };
         if open.torn {
             open.file.write_all(b"\n")?;
@@ -114,20 +144,32 @@ impl LogFile {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(why)
     }
 }
 
 impl Open {
-    fn new(path: &Path, now: Instant) -> io::Result<Self> {
+    fn new(path: &Path, owner: Option<Owner>, now: Instant) -> io::Result<Self> {
         // Who may read it is the operator's choice; who connects is nobody else's business until
         // then. A pipe that nobody reads is an error, not a wait.
-        let file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        options
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-            .open(path)?;
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+        let file = match owner {
+            // Only what is new is given away: whatever else has the name, somebody else made it.
+            Some(owner) => match options.clone().create_new(true).open(path) {
+                Ok(file) => {
+                    fchown(&file, Some(owner.user), Some(owner.group))?;
+                    file
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path)?,
+                Err(error) => return Err(error),
+            },
+            None => options.open(path)?,
+        };
         let identity = identity(&file.metadata()?);
         Ok(Self {
             file,
@@ -159,7 +201,7 @@ mod tests {
         let folder = folder("log-renamed");
         let path = folder.join("a.log");
         let now = Instant::now();
-        let mut file = LogFile::new(path.clone());
+        let mut file = LogFile::new(path.clone(), None);
         assert!(matches!(file.write("one\n", now), Outcome::Written));
         fs::rename(&path, folder.join("a.log.1")).unwrap();
         // Not looked at again yet.
@@ -181,7 +223,7 @@ mod tests {
         let folder = folder("log-reopened");
         let path = folder.join("a.log");
         let now = Instant::now();
-        let mut file = LogFile::new(path.clone());
+        let mut file = LogFile::new(path.clone(), None);
         file.write("one\n", now);
         fs::remove_file(&path).unwrap();
         file.reopen();
@@ -196,7 +238,7 @@ mod tests {
         let folder = folder("log-absent");
         let path = folder.join("not-there").join("a.log");
         let now = Instant::now();
-        let mut file = LogFile::new(path.clone());
+        let mut file = LogFile::new(path.clone(), None);
         assert!(matches!(file.write("one\n", now), Outcome::Failed(_)));
         assert!(matches!(file.write("two\n", now), Outcome::Lost));
         assert!(matches!(
@@ -212,9 +254,39 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_opened_again_leaves_the_one_before_in_use_and_is_told_once_each_time()
+    {
+        let folder = folder("log-behind");
+        let path = folder.join("a.log");
+        let now = Instant::now();
+        let mut file = LogFile::new(path.clone(), None);
+        assert!(matches!(file.write("one\n", now), Outcome::Written));
+        fs::rename(&path, folder.join("a.log.1")).unwrap();
+        // Nobody can write lines to a folder, root included.
+        fs::create_dir(&path).unwrap();
+        file.reopen();
+        assert!(matches!(file.write("two\n", now), Outcome::Behind(_)));
+        assert!(matches!(file.write("three\n", now), Outcome::Written));
+        file.reopen();
+        assert!(matches!(file.write("four\n", now), Outcome::Behind(_)));
+        // It is looked at again by itself, and need not be said again.
+        let later = now + LOOK_EVERY;
+        assert!(matches!(file.write("five\n", later), Outcome::Written));
+        fs::remove_dir(&path).unwrap();
+        let later = later + LOOK_EVERY;
+        assert!(matches!(file.write("six\n", later), Outcome::Written));
+        assert_eq!(
+            fs::read_to_string(folder.join("a.log.1")).unwrap(),
+            "one\ntwo\nthree\nfour\nfive\n"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "six\n");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn a_full_device_loses_lines_and_nothing_else() {
         let now = Instant::now();
-        let mut file = LogFile::new("/dev/full".into());
+        let mut file = LogFile::new("/dev/full".into(), None);
         assert!(matches!(file.write("one\n", now), Outcome::Failed(_)));
         assert!(matches!(file.write("two\n", now), Outcome::Lost));
     }

@@ -62,6 +62,15 @@ pub enum Destination {
     Topic,
 }
 
+/// Who is to own what a process makes before it becomes that user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The user's number.
+    pub user: u32,
+    /// The number of its group.
+    pub group: u32,
+}
+
 /// What the configuration says about the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
@@ -77,6 +86,8 @@ pub struct Options {
     pub facility: Facility,
     /// Where the system's log listens.
     pub syslog_socket: PathBuf,
+    /// Who is to own files that are made, if not the user of the process.
+    pub owner: Option<Owner>,
 }
 
 impl Default for Options {
@@ -88,6 +99,7 @@ impl Default for Options {
             timestamp: Timestamp::default(),
             facility: Facility::default(),
             syslog_socket: "/dev/log".into(),
+            owner: None,
         }
     }
 }
@@ -226,7 +238,7 @@ impl Log {
         self.tell(Control::Publish(publish));
     }
 
-    /// The configuration was read again. Files are opened again, too.
+    /// The configuration was read again.
     pub fn configure(&self, options: Options) {
         self.shared
             .kinds
@@ -234,7 +246,8 @@ impl Log {
         self.tell(Control::Configure(Box::new(options)));
     }
 
-    /// Closes the files, so that the next line goes to what their paths then name.
+    /// Has the next line go to what the paths of the files then name. A file that cannot be opened there is
+    /// said, and the one that was open stays in use.
     pub fn reopen(&self) {
         self.shared.reopens.fetch_add(1, Ordering::Release);
         self.tell(Control::Reopen);

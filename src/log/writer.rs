@@ -311,7 +311,13 @@ impl Writer {
     }
 
     fn flush(&mut self) {
-        self.sinks.flush(&self.shared);
+        let trouble = self.sinks.flush(&self.shared);
+        if !trouble.is_empty() {
+            for text in trouble {
+                self.put(Kind::Error, SystemTime::now(), &text);
+            }
+            self.sinks.flush(&self.shared);
+        }
     }
 }
 
@@ -322,7 +328,7 @@ impl Sinks {
         sinks
     }
 
-    /// Files that stay keep their state, but are opened again: this is also what SIGHUP does.
+    /// Files that stay keep their state.
     fn configure(&mut self, options: &Options) {
         let has = |destination: Destination| options.destinations.contains(&destination);
         self.stdout = has(Destination::Stdout);
@@ -336,16 +342,18 @@ impl Sinks {
                 continue;
             };
             let known = before.iter().position(|file| file.path() == path);
-            let mut file =
-                known.map_or_else(|| LogFile::new(path.clone()), |at| before.swap_remove(at));
-            file.reopen();
-            self.files.push(file);
+            self.files.push(known.map_or_else(
+                || LogFile::new(path.clone(), options.owner),
+                |at| before.swap_remove(at),
+            ));
         }
     }
 
-    fn flush(&mut self, shared: &Shared) {
+    /// Writes the batch, and returns what is to be said in the log about the log.
+    fn flush(&mut self, shared: &Shared) -> Vec<String> {
+        let mut trouble = Vec::new();
         if self.batch.is_empty() {
-            return;
+            return trouble;
         }
         shared.batches.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -376,6 +384,15 @@ impl Sinks {
                         file.path().display()
                     ));
                 }
+                Outcome::Behind(error) => {
+                    let path = file.path().display();
+                    let text = format!(
+                        "Error: Unable to open log file {path} for writing: {error}. Lines go on to the file \
+                         that was open."
+                    );
+                    complain(&text);
+                    trouble.push(text);
+                }
                 Outcome::Lost => {
                     lost();
                 }
@@ -392,6 +409,7 @@ impl Sinks {
         // One long line must not hold its memory for ever.
         self.batch.shrink_to(64 * 1024);
         self.batch_lines = 0;
+        trouble
     }
 }
 

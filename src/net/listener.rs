@@ -16,12 +16,14 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Who may connect to a unix socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o770;
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// Default of [`ListenerOptions::pending_max`].
@@ -51,8 +53,8 @@ pub enum ListenerAddress {
     },
     /// One address and port.
     Ip(SocketAddr),
-    /// A unix socket: `listener 0 /run/mqtt.sock`. One that nobody listens on is replaced, anything
-    /// else that has its name is an error.
+    /// A unix socket: `listener 0 /run/mqtt.sock`, for its owner and group. One that nobody listens on is
+    /// replaced, anything else that has its name is an error.
     Unix(PathBuf),
 }
 
@@ -371,6 +373,8 @@ fn bind_path(path: &Path, shard_count: usize) -> io::Result<Bound> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
+    // As Mosquitto has it, whatever the umask says.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     let path = SocketPath::of(path)?;
     socket.listen(BACKLOG)?;
     let socket = OwnedFd::from(socket);
@@ -551,6 +555,7 @@ mod tests {
         let options = ListenerOptions::new(ListenerAddress::Unix(path.clone()));
         let listening = open(&options, 2).unwrap();
         assert_eq!(listening.path(), Some(path.as_path()));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, SOCKET_MODE);
         let error = open(&options, 2).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         drop(listening);

@@ -4,6 +4,7 @@
 
 use super::{Failure, name_of};
 use crate::config::{Config, ListenAddress, Listener, Protocol, ProxyProtocol, SocketDomain};
+use crate::log::Owner;
 use crate::net::tls::TlsAcceptor;
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
 use crate::net::{
@@ -13,8 +14,9 @@ use crate::net::{
 use crate::origin::ListenerId;
 use crate::policy::Settings;
 use crate::runtime::Mailbox;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::unix::fs::lchown;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,6 +79,18 @@ impl AllListening {
             places.extend(listening.path().map(|path| path.display().to_string()));
         }
         places
+    }
+
+    /// Has `owner` own the unix sockets, as the user that the process becomes.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub(super) fn give_paths(&self, owner: Owner) -> io::Result<()> {
+        let all = self.slots.iter().filter_map(|slot| slot.listening.as_ref());
+        for path in all.filter_map(Listening::path) {
+            lchown(path, Some(owner.user), Some(owner.group))?;
+        }
+        Ok(())
     }
 
     /// The parts of all, for each shard.

@@ -7,7 +7,7 @@ use crate::cli::Arguments;
 use crate::config::{self, Destinations, LogTypes};
 use crate::key::ShardId;
 use crate::log::{
-    Destination, Dropped, Facility, Kind, Kinds, Log, LogLayer, Options, Publish, Timestamp,
+    Destination, Dropped, Facility, Kind, Kinds, Log, LogLayer, Options, Owner, Publish, Timestamp,
     TimestampFormat,
 };
 use crate::message::QoS;
@@ -30,8 +30,12 @@ pub(super) fn apply_options(options: &mut config::LogOptions, arguments: &Argume
 }
 
 /// Starts the log, and has what the broker says with `tracing` written to it.
-pub(super) fn start(options: &config::LogOptions) -> Result<Log, Failure> {
-    let log = Log::start(log_options(options)?)?;
+/// Files that it makes belong to `owner`.
+pub(super) fn start(options: &config::LogOptions, owner: Option<Owner>) -> Result<Log, Failure> {
+    let log = Log::start(Options {
+        owner,
+        ..log_options(options)?
+    })?;
     // The executor warns of what it then does without, such as registered buffers. The libraries of
     // the admin port have nothing to say to an operator.
     let levels = Targets::new()

@@ -29,7 +29,7 @@ use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::{AllListening, START_PATIENCE};
 use logging::ShardLines;
-pub(crate) use privileges::{PrivilegesError, drop as drop_privileges};
+pub(crate) use privileges::{PrivilegesError, Successor};
 use reload::Reloader;
 use std::error::Error;
 use std::io;
@@ -126,17 +126,39 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
+/// What a start has read and looked up.
+struct Found {
+    config: Config,
+    key_log: Option<Arc<KeyLogFile>>,
+    guards: Guards,
+    successor: Successor,
+}
+
+impl Found {
+    fn read(arguments: &Arguments) -> Result<Self, Failure> {
+        let config = configuration(arguments)?;
+        let key_log = match &arguments.tls_keylog {
+            Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
+                let path = path.display();
+                Failure::configuration(format!("Error: Unable to open {path}: {error}."))
+            })?)),
+            None => None,
+        };
+        let guards = Guards::load(&config, key_log.clone(), &[])?;
+        let successor = Successor::find(config.user.as_deref()).map_err(Failure::start)?;
+        Ok(Self {
+            config,
+            key_log,
+            guards,
+            successor,
+        })
+    }
+}
+
 /// `is_said` becomes true once the log has told whoever started the broker why it fails.
 fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
-    let config = configuration(arguments)?;
-    let key_log = match &arguments.tls_keylog {
-        Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
-            let path = path.display();
-            Failure::configuration(format!("Error: Unable to open {path}: {error}."))
-        })?)),
-        None => None,
-    };
-    let guards = Guards::load(&config, key_log.clone(), &[])?;
+    let found = Found::read(arguments)?;
+    let config = &found.config;
     if !config.persistence.enabled && (arguments.recover || arguments.durability.is_some()) {
         return Err(Failure::configuration(
             "Error: --recover and --durability need persistence.",
@@ -149,7 +171,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         logging::log_options(&config.log)?;
         // Pages are among the files that it names.
         let all = config.listeners.len();
-        AllListening::default().wrappings(&config, &[], all)?;
+        AllListening::default().wrappings(config, &[], all)?;
         for remark in &config.remarks {
             eprintln!("{remark}");
         }
@@ -162,11 +184,10 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         background::Background::of(arguments)
     };
 
-    let log = Beside::of(&placed).begin(|| logging::start(&config.log))?;
+    let owner = found.successor.owner();
+    let log = Beside::of(&placed).begin(|| logging::start(&config.log, owner))?;
     let is_seen = logging::shows_errors(&config.log);
-    let result = serve_configured(
-        arguments, config, guards, key_log, &placed, &log, background,
-    );
+    let result = serve_found(found, arguments, &placed, &log, background);
     if let Err(failure) = &result {
         tracing::error!("{failure}");
         *is_said = is_seen;
@@ -175,15 +196,19 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     result
 }
 
-fn serve_configured(
+fn serve_found(
+    found: Found,
     arguments: &Arguments,
-    config: Config,
-    guards: Guards,
-    key_log: Option<Arc<KeyLogFile>>,
     placed: &[Placed],
     log: &Log,
     background: background::Background,
 ) -> Result<(), Failure> {
+    let Found {
+        config,
+        key_log,
+        guards,
+        successor,
+    } = found;
     let shard_count = placed.len();
     let version = env!("CARGO_PKG_VERSION");
     let plural = if shard_count == 1 { "" } else { "s" };
@@ -209,7 +234,10 @@ fn serve_configured(
     let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
     // Files of the log are opened by its thread, which has to have happened while root may.
     log.flush(LOG_PATIENCE);
-    privileges::drop(config.user.as_deref()).map_err(Failure::start)?;
+    if let Some(owner) = successor.owner() {
+        listening.give_paths(owner)?;
+    }
+    successor.succeed().map_err(Failure::start)?;
 
     let last_words = log.clone();
     runtime::exit_on_panic(move |panic| {

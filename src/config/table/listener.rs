@@ -27,8 +27,9 @@ pub(super) const SECTION: Section = Section {
         .at_restart()
         .text(
             "Listens on PORT of ADDRESS, which is an IP address or a host name, or of all addresses. With \
-             port 0, listens on the unix socket PATH; with port 0 and an IP address, on a port that the \
-             system chooses.",
+             port 0, listens on the unix socket PATH, which then belongs to the user and the group that the \
+             broker runs as, and nobody else may connect to it (mode 0770, whatever the umask); with port 0 \
+             and an IP address, on a port that the system chooses.",
         ),
         Directive::new(
             "port",
