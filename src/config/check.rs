@@ -18,7 +18,7 @@ pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
         if listener.policy.use_username_as_clientid && config.policy.clientid_prefixes.is_some() {
             config.remarks.push(Remark {
                 severity: Severity::Warning,
-                place: listener.place.clone(),
+                place: listener.place_of("use_username_as_clientid").cloned(),
                 text: "clientid_prefixes is compared with the user name, since the listener has \
                        use_username_as_clientid"
                     .to_owned(),
@@ -29,7 +29,7 @@ pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
     if !persistence.enabled && persistence.durability != Durability::Always {
         config.remarks.push(Remark {
             severity: Severity::Warning,
-            place: None,
+            place: config.written.place("fastmq_durability").cloned(),
             text: "fastmq_durability has no effect without `persistence true`".to_owned(),
         });
     }
@@ -54,7 +54,7 @@ fn check_tls(listener: &Listener) -> Result<(), ConfigError> {
             if tls.require_certificate && tls.cafile.is_none() && tls.capath.is_none() {
                 return Err(contradiction(
                     "require_certificate needs cafile or capath: nobody's certificate could be valid.",
-                    listener.place.as_ref(),
+                    listener.place_of("require_certificate"),
                 ));
             }
             if tls.crlfile.is_some() && !tls.require_certificate {
@@ -105,7 +105,7 @@ fn check_tls(listener: &Listener) -> Result<(), ConfigError> {
         if is_set && !is_told_by_proxy {
             return Err(contradiction(
                 format!("{name} specified without certfile and keyfile."),
-                listener.place.as_ref(),
+                listener.place_of(name),
             ));
         }
     }
@@ -127,7 +127,7 @@ fn check_names(listener: &Listener) -> Result<(), ConfigError> {
         if is_set && !listener.tls.require_certificate {
             return Err(contradiction(
                 format!("{name} needs require_certificate."),
-                listener.place.as_ref(),
+                listener.place_of(name),
             ));
         }
     }
@@ -135,26 +135,25 @@ fn check_names(listener: &Listener) -> Result<(), ConfigError> {
 }
 
 fn check_proxy(listener: &Listener) -> Result<(), ConfigError> {
-    let place = listener.place.as_ref();
     match listener.proxy_protocol {
         Some(ProxyProtocol::V2) => {
             if listener.policy.use_subject_as_username {
                 return Err(contradiction(
                     "use_subject_as_username cannot be used with `enable_proxy_protocol 2`.",
-                    place,
+                    listener.place_of("use_subject_as_username"),
                 ));
             }
             if listener.has_tls() {
                 return Err(contradiction(
                     "certfile and keyfile cannot be used with `enable_proxy_protocol 2`.",
-                    place,
+                    listener.place_of("certfile"),
                 ));
             }
         }
         _ if listener.proxy_protocol_v2_require_tls => {
             return Err(contradiction(
                 "proxy_protocol_v2_require_tls needs `enable_proxy_protocol 2`.",
-                place,
+                listener.place_of("proxy_protocol_v2_require_tls"),
             ));
         }
         _ => {}
@@ -169,13 +168,13 @@ fn check_websockets(listener: &Listener, remarks: &mut Vec<Remark>) -> Result<()
     if !listener.websockets_origins.is_empty() {
         return Err(contradiction(
             "websockets_origin needs `protocol websockets`.",
-            listener.place.as_ref(),
+            listener.place_of("websockets_origin"),
         ));
     }
     if listener.http_dir.is_some() {
         remarks.push(Remark {
             severity: Severity::Warning,
-            place: listener.place.clone(),
+            place: listener.place_of("http_dir").cloned(),
             text: "http_dir has no effect without `protocol websockets`".to_owned(),
         });
     }
@@ -193,7 +192,7 @@ fn check_unix_socket(listener: &Listener, remarks: &mut Vec<Remark>) {
         if is_set {
             remarks.push(Remark {
                 severity: Severity::Warning,
-                place: listener.place.clone(),
+                place: listener.place_of(name).cloned(),
                 text: format!("{name} has no effect on a unix socket"),
             });
         }
@@ -208,7 +207,7 @@ fn check_admin(config: &Config) -> Result<(), ConfigError> {
                 "fastmq_admin_listener at {address} needs fastmq_admin_token_file: others than this \
                  machine can reach it."
             ),
-            None,
+            config.written.place("fastmq_admin_listener"),
         )),
         (None, Some(file)) => Err(contradiction(
             "fastmq_admin_token_file specified without fastmq_admin_listener.",

@@ -5,6 +5,7 @@
 use super::problem::Place;
 use super::security::SecurityOptions;
 use super::value::FileReference;
+use super::written::Written;
 use crate::policy::ListenerPolicy;
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ pub const PORT: u16 = 1883;
 pub struct Listener {
     /// The line that began it; `None` for what the command line or nobody asked for.
     pub place: Option<Place>,
+    /// Its directives.
+    pub written: Written,
     /// Where it listens.
     pub address: ListenAddress,
     /// Whether a reload has taken it away. Its connections are still there, and refer to its place among
@@ -54,6 +57,7 @@ impl Default for Listener {
     fn default() -> Self {
         Self {
             place: None,
+            written: Written::default(),
             address: ListenAddress::default(),
             is_closed: false,
             bind_interface: None,
@@ -124,6 +128,11 @@ impl Listener {
             },
             ..Self::default()
         }
+    }
+
+    /// The line of the directive of this name, or of the listener where it has none.
+    pub fn place_of(&self, name: &str) -> Option<&Place> {
+        self.written.place(name).or(self.place.as_ref())
     }
 
     /// Whether connections to it are encrypted by us.

@@ -29,6 +29,7 @@ mod table;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod value;
+mod written;
 
 pub use admin::AdminOptions;
 pub use directive::{Directive, Place as RefusedPlace, Reload, Repeat, Scope, Status};
@@ -43,6 +44,7 @@ pub use security::SecurityOptions;
 pub use settings::SecurityFiles;
 pub use table::{DIRECTIVES, Section, all};
 pub use value::{Arguments, FileReference, Value};
+pub use written::Written;
 
 use crate::policy::Policy;
 
@@ -80,19 +82,10 @@ pub struct Config {
     pub memory_limit: usize,
     /// What is to be logged about the configuration itself.
     pub remarks: Vec<Remark>,
-    /// The directives that only count at the start.
-    given: Vec<Given>,
+    /// The directives of the broker as a whole.
+    pub written: Written,
     is_log_dest_given: bool,
     is_log_type_given: bool,
-}
-
-/// A directive as it was written.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Given {
-    directive: &'static str,
-    listener: Option<usize>,
-    value: String,
-    place: Place,
 }
 
 impl Default for Config {
@@ -113,7 +106,7 @@ impl Default for Config {
             sys_interval_s: 10,
             memory_limit: usize::MAX,
             remarks: Vec::new(),
-            given: Vec::new(),
+            written: Written::default(),
             is_log_dest_given: false,
             is_log_type_given: false,
         }

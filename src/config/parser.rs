@@ -6,13 +6,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::directive::{Directive, Reload, Repeat, Scope, Status};
+use super::directive::{Directive, Repeat, Scope, Status};
 use super::listener::{ListenAddress, Listener};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::value::Arguments;
-use super::{Config, Given, table};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use super::{Config, table};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,8 +42,6 @@ pub struct Parser<'a> {
     listener: Option<usize>,
     /// The one that `port`, `bind_address` and directives before any `listener` belong to.
     default_listener: Option<usize>,
-    /// Where each directive was given last, by its listener.
-    given: HashMap<(Option<usize>, &'static str), Place>,
     first_security: Option<(String, Place)>,
 }
 
@@ -68,7 +64,6 @@ impl<'a> Parser<'a> {
             is_included: false,
             listener: None,
             default_listener: None,
-            given: HashMap::new(),
             first_security: None,
         }
     }
@@ -219,14 +214,11 @@ impl<'a> Parser<'a> {
         listener: Option<usize>,
         value: String,
     ) -> Result<(), Problem> {
-        let place = arguments.place.clone();
-        let first = match self.given.entry((listener, directive.name)) {
-            Entry::Vacant(entry) => {
-                entry.insert(place.clone());
-                None
-            }
-            Entry::Occupied(mut entry) => Some(entry.insert(place.clone())),
+        let written = match listener {
+            Some(listener) => &mut self.config.listeners[listener].written,
+            None => &mut self.config.written,
         };
+        let first = written.add(directive, value, arguments.place.clone());
         match (first, directive.repeat) {
             (Some(first), Repeat::Refused) => {
                 return Err(Problem::Duplicate {
@@ -242,14 +234,6 @@ impl<'a> Parser<'a> {
                 self.remark(Severity::Notice, arguments, text);
             }
             _ => {}
-        }
-        if directive.reload == Reload::Restart {
-            self.config.given.push(Given {
-                directive: directive.name,
-                listener,
-                value,
-                place,
-            });
         }
         Ok(())
     }

@@ -55,7 +55,8 @@ const DESCRIPTION: &[&str] = &[
      the reason; one without which the broker would not do what the file asks for is refused, and so are \
      unknown ones, with file and line.",
     "SIGHUP reads the file again. If anything in it is wrong, what held before goes on, and the log says what \
-     is wrong.",
+     is wrong. A change that needs a restart is warned of at each reload until there is one, or until it is taken \
+     back.",
 ];
 
 /// What the table knows beside the text, in one line.

@@ -123,13 +123,11 @@ impl Guards {
             let settings = has_tls.then(|| tls_settings(listener, &key_log));
             prepared.push(match settings {
                 Some(settings) => {
-                    let options = &listener.tls;
-                    let prepared = Prepared::load(&settings).map_err(|error| {
-                        let listener = name_of(listener);
-                        let place = options.certfile.as_ref().map(|file| &file.place);
-                        let place = place
-                            .map_or_else(String::new, |place| format!("\nError found at {place}."));
-                        Failure::configuration(format!("Error: {listener}: {error}.{place}"))
+                    let prepared = Prepared::load(&settings).map_err(|error| ConfigError {
+                        problem: Problem::Contradiction(
+                            format!("{}: {error}.", name_of(listener)).into(),
+                        ),
+                        place: listener.place_of(error.directive()).cloned(),
                     })?;
                     warnings.extend_from_slice(prepared.warnings());
                     Some(prepared)

@@ -24,7 +24,6 @@ pub(super) const SECTION: Section = Section {
             Scope::Structure(|parser, arguments| parser.begin_listener(arguments)),
         )
         .adds()
-        .at_restart()
         .text(
             "Listens on PORT of ADDRESS, which is an IP address or a host name, or of all addresses. With \
              port 0, listens on the unix socket PATH, which then belongs to the user and the group that the \
@@ -37,7 +36,6 @@ pub(super) const SECTION: Section = Section {
             Scope::Structure(|parser, arguments| parser.set_default_port(arguments)),
         )
         .default("1883")
-        .at_restart()
         .deprecated("Please use 'listener' instead.")
         .text("The port of the default listener, which is there besides those begun with listener."),
         Directive::new(
@@ -46,7 +44,6 @@ pub(super) const SECTION: Section = Section {
             Scope::Structure(|parser, arguments| parser.set_default_host(arguments)),
         )
         .once()
-        .at_restart()
         .deprecated("Please use 'listener' instead.")
         .text("The address of the default listener."),
         Directive::new(

@@ -373,6 +373,7 @@ fn the_defaults_of_the_table_change_nothing() {
         for listener in &mut config.listeners {
             // What the settings were made of: a default that was written down is still written down.
             listener.security = crate::config::SecurityOptions::default();
+            listener.written = crate::config::Written::default();
         }
         format!(
             "{:?} {:?}",

@@ -239,8 +239,13 @@ fn what_means_nothing_on_a_unix_socket_is_said() {
         good("listener 0 /s\nbind_interface lo\nsocket_domain ipv4\nlistener 1\nbind_interface lo");
     let said = remarks(&config, Severity::Warning);
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].contains("bind_interface has no effect"), "{said:?}");
-    assert!(said[1].contains("socket_domain has no effect"), "{said:?}");
+    for (said, name, line) in [
+        (&said[0], "bind_interface", 2),
+        (&said[1], "socket_domain", 3),
+    ] {
+        let expected = format!("Warning: {name} has no effect on a unix socket (m.conf:{line})");
+        assert_eq!(*said, expected);
+    }
 }
 
 #[test]
@@ -271,39 +276,43 @@ fn every_listener_directive_that_needs_a_listener_says_so() {
 }
 
 #[test]
-fn contradictions_are_found() {
+fn contradictions_are_found_and_named_with_the_line_of_their_directive() {
     let tls = "listener 1\ncertfile c\nkeyfile k\n";
     let cases = [
-        ("listener 1\ncertfile c".to_owned(), "Both certfile and keyfile"),
-        ("listener 1\nkeyfile k".to_owned(), "Both certfile and keyfile"),
-        ("listener 1\ncafile c".to_owned(), "cafile specified without"),
-        ("listener 1\ncapath c".to_owned(), "capath specified without"),
-        ("listener 1\ncrlfile c".to_owned(), "crlfile specified without"),
-        ("listener 1\nciphers c".to_owned(), "ciphers specified without"),
-        ("listener 1\nciphers_tls1.3 c".to_owned(), "ciphers_tls1.3 specified without"),
-        ("listener 1\nrequire_certificate true".to_owned(), "require_certificate specified without"),
-        ("listener 1\ntls_version tlsv1.3".to_owned(), "tls_version specified without"),
+        ("listener 1\ncertfile c".to_owned(), "Both certfile and keyfile", 2),
+        ("listener 1\nkeyfile k".to_owned(), "Both certfile and keyfile", 2),
+        ("listener 1\ncafile c".to_owned(), "cafile specified without", 2),
+        ("listener 1\ncapath c".to_owned(), "capath specified without", 2),
+        ("listener 1\ncrlfile c".to_owned(), "crlfile specified without", 2),
+        ("listener 1\nciphers c".to_owned(), "ciphers specified without", 2),
+        ("listener 1\nciphers_tls1.3 c".to_owned(), "ciphers_tls1.3 specified without", 2),
+        ("listener 1\nrequire_certificate true".to_owned(), "require_certificate specified without", 2),
+        ("listener 1\ntls_version tlsv1.3".to_owned(), "tls_version specified without", 2),
         (
             "listener 1\ndisable_client_cert_date_checks true".to_owned(),
             "disable_client_cert_date_checks specified without",
+            2,
         ),
-        (format!("{tls}require_certificate true"), "needs cafile or capath"),
-        (format!("{tls}cafile a\ncrlfile r"), "crlfile needs require_certificate"),
-        (format!("{tls}use_identity_as_username true"), "use_identity_as_username needs"),
-        (format!("{tls}use_subject_as_username true"), "use_subject_as_username needs"),
-        (format!("{tls}enable_proxy_protocol 2"), "cannot be used with `enable_proxy_protocol 2`"),
+        (format!("{tls}require_certificate true"), "needs cafile or capath", 4),
+        (format!("{tls}cafile a\ncrlfile r"), "crlfile needs require_certificate", 5),
+        (format!("{tls}use_identity_as_username true"), "use_identity_as_username needs", 4),
+        (format!("{tls}use_subject_as_username true"), "use_subject_as_username needs", 4),
+        (format!("{tls}enable_proxy_protocol 2"), "cannot be used with `enable_proxy_protocol 2`", 2),
         (
             "listener 1\nenable_proxy_protocol 2\nrequire_certificate true\nuse_subject_as_username true".to_owned(),
             "use_subject_as_username cannot be used",
+            4,
         ),
-        ("listener 1\nproxy_protocol_v2_require_tls true".to_owned(), "needs `enable_proxy_protocol 2`"),
-        ("listener 1\nwebsockets_origin http://a".to_owned(), "needs `protocol websockets`"),
-        ("fastmq_admin_listener 9 0.0.0.0".to_owned(), "needs fastmq_admin_token_file"),
-        ("fastmq_admin_token_file t".to_owned(), "without fastmq_admin_listener"),
+        ("listener 1\nproxy_protocol_v2_require_tls true".to_owned(), "needs `enable_proxy_protocol 2`", 2),
+        ("listener 1\nwebsockets_origin http://a".to_owned(), "needs `protocol websockets`", 2),
+        ("fastmq_admin_listener 9 0.0.0.0".to_owned(), "needs fastmq_admin_token_file", 1),
+        ("fastmq_admin_token_file t".to_owned(), "without fastmq_admin_listener", 1),
     ];
-    for (text, said) in cases {
+    for (text, said, line) in cases {
         let error = bad(&text);
         assert!(error.contains(said), "{text:?} said {error:?}");
+        let place = format!("\nError found at m.conf:{line}.");
+        assert!(error.ends_with(&place), "{text:?} said {error:?}");
     }
     good(&format!(
         "{tls}cafile a\nrequire_certificate true\nuse_identity_as_username true"

@@ -106,9 +106,55 @@ fn what_counts_at_the_start_only_stays_and_is_remarked() {
 #[test]
 fn a_directive_that_is_gone_or_new_has_changed_too() {
     let said = |old, new| remarks(&succeed(old, new).unwrap(), Severity::Warning).join("\n");
-    assert!(said("user a\nlistener 1", "listener 1").contains("'user' has changed"));
-    assert!(said("listener 1", "user a\nlistener 1").contains("'user' has changed"));
+    let later = "that counts from the next start on";
+    assert_eq!(
+        said("user a\nlistener 1", "listener 1"),
+        format!("Warning: 'user' is gone, which means mosquitto: {later}")
+    );
+    assert_eq!(
+        said("listener 1\nbind_interface a", "\nlistener 1"),
+        format!("Warning: 'bind_interface' is gone: {later} (m.conf:2)"),
+        "the line of its listener"
+    );
+    assert_eq!(
+        said("listener 1", "listener 1\nuser a"),
+        format!("Warning: 'user' has changed: {later} (m.conf:2)")
+    );
     assert_eq!(said("user a\nlistener 1", "listener 1\nuser a"), "");
+    assert_eq!(
+        said("listener 1", "set_tcp_nodelay true\nlistener 1"),
+        "",
+        "the default"
+    );
+    assert_eq!(
+        said("listener 1\nmount_point a/\nlistener 2", "listener 2"),
+        ""
+    );
+}
+
+#[test]
+fn a_change_that_waits_for_the_next_start_is_remarked_at_each_reload_until_it_is_taken_back() {
+    let runs = "user a\nlistener 1\nmount_point a/";
+    let changed = "listener 1\n\nmount_point b/\nlistener 2\nmount_point c/";
+    let mut config = good(runs);
+    for (text, expected) in [
+        (changed, 2),
+        (changed, 2),
+        (runs, 0),
+        (runs, 0),
+        (changed, 2),
+    ] {
+        let mut next = good(text);
+        next.succeed(&config).unwrap();
+        let said = remarks(&next, Severity::Warning);
+        assert_eq!(said.len(), expected, "{text:?}: {said:?}");
+        if expected > 0 {
+            assert!(said[0].contains("'user' is gone"), "{said:?}");
+            assert!(said[1].contains("'mount_point' has changed"), "{said:?}");
+            assert!(said[1].ends_with("(m.conf:3)"), "{said:?}");
+        }
+        config = next;
+    }
 }
 
 #[test]

@@ -97,6 +97,18 @@ pub enum TlsSettingsError {
     Refused(#[from] rustls::Error),
 }
 
+impl TlsSettingsError {
+    /// The directive that is to be changed.
+    #[must_use]
+    pub fn directive(&self) -> &'static str {
+        match self {
+            Self::File { directive, .. } | Self::Ciphers { directive, .. } => directive,
+            Self::NoAuthority => "require_certificate",
+            Self::Refused(_) => "certfile",
+        }
+    }
+}
+
 /// One reading of the settings and of the files they name. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Prepared {
