@@ -3,6 +3,7 @@
 #[path = "support/hex.rs"]
 mod hex;
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -370,14 +371,19 @@ fn a_listener_takes_as_many_connections_as_it_may_and_one_more_when_one_leaves()
     let mut settings = settings();
     settings.listeners.push(settings.listeners[0].clone());
     settings.listeners[0].max_connections = Some(1);
+    settings.policy.log = LogMask::CONNECTIONS;
     let mut broker = Broker::with_settings(settings);
     let first = broker.client("a");
+    broker.events();
     assert!(
         broker
             .shard
             .handle_accept(Origin::default(), broker.now)
             .is_none()
     );
+    broker.pass(0);
+    let peer = Origin::default().peer;
+    assert_eq!(broker.events(), [Event::Denied { peer }]);
     let other = Origin {
         listener: ListenerId(1),
         ..Origin::default()
@@ -1004,6 +1010,36 @@ fn connections_come_and_go_in_the_log_and_only_if_it_is_wanted() {
         ];
         assert_eq!(kinds, expected);
     }
+}
+
+#[test]
+fn what_connects_and_is_silent_or_no_client_is_in_the_log_as_well() {
+    let mut broker = with_policy(|policy| policy.log = LogMask::CONNECTIONS);
+    let origin = Origin::default();
+    let accepted = Event::Accepted {
+        peer: origin.peer,
+        listener: origin.listener,
+    };
+    let client = broker.accept();
+    broker.pass(0);
+    assert_eq!(broker.events(), from_ref(&accepted), "it has said nothing");
+    assert!(
+        broker
+            .shard
+            .next_deadline()
+            .is_some_and(|at| at > broker.now)
+    );
+    let refused = Event::Refused {
+        client_identifier: None,
+        peer: origin.peer,
+        cause: RefusalCause::NotConnect,
+    };
+    // PINGREQ, and what asks for a page.
+    broker.send(client, "c000");
+    assert_eq!(broker.events(), from_ref(&refused));
+    let client = broker.accept();
+    broker.send(client, &hex(b"GET / HTTP/1.0"));
+    assert_eq!(broker.events(), [accepted, refused]);
 }
 
 #[test]

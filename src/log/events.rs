@@ -9,6 +9,7 @@ use super::kind::Kind;
 use super::text::Sanitised;
 use crate::codec::{DecodeError, ReasonCode};
 use crate::message::ProtocolVersion;
+use crate::origin::PeerAddress;
 use crate::session::ProtocolError;
 use crate::shard::{DisconnectCause, Event, RefusalCause};
 use std::fmt::Write;
@@ -18,6 +19,7 @@ pub(super) fn is_connection_message(event: &Event) -> bool {
     matches!(
         event,
         Event::Accepted { .. }
+            | Event::Denied { .. }
             | Event::Connected { .. }
             | Event::Disconnected { .. }
             | Event::Refused { .. }
@@ -32,6 +34,16 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
         Event::Accepted { peer, listener } => {
             let port = ports.get(listener.index()).copied().unwrap_or_default();
             write!(out, "New connection from {peer} on port {port}.")
+        }
+        Event::Denied { peer } => {
+            let address = match peer {
+                PeerAddress::Ip(address, _) => address.to_canonical().to_string(),
+                PeerAddress::Local => peer.to_string(),
+            };
+            write!(
+                out,
+                "Client connection from {address} denied: max_connections exceeded."
+            )
         }
         Event::Connected {
             client_identifier,
@@ -77,6 +89,7 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
             let why = match cause {
                 RefusalCause::Closed => "connection closed by client",
                 RefusalCause::Protocol(error) => broken(*error),
+                RefusalCause::NotConnect => "protocol error",
                 RefusalCause::Refused(code) => reason(*code),
             };
             match client_identifier {
@@ -213,7 +226,7 @@ fn reason(code: ReasonCode) -> &'static str {
 mod tests {
     use super::*;
     use crate::key::PacketIdentifier;
-    use crate::origin::{ListenerId, PeerAddress};
+    use crate::origin::ListenerId;
     use std::sync::Arc;
 
     fn peer() -> PeerAddress {
@@ -325,6 +338,14 @@ mod tests {
         assert_eq!(
             refused(None, RefusalCause::Protocol(ProtocolError::ConnectTimeout)),
             "Client 192.0.2.7:35658 disconnected: exceeded timeout."
+        );
+        assert_eq!(
+            refused(None, RefusalCause::NotConnect),
+            "Client 192.0.2.7:35658 disconnected: protocol error."
+        );
+        assert_eq!(
+            line(&Event::Denied { peer: peer() }),
+            "Client connection from 192.0.2.7 denied: max_connections exceeded."
         );
     }
 

@@ -29,6 +29,13 @@ impl Shard {
         }
     }
 
+    /// A connection was not accepted, because there are as many as there may be.
+    pub(super) fn log_denied(&mut self, origin: &Origin) {
+        if self.logs(LogMask::CONNECTIONS) {
+            self.unreported.push(Event::Denied { peer: origin.peer });
+        }
+    }
+
     /// Takes out what no effects were at hand for.
     pub(super) fn report(&mut self, effects: &mut Effects) {
         for event in self.unreported.drain(..) {

@@ -243,6 +243,7 @@ impl Shard {
                 .enter(origin.listener, listener_max, broker_max)
         {
             self.clients.counters.connections_refused += 1;
+            self.log_denied(&origin);
             return None;
         }
         self.log_accepted(&origin);
@@ -320,6 +321,8 @@ impl Shard {
             if phase == Phase::AwaitingConnect && rest.first().is_some_and(|&first| first >> 4 != 1)
             {
                 self.clients.counters.protocol_errors += 1;
+                self.report(effects);
+                self.log_refused(key, None, RefusalCause::NotConnect, effects);
                 self.close(key, effects);
                 return bytes.len();
             }
@@ -712,7 +715,12 @@ impl Shard {
     /// When [`Shard::handle_timeout`] is next worth a call.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        if self.unreported.is_empty() {
+            self.timers.next_deadline()
+        } else {
+            // Whoever says nothing is in the log as well.
+            Some(Instant::ZERO)
+        }
     }
 
     /// Swaps the pending output of a connection with `buffer`, which is empty and whose capacity is

@@ -65,6 +65,11 @@ pub enum Event {
         /// The listener it came to.
         listener: ListenerId,
     },
+    /// A connection was closed at once, because there are as many as there may be.
+    Denied {
+        /// Where it comes from.
+        peer: PeerAddress,
+    },
     /// A Client has a Session.
     Connected {
         /// Who.
@@ -153,8 +158,10 @@ pub enum DisconnectCause {
 pub enum RefusalCause {
     /// It closed before its CONNECT was answered.
     Closed,
-    /// It began with something else, or with nothing.
+    /// Its CONNECT was no good, or did not come.
     Protocol(ProtocolError),
+    /// It began with something else.
+    NotConnect,
     /// Its CONNECT was answered with this.
     Refused(ReasonCode),
 }

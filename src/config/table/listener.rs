@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Section;
+use super::messages::above_zero;
 use crate::config::directive::{Directive, Scope};
 use crate::config::listener::{Listener, Protocol, ProxyProtocol, SocketDomain};
 use crate::config::problem::Problem;
@@ -99,11 +100,12 @@ pub(super) const SECTION: Section = Section {
             "max_connections",
             "COUNT",
             Scope::Listener(at_least(-1, i32::MAX as i64, |listener, count| {
-                listener.policy.max_connections = usize::try_from(count).ok();
+                listener.policy.max_connections = above_zero(count);
             })),
         )
         .default("-1")
-        .text("Connections to the listener at one time. -1 is no bound."),
+        .text("Connections to the listener at one time. -1 and 0 are no bound. Each connection beyond it is closed, with \
+             a line in the log of type notice."),
         Directive::new(
             "max_qos",
             "0|1|2",

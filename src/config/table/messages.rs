@@ -20,9 +20,9 @@ fn or_unbounded(number: i64) -> usize {
     }
 }
 
-/// A bound for which a negative number means that there is none.
-fn unless_negative(number: i64) -> Option<usize> {
-    usize::try_from(number).ok()
+/// A bound of clients or connections: a number that is not above zero means that there is none.
+pub(super) fn above_zero(number: i64) -> Option<usize> {
+    usize::try_from(number).ok().filter(|&number| number > 0)
 }
 
 pub(super) const SECTION: Section = Section {
@@ -160,20 +160,20 @@ pub(super) const SECTION: Section = Section {
             "global_max_clients",
             "COUNT",
             Scope::Global(at_least(-1, INT_MAX, |config, count| {
-                config.policy.global_max_clients = unless_negative(count);
+                config.policy.global_max_clients = above_zero(count);
             })),
         )
         .default("-1")
-        .text("Sessions of the whole broker, connected or not. -1 is no bound."),
+        .text("Sessions of the whole broker, connected or not. -1 and 0 are no bound."),
         Directive::new(
             "global_max_connections",
             "COUNT",
             Scope::Global(at_least(-1, INT_MAX, |config, count| {
-                config.policy.global_max_connections = unless_negative(count);
+                config.policy.global_max_connections = above_zero(count);
             })),
         )
         .default("-1")
-        .text("Connected clients of the whole broker. -1 is no bound."),
+        .text("Connected clients of the whole broker. -1 and 0 are no bound."),
         Directive::new(
             "persistent_client_expiration",
             "NUMBER(s|h|d|w|m|y)",

@@ -344,6 +344,15 @@ fn numbers_below_the_range_of_a_bound_mean_none_where_they_do_in_mosquitto() {
 }
 
 #[test]
+fn no_clients_and_no_connections_mean_as_many_as_there_are_as_in_mosquitto() {
+    let config =
+        good("global_max_clients 0\nglobal_max_connections 0\nlistener 1\nmax_connections 0");
+    assert_eq!(policy(&config).global_max_clients, None);
+    assert_eq!(policy(&config).global_max_connections, None);
+    assert_eq!(listener(&config).max_connections, None);
+}
+
+#[test]
 fn every_boolean_takes_mosquittos_four_words() {
     for directive in all() {
         let is_boolean = match &directive.scope {
