@@ -1043,7 +1043,7 @@ fn what_connects_and_is_silent_or_no_client_is_in_the_log_as_well() {
 }
 
 #[test]
-fn subscriptions_and_publishes_are_in_the_log_with_their_mount_point() {
+fn packets_are_in_the_log_and_topics_with_their_mount_point() {
     let mut settings = settings();
     settings.policy.log = LogMask::SUBSCRIBE
         .or(LogMask::UNSUBSCRIBE)
@@ -1054,8 +1054,17 @@ fn subscriptions_and_publishes_are_in_the_log_with_their_mount_point() {
     broker.send(client, &subscribe("t", "01"));
     broker.send(client, &publish(QOS_0, "t", 0, "abc"));
     broker.send(client, "a2 06 0002 00 0001 74");
+    broker.send(client, "62 02 0003");
+    broker.send(client, "c000");
+    broker.send(client, "e000");
     let name: Arc<str> = "c".into();
+    let received = |packet, packet_identifier| Event::Received {
+        client_identifier: name.clone(),
+        name: packet,
+        packet_identifier,
+    };
     let expected = [
+        received("SUBSCRIBE", None),
         Event::Subscribed {
             client_identifier: name.clone(),
             topic_filter: "m/t".into(),
@@ -1071,10 +1080,14 @@ fn subscriptions_and_publishes_are_in_the_log_with_their_mount_point() {
             payload_size: 3,
             refused: None,
         },
+        received("UNSUBSCRIBE", None),
         Event::Unsubscribed {
-            client_identifier: name,
+            client_identifier: name.clone(),
             topic_filter: "m/t".into(),
         },
+        received("PUBREL", Some(3)),
+        received("PINGREQ", None),
+        received("DISCONNECT", None),
     ];
     assert_eq!(broker.events(), expected);
 }

@@ -117,6 +117,18 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
             let (client, filter) = (Sanitised(client_identifier), Sanitised(topic_filter));
             write!(out, "{client} {filter}")
         }
+        Event::Received {
+            client_identifier,
+            name,
+            packet_identifier,
+        } => {
+            kind = Kind::Debug;
+            let client = Sanitised(client_identifier);
+            match packet_identifier {
+                Some(number) => write!(out, "Received {name} from {client} (Mid: {number})"),
+                None => write!(out, "Received {name} from {client}"),
+            }
+        }
         Event::Published {
             client_identifier,
             topic_name,
@@ -361,6 +373,11 @@ mod tests {
             client_identifier: client_identifier.clone(),
             topic_filter: "a/#".into(),
         };
+        let received = |name, packet_identifier| Event::Received {
+            client_identifier: client_identifier.clone(),
+            name,
+            packet_identifier,
+        };
         let published = |refused| Event::Published {
             client_identifier: client_identifier.clone(),
             topic_name: "a".into(),
@@ -374,6 +391,16 @@ mod tests {
         for (event, kind, words) in [
             (subscribed, Kind::Subscribe, "c 1 a/#"),
             (unsubscribed, Kind::Unsubscribe, "c a/#"),
+            (
+                received("PINGREQ", None),
+                Kind::Debug,
+                "Received PINGREQ from c",
+            ),
+            (
+                received("PUBREL", Some(7)),
+                Kind::Debug,
+                "Received PUBREL from c (Mid: 7)",
+            ),
             (
                 published(None),
                 Kind::Debug,

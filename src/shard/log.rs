@@ -5,7 +5,7 @@
 use super::Shard;
 use super::effects::Effects;
 use super::notice::{DisconnectCause, Event, Notice, RefusalCause};
-use crate::codec::{Connect, Publish, ReasonCode};
+use crate::codec::{Connect, Publish, ReasonCode, packet_type};
 use crate::key::{ConnectionKey, SessionKey};
 use crate::origin::Origin;
 use crate::policy::LogMask;
@@ -171,6 +171,43 @@ impl Shard {
                 Event::Unsubscribed {
                     client_identifier: member.session.identity.client_identifier.clone(),
                     topic_filter: topic_filter.into(),
+                },
+            );
+        }
+    }
+
+    /// A packet that is no PUBLISH came from a Client.
+    #[cold]
+    pub(super) fn log_packet(
+        &self,
+        session: SessionKey,
+        first_byte: u8,
+        body: &[u8],
+        effects: &mut Effects,
+    ) {
+        let name = match first_byte >> 4 {
+            packet_type::PUBACK => "PUBACK",
+            packet_type::PUBREC => "PUBREC",
+            packet_type::PUBREL => "PUBREL",
+            packet_type::PUBCOMP => "PUBCOMP",
+            // It stays unread, and comes again.
+            packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE if self.ring_is_full => return,
+            packet_type::SUBSCRIBE => "SUBSCRIBE",
+            packet_type::UNSUBSCRIBE => "UNSUBSCRIBE",
+            packet_type::PINGREQ => "PINGREQ",
+            packet_type::DISCONNECT => "DISCONNECT",
+            // What ends the connection has a line that says so.
+            _ => return,
+        };
+        let identifier = body.first_chunk().map(|&bytes| u16::from_be_bytes(bytes));
+        let has_identifier = first_byte >> 4 < packet_type::SUBSCRIBE;
+        if let Some(member) = self.clients.members.get(session) {
+            push(
+                effects,
+                Event::Received {
+                    client_identifier: member.session.identity.client_identifier.clone(),
+                    name,
+                    packet_identifier: identifier.filter(|_| has_identifier),
                 },
             );
         }

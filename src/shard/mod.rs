@@ -79,7 +79,7 @@ use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
 use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
 use crate::origin::Origin;
-use crate::policy::{Occupancy, Settings};
+use crate::policy::{LogMask, Occupancy, Settings};
 use crate::router::Router;
 use crate::session::ProtocolError;
 use crate::time::Instant;
@@ -361,6 +361,10 @@ impl Shard {
                     }
                 }
                 Phase::Connected(session) => {
+                    // Where packets are logged, everybody is vetted.
+                    if vetted && self.logs(LogMask::PACKETS) {
+                        self.log_packet(session, header.first_byte, body, effects);
+                    }
                     self.handle_packet(key, session, version, header.first_byte, body, now, effects)
                 }
                 _ => Ok(self.handle_first_packet(key, header.first_byte, body, now, effects)),

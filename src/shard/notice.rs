@@ -110,6 +110,15 @@ pub enum Event {
         /// The Topic Filter, mount point included.
         topic_filter: Box<str>,
     },
+    /// A packet that is no PUBLISH came from a Client.
+    Received {
+        /// From whom.
+        client_identifier: Arc<str>,
+        /// What the specification calls it.
+        name: &'static str,
+        /// The Packet Identifier of an acknowledgement.
+        packet_identifier: Option<u16>,
+    },
     /// A Client published.
     Published {
         /// Who.

@@ -36,8 +36,8 @@ pub(super) const SECTION: Section = Section {
         .default("error, warning, notice, information")
         .adds()
         .text(
-            "Which lines there are; several may be given, one on a line. debug has a line for every packet, \
-             websockets one for each WebSocket that begins or ends because of what was sent. internal \
+            "Which lines there are; several may be given, one on a line. debug has a line for every packet \
+             that a connected client sends, but none for those that it is sent, websockets one for each WebSocket that begins or ends because of what was sent. internal \
              changes nothing: there are no such lines. none takes back those before it. The options -v and \
              -q of the command line win.",
         ),
