@@ -136,7 +136,10 @@ impl Exposition {
                 .enumerate()
                 .map(|(index, &count)| {
                     let bound = Turns::upper_bound(index);
-                    (bound.map_or(f64::MAX, |bound| bound.as_secs_f64()), count)
+                    (
+                        bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64()),
+                        count,
+                    )
                 })
                 .collect();
             family

@@ -144,6 +144,18 @@ fn what_clients_do_is_in_the_numbers_a_moment_later() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     assert!(metrics.trim_end().ends_with("# EOF"));
+    for name in ["fastmq_turn_duration", "fastmq_turn_cpu"] {
+        // What OpenMetrics demands: the last bucket has no bound and holds as much as there is.
+        let value = |of: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(of));
+            line.unwrap_or_else(|| panic!("no {of} in {metrics}"))
+                .trim()
+        };
+        assert_eq!(
+            value(&format!("{name}_seconds_bucket{{le=\"+Inf\",shard=\"0\"}}")),
+            value(&format!("{name}_seconds_count{{shard=\"0\"}}"))
+        );
+    }
     // The first look has nothing to be compared with.
     let history = broker.until_at("/api/history", |history| history["seconds"][0].is_object());
     let look = &history["look"];
