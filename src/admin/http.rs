@@ -19,17 +19,20 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
-/// Connections served at a time; more wait to be accepted.
+/// Connections at a time. For one more, the one that has asked for nothing for the longest time is let go: it takes
+/// no time to answer, so who keeps a place only keeps others out, such as a probe of health.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest time from the beginning of a connection to the end of a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -167,11 +170,9 @@ async fn serve(listener: TcpListener, app: Router) {
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut visits: Vec<Visit> = Vec::new();
+    let requests = Arc::new(AtomicU64::new(0));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -180,20 +181,70 @@ async fn serve(listener: TcpListener, app: Router) {
                 continue;
             }
         };
-        let app = app.clone();
-        tokio::spawn(async move {
-            serve_connection(stream, app).await;
-            drop(place);
+        if visits.len() >= CONNECTIONS_MAX {
+            visits.retain(|visit| !visit.task.is_finished());
+        }
+        if visits.len() >= CONNECTIONS_MAX
+            && let Some(idle) =
+                (0..visits.len()).min_by_key(|&index| visits[index].last_request.get())
+        {
+            visits.swap_remove(idle).task.abort();
+        }
+        let last_request = LastRequest::new(requests.clone());
+        let connection = serve_connection(stream, app.clone(), last_request.clone());
+        visits.push(Visit {
+            last_request,
+            task: tokio::spawn(connection),
         });
     }
 }
 
-async fn serve_connection(stream: TcpStream, app: Router) {
+/// A connection that is served.
+#[derive(Debug)]
+struct Visit {
+    last_request: LastRequest,
+    task: JoinHandle<()>,
+}
+
+/// When a connection has asked for something, or begun, in the order of all that does.
+#[derive(Clone, Debug)]
+struct LastRequest {
+    all: Arc<AtomicU64>,
+    own: Arc<AtomicU64>,
+}
+
+impl LastRequest {
+    fn new(all: Arc<AtomicU64>) -> Self {
+        let begun = Self {
+            all,
+            own: Arc::default(),
+        };
+        begun.set();
+        begun
+    }
+
+    // All of it is on one thread.
+    fn set(&self) {
+        let number = self.all.fetch_add(1, Ordering::Relaxed);
+        self.own.store(number, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+}
+
+async fn serve_connection(stream: TcpStream, app: Router, last_request: LastRequest) {
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |request| {
+        last_request.set();
+        app.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_SIZE_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // Whoever breaks off is nobody's error.
     tokio::select! {

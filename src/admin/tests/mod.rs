@@ -366,3 +366,32 @@ fn sys_topics_reach_a_subscriber_and_are_retained() {
     let mut second = client(&broker, &subscribe);
     has(&mut second, &[wanted[1]]);
 }
+
+#[test]
+fn health_is_told_at_once_though_others_keep_all_connections_and_say_nothing() {
+    let broker = Broker::start(None);
+    let connect = || TcpStream::connect(broker.port.address()).unwrap();
+    let idle: Vec<_> = (0..100).map(|_| connect()).collect();
+    let mut used = connect();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut ask = || {
+        used.write_all(request).unwrap();
+        let mut answer = [0; 1024];
+        let size = used.read(&mut answer).unwrap();
+        assert!(answer[..size].starts_with(b"HTTP/1.1 200"));
+    };
+    let begin = Instant::now();
+    ask();
+    // Who asks is not the one that is let go.
+    let more: Vec<_> = (0..40).map(|_| connect()).collect();
+    ask();
+    assert!(broker.get("/healthz").starts_with("HTTP/1.1 200"));
+    ask();
+    // Half of the time after which those who say nothing are closed anyway.
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+    drop((idle, more));
+}
