@@ -272,8 +272,15 @@ fn certified_key(
     if is_encrypted(&pem) {
         return Err(error(&"the key is encrypted"));
     }
+    let is_p521 = has(key.secret_der(), P521);
     let key = provider.key_provider.load_private_key(key);
-    let key = key.map_err(|source| error(&source))?;
+    let key = key.map_err(|source| match is_p521 {
+        true => error(
+            &"keys on the curve P-521 are not supported; make one on P-256 or P-384, for example with \
+              `openssl ecparam -name prime256v1 -genkey -noout`, and a certificate for it",
+        ),
+        false => error(&source),
+    })?;
     // Not rustls's own check: it refuses certificates of X.509 version 1, which a server may well have.
     let (_, leaf) = X509Certificate::from_der(&certificates[0])
         .map_err(|source| file_error("certfile", &settings.certfile, source))?;
@@ -288,8 +295,14 @@ fn certified_key(
 
 /// Whether a PEM file holds a key under a passphrase, in either of the two ways.
 fn is_encrypted(pem: &[u8]) -> bool {
-    let has = |needle: &[u8]| pem.windows(needle.len()).any(|window| window == needle);
-    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+    has(pem, b"BEGIN ENCRYPTED PRIVATE KEY") || has(pem, b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// What a key on the curve P-521 says of itself: the object identifier 1.3.132.0.35.
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// All certificates in a file, of which there is at least one.

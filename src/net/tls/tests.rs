@@ -24,6 +24,18 @@ pub(crate) fn settings(authority: &Authority, folder: &Folder) -> TlsSettings {
     }
 }
 
+/// As `openssl pkcs8 -topk8 -nocrypt` has it.
+const P521: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIABhsdYbXjvD5eAAp7
+MnDgocOxHRwNeufRaQIzrumOCpv4AhoKFWSRbcqEMHBrX4o9hv/WFr+kQjEDbZ/M
+4+NyvmyhgYkDgYYABADLz5yi5UvHY/aCYbmuQSUH+ZVEIYtL6zNvM5Kzuk8a4L+m
+ry05OG3jqaGya/r8TdVl0aZH/p4XoYKMvRrE9qGEqgCEZedZFPRtyUEsFTaLvPQ3
+rZ2nsP9AhXuWksBwTCcQOm8/EZHqUZ+fL8ec7g0p7lK+wzS/ufJToFoQOzhMjLxA
+2w==
+-----END PRIVATE KEY-----
+";
+
 fn said(settings: &TlsSettings) -> String {
     Prepared::load(settings).unwrap_err().to_string()
 }
@@ -44,6 +56,7 @@ fn errors_name_directive_file_and_reason() {
         "old.key",
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n",
     );
+    let p521 = folder.write("p521.key", P521);
     let with = |change: &dyn Fn(&mut TlsSettings)| {
         let mut settings = good.clone();
         change(&mut settings);
@@ -77,6 +90,10 @@ fn errors_name_directive_file_and_reason() {
         (
             with(&|s| s.keyfile = old_encrypted.clone()),
             ["keyfile ", "old.key", "encrypted"],
+        ),
+        (
+            with(&|s| s.keyfile = p521.clone()),
+            ["keyfile ", "p521.key", "the curve P-521 are not supported"],
         ),
         (
             with(&|s| s.cafile = Some(empty())),

@@ -11,6 +11,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
     UnbufferedStatus,
 };
+use rustls::{CertificateError, OtherError};
 use std::sync::Arc;
 
 /// What a record adds to its payload, at most: header, nonce, content type, tag.
@@ -25,7 +26,7 @@ const HELD_MAX: usize = 2 * (RECORD_PAYLOAD_MAX + RECORD_OVERHEAD + 256);
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol, showed no valid certificate, or has nothing in common with us.
-    #[error(transparent)]
+    #[error("{}", said(.0))]
     Peer(#[from] rustls::Error),
     /// A message of the handshake is larger than any that makes sense.
     #[error("TLS handshake message of more than {HELD_MAX} bytes")]
@@ -33,6 +34,20 @@ pub enum TlsError {
     /// As many records were sent as one key may protect.
     #[error("TLS keys exhausted")]
     Exhausted,
+}
+
+/// In an operator's words what rustls only has a name for.
+fn said(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(source)))
+            if source.to_string() == "UnsupportedCertVersion" =>
+        {
+            "the client's certificate, or one that it leads to, is of X.509 version 1 or 2, and only \
+             version 3 is accepted"
+                .to_owned()
+        }
+        error => error.to_string(),
+    }
 }
 
 /// One connection's TLS.

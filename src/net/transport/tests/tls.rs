@@ -1,13 +1,17 @@
+use super::super::tls::TlsError;
 use super::super::{TransportError, WebSocketOptions, Wrapping};
 use super::Server;
 use crate::net::tls::tests::{Authority, Folder, Leaf, settings};
 use crate::net::tls::{Prepared, TlsAcceptor, TlsSettings, TlsVersion};
 use proptest::prelude::*;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConnection, SupportedProtocolVersion};
+use rustls::{ClientConnection, RootCertStore, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// One authority for all tests.
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -352,4 +356,47 @@ proptest! {
         prop_assert!(server.plain.iter().all(|&byte| byte == 7));
         server.close();
     }
+}
+
+/// An authority and a client's certificate as `openssl x509 -req` signs it without `-extfile` before OpenSSL 3.2.
+const VERSION_1: [&str; 2] = [
+    "\
+-----BEGIN CERTIFICATE-----
+MIIBcjCCARegAwIBAgIUGev0LWbFPcxrOIUwrMUddgcguv4wCgYIKoZIzj0EAwIw
+DTELMAkGA1UEAwwCY2EwIBcNMjYxMTI5MTgyNTM3WhgPMjEyNjExMDUxODI1Mzda
+MA0xCzAJBgNVBAMMAmNhMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEAi7Qtyss
+pRA9PoQU6+t9difeIqy0Ptwkcv95QU+Fd3f8eFua8DzZR15xUIzTwmS2JU1dobln
+TjYW0kgESb01caNTMFEwHQYDVR0OBBYEFPclFD03BEgZ0tZWHBQYZTQSOJajMB8G
+A1UdIwQYMBaAFPclFD03BEgZ0tZWHBQYZTQSOJajMA8GA1UdEwEB/wQFMAMBAf8w
+CgYIKoZIzj0EAwIDSQAwRgIhAOa2LMVtcHjOyvr2PK9wejDbl5NFrhG+dZfmaPFa
+XqBlAiEA4hlGRU9mpkIHH90/KRMSJ80uCrYO0ljzAguQ/eCjASI=
+-----END CERTIFICATE-----
+",
+    "\
+-----BEGIN CERTIFICATE-----
+MIIBFDCBvAIUBje2HcvllDxB0g1JlxDlhdvzHwIwCgYIKoZIzj0EAwIwDTELMAkG
+A1UEAwwCY2EwIBcNMjYxMTI5MTgyNTM4WhgPMjEyNjExMDUxODI1MzhaMAwxCjAI
+BgNVBAMMAWMwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASEvxXRIWawvuB0Bqx0
+ekRnLKrcwj4Fl/4pIG4buoTU5ayvJGMZ/0QKkkg8BJq89fRqoxJ3B+Q4cwyo7h+F
+T3YmMAoGCCqGSM49BAMCA0cAMEQCIH7mV94+CkeYBdk99SkN3bHJxc48/jy0DU+l
+aOYIOXwbAiAGiEQzjr2JXnYtdyERKGrBhl30h43zvdImAv+EXkfmww==
+-----END CERTIFICATE-----
+",
+];
+
+#[test]
+fn a_client_certificate_of_x509_version_1_is_refused_in_plain_words() {
+    let [authority, certificate] =
+        VERSION_1.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
+    let verifier = verifier.build().unwrap();
+    let error = verifier
+        .verify_client_cert(&certificate, &[], now)
+        .unwrap_err();
+    let said = TransportError::from(TlsError::from(error)).to_string();
+    assert!(said.contains("is of X.509 version 1"), "{said}");
 }
