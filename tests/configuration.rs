@@ -142,6 +142,7 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
     let missing = folder.path("missing").display().to_string();
     let passwords = folder.write("broken-passwords", "name:$9$nothing\n");
     let acl = folder.write("broken-acl", "user a\ntopik read b\n");
+    let served = format!("certfile {missing}\nkeyfile {missing}\n");
     let cases = [
         (
             "foo bar\n".to_owned(),
@@ -176,6 +177,16 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
             "log_timestamp_format",
             2,
         ),
+        (
+            format!("listener 1\n{served}ciphers NOPE\n"),
+            "ciphers: ",
+            4,
+        ),
+        (
+            format!("listener 1\n{served}cafile {missing}\n"),
+            "cafile ",
+            4,
+        ),
     ];
     for (text, named, line) in cases {
         let file = folder.write("bad.conf", &text);
@@ -193,6 +204,106 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
     let (code, said) = run_to_end(command().args(["-c", &missing]));
     assert_eq!(code, USAGE);
     assert!(said.contains("Unable to open config file"), "{said}");
+}
+
+#[test]
+fn what_the_system_would_not_let_it_do_is_said_by_a_check_as_well_as_by_a_start() {
+    let folder = Folder::new();
+    let missing = folder.path("missing").join("a").display().to_string();
+    let file_in_the_way = folder.write("file", "");
+    let cases = [
+        (
+            format!("pid_file {missing}\n"),
+            format!("pid_file '{missing}'"),
+            Some(3),
+        ),
+        (
+            format!("persistence true\npersistence_location {file_in_the_way}/store\n"),
+            format!("{file_in_the_way}/store"),
+            Some(4),
+        ),
+        (
+            "bind_interface fastmq-none\n".to_owned(),
+            "(interface fastmq-none)".to_owned(),
+            None,
+        ),
+        // An address of nobody's: RFC 5737.
+        (
+            "listener 1 192.0.2.1\n".to_owned(),
+            "cannot listen on 192.0.2.1:1: ".to_owned(),
+            None,
+        ),
+        (
+            "listener 1 no-such-host.invalid\n".to_owned(),
+            "cannot listen on no-such-host.invalid:1: ".to_owned(),
+            None,
+        ),
+        (
+            format!("listener 0 {missing}\n"),
+            format!("cannot listen on {missing}: "),
+            None,
+        ),
+        (
+            format!("listener 0 {file_in_the_way}\n"),
+            "something that is not a socket".to_owned(),
+            None,
+        ),
+    ];
+    for (rest, named, line) in cases {
+        let file = folder.write("bad.conf", &format!("{FIRST}{rest}"));
+        for extra in [&[][..], &["--test-config"]] {
+            let mut start = command();
+            start.args(["-c", &file, "--cores", "1"]).args(extra);
+            let (code, said) = run_to_end(&mut start);
+            assert!(matches!(code, Some(1 | 3)), "{rest}: {said}");
+            assert!(
+                said.contains("Error: ") && said.contains(&named),
+                "{rest}: {said}"
+            );
+            assert!(!said.contains("\\n"), "{rest}: {said}");
+            if let Some(line) = line {
+                let place = format!("Error found at {file}:{line}.");
+                assert!(said.contains(&place), "{rest}: {said}");
+            }
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        let file = folder.write("bad.conf", "listener 0 127.0.0.1\nuser no-such-user\n");
+        for extra in [&[][..], &["--test-config"]] {
+            let (code, said) = run_to_end(command().args(["-c", &file]).args(extra));
+            assert_eq!(code, USAGE, "{said}");
+            assert!(
+                said.contains("Error: user no-such-user: there is no such user."),
+                "{said}"
+            );
+            assert!(
+                said.contains(&format!("Error found at {file}:2.")),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_check_leaves_nothing_behind_and_does_not_mind_a_broker_that_runs() {
+    let folder = Folder::new();
+    let names = ["pid", "socket", "store"].map(|name| folder.path(name));
+    let [pid, socket, store] = names.each_ref().map(|path| path.display());
+    let rest = format!(
+        "pid_file {pid}\nlistener 0 {socket}\npersistence true\npersistence_location {store}\n"
+    );
+    let file = folder.write("fastmq.conf", &format!("{FIRST}{rest}"));
+    let check = || run_to_end(command().args(["-c", &file, "--test-config"]));
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(names.iter().all(|path| !path.exists()), "{said}");
+    let it = Configured::start_in(folder, &rest);
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        fs::read_to_string(&names[0]).unwrap(),
+        it.broker.process_id().to_string()
+    );
 }
 
 #[test]

@@ -124,6 +124,14 @@ impl ListenerOptions {
             handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
+
+    fn refused(&self, source: io::Error) -> ListenError {
+        ListenError {
+            address: self.address.clone(),
+            interface: self.interface.clone(),
+            source,
+        }
+    }
 }
 
 /// A listener could not be opened.
@@ -220,11 +228,7 @@ pub fn open(
         ListenerAddress::Unix(path) => bind_path(path, shard_count),
         _ => bind_ports(options, shard_count),
     };
-    let bound = bind().map_err(|source| ListenError {
-        address: options.address.clone(),
-        interface: options.interface.clone(),
-        source,
-    })?;
+    let bound = bind().map_err(|source| options.refused(source))?;
     let wrapping = Arc::new(options.wrapping.clone());
     Ok(Listening {
         addresses: bound.addresses,
@@ -241,6 +245,21 @@ pub fn open(
             })
             .collect(),
     })
+}
+
+/// Tells whether [`open`] could do as it is told, whether or not somebody listens there already.
+///
+/// # Errors
+/// [`ListenError`], when it could not.
+pub fn check(options: &ListenerOptions) -> Result<(), ListenError> {
+    let check = || match &options.address {
+        ListenerAddress::Unix(path) => check_path(path),
+        _ => for_addresses(options, |mut address| {
+            address.set_port(0);
+            bind(address, options, false).map(drop)
+        }),
+    };
+    check().map_err(|source| options.refused(source))
 }
 
 /// Listens for plain MQTT on `address`, as the first listener: the address, with the port that was
@@ -269,21 +288,35 @@ struct Bound {
 fn bind_ports(options: &ListenerOptions, shard_count: usize) -> io::Result<Bound> {
     let mut bound = Bound::default();
     bound.sockets.resize_with(shard_count, Vec::new);
-    let mut skipped = None;
-    for mut address in addresses(options)? {
+    for_addresses(options, |mut address| {
         // With port 0 all addresses share the port that the system chose for the first.
         if let (0, Some(first)) = (address.port(), bound.addresses.first()) {
             address.set_port(first.port());
         }
-        match bind_port(address, options, &mut bound) {
+        bind_port(address, options, &mut bound)
+    })?;
+    Ok(bound)
+}
+
+/// Binds the addresses that are meant, of which one has to be there.
+fn for_addresses(
+    options: &ListenerOptions,
+    mut bind: impl FnMut(SocketAddr) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut skipped, mut is_bound) = (None, false);
+    for address in addresses(options)? {
+        match bind(address) {
             // One of several, of a kind that this machine does not have.
             Err(error) if is_without_family(&error) => skipped = Some(error),
-            result => result?,
+            result => {
+                result?;
+                is_bound = true;
+            }
         }
     }
     match skipped {
-        Some(error) if bound.addresses.is_empty() => Err(error),
-        _ => Ok(bound),
+        Some(error) if !is_bound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -394,11 +427,27 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Err(error) => Err(error),
             Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
         },
-        Ok(_) => {
-            let said = "something that is not a socket has this name";
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, said))
-        }
+        Ok(_) => Err(not_a_socket()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_a_socket() -> io::Error {
+    let said = "something that is not a socket has this name";
+    io::Error::new(io::ErrorKind::AlreadyExists, said)
+}
+
+/// Whether there could be a unix socket: there is one, or there is a directory for it.
+fn check_path(path: &Path) -> io::Result<()> {
+    SockAddr::unix(path)?;
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(not_a_socket()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+            fs::read_dir(directory.unwrap_or(Path::new("."))).map(drop)
+        }
         Err(error) => Err(error),
     }
 }
@@ -502,6 +551,11 @@ mod tests {
         };
         let listening = host("127.0.0.1").unwrap();
         assert!(listening.addresses()[0].ip().is_loopback());
+        let options = ListenerOptions::new(ListenerAddress::Host {
+            host: "no-such-host.invalid".to_owned(),
+            port: 1,
+        });
+        assert!(check(&options).is_err());
         let said = host("no-such-host.invalid").unwrap_err().to_string();
         assert!(
             said.starts_with("cannot listen on no-such-host.invalid:0: "),

@@ -49,7 +49,7 @@ pub use connection::Adopted;
 pub use data_path::DataPath;
 pub use listener::{
     HANDSHAKE_TIMEOUT, IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions,
-    Listening, PENDING_MAX, ShardListener, by_shard, listen, open,
+    Listening, PENDING_MAX, ShardListener, by_shard, check, listen, open,
 };
 pub use peers::{Peer, Peers};
 pub use unconnected::Room;

@@ -9,9 +9,10 @@ use crate::config::{
     Config, ConfigError, FileReference, Files, Listener, Problem, Protocol, TlsVersion,
 };
 use crate::net::tls::{self, KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
+use rustix::fs::{Access, access};
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -257,6 +258,12 @@ fn tls_settings(listener: &Listener, key_log: &Option<Arc<KeyLogFile>>) -> TlsSe
     }
 }
 
+/// The directory that a file is in.
+fn directory_of(file: &Path) -> &Path {
+    let parent = file.parent().filter(|it| !it.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// The file with the number of this process, removed at the end.
 #[derive(Debug)]
 pub(super) struct PidFile(Option<PathBuf>);
@@ -276,6 +283,28 @@ impl PidFile {
         };
         write().map_err(|error| unreadable(file, &error))?;
         Ok(Self(Some(file.path.clone())))
+    }
+
+    /// Tells whether it could be written.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub(super) fn check(file: Option<&FileReference>) -> Result<(), ConfigError> {
+        let Some(file) = file else {
+            return Ok(());
+        };
+        let check = || -> std::io::Result<()> {
+            match fs::metadata(&file.path) {
+                Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
+                Ok(_) => Ok(access(&file.path, Access::WRITE_OK)?),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let directory = directory_of(&file.path);
+                    Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        check().map_err(|error| unreadable(file, &error))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::net::tls::TlsAcceptor;
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
 use crate::net::{
     IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions, Listening,
-    ShardListener, by_shard, open as open_listener,
+    ShardListener, by_shard, check as check_listener, open as open_listener,
 };
 use crate::origin::ListenerId;
 use crate::policy::Settings;
@@ -81,6 +81,19 @@ impl AllListening {
         places
     }
 
+    /// Tells whether the listeners of `config` could be opened, as far as that can be known without doing it, and
+    /// reads the files that they serve.
+    ///
+    /// # Errors
+    /// The first that could not.
+    pub(super) fn check(config: &Config) -> Result<(), Failure> {
+        for listener in &config.listeners {
+            let options = options(config, listener, None, None)?;
+            check_listener(&options).map_err(|error| refused(listener, &error))?;
+        }
+        Ok(())
+    }
+
     /// Has `owner` own the unix sockets, as the user that the process becomes.
     ///
     /// # Errors
@@ -130,7 +143,7 @@ impl AllListening {
             let chosen = first_port.filter(|_| config.is_local_only);
             let opened = options(config, listener, acceptor, chosen).and_then(|options| {
                 open_patiently(number(index), &options, shard_count, until)
-                    .map_err(|error| Failure::start(format!("{}: {error}", name_of(listener))))
+                    .map_err(|error| refused(listener, &error))
             });
             match opened {
                 Ok(slot) => self.slots.push(slot),
@@ -186,6 +199,10 @@ impl AllListening {
             }
         }
     }
+}
+
+fn refused(listener: &Listener, error: &ListenError) -> Failure {
+    Failure::start(format!("{}: {error}", name_of(listener)))
 }
 
 /// There are at most `LISTENERS_MAX`.

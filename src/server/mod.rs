@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod background;
+mod check;
 mod files;
 mod listeners;
 mod logging;
@@ -21,7 +22,7 @@ mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
 use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
-use crate::config::{Config, ConfigError, Listener, Severity};
+use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Beside, Clock, Placed, StoredShard, open_store};
@@ -61,6 +62,13 @@ impl Failure {
 
     fn start(error: impl Into<Box<dyn Error>>) -> Self {
         Self::Start(error.into())
+    }
+
+    /// Says it in the log, where each of its lines is one.
+    fn log(&self) {
+        for line in self.to_string().lines() {
+            tracing::error!("{line}");
+        }
     }
 }
 
@@ -145,7 +153,10 @@ impl Found {
             None => None,
         };
         let guards = Guards::load(&config, key_log.clone(), &[])?;
-        let successor = Successor::find(config.user.as_deref()).map_err(Failure::start)?;
+        let successor = Successor::find(config.user.as_deref()).map_err(|error| ConfigError {
+            problem: Problem::Contradiction(format!("{error}.").into()),
+            place: config.written.place("user").cloned(),
+        })?;
         Ok(Self {
             config,
             key_log,
@@ -168,10 +179,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let placed = runtime::place(cores, arguments.oversubscribe)
         .map_err(|error| Failure::configuration(format!("fastmq: {error}")))?;
     if arguments.test_config {
-        logging::log_options(&config.log)?;
-        // Pages are among the files that it names.
-        let all = config.listeners.len();
-        AllListening::default().wrappings(config, &[], all)?;
+        check::check(&found, arguments)?;
         for remark in &config.remarks {
             eprintln!("{remark}");
         }
@@ -189,7 +197,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let is_seen = logging::shows_errors(&config.log);
     let result = serve_found(found, arguments, &placed, &log, background);
     if let Err(failure) = &result {
-        tracing::error!("{failure}");
+        failure.log();
         *is_said = is_seen;
     }
     log.stop(LOG_PATIENCE);
@@ -253,8 +261,8 @@ fn serve_found(
     let settings = Arc::new(settings);
     let (opened, promise) = match store_options(&config, arguments) {
         Some(options) => {
-            let (opened, report) =
-                open_store(&options, placed, seed, clock, &settings).map_err(Failure::start)?;
+            let (opened, report) = open_store(&options, placed, seed, clock, &settings)
+                .map_err(|error| store_failure(&config, arguments, error.to_string()))?;
             tracing::info!("{report}");
             (Some(opened), options.durability.promise())
         }
@@ -360,6 +368,18 @@ fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions>
         durability: persistence.durability,
         recover: arguments.recover,
         ..StoreOptions::new(persistence.location.clone().unwrap_or_else(|| ".".into()))
+    })
+}
+
+/// The store cannot be used, for this reason.
+fn store_failure(config: &Config, arguments: &Arguments, reason: String) -> Failure {
+    let place = match arguments.persistence_location {
+        Some(_) => None,
+        None => config.written.place("persistence_location"),
+    };
+    Failure::start(match place {
+        Some(place) => format!("{reason}.\nError found at {place}."),
+        None => reason,
     })
 }
 

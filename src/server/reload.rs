@@ -51,9 +51,7 @@ impl Reloader {
                 match self.reload() {
                     Ok(()) => tracing::info!("Reloading config."),
                     Err(failure) => {
-                        for line in failure.to_string().lines() {
-                            tracing::error!("{line}");
-                        }
+                        failure.log();
                         tracing::error!(
                             "Error reloading configuration, which stays as it was before."
                         );
