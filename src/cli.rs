@@ -74,7 +74,7 @@ pub struct Arguments {
     #[arg(short, long)]
     pub daemon: bool,
 
-    /// Check the configuration and the files it names, and end
+    /// Check the configuration, the files it names and whether a start could use what else it names, and end
     #[arg(long)]
     pub test_config: bool,
 

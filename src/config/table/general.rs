@@ -27,8 +27,9 @@ pub(super) const SECTION: Section = Section {
         .deprecated("listener_allow_anonymous and listener_auto_id_prefix need no such switch.")
         .text(
             "With true, acl_file, allow_anonymous, allow_zero_length_clientid, auto_id_prefix and \
-             password_file belong to the listener above them and to no other. It has to stand before \
-             all of these, and cannot be taken back.",
+             password_file belong to the listener above them and to no other; before the first \
+             listener they are refused, as by Mosquitto 2.1. It has to stand before all of these, and cannot be \
+             taken back.",
         ),
         Directive::new(
             "pid_file",

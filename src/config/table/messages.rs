@@ -55,8 +55,9 @@ pub(super) const SECTION: Section = Section {
         )
         .default("0")
         .text(
-            "Bytes of the QoS 1 and 2 messages to one client that may be unacknowledged at once. A larger \
-             message travels alone. 0 is no bound.",
+            "Bytes of the QoS 1 and 2 messages to one client that may be unacknowledged at once, of topic, \
+             properties and payload; Mosquitto counts the payload alone. A larger message travels alone. 0 is no \
+             bound.",
         ),
         Directive::new(
             "max_queued_messages",
@@ -80,7 +81,8 @@ pub(super) const SECTION: Section = Section {
         )
         .default("67108864")
         .text(
-            "Bytes of the messages that wait for one client. Beyond it new ones are dropped and counted. \
+            "Bytes of the messages that wait for one client, of topic, properties and payload; Mosquitto counts \
+             the payload alone. Beyond it new ones are dropped and counted. \
              0 is no bound but memory_limit. Mosquitto's default is 0.",
         ),
         Directive::new(

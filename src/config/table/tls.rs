@@ -29,7 +29,7 @@ pub(super) const SECTION: Section = Section {
             "FILE",
             Scope::Listener(Value::File(|listener| &mut listener.tls.keyfile)),
         )
-        .text("The private key of certfile, without a password."),
+        .text("The private key of certfile, without a password: RSA, Ed25519, or on one of the curves P-256 and P-384."),
         Directive::new(
             "cafile",
             "FILE",
@@ -59,7 +59,11 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .default("false")
-        .text("Whether a client has to show a valid certificate."),
+        .text(
+            "Whether a client has to show a valid certificate. It has to be of X.509 version 3: `openssl x509 \
+             -req` before OpenSSL 3.2 makes version 1 unless -extfile names a file, which may say no more than \
+             basicConstraints=CA:FALSE.",
+        ),
         Directive::new(
             "use_identity_as_username",
             "true|false",
