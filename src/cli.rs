@@ -4,7 +4,7 @@
 
 use crate::config::Durability;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
 use std::io;
@@ -49,6 +49,10 @@ pub struct Arguments {
     #[arg(long)]
     pub oversubscribe: bool,
 
+    /// Whether shards run on one CPU together while all of them have little to do
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Gather::Auto)]
+    pub gather: Gather,
+
     /// Directory in which sessions and retained messages are stored, as with `persistence true` [default:
     /// nothing is stored]
     #[arg(long, value_name = "DIR")]
@@ -85,6 +89,16 @@ pub struct Arguments {
     /// This is the process in the background
     #[arg(long, hide = true)]
     pub in_background: bool,
+}
+
+/// When shards share a CPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Gather {
+    /// While all together need less than half of one: no other CPU has to be woken for a message that crosses shards. As
+    /// soon as they fill it each is on its own again
+    Auto,
+    /// Each stays on its own CPU
+    Never,
 }
 
 /// What the program does beside being a broker.

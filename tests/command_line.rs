@@ -18,10 +18,12 @@ const USAGE: Option<i32> = Some(3);
 
 #[test]
 fn bad_arguments_are_refused_by_name() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--no-such-option"], "--no-such-option"),
         (&["--cores", "0"], "--cores"),
         (&["--cores", "many"], "--cores"),
+        (&["--gather", "often"], "--gather"),
+        (&["--gather"], "--gather"),
         (&["--port", "65536"], "--port"),
         (&["--port"], "--port"),
         (&["--bind", "nowhere at all"], "--bind"),

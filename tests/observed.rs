@@ -302,6 +302,23 @@ impl Manager {
 }
 
 #[test]
+fn idle_shards_gather_unless_the_operator_wants_them_apart() {
+    // With one CPU there is nothing to gather.
+    if thread::available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let verbose = ["--cores", "2", "--verbose"];
+    let apart = Broker::start(&[&verbose[..], &["--gather", "never"]].concat());
+    let together = Broker::start(&verbose);
+    let has_gathered = |broker: &Broker| broker.stderr().contains("all of them run on CPU");
+    until("a gathering", || has_gathered(&together));
+    assert!(!has_gathered(&apart), "{}", apart.stderr());
+    for broker in [apart, together] {
+        Raw::connect(broker.port(), 4, "somebody");
+    }
+}
+
+#[test]
 fn the_service_manager_hears_ready_alive_reloading_and_stopping() {
     let manager = Manager::new();
     let mut child = command()

@@ -51,6 +51,8 @@ pub(super) fn status(watch: &Watch) -> Value {
             "is_ready": is_ready,
             "is_healthy": is_healthy,
             "memory": memory,
+            "is_gathered": picture.is_gathered,
+            "gatherings": picture.gatherings,
             "total": numbers(&picture.total),
             "shards": shards,
             "talkers": picture.talkers.iter().map(talker).collect::<Vec<_>>(),

@@ -86,7 +86,22 @@ impl Exposition {
             up.encode_family(&shard(index).as_slice())?
                 .encode_gauge(&is_up)?;
         }
-        Ok(())
+        encoder
+            .encode_descriptor(
+                "fastmq_shards_gathered",
+                "Whether all shards run on one CPU, since they have little to do",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&u32::from(picture.is_gathered))?;
+        encoder
+            .encode_descriptor(
+                "fastmq_gatherings",
+                "How often they have been gathered there",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, u64, u64>(&picture.gatherings, None)
     }
 
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

@@ -1,6 +1,6 @@
 //! The thread that looks at the shards once a second: it knows whether they are well, publishes
 //! `$SYS`, keeps the last minutes for the dashboard, tells systemd that all is well and gives free
-//! memory back to the system.
+//! memory back to the system. What it has seen is also what shards are gathered and spread by.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use super::talkers::{self, Recent};
 use crate::log::{Counts, Log};
 use crate::message::QoS;
 use crate::metrics::{Snapshot, Talker};
-use crate::runtime::{Mailbox, Numbers, step_back};
+use crate::runtime::{Gathering, Mailbox, Numbers, step_back};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +37,8 @@ pub struct WatchOptions {
     pub sys_constants: Vec<(String, String)>,
     /// How the shards are.
     pub numbers: Numbers,
+    /// By which they gather while they have little to do, if they are to.
+    pub gathering: Option<Gathering>,
     /// To publish.
     pub mailboxes: Arc<[Mailbox]>,
     /// Whose lines are counted.
@@ -56,6 +58,9 @@ pub(super) struct Picture {
     pub(super) log: Counts,
     pub(super) log_events_dropped: u64,
     pub(super) memory: Option<(u64, u64)>,
+    /// Whether the shards run on one CPU, and how often they have been gathered there.
+    pub(super) is_gathered: bool,
+    pub(super) gatherings: u64,
     /// Clients with most messages, a second.
     pub(super) talkers: Vec<Talker>,
 }
@@ -137,6 +142,8 @@ impl Watch {
             log: Counts::default(),
             log_events_dropped: 0,
             memory: None,
+            is_gathered: false,
+            gatherings: 0,
             talkers: Vec::new(),
         };
         let recent = vec![Recent::default(); options.numbers.shard_count()];
@@ -270,7 +277,9 @@ impl Watcher {
         let numbers = &self.options.numbers;
         let before = self.picture.clone();
         let elapsed = now.duration_since(before.at).as_secs_f64().max(1e-3);
+        let mut have_answered = true;
         for (shard, (snapshot, is_new)) in self.picture.shards.iter_mut().zip(numbers.read()) {
+            have_answered &= is_new;
             if is_new {
                 let busy_ns = snapshot.own.busy_ns - shard.snapshot.own.busy_ns;
                 shard.busy_share = (busy_ns as f64 / 1e9 / elapsed).clamp(0.0, 1.0);
@@ -280,6 +289,12 @@ impl Watcher {
         }
         let snapshots: Vec<_> = self.picture.shards.iter().map(|s| s.snapshot).collect();
         self.picture.total = total(&snapshots);
+        if let Some(gathering) = &self.options.gathering {
+            let spent = Duration::from_nanos(self.picture.total.own.busy_ns);
+            gathering.handle_look(have_answered.then_some(spent), now);
+            self.picture.is_gathered = gathering.is_gathered();
+            self.picture.gatherings = gathering.count();
+        }
         self.picture.at = now;
         self.picture.uptime = now.duration_since(self.started_at);
         self.picture.log = self
@@ -400,6 +415,7 @@ mod tests {
             sys_interval: Duration::ZERO,
             sys_constants: Vec::new(),
             numbers: numbers.clone(),
+            gathering: None,
             mailboxes: Arc::new([]),
             log: None,
             events_dropped: Arc::default(),

@@ -1,6 +1,7 @@
 //! Shards on their cores: executors, the rings between them, clocks, signals, and the way out.
 //!
-//! **Lives on** one thread a shard, pinned, and on the main thread, which only waits.
+//! **Lives on** one thread a shard, pinned, to one CPU all of them while they have little to do, and on the main thread,
+//! which only waits.
 //! **Knows nothing of** MQTT: it starts any [`Core`] and drives it through `net`.
 //!
 //! # Always true
@@ -10,7 +11,7 @@
 //! - A shard that panics ends the process: a broker without one of its shards would look alive and
 //!   lose what belongs there.
 //!
-//! Read next: `shard_loop.rs` (one turn), `mesh.rs` (what crosses cores), `preflight.rs`.
+//! Read next: `shard_loop.rs` (one turn), `mesh.rs` (what crosses cores), `gathering.rs`, `preflight.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod authenticator;
 mod clock;
 mod cpus;
 mod departure;
+mod gathering;
 mod mailbox;
 mod mesh;
 mod notices;
@@ -34,6 +36,7 @@ pub use authenticator::authenticate;
 pub use clock::Clock;
 pub use cpus::{Beside, CoresError, Placed, place, step_back};
 use departure::Departure;
+pub use gathering::Gathering;
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;
@@ -109,6 +112,7 @@ pub struct Running {
     stopper: Stopper,
     mailboxes: Arc<[Mailbox]>,
     numbers: Numbers,
+    gathering: Gathering,
     executors: Vec<(ShardId, ExecutorJoinHandle<()>)>,
 }
 
@@ -129,6 +133,12 @@ impl Running {
     #[must_use]
     pub fn numbers(&self) -> Numbers {
         self.numbers.clone()
+    }
+
+    /// By which they gather, once somebody looks at them for it.
+    #[must_use]
+    pub fn gathering(&self) -> Gathering {
+        self.gathering.clone()
     }
 
     /// Waits until all shards have ended.
@@ -208,6 +218,7 @@ where
         stopper,
         mailboxes: mailboxes.into(),
         numbers: Numbers::new(wakers.clone()),
+        gathering: Gathering::new(clock, placed.len()),
         executors: Vec::new(),
     };
     let meshes = Mesh::<C::Envelope>::all(&wakers);
@@ -218,6 +229,7 @@ where
         let shard = mesh.shard();
         let notices = notices.of(shard);
         let slot = running.numbers.slot(shard);
+        let gathering = running.gathering.clone();
         let placement = match placed {
             Placed::Pinned(cpu) => Placement::Fixed(*cpu),
             Placed::Anywhere => Placement::Unbound,
@@ -235,10 +247,20 @@ where
                     .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
                 match path {
                     Ok(path) => {
+                        let member = gathering.join(shard);
                         let _ = started.send(Ok(()));
                         drop(started);
-                        ShardLoop::new(path, mesh, inbox, notices, clock, own_departure, slot)
-                            .run();
+                        ShardLoop::new(
+                            path,
+                            mesh,
+                            inbox,
+                            notices,
+                            clock,
+                            own_departure,
+                            slot,
+                            member,
+                        )
+                        .run();
                     }
                     Err(source) => {
                         let _ = started.send(Err(StartError::Shard { shard, source }));

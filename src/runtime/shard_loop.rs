@@ -4,6 +4,7 @@
 
 use super::clock::Clock;
 use super::departure::{Departure, Duty};
+use super::gathering::Member;
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
@@ -41,6 +42,7 @@ pub(super) struct ShardLoop<C: Core> {
     turns: Turns,
     now: Instant,
     own: OwnTime,
+    member: Member,
 }
 
 impl<C: Core> ShardLoop<C> {
@@ -53,6 +55,7 @@ impl<C: Core> ShardLoop<C> {
         clock: Clock,
         departure: Departure,
         slot: Arc<Slot>,
+        member: Member,
     ) -> Self {
         mesh.set_ring(path.ring_handle());
         let now = clock.now();
@@ -67,6 +70,7 @@ impl<C: Core> ShardLoop<C> {
             turns: Turns::default(),
             now,
             own: OwnTime::start(now),
+            member,
         }
     }
 
@@ -85,12 +89,15 @@ impl<C: Core> ShardLoop<C> {
             self.path.flush();
             let flushed = self.clock.now();
             self.turns.record(flushed - self.now);
+            self.member.handle_turn_end(flushed, &self.own);
             let pending = self.path.pending();
             let has_waited = self.enter(completed, is_left, has_letters);
             // This and the look after `flush` are all that a turn needs, unless it has much to do.
             let start = std::time::Instant::now();
             self.now = self.clock.at(start);
-            if !has_waited {
+            if has_waited {
+                self.member.handle_waited(self.now);
+            } else {
                 self.path.submitted(pending, self.now - flushed);
             }
             self.own.end_turn(self.now);

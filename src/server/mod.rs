@@ -21,7 +21,7 @@ mod privileges;
 mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
-use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
+use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS, Gather};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
@@ -299,6 +299,7 @@ fn serve_found(
             ("persistence/promise".to_owned(), promise),
         ],
         numbers: running.numbers(),
+        gathering: (arguments.gather == Gather::Auto).then(|| running.gathering()),
         mailboxes: mailboxes.clone(),
         log: Some(log.clone()),
         events_dropped: notices.events_dropped,

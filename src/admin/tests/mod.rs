@@ -41,6 +41,7 @@ impl Broker {
             sys_interval: Duration::from_secs(1),
             sys_constants: vec![("version".into(), "fastmq version 1".into())],
             numbers: running.numbers(),
+            gathering: Some(running.gathering()),
             mailboxes: running.mailboxes(),
             log: None,
             events_dropped: notices.events_dropped,
@@ -140,6 +141,8 @@ fn what_clients_do_is_in_the_numbers_a_moment_later() {
         "fastmq_publish_received_total{shard=\"0\"} 1",
         "fastmq_clients_connected{shard=\"0\"} 1",
         "fastmq_shard_up{shard=\"0\"} 1",
+        "fastmq_shards_gathered 0",
+        "fastmq_gatherings_total 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

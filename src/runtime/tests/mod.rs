@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod gathering;
 mod logins;
 mod ring_room;
 mod transports;
@@ -20,6 +21,7 @@ use std::time::Duration;
 /// Unsent bytes above which the core no longer reads a connection.
 const UNSENT_MAX: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(30);
+const BUSY: Duration = Duration::from_millis(5);
 
 /// A packet is a length of four bytes, then a command and its argument.
 ///
@@ -175,6 +177,14 @@ impl Echo {
                     effects.closes.push(other);
                 }
                 self.say(key, &packet(b'X', argument), effects);
+            }
+            // Works for longer than a shard may that shares its CPU.
+            b'W' => {
+                let end = std::time::Instant::now() + BUSY;
+                while std::time::Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                self.say(key, &packet(b'W', argument), effects);
             }
             b'K' => panic!("told to panic"),
             _ => self.say(key, &packet(*command, argument), effects),
