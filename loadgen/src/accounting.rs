@@ -22,9 +22,21 @@ pub struct Flow {
     missing: BTreeMap<u64, u64>,
     duplicated: u64,
     reordered: u64,
+    /// Of a flow of which others get their share: at its sequence's place, one more than the sequence
+    /// that came last there.
+    recent: Vec<u64>,
 }
 
 impl Flow {
+    /// A flow of which others get their share, from a publisher with so many messages under way.
+    pub fn shared(window: u64) -> Self {
+        let places = window.clamp(1, WINDOW_MAX).next_power_of_two();
+        Self {
+            recent: vec![0; places as usize],
+            ..Self::default()
+        }
+    }
+
     // HOT: per message received.
     #[inline]
     pub fn observe(&mut self, sequence: u64) -> Arrival {
@@ -68,14 +80,23 @@ impl Flow {
         passed_over + published.saturating_sub(self.next)
     }
 
-    /// A message of which others get their share: it may skip any number, and not go back.
+    /// A message of a shared flow: it may skip any number, and not go back.
+    // HOT: per message received.
     #[inline]
-    pub fn observe_share(&mut self, sequence: u64) {
-        if sequence < self.next {
-            self.reordered += 1;
-        } else {
+    pub fn observe_share(&mut self, sequence: u64) -> Arrival {
+        let places = self.recent.len() as u64;
+        let recent = &mut self.recent[(sequence & (places - 1)) as usize];
+        if sequence >= self.next {
             self.next = sequence + 1;
+        } else if *recent == sequence + 1 || sequence + places < self.next {
+            // What is further back than the window was through: somebody has it.
+            self.duplicated += 1;
+            return Arrival::Duplicate;
+        } else {
+            self.reordered += 1;
         }
+        *recent = sequence + 1;
+        Arrival::Fresh
     }
 
     pub fn duplicated(&self) -> u64 {
@@ -341,10 +362,23 @@ mod tests {
 
     #[test]
     fn shares_may_skip_and_not_go_back() {
-        let mut flow = Flow::default();
+        let mut flow = Flow::shared(16);
         for sequence in [1, 4, 9, 7] {
+            assert_eq!(flow.observe_share(sequence), Arrival::Fresh);
+        }
+        assert_eq!((flow.duplicated(), flow.reordered()), (0, 1));
+    }
+
+    #[test]
+    fn a_share_that_comes_again_is_a_duplicate_not_out_of_order() {
+        let mut flow = Flow::shared(4);
+        for sequence in [0, 5, 7] {
             flow.observe_share(sequence);
         }
-        assert_eq!(flow.reordered(), 1);
+        // The last one, one before it, and one that was through before the last one was published.
+        for sequence in [7, 5, 2] {
+            assert_eq!(flow.observe_share(sequence), Arrival::Duplicate);
+        }
+        assert_eq!((flow.duplicated(), flow.reordered()), (3, 0));
     }
 }

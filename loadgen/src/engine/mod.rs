@@ -32,7 +32,7 @@ use hdrhistogram::Histogram;
 
 use crate::accounting::Flow;
 use crate::failure::Failure;
-use crate::plan::{Delivery, Plan};
+use crate::plan::{Client, Delivery, Plan};
 use crate::transport::Transport;
 
 use self::publishing::{Publisher, Schedule};
@@ -76,10 +76,20 @@ struct Peer {
     transport: Option<Box<Transport>>,
 }
 
-/// What hears only part of the sources needs to know which flows are whose.
-fn flows_of(plan: &Plan, first: u32, count: u32) -> u32 {
-    let sources = &plan.publishers[first as usize..(first + count) as usize];
-    sources.iter().map(|p| p.topic_names.len() as u32).sum()
+/// What a Client hears: one flow for each topic of each of its sources.
+fn flows_of(plan: &Plan, client: &Client) -> impl Iterator<Item = Flow> {
+    let first = client.first_source as usize;
+    let sources = &plan.publishers[first..first + client.source_count as usize];
+    let is_shared = client.delivery == Delivery::Shared;
+    sources.iter().flat_map(move |source| {
+        source.topic_names.iter().map(move |_| {
+            if is_shared {
+                Flow::shared(source.window)
+            } else {
+                Flow::default()
+            }
+        })
+    })
 }
 
 /// The clients of one thread.
@@ -133,7 +143,7 @@ impl Engine {
         let threads = usize::from(plan.threads);
         let mut peers = Vec::new();
         let mut publishers = Vec::new();
-        let mut flow_count = 0;
+        let mut flows = Vec::new();
         for (index, client) in plan.clients.iter().enumerate() {
             if usize::from(client.thread) != thread {
                 continue;
@@ -147,8 +157,8 @@ impl Engine {
             if let Some(global) = client.publisher {
                 publishers.push((global, Self::publisher(run, global, peer)));
             }
-            let flow_base = flow_count;
-            flow_count += flows_of(plan, client.first_source, client.source_count);
+            let flow_base = flows.len() as u32;
+            flows.extend(flows_of(plan, client));
             peers.push(Peer {
                 client: index as u32,
                 generation: 0,
@@ -197,9 +207,7 @@ impl Engine {
             peers,
             publishers,
             schedules,
-            flows: std::iter::repeat_with(Flow::default)
-                .take(flow_count as usize)
-                .collect(),
+            flows,
             waiting: VecDeque::new(),
             under_way: 0,
             under_way_max: (plan.under_way_max / threads).max(1),

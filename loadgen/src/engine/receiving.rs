@@ -150,9 +150,12 @@ impl Engine {
             (source * topics + topic, stamp.sequence / topics)
         };
         let flow = &mut self.flows[peer.flow_base as usize + flow as usize];
-        if peer.delivery == Delivery::Shared {
-            flow.observe_share(sequence);
-        } else if flow.observe(sequence) == Arrival::Duplicate {
+        let arrival = if peer.delivery == Delivery::Shared {
+            flow.observe_share(sequence)
+        } else {
+            flow.observe(sequence)
+        };
+        if arrival == Arrival::Duplicate {
             return Ok(());
         }
         self.delivered += 1;
