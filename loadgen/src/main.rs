@@ -24,17 +24,15 @@ mod sink;
 mod transport;
 mod wire;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::Parser;
-
 use crate::failure::Failure;
-use crate::options::{Options, Workload};
+use crate::options::{Common, Options, Workload};
 use crate::plan::{Plan, Script};
 use crate::progress::Progress;
-use crate::result::{About, RunResult};
+use crate::result::{About, Destination, RunResult};
 use crate::run::Outcome;
 use crate::self_test::Ceiling;
 
@@ -53,14 +51,32 @@ fn main() -> ExitCode {
     if let Some(status) = manual::run_if_asked() {
         return status;
     }
-    let options = Options::parse();
+    let options = Options::from_command_line();
     let started = SystemTime::now();
-    match run(&options, started) {
-        Ok((result, outcome)) => ExitCode::from(finish(&options, started, &result, &outcome)),
-        Err(failure) => {
-            eprintln!("loadgen: {failure}");
-            ExitCode::from(EXIT_FAILED)
-        }
+    let finished = Files::open(&options.common).and_then(|files| {
+        let (result, outcome) = run(&options, started)?;
+        Ok(finish(&options, files, started, &result, &outcome))
+    });
+    ExitCode::from(finished.unwrap_or_else(|failure| {
+        eprintln!("loadgen: {failure}");
+        EXIT_FAILED
+    }))
+}
+
+/// What a run writes besides standard output.
+struct Files {
+    json: Option<Destination>,
+    hdr: Option<Destination>,
+}
+
+impl Files {
+    fn open(common: &Common) -> Result<Self, Failure> {
+        let open = |path: Option<&PathBuf>| path.map(|path| Destination::open(path)).transpose();
+        let is_file = |path: &&PathBuf| path.as_os_str() != "-";
+        Ok(Self {
+            json: open(common.json.as_ref().filter(is_file))?,
+            hdr: open(common.hdr.as_ref())?,
+        })
     }
 }
 
@@ -74,7 +90,7 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
             Script::Load if common.find_max => "find-max",
             Script::Load if !plan.schedules.is_empty() => "open",
             Script::Load => "closed",
-            _ => "count",
+            _ => result::COUNTED,
         },
         address: format!("{}:{}", common.host, common.port),
         started,
@@ -111,10 +127,6 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
     }
     let progress = Progress::new();
     let outcome = if common.find_max {
-        if plan.script != Script::Load {
-            let said = "--find-max needs a workload that has a rate";
-            return Err(Failure::Options(said.to_owned()));
-        }
         let (outcome, rate, notes) =
             find_max::execute(&options.workload, common, address, &progress)?;
         about.warnings.extend(notes);
@@ -134,21 +146,27 @@ fn read(path: &Path) -> Result<String, Failure> {
 }
 
 /// Says it, and gives the exit status.
-fn finish(options: &Options, started: SystemTime, result: &RunResult, outcome: &Outcome) -> u8 {
-    let common = &options.common;
+fn finish(
+    options: &Options,
+    mut files: Files,
+    started: SystemTime,
+    result: &RunResult,
+    outcome: &Outcome,
+) -> u8 {
     let mut status = if outcome.error.is_some() {
         EXIT_FAILED
     } else {
         u8::from(!outcome.broken.is_empty()) * EXIT_BROKEN
     };
-    if let Err(error) = result.write(common) {
+    if let Err(error) = result.write(&options.common, files.json.as_mut()) {
         eprintln!("loadgen: the result cannot be written: {error}");
         status = EXIT_FAILED;
     }
-    if let Some(path) = &common.hdr
-        && let Err(error) = result::write_hdr_log(path, started, outcome)
+    if let Some(file) = &mut files.hdr
+        && let Err(error) = result::write_hdr_log(file, started, outcome)
     {
-        eprintln!("loadgen: {} cannot be written: {error}", path.display());
+        let path = file.path().display();
+        eprintln!("loadgen: {path} cannot be written: {error}");
         status = EXIT_FAILED;
     }
     if let Some(failure) = &outcome.error {

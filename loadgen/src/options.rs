@@ -1,8 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::wire::Version;
@@ -16,7 +19,8 @@ Results:
 ///
 /// Every message carries its publisher, its sequence, when it was due and when it was sent; what was
 /// lost, duplicated or reordered is counted for every pair of publisher and subscriber. Exit status:
-/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made.
+/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made. Loss at
+/// QoS 0 breaks none, however much it is, and is told.
 #[derive(Debug, Parser)]
 #[command(disable_version_flag = true, after_help = AFTER_HELP)]
 pub struct Options {
@@ -35,7 +39,7 @@ pub struct Common {
     #[arg(long, global = true, default_value_t = 1883)]
     pub port: u16,
     /// Seconds measured.
-    #[arg(long, global = true, default_value_t = 10.0, value_parser = seconds)]
+    #[arg(long, global = true, default_value_t = 10.0, value_parser = duration)]
     pub duration: f64,
     /// Seconds of the same load before that.
     #[arg(long, global = true, default_value_t = 2.0, value_parser = seconds)]
@@ -60,8 +64,9 @@ pub struct Common {
     /// shared by all publishers at most.
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=crate::accounting::WINDOW_MAX))]
     pub window: Option<u64>,
-    /// Open loop: so many messages (or connections) a second in all, on an absolute schedule,
-    /// whatever the broker does. Without it a closed loop saturates.
+    /// Open loop: so many messages (of `connect`: connections) a second in all, on an absolute
+    /// schedule, whatever the broker does. Without it a closed loop saturates. What is stored first,
+    /// as in `retained` and `reconnect`, has none.
     #[arg(long, global = true, value_parser = rate)]
     pub rate: Option<f64>,
     /// Search the highest rate at which p99 latency stays below --p99-us and nothing is lost; every
@@ -74,7 +79,7 @@ pub struct Common {
     /// Topics of each publisher, in turn.
     #[arg(long, global = true, default_value_t = 1, value_parser = count)]
     pub topics: u32,
-    /// Use Topic Aliases (MQTT 5.0).
+    /// Use Topic Aliases; needs --version 5.
     #[arg(long, global = true)]
     pub topic_aliases: bool,
     /// Sessions of subscribers outlive their connections, so that a broker that stores has to store
@@ -91,16 +96,16 @@ pub struct Common {
     /// Connect by TLS.
     #[arg(long, global = true)]
     pub tls: bool,
-    /// Certificates to trust, PEM.
+    /// Certificates to trust, PEM; needs --tls.
     #[arg(long, global = true)]
     pub cafile: Option<PathBuf>,
-    /// Do not check the broker's certificate.
+    /// Do not check the broker's certificate; needs --tls.
     #[arg(long, global = true)]
     pub insecure: bool,
     /// Connect by WebSocket.
     #[arg(long, global = true)]
     pub ws: bool,
-    /// Path of the WebSocket.
+    /// Path of the WebSocket; needs --ws.
     #[arg(long, global = true, default_value = "/mqtt")]
     pub ws_path: String,
     /// Threads of the generator, each with its own ring and its own connections.
@@ -109,7 +114,7 @@ pub struct Common {
     /// CPUs to pin the threads to, as in 2,4-6.
     #[arg(long, global = true, visible_alias = "cpu", value_parser = cpu_list)]
     pub cpus: Option<CpuList>,
-    /// Put publishers on another thread than their subscribers.
+    /// Put publishers on another thread than their subscribers; needs --threads.
     #[arg(long, global = true)]
     pub cross: bool,
     /// Process id of the broker, on this machine: CPU time per message, memory and context switches
@@ -139,7 +144,7 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the latencies as an HdrHistogram V2 interval log to this file.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_parser = file)]
     pub hdr: Option<PathBuf>,
 }
 
@@ -196,7 +201,7 @@ pub enum Workload {
         #[arg(long, default_value_t = 10, value_parser = count)]
         subscribers: u32,
     },
-    /// Persistent Sessions leave, messages queue for them, all come back at once.
+    /// Persistent Sessions leave, messages queue for them, all come back at once; needs --qos 1 or 2.
     Reconnect {
         #[arg(long, default_value_t = 100, value_parser = count)]
         subscribers: u32,
@@ -237,6 +242,87 @@ pub enum Workload {
         #[arg(long)]
         discard: bool,
     },
+}
+
+impl Options {
+    /// The command line. One that cannot be meant ends the process, with status 2.
+    pub fn from_command_line() -> Self {
+        Self::parse_all(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn parse_all(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let options = Self::from_arg_matches(&matches)?;
+        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        match options.idle_option(is_given) {
+            Some(said) => Err(command.error(ErrorKind::ArgumentConflict, said)),
+            None => Ok(options),
+        }
+    }
+
+    /// What was given and would do nothing: an option is honoured or refused.
+    fn idle_option(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        let common = &self.common;
+        let has_rate = !matches!(self.workload, Workload::Idle { .. });
+        let needs = [
+            ("topic_aliases", common.protocol.is_v5(), "--version 5"),
+            ("p99_us", common.find_max, "--find-max"),
+            ("cafile", common.tls, "--tls"),
+            ("insecure", common.tls, "--tls"),
+            ("ws_path", common.ws, "--ws"),
+            ("cross", common.threads > 1, "--threads 2 or more"),
+            ("rate", has_rate, "a workload that has one"),
+        ];
+        let (workload, ignored): (_, &[&str]) = match self.workload {
+            Workload::SelfTest { .. } => (
+                "self-test, which is against a sink of its own",
+                &[
+                    "host",
+                    "port",
+                    "user",
+                    "password",
+                    "tls",
+                    "ws",
+                    "broker_pid",
+                    "broker_name",
+                    "broker_config",
+                    "find_max",
+                ],
+            ),
+            Workload::Idle { .. } | Workload::Connect { .. } => (
+                "a workload that publishes nothing",
+                &[
+                    "find_max",
+                    "publish_qos",
+                    "window",
+                    "topics",
+                    "topic_aliases",
+                ],
+            ),
+            Workload::Retained { .. } => ("retained, which has --messages", &["topics"]),
+            Workload::Reconnect { .. } => ("reconnect, which has --messages", &["topics"]),
+            _ => ("", &[]),
+        };
+        let option = |id: &str| format!("--{}", id.replace('_', "-"));
+        let lacking = needs.iter().find(|(id, has, _)| !has && is_given(id));
+        let lacking = lacking.map(|(id, _, needed)| format!("{} needs {needed}", option(id)));
+        let ignored = ignored.iter().find(|id| is_given(id));
+        lacking.or_else(|| ignored.map(|id| format!("{} does nothing in {workload}", option(id))))
+    }
+}
+
+fn duration(text: &str) -> Result<f64, String> {
+    let said = "more than 0 and up to 86400 seconds";
+    number(text, f64::MIN_POSITIVE..=86_400.0, said)
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    let is_file = text != "-";
+    let said = "the name of a file; standard output is the summary's, or that of --json -";
+    is_file.then(|| text.into()).ok_or(said.to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -287,4 +373,52 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
         }
     }
     Ok(CpuList(cpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let words = std::iter::once("loadgen").chain(line.split_whitespace());
+        Options::parse_all(words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_do_nothing_is_refused_by_name() {
+        for (line, named) in [
+            ("pairs --topic-aliases", "--topic-aliases needs --version 5"),
+            ("pairs --p99-us 100", "--p99-us needs --find-max"),
+            ("pairs --cafile ca.pem", "--cafile needs --tls"),
+            ("--insecure pairs", "--insecure needs --tls"),
+            ("pairs --ws-path /x", "--ws-path needs --ws"),
+            ("pairs --cross", "--cross needs --threads 2"),
+            ("idle --rate 10", "--rate needs a workload that has one"),
+            ("retained --topics 2", "--topics does nothing in retained"),
+            ("connect --find-max --p99-us 5", "--find-max does nothing"),
+            ("self-test --host x", "--host does nothing in self-test"),
+            ("--port 1 self-test", "--port does nothing in self-test"),
+            ("pairs --duration 0", "more than 0"),
+            ("pairs --hdr -", "the name of a file"),
+        ] {
+            let said = parse(line).unwrap_err();
+            assert!(said.contains(named), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_same_is_taken_with_what_it_needs() {
+        for line in [
+            "pairs --topic-aliases --version 5",
+            "pairs --find-max --p99-us 100",
+            "--tls pairs --cafile ca.pem",
+            "pairs --tls --insecure",
+            "pairs --ws --ws-path /x",
+            "pairs --cross --threads 2",
+            "connect --rate 10",
+            "self-test --pairs 2 --rate 10",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
+        }
+    }
 }

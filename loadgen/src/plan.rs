@@ -213,6 +213,16 @@ impl Plan {
         if style.publish_qos > 2 || style.subscribe_qos > 2 {
             return Err(Failure::Options("QoS is 0, 1 or 2".to_owned()));
         }
+        let is_stored_first = matches!(part.workload.as_str(), "retained" | "reconnect");
+        if is_stored_first && (rate.is_some() || common.find_max) {
+            let said = format!("{} stores as fast as it can: it has no rate", part.workload);
+            return Err(Failure::Options(said));
+        }
+        if part.workload == "reconnect" && style.publish_qos.min(style.subscribe_qos) == 0 {
+            let said = "reconnect needs --qos 1 or 2: at QoS 0 nothing has to be kept for a Session \
+                        that is away";
+            return Err(Failure::Options(said.to_owned()));
+        }
         let publishers = part.publishers.unwrap_or(4).max(1);
         let subscribers = part.subscribers.unwrap_or(4).max(1);
         let name = match part.workload.as_str() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -14,6 +14,7 @@ use hdrhistogram::serialization::{Serializer, V2DeflateSerializer, V2Serializer}
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::failure::Failure;
 use crate::options::{Common, Options};
 use crate::process;
 use crate::run::Outcome;
@@ -21,6 +22,10 @@ use crate::self_test::Ceiling;
 
 /// The name of a run against the generator's own sinks.
 pub const SELF_TEST: &str = "self-test";
+/// The mode of a run that has no load to measure for a time.
+pub const COUNTED: &str = "count";
+/// The name of a run that is about connecting.
+pub const CONNECT: &str = "connect";
 /// Share of a CPU from which the generator, not the broker, may be what is measured.
 const SATURATED_SHARE: f64 = 0.97;
 /// Share of the ceiling from which that is so.
@@ -230,6 +235,10 @@ impl RunResult {
                 outcome.overruns
             ));
         }
+        if about.mode != COUNTED && !is_self_test && delivered == 0 {
+            warnings.push("nothing was delivered while it was measured".to_owned());
+        }
+        warnings.extend_from_slice(&outcome.allowed);
         warnings.extend(
             outcome
                 .broken
@@ -333,16 +342,18 @@ impl RunResult {
         }
     }
 
-    pub fn write(&self, common: &Common) -> io::Result<()> {
+    /// Writes the summary and, if that is wanted, the JSON.
+    pub fn write(&self, common: &Common, file: Option<&mut Destination>) -> io::Result<()> {
+        let json = || serde_json::to_string_pretty(self).map(|json| json + "\n");
         let mut out = io::stdout().lock();
-        match common.json.as_deref() {
-            Some(path) if path == Path::new("-") => {
-                return writeln!(out, "{}", serde_json::to_string_pretty(self)?);
-            }
-            Some(path) => fs::write(path, serde_json::to_string_pretty(self)? + "\n")?,
-            None => {}
+        if common.json.as_deref() == Some(Path::new("-")) {
+            return out.write_all(json()?.as_bytes());
         }
-        out.write_all(self.summary(common).as_bytes())
+        out.write_all(self.summary(common).as_bytes())?;
+        match file {
+            Some(file) => file.begin()?.write_all(json()?.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     fn summary(&self, common: &Common) -> String {
@@ -371,7 +382,14 @@ impl RunResult {
                 "  found       {rate:.0}/s with p99 below {bound_us} us and no loss"
             )?;
         }
-        if self.published > 0 {
+        let counted = if workload.name == CONNECT {
+            "connection"
+        } else {
+            "delivered"
+        };
+        if workload.name == CONNECT {
+            writeln!(out, "  connections {:.0}/s", self.delivered_per_s)?;
+        } else if self.published > 0 {
             writeln!(out, "  published   {:.0}/s", self.published_per_s)?;
             writeln!(out, "  delivered   {:.0}/s", self.delivered_per_s)?;
         }
@@ -392,7 +410,7 @@ impl RunResult {
             let percent = 100.0 * cost.cpu_s / self.measured_s.max(1e-9);
             write!(out, "  broker      CPU {percent:.0} %")?;
             if let Some(each) = cost.cpu_us_per_delivered {
-                write!(out, ", {each:.3} us per delivered")?;
+                write!(out, ", {each:.3} us per {counted}")?;
             }
             writeln!(
                 out,
@@ -426,7 +444,7 @@ impl RunResult {
         )?;
         if self.delivered > 0 {
             let each = generator.cpu_s * 1e6 / self.delivered as f64;
-            write!(out, ", {each:.3} us per delivered")?;
+            write!(out, ", {each:.3} us per {counted}")?;
         }
         if let Some(ceiling) = generator.ceiling_per_s {
             let bound = if generator.ceiling_is_lower_bound {
@@ -453,10 +471,48 @@ impl RunResult {
     }
 }
 
+/// A file of a result. It is opened before the run, which would be in vain without, and keeps what is
+/// in it until there is a result.
+#[derive(Debug)]
+pub struct Destination {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Destination {
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let mut options = fs::File::options();
+        let path = path.to_owned();
+        match options.write(true).create(true).truncate(false).open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(Failure::File {
+                path: path.display().to_string(),
+                reason: format!("cannot be written: {error}"),
+            }),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn begin(&mut self) -> io::Result<&mut fs::File> {
+        // A pipe and a device have no size.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        Ok(&mut self.file)
+    }
+}
+
 /// One histogram for each line of the timeline.
-pub fn write_hdr_log(path: &Path, started: SystemTime, outcome: &Outcome) -> io::Result<()> {
+pub fn write_hdr_log(
+    file: &mut Destination,
+    started: SystemTime,
+    outcome: &Outcome,
+) -> io::Result<()> {
     let failed = |error: &dyn std::fmt::Debug| io::Error::other(format!("{error:?}"));
-    let mut file = io::BufWriter::new(fs::File::create(path)?);
+    let mut file = io::BufWriter::new(file.begin()?);
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("loadgen: latency from when a message was due, nanoseconds")

@@ -93,19 +93,27 @@ fn start_mosquitto(name: &str, more: &str) -> Option<Mosquitto> {
 }
 
 fn loadgen(port: u16, arguments: &str) -> (Option<i32>, String, serde_json::Value) {
+    run(&format!("{arguments} --port {port} --json -"))
+}
+
+fn run(arguments: &str) -> (Option<i32>, String, serde_json::Value) {
     let Output {
         status,
         stdout,
         stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(arguments.split_whitespace())
-        .args(["--port", &port.to_string(), "--no-ceiling", "--json", "-"])
-        .args(["--duration", "0.5", "--warmup", "0.1", "--drain", "3"])
-        .output()
-        .unwrap();
+    } = command(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&stderr).into_owned();
     let result = serde_json::from_slice(&stdout).unwrap_or_default();
     (status.code(), said, result)
+}
+
+fn command(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command
+        .args(arguments.split_whitespace())
+        .args(["--no-ceiling", "--duration", "0.5"])
+        .args(["--warmup", "0.1", "--drain", "3"]);
+    command
 }
 
 fn passes(port: u16, arguments: &str) {
@@ -333,13 +341,13 @@ fn a_broker_that_ends_mid_run_leaves_partial_results() {
 #[test]
 fn the_self_test_states_a_ceiling_and_the_histogram_log_is_written() {
     let log = std::env::temp_dir().join(format!("loadgen-{}.hlog", std::process::id()));
-    let (status, said, result) = loadgen(1, &format!("self-test --hdr {}", log.display()));
+    let (status, said, result) = run(&format!("self-test --json - --hdr {}", log.display()));
     assert_eq!(status, Some(0), "{said}");
     assert!(
         result["delivered_per_s"].as_f64() > Some(1000.0),
         "{result}"
     );
-    let (status, said, _) = loadgen(1, "self-test --discard");
+    let (status, said, _) = run("self-test --json - --discard");
     assert_eq!(status, Some(0), "{said}");
     let text = std::fs::read_to_string(log).unwrap();
     assert!(text.lines().any(|line| line.contains(",HISTFAA")), "{text}");
@@ -347,7 +355,7 @@ fn the_self_test_states_a_ceiling_and_the_histogram_log_is_written() {
 
 #[test]
 fn every_thread_of_a_self_test_has_its_part_and_a_ceiling_of_its_own() {
-    let (status, said, result) = loadgen(1, "self-test --pairs 4 --threads 2");
+    let (status, said, result) = run("self-test --json - --pairs 4 --threads 2");
     assert_eq!(status, Some(0), "{said}");
     let generator = &result["generator"];
     assert_eq!(generator["threads"], 2, "{result}");
@@ -483,6 +491,37 @@ fn what_the_broker_is_can_be_told_and_its_configuration_is_kept() {
     let (status, said, _) = loadgen(address.port(), &arguments);
     assert_eq!(status, Some(2), "{said}");
     assert!(said.contains("kept.conf"), "{said}");
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn a_summary_calls_connections_what_they_are() {
+    let (address, running) = start_fastmq(1);
+    let arguments = format!("connect --count 20 --port {}", address.port());
+    let output = command(&arguments).output().unwrap();
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert!(summary.contains("\n  connections "), "{summary}");
+    assert!(summary.contains(" us per connection"), "{summary}");
+    assert!(!summary.contains("delivered"), "{summary}");
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn a_result_replaces_the_one_before_and_a_run_that_fails_does_not() {
+    let (address, running) = start_fastmq(1);
+    let file = std::env::temp_dir().join(format!("loadgen-{}-kept.json", std::process::id()));
+    let before = "x".repeat(100_000);
+    std::fs::write(&file, &before).unwrap();
+    let arguments = format!("pairs --rate 100 --json {}", file.display());
+    let failed = command(&format!("{arguments} --port 1")).output().unwrap();
+    assert_eq!(failed.status.code(), Some(2));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    let arguments = format!("{arguments} --port {}", address.port());
+    assert!(command(&arguments).status().unwrap().success());
+    let result: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(result["truth"]["lost"], 0, "{result}");
     running.stopper().stop();
     running.join().unwrap();
 }

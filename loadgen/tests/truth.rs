@@ -114,22 +114,15 @@ fn packet_end(bytes: &[u8], at: usize) -> Option<usize> {
     None
 }
 
-fn run(defect: Defect, qos: &str) -> (Option<i32>, String) {
+fn run(workload: &str, defect: Defect, qos: &str) -> (Option<i32>, String) {
     let port = start_broker(defect).to_string();
-    let arguments = [
-        "pairs",
-        "--duration",
-        "0.3",
-        "--warmup",
-        "0.1",
-        "--drain",
-        "0.5",
-    ];
+    let arguments = ["--duration", "0.3", "--warmup", "0.1", "--drain", "0.5"];
     let Output {
         status,
         stdout,
         stderr,
     } = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(workload.split_whitespace())
         .args(arguments)
         .args(["--qos", qos, "--port", &port, "--no-ceiling", "--json", "-"])
         .output()
@@ -139,12 +132,14 @@ fn run(defect: Defect, qos: &str) -> (Option<i32>, String) {
 }
 
 fn assert_run(defect: Defect, qos: &str, code: i32, said: &str) {
-    let (status, text) = run(defect, qos);
-    assert_eq!(status, Some(code), "{defect:?} at QoS {qos}: {text}");
-    assert!(
-        text.contains(said),
-        "{defect:?} at QoS {qos} should say {said:?}: {text}"
-    );
+    assert_workload("pairs", defect, qos, code, said);
+}
+
+fn assert_workload(workload: &str, defect: Defect, qos: &str, code: i32, said: &str) {
+    let (status, text) = run(workload, defect, qos);
+    let case = format!("{workload}, {defect:?} at QoS {qos}");
+    assert_eq!(status, Some(code), "{case}: {text}");
+    assert!(text.contains(said), "{case} should say {said:?}: {text}");
 }
 
 #[test]
@@ -156,7 +151,7 @@ fn faithful_broker_passes() {
 #[test]
 fn one_lost_message_is_seen_and_breaks_the_promise_of_qos_1_only() {
     assert_run(Defect::Drop, "0", 0, "\"lost\": 1,");
-    assert_run(Defect::Drop, "1", 1, "1 messages lost at QoS 1");
+    assert_run(Defect::Drop, "1", 1, " messages lost at QoS 1");
 }
 
 #[test]
@@ -168,6 +163,25 @@ fn one_duplicate_is_seen_and_breaks_the_promise_of_qos_0_only() {
         "1 messages delivered more than once at QoS 0",
     );
     assert_run(Defect::Duplicate, "1", 0, "\"duplicated\": 1,");
+}
+
+#[test]
+fn loss_at_qos_0_is_told_in_words_and_fails_no_run() {
+    assert_run(
+        Defect::Drop,
+        "0",
+        0,
+        "messages lost at QoS 0, which allows it",
+    );
+}
+
+#[test]
+fn a_share_that_is_repeated_is_a_duplicate_and_one_that_is_late_out_of_order() {
+    let shared = "shared --publishers 1 --subscribers 1";
+    let assert = |defect, qos, code, said| assert_workload(shared, defect, qos, code, said);
+    assert(Defect::Duplicate, "1", 0, "\"duplicated\": 1,");
+    assert(Defect::Duplicate, "0", 1, "1 messages delivered more than");
+    assert(Defect::Swap, "1", 1, "1 messages delivered out of order");
 }
 
 #[test]
@@ -210,6 +224,34 @@ fn refusals_are_named() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("connection refused"));
+}
+
+/// Against a port on which nobody listens: these end before they would find that out.
+fn assert_refused(arguments: &str, said: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments.split_whitespace())
+        .args(["--port", "1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments}: {text}");
+    assert!(text.contains(said), "{arguments}: {text}");
+}
+
+#[test]
+fn a_run_that_could_not_measure_what_it_says_is_refused() {
+    assert_refused("pairs --duration 0", "more than 0");
+    assert_refused("reconnect", "reconnect needs --qos 1 or 2");
+    assert_refused("reconnect --qos 1 --publish-qos 0", "--qos 1 or 2");
+    assert_refused("reconnect --qos 1 --rate 10", "it has no rate");
+    assert_refused("retained --rate 10", "it has no rate");
+    assert_refused("retained --find-max --p99-us 9", "it has no rate");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_before_the_run() {
+    assert_refused("pairs --json /nonexistent/x", "/nonexistent/x: cannot be");
+    assert_refused("pairs --hdr /nonexistent/x", "/nonexistent/x: cannot be");
 }
 
 #[test]

@@ -401,7 +401,7 @@ impl Conductor<'_> {
         self.progress.phase("closing", 0.0);
         let joined = running.join().err().map(Failure::from);
         let error = error.or(joined);
-        let (truth, broken) = self.truth();
+        let verdict = self.verdict();
         let is_load = self.run.plan.script == Script::Load;
         // The sum of nothing is a negative zero.
         let cpu_s = 0.0 + self.busy.iter().map(|(cpu, _)| cpu).sum::<f64>();
@@ -420,8 +420,9 @@ impl Conductor<'_> {
             measured_s: self.measured_s.unwrap_or(time_s / threads),
             published: if is_load { self.published } else { published },
             delivered: if is_load { self.delivered } else { delivered },
-            truth,
-            broken,
+            truth: verdict.truth,
+            broken: verdict.broken,
+            allowed: verdict.allowed,
             actual: (!self.actual.is_empty()).then_some(self.actual),
             intended: self.intended,
             lines: self.lines.into_values().collect(),

@@ -59,6 +59,8 @@ pub struct Outcome {
     pub truth: Truth,
     /// Every promise the broker broke.
     pub broken: Vec<String>,
+    /// What went wrong and breaks none.
+    pub allowed: Vec<String>,
     pub intended: Histogram<u64>,
     pub actual: Option<Histogram<u64>>,
     pub lines: Vec<Line>,

@@ -1,28 +1,45 @@
-//! What became of every message, and which promises that breaks.
+//! What became of every message, which promises that breaks, and what it is although none is broken.
 
 use crate::result::Truth;
 
 use super::conductor::Conductor;
 
+/// Of the messages of one QoS.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    expected: u64,
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+    unsent: u64,
+}
+
+pub(super) struct Verdict {
+    pub(super) truth: Truth,
+    /// Every promise that was broken.
+    pub(super) broken: Vec<String>,
+    /// What went wrong and breaks no promise.
+    pub(super) allowed: Vec<String>,
+}
+
 impl Conductor<'_> {
-    /// The truth of every message, and every promise that was broken.
-    pub(super) fn truth(&self) -> (Truth, Vec<String>) {
+    pub(super) fn verdict(&self) -> Verdict {
         let mut truth = Truth::default();
         let plan = &self.run.plan;
         let mut published = vec![0; plan.publishers.len()];
-        // Lost, duplicated, reordered and unsent, by QoS.
-        let mut by_qos = [[0_u64; 4]; 3];
+        let mut by_qos = [Counts::default(); 3];
         for end in &self.ends {
             truth.corrupt += end.corrupt;
             for publisher in &end.publishers {
                 let plan = &plan.publishers[publisher.publisher as usize];
                 published[publisher.publisher as usize] = publisher.published;
                 let counts = &mut by_qos[usize::from(plan.qos)];
-                counts[3] += publisher.unsent;
+                counts.unsent += publisher.unsent;
                 if plan.is_shared {
                     let arrived = publisher.arrivals - publisher.surplus;
-                    counts[0] += publisher.published.saturating_sub(arrived);
-                    counts[1] += publisher.surplus;
+                    counts.expected += publisher.published;
+                    counts.lost += publisher.published.saturating_sub(arrived);
+                    counts.duplicated += publisher.surplus;
                 }
             }
         }
@@ -33,27 +50,35 @@ impl Conductor<'_> {
             let sent = published[end.publisher as usize];
             let expected = (sent + topics - 1).saturating_sub(end.topic) / topics;
             if !end.is_shared {
-                counts[0] += end.flow.lost(expected);
-                counts[1] += end.flow.duplicated();
+                counts.expected += expected;
+                counts.lost += end.flow.lost(expected);
             }
-            counts[2] += end.flow.reordered();
+            counts.duplicated += end.flow.duplicated();
+            counts.reordered += end.flow.reordered();
         }
-        let mut broken = Vec::new();
-        for (qos, &[lost, duplicated, reordered, unsent]) in by_qos.iter().enumerate() {
-            truth.lost += lost;
-            truth.duplicated += duplicated;
-            truth.reordered += reordered;
-            truth.unsent += unsent;
+        let (mut broken, mut allowed) = (Vec::new(), Vec::new());
+        for (qos, counts) in by_qos.iter().enumerate() {
+            truth.lost += counts.lost;
+            truth.duplicated += counts.duplicated;
+            truth.reordered += counts.reordered;
+            truth.unsent += counts.unsent;
+            let lost = format!("of {} messages lost", counts.expected);
             let promises = [
-                (qos > 0, lost, "messages lost"),
+                (qos > 0, counts.lost, lost.as_str()),
                 // At most once, and exactly once; only at least once may repeat.
-                (qos != 1, duplicated, "messages delivered more than once"),
-                (true, reordered, "messages delivered out of order"),
-                (qos > 0, unsent, "messages never accepted"),
+                (
+                    qos != 1,
+                    counts.duplicated,
+                    "messages delivered more than once",
+                ),
+                (true, counts.reordered, "messages delivered out of order"),
+                (qos > 0, counts.unsent, "messages never accepted"),
             ];
             for (promised, count, what) in promises {
-                if promised && count > 0 {
+                if count > 0 && promised {
                     broken.push(format!("{count} {what} at QoS {qos}"));
+                } else if count > 0 {
+                    allowed.push(format!("{count} {what} at QoS {qos}, which allows it"));
                 }
             }
         }
@@ -62,6 +87,10 @@ impl Conductor<'_> {
             broken.push(format!("{} {what}", truth.corrupt));
         }
         truth.passed = broken.is_empty();
-        (truth, broken)
+        Verdict {
+            truth,
+            broken,
+            allowed,
+        }
     }
 }
