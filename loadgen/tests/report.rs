@@ -233,6 +233,20 @@ fn one_run_is_told_whole() {
 }
 
 #[test]
+fn a_run_that_connects_counts_connections_not_messages() {
+    let folder = folder("connections");
+    let mut connect = result("fastmq", 9000.0, 80.0, 1);
+    connect["workload"]["name"] = json!("connect");
+    let page = page(&folder, &[("run.json", connect)]);
+    for said in ["connections/s", "µs/connection", "<dt>connections</dt>"] {
+        assert!(page.contains(said), "{said}");
+    }
+    for said in ["messages/s</span>", "<dt>delivered</dt>"] {
+        assert!(!page.contains(said), "{said}");
+    }
+}
+
+#[test]
 fn the_page_needs_nothing_from_outside() {
     let folder = folder("self-contained");
     let page = page(&folder, &several());

@@ -207,15 +207,20 @@ fn overall(runs: &[Run]) -> String {
 fn write_tiles(page: &mut String, run: &RunResult) {
     let latency = run.intended();
     let cpu = run.broker_cost.as_ref();
+    let (counted, per_second, each) = if run.is_about_connecting() {
+        ("connected", "connections/s", "µs/connection")
+    } else {
+        ("delivered", "messages/s", "µs/message")
+    };
     let tiles = [
-        ("delivered", rate(run.delivered_per_s), "messages/s"),
+        (counted, rate(run.delivered_per_s), per_second),
         ("p50", figure(latency.and_then(|l| l.p50)), "µs"),
         ("p99", figure(latency.and_then(|l| l.p99)), "µs"),
         ("p99.9", figure(latency.and_then(|l| l.p999)), "µs"),
         (
             "broker CPU",
             figure(cpu.and_then(|cost| cost.cpu_us_per_delivered)),
-            "µs/message",
+            each,
         ),
     ];
     page.push_str("<ul class=\"tiles\">");
@@ -481,7 +486,12 @@ fn write_run(page: &mut String, runs: &[Run], index: usize, run: &Run) {
     }
     write_commands(page, result);
     page.push_str("<div class=\"columns\">\n");
-    write_list(page, "Messages", &messages(result));
+    let title = if result.is_about_connecting() {
+        "Connections"
+    } else {
+        "Messages"
+    };
+    write_list(page, title, &counts(result));
     write_list(page, "Cost", &cost(result));
     write_list(page, "Environment", &environment(run));
     write_list(page, "Options", &options(result));
@@ -537,7 +547,13 @@ fn known(value: &Option<String>) -> String {
     value.clone().unwrap_or_else(|| "unknown".to_owned())
 }
 
-fn messages(run: &RunResult) -> Vec<(String, String)> {
+fn counts(run: &RunResult) -> Vec<(String, String)> {
+    if run.is_about_connecting() {
+        return vec![
+            row("connections", count(run.delivered)),
+            row("connections/s", rate(run.delivered_per_s)),
+        ];
+    }
     let truth = &run.truth;
     vec![
         row("published", count(run.published)),
@@ -560,7 +576,11 @@ fn cost(run: &RunResult) -> Vec<(String, String)> {
         rows.extend([
             row("broker CPU", format!("{} s", figure(cost.cpu_s))),
             row(
-                "broker CPU per delivery",
+                if run.is_about_connecting() {
+                    "broker CPU per connection"
+                } else {
+                    "broker CPU per delivery"
+                },
                 format!("{} µs", figure(cost.cpu_us_per_delivered)),
             ),
             row(

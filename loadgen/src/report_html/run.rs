@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::ReportError;
+use crate::result::CONNECT;
 
 /// The only version of the format there is.
 pub const SCHEMA: u64 = 1;
@@ -173,6 +174,11 @@ impl RunResult {
         } else {
             Verdict::Passed
         }
+    }
+
+    /// Whether connections stand where others have messages.
+    pub fn is_about_connecting(&self) -> bool {
+        self.workload.name == CONNECT
     }
 
     pub fn intended(&self) -> Option<&Latency> {
