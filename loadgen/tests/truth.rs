@@ -8,7 +8,10 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What the broker does wrong with the hundredth message.
+/// Few enough that a machine that is busy comes so far.
+const STRUCK: usize = 10;
+
+/// What the broker does wrong with message number [`STRUCK`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
     None,
@@ -67,18 +70,18 @@ fn serve(mut stream: TcpStream, subscriber: &Mutex<Option<TcpStream>>, defect: D
                         answers.extend([0x40, 2, packet[4 + topic_size], packet[5 + topic_size]]);
                     }
                     match defect {
-                        Defect::Drop if count == 100 => {}
-                        Defect::Swap if count == 100 => kept = Some(packet.to_vec()),
-                        Defect::Die if count == 100 => {
+                        Defect::Drop if count == STRUCK => {}
+                        Defect::Swap if count == STRUCK => kept = Some(packet.to_vec()),
+                        Defect::Die if count == STRUCK => {
                             let _ = stream.shutdown(std::net::Shutdown::Both);
                             return;
                         }
                         _ => {
                             forwarded.extend_from_slice(packet);
-                            if defect == Defect::Duplicate && count == 100 {
+                            if defect == Defect::Duplicate && count == STRUCK {
                                 forwarded.extend_from_slice(packet);
                             }
-                            if defect == Defect::Corrupt && count == 100 {
+                            if defect == Defect::Corrupt && count == STRUCK {
                                 *forwarded.last_mut().unwrap() ^= 1;
                             }
                             forwarded.extend(kept.take().unwrap_or_default());
