@@ -189,6 +189,45 @@ fn standard_input_and_files_are_one_message() {
 }
 
 #[test]
+fn no_standard_input_is_no_message_and_clears_nothing() {
+    let broker = Broker::on_cores(1);
+    publish(&broker, &["-t", "kept", "-q", "1", "-r", "-m", "stays"]);
+    let output = run(&mut client(
+        "pub",
+        broker.port(),
+        &["-t", "kept", "-r", "-s"],
+    ));
+    assert_eq!(code(&output), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("Zero length input"), "{said}");
+    let arguments = ["-t", "kept", "-C", "1", "-W", "20"];
+    let output = run(&mut client("sub", broker.port(), &arguments));
+    assert_eq!(stdout(&output), "stays\n");
+}
+
+#[test]
+fn an_empty_message_is_a_line_of_its_own_or_nothing() {
+    let broker = Broker::on_cores(1);
+    for (options, printed) in [
+        (&["-v"][..], "e (null)\ne m\n"),
+        (&["-v", "-N"], "e m"),
+        (&["-N"], "m"),
+    ] {
+        let arguments = [&["-t", "e", "-C", "2"], options].concat();
+        let mut subscriber = Subscribed::start(&broker, &arguments);
+        publish(&broker, &["-t", "e", "-q", "1", "-n"]);
+        publish(&broker, &["-t", "e", "-q", "1", "-m", "m"]);
+        let mut text = String::new();
+        subscriber.lines.read_to_string(&mut text).unwrap();
+        // What --debug adds begins so, and reaches to the end of a line.
+        let parts = text.split("Client (null) ");
+        let undebugged = parts.map(|part| part.split_once('\n').map_or("", |(_, after)| after));
+        assert_eq!(undebugged.collect::<String>(), printed, "{options:?}");
+        subscriber.child.wait().unwrap();
+    }
+}
+
+#[test]
 fn retained_only_ends_at_the_first_message_that_is_not() {
     let broker = Broker::on_cores(2);
     for topic in ["kept/1", "kept/2", "kept/3"] {

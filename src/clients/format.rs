@@ -222,12 +222,12 @@ impl Format {
                 moment.0.timestamp().as_second(),
                 moment.nanoseconds()
             ),
-            'X' => hexadecimal(&message.payload, true),
+            'X' => hexadecimal(field.cut(&message.payload, 2), true),
             'j' => json::object(message, moment, PayloadAs::Text, self.is_pretty)?,
             'l' => message.payload.len().to_string(),
             'm' => message.packet_identifier.to_string(),
             'p' => {
-                field.pad(&message.payload, out);
+                field.pad(field.cut(&message.payload, 1), out);
                 return Ok(());
             }
             'q' => {
@@ -239,7 +239,7 @@ impl Format {
                 return Ok(());
             }
             't' => message.topic_name.clone(),
-            _ => hexadecimal(&message.payload, false),
+            _ => hexadecimal(field.cut(&message.payload, 2), false),
         };
         match field.letter {
             'I' | 'C' | 'R' | 't' => {
@@ -258,14 +258,26 @@ impl Format {
 }
 
 impl Field {
+    /// What of a payload has room, at so many characters a byte: here a width cuts too, as in Mosquitto.
+    fn cut<'a>(&self, payload: &'a [u8], each: usize) -> &'a [u8] {
+        match self.width {
+            0 => payload,
+            width => payload.get(..width / each).unwrap_or(payload),
+        }
+    }
+
     /// Appends `value`, filled up to the width.
     fn pad(&self, value: &[u8], out: &mut Vec<u8>) {
         let size = match std::str::from_utf8(value) {
-            Ok(text) => text.chars().count(),
-            Err(_) => value.len(),
+            // A payload is bytes, whatever they mean.
+            Ok(text) if self.letter != 'p' => text.chars().count(),
+            _ => value.len(),
         };
         let missing = self.width.saturating_sub(size);
-        let with_zeros = matches!(self.letter, 'A' | 'E' | 'F' | 'l' | 'm' | 'S' | 'X' | 'x');
+        let with_zeros = matches!(
+            self.letter,
+            'A' | 'E' | 'F' | 'l' | 'm' | 'p' | 'S' | 'X' | 'x'
+        );
         if self.is_left {
             out.extend_from_slice(value);
             out.extend(std::iter::repeat_n(b' ', missing));
@@ -388,6 +400,27 @@ mod tests {
             ("%3.3C|", "tex|"),
         ] {
             let printed = String::from_utf8(print(format, &message())).unwrap();
+            assert_eq!(printed, expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn a_width_cuts_a_payload_as_well() {
+        let message = ReceivedMessage {
+            payload: "grün".into(),
+            ..message()
+        };
+        for (format, expected) in [
+            ("%2p|", "gr|"),
+            ("%7p|", "  grün|"),
+            ("%-7p|", "grün  |"),
+            ("%.2p|", "grün|"),
+            ("%07p|", "00grün|"),
+            ("%5x|", " 6772|"),
+            ("%12X|", "  6772C3BC6E|"),
+            ("%.4x|", "6772c3bc6e|"),
+        ] {
+            let printed = String::from_utf8(print(format, &message)).unwrap();
             assert_eq!(printed, expected, "{format}");
         }
     }

@@ -56,7 +56,7 @@ struct Properties<'a> {
     response_topic: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_data: Option<std::borrow::Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "one_or_all")]
     subscription_identifier: Vec<u32>,
     #[serde(skip_serializing_if = "Pairs::is_empty")]
     user_properties: Pairs<'a>,
@@ -72,6 +72,14 @@ impl Properties<'_> {
             && self.correlation_data.is_none()
             && self.subscription_identifier.is_empty()
             && self.user_properties.is_empty()
+    }
+}
+
+/// A number where there is one, as in Mosquitto's clients.
+fn one_or_all<S: Serializer>(identifiers: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+    match identifiers {
+        [one] => one.serialize(serializer),
+        all => all.serialize(serializer),
     }
 }
 
@@ -133,18 +141,67 @@ pub fn object(
         },
         payload,
     };
-    let text = if is_pretty {
-        serde_json::to_string_pretty(&object)
-    } else {
-        serde_json::to_string(&object)
+    let text = serde_json::to_string(&object).map_err(|error| error.to_string())?;
+    Ok(if is_pretty { indented(&text) } else { text })
+}
+
+/// JSON over several lines, as Mosquitto's clients print it: members of objects on lines of their own
+/// behind tabs, elements of arrays on one. Numbers and strings stay as they are written.
+fn indented(json: &str) -> String {
+    let mut text = String::with_capacity(json.len() * 2);
+    let new_line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n('\t', depth));
     };
-    text.map_err(|error| error.to_string())
+    // The brackets that are open.
+    let mut open = Vec::new();
+    let mut characters = json.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ' ' | '\t' | '\n' | '\r' => continue,
+            '}' => {
+                open.pop();
+                // Without members the line has begun already, one tab too far.
+                if text.ends_with('\t') {
+                    text.pop();
+                } else {
+                    new_line(&mut text, open.len());
+                }
+            }
+            ']' => _ = open.pop(),
+            _ => {}
+        }
+        text.push(character);
+        match character {
+            '{' => {
+                open.push(character);
+                new_line(&mut text, open.len());
+            }
+            '[' => open.push(character),
+            ':' => text.push('\t'),
+            ',' if open.last() == Some(&'{') => new_line(&mut text, open.len()),
+            ',' => text.push(' '),
+            '"' => {
+                let mut is_escaped = false;
+                for character in characters.by_ref() {
+                    text.push(character);
+                    if character == '"' && !is_escaped {
+                        break;
+                    }
+                    is_escaped = character == '\\' && !is_escaped;
+                }
+            }
+            _ => {}
+        }
+    }
+    text
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::codec::ForwardedFields;
+    use std::num::NonZeroU32;
 
     fn print(message: &ReceivedMessage, payload_as: PayloadAs) -> Result<String, String> {
         let text = object(message, &Moment::now(), payload_as, false)?;
@@ -178,6 +235,39 @@ mod tests {
             print(&with_properties, PayloadAs::Text).unwrap(),
             r#""topic":"a","qos":2,"retain":0,"payloadlen":9,"mid":9,"properties":{"content-type":"text/plain","user-properties":{"k":"v","k":"w"}},"payload":"say \"hi\"\n"}"#
         );
+    }
+
+    #[test]
+    fn one_subscription_identifier_is_a_number_and_several_are_an_array() {
+        for (identifiers, printed) in [
+            (&[3][..], r#"{"subscription-identifier":3}"#),
+            (&[3, 4], r#"{"subscription-identifier":[3,4]}"#),
+        ] {
+            let identifiers = identifiers.iter().map(|&it| NonZeroU32::new(it).unwrap());
+            let message = ReceivedMessage {
+                subscription_identifiers: identifiers.collect(),
+                ..ReceivedMessage::default()
+            };
+            let text = print(&message, PayloadAs::Text).unwrap();
+            assert!(text.contains(printed), "{text}");
+        }
+    }
+
+    #[test]
+    fn pretty_json_is_indented_with_tabs_payload_and_all() {
+        let payload = r#" {"a": [1, 2.50, {}, {"x":"{,\\\"}"} ], "b": {}, "c": []}"#;
+        let message = ReceivedMessage {
+            payload: payload.into(),
+            ..ReceivedMessage::default()
+        };
+        let text = object(&message, &Moment::now(), PayloadAs::Json, true).unwrap();
+        let (_, rest) = text.split_once("payloadlen").unwrap();
+        let size = payload.len();
+        let expected = format!(
+            "\":\t{size},\n\t\"payload\":\t{{\n\t\t\"a\":\t[1, 2.50, {{\n\t\t\t}}, {{\n\t\t\t\t\"x\":\t\"{{,\\\\\\\"}}\"\n\t\t\t}}],\n\
+             \t\t\"b\":\t{{\n\t\t}},\n\t\t\"c\":\t[]\n\t}}\n}}"
+        );
+        assert_eq!(rest, expected);
     }
 
     #[test]

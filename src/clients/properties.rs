@@ -69,6 +69,7 @@ pub struct Properties {
     pub unsubscribe: Vec<UserProperty>,
     pub disconnect: Vec<UserProperty>,
     pub disconnect_session_expiry: Option<u32>,
+    pub disconnect_reason: Option<String>,
 }
 
 /// Name and value.
@@ -195,9 +196,10 @@ impl Properties {
             ("disconnect", "session-expiry-interval") => {
                 self.disconnect_session_expiry = Some(given.number()?);
             }
+            ("disconnect", "reason-string") => self.disconnect_reason = Some(given.text()?),
             ("disconnect", "user-property") => self.disconnect.push(given.pair()?),
             ("disconnect", _) => {
-                return Err(given.unknown("session-expiry-interval, user-property"));
+                return Err(given.unknown("reason-string, session-expiry-interval, user-property"));
             }
             _ => {
                 return Err(Failure::Usage(format!(

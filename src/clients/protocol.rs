@@ -637,6 +637,7 @@ impl Protocol {
         let user_properties = pairs(&settings.properties.disconnect);
         let mut disconnect = Disconnect::new(reason_code);
         disconnect.session_expiry_interval = settings.properties.disconnect_session_expiry;
+        disconnect.reason_string = settings.properties.disconnect_reason.as_deref();
         disconnect.user_properties = UserProperties::new(&user_properties);
         encode(
             &Packet::Disconnect(disconnect),

@@ -145,7 +145,16 @@ impl Source {
             let file = File::open(path).map_err(|error| Failure::file(path, error))?;
             read_whole(file, path)?
         } else if arguments.stdin_file {
-            read_whole(io::stdin().lock(), Path::new("standard input"))?
+            let input = Path::new("standard input");
+            let payload = read_whole(io::stdin().lock(), input)?;
+            if payload.is_empty() {
+                // Of a command that failed before the pipe; with -r it would clear what is retained.
+                return Err(Failure::file(
+                    input,
+                    "Zero length input; -n publishes nothing",
+                ));
+            }
+            payload
         } else {
             Vec::new()
         };

@@ -338,18 +338,17 @@ impl Subscriber<'_> {
                 }
                 line.extend_from_slice(end);
             }
-            None if arguments.verbose => {
-                line.extend_from_slice(message.topic_name.as_bytes());
-                line.push(b' ');
-                if message.payload.is_empty() {
-                    line.extend_from_slice(b"(null)");
+            // As Mosquitto has it, of an empty message there is nothing to print but a line of its own.
+            None if message.payload.is_empty() => {
+                if arguments.verbose && !arguments.no_newline {
+                    line = format!("{} (null)\n", message.topic_name).into_bytes();
                 }
-                line.extend_from_slice(&message.payload);
-                line.extend_from_slice(end);
             }
-            // As Mosquitto has it, there is nothing to print of an empty message.
-            None if message.payload.is_empty() => {}
             None => {
+                if arguments.verbose {
+                    line.extend_from_slice(message.topic_name.as_bytes());
+                    line.push(b' ');
+                }
                 line.extend_from_slice(&message.payload);
                 line.extend_from_slice(end);
             }

@@ -137,6 +137,14 @@ fn qos1_message_is_acknowledged_when_it_is_taken() {
 }
 
 #[test]
+fn a_disconnect_carries_the_reason_that_was_given() {
+    let reason = ["-D", "disconnect", "reason-string", "done"];
+    let mut rig = Rig::connected(&reason);
+    rig.client.disconnect(ReasonCode::Success, &rig.settings);
+    assert_eq!(rig.sent(), b"\xE0\x09\x00\x07\x1F\x00\x04done");
+}
+
+#[test]
 fn qos2_message_is_handed_out_once_at_pubrel() {
     let mut rig = Rig::connected(&[]);
     let first = publish("t", QoS::ExactlyOnce, 7);
