@@ -106,13 +106,13 @@ pub enum Gather {
 pub enum Command {
     /// Subscribe to topics and print the messages that arrive
     ///
-    /// Options, output and exit statuses are those of mosquitto_sub. With a connection that is lost it
-    /// connects again, at growing intervals.
+    /// Options, output and exit statuses are those of mosquitto_sub, but for what the end of this says.
+    /// With a connection that is lost it connects again, at growing intervals.
     Sub(Box<SubArguments>),
     /// Publish messages to a topic
     ///
-    /// Options, output and exit statuses are those of mosquitto_pub. Exactly one of -f, -l, -m, -n
-    /// and -s says what to publish.
+    /// Options, output and exit statuses are those of mosquitto_pub, but for what the end of this says.
+    /// Exactly one of -f, -l, -m, -n and -s says what to publish.
     Pub(Box<PubArguments>),
     /// Create and change password files
     ///

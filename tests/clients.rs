@@ -553,7 +553,7 @@ fn a_broker_that_is_not_there_or_not_a_broker_is_said() {
 
 #[test]
 fn options_that_cannot_be_meant_are_named_and_end_with_1() {
-    let cases: [(&str, &[&str], &str); 11] = [
+    let cases: [(&str, &[&str], &str); 15] = [
         ("sub", &[], "You must specify a topic to subscribe to."),
         (
             "sub",
@@ -564,6 +564,14 @@ fn options_that_cannot_be_meant_are_named_and_end_with_1() {
         ("sub", &["-t", "a", "-F", "%z"], "-F"),
         ("sub", &["-t", "a", "--retain-as-published"], "-V mqttv5"),
         ("sub", &["-t", "a", "--no-such-option"], "--no-such-option"),
+        ("sub", &["-t", "a", "-i", ""], "-i is empty"),
+        ("sub", &["-t", "a", "--psk", "aa"], "--psk is refused: TLS"),
+        (
+            "sub",
+            &["-t", "a", "--ciphers", "A"],
+            "--ciphers is refused",
+        ),
+        ("pub", &["--proxy", "socks5h://h"], "--proxy is refused"),
         (
             "pub",
             &["-t", "a"],

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::properties::PropertyArguments;
+use super::refused::RefusedArguments;
 
 /// Options of `fastmq sub`.
 #[derive(Args, Clone, Debug)]
@@ -136,7 +137,7 @@ pub struct PubArguments {
     #[arg(short, long)]
     pub null_message: bool,
 
-    /// Publish the whole of standard input as one message
+    /// Publish the whole of standard input as one message; there has to be some
     #[arg(short = 's', long)]
     pub stdin_file: bool,
 
@@ -296,6 +297,10 @@ pub struct ConnectionArguments {
     #[command(flatten)]
     pub properties: PropertyArguments,
 
+    /// What Mosquitto's have and these do not.
+    #[command(flatten)]
+    pub refused: RefusedArguments,
+
     /// Say what is sent and received
     #[arg(short, long)]
     pub debug: bool,
@@ -330,16 +335,39 @@ Format:
   %I time as ISO 8601   %U seconds since 1970   %j %J message as JSON, payload as a string or as JSON
   %%  @@  \\\\ the character itself   \\0 \\a \\e \\n \\r \\t \\v as in C
   @X what strftime(3) makes of %X, for any X; @N the nanoseconds
-  After the %, a width as in printf(3): %10t %-10t %010l %.5t
+  After the %, a width as in printf(3): %10t %-10t %010l %.5t; that of %p, %x and %X cuts too
 
 Default options, one to a line, are taken from $XDG_CONFIG_HOME/fastmq_sub or ~/.config/fastmq_sub.
 
 Exit status: 0, or 27 when -W ended it, or the broker's code when it refused the connection or all
 subscriptions, or 1 for anything wrong with the options or the address. Other errors have the numbers
-of libmosquitto.";
+of libmosquitto.
+
+Otherwise than in mosquitto_sub 2.0.11:
+  %j is JSON whatever the payload: what is no UTF-8 becomes U+FFFD, and a NUL ends nothing
+  %J leaves the numbers and strings of a payload as they were written
+  properties stand in an order of their own in %j and %J, and tst has no Z before its zone
+  %20x prints all of a payload that has room, not half of it
+  a session that somebody else took over is not taken back: the broker's code is the exit status
+  -k 0 turns keep alive off, and --help ends with 0
+  options that would do nothing are refused: those of TLS without TLS, of a Will without --will-topic,
+  -h and -p with -L
+  --ciphers, --keyform, --psk, --psk-identity, --proxy, --tls-engine and --tls-engine-kpass-sha1 are
+  refused, with the reason";
 
 const PUB_AFTER_HELP: &str = "\
 Default options, one to a line, are taken from $XDG_CONFIG_HOME/fastmq_pub or ~/.config/fastmq_pub.
 
 Exit status: 0, or the broker's code when it refused the connection or a message, or 1 for anything
-wrong with the options or the address. Other errors have the numbers of libmosquitto.";
+wrong with the options or the address. Other errors have the numbers of libmosquitto.
+
+Otherwise than in mosquitto_pub 2.0.11:
+  a message that the broker refuses in MQTT 5 is no success: the broker's code is the exit status, also
+  that of a DISCONNECT
+  -l publishes lines with a NUL whole
+  properties and topics that the specification does not allow are refused
+  -k 0 turns keep alive off, and --help ends with 0
+  options that would do nothing are refused: those of TLS without TLS, of a Will without --will-topic,
+  -h and -p with -L
+  --ciphers, --keyform, --psk, --psk-identity, --proxy, --tls-engine and --tls-engine-kpass-sha1 are
+  refused, with the reason";

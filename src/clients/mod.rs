@@ -2,9 +2,9 @@
 //! the output and the exit statuses of `mosquitto_sub` and `mosquitto_pub`.
 //!
 //! They speak through the broker's own codec, from the Client's side. Where they differ from
-//! Mosquitto's clients, it is so that nothing is ignored without a word: a PUBLISH or a subscription
-//! that was refused ends with the Reason Code as exit status, and a Session that somebody else has
-//! taken over is not fought for.
+//! Mosquitto's clients, which the end of their help lists, it is so that nothing is ignored without a
+//! word: a PUBLISH or a subscription that was refused ends with the Reason Code as exit status, and a
+//! Session that somebody else has taken over is not fought for.
 //!
 //! ```text
 //! arguments -> settings -> subscriber | publisher -> conversation -> protocol   (pure: bytes and time)
@@ -30,6 +30,7 @@ mod properties;
 mod protocol;
 mod publisher;
 mod reason;
+mod refused;
 mod settings;
 mod signals;
 mod subscriber;

@@ -115,6 +115,7 @@ impl Settings {
     /// # Errors
     /// [`Failure::Usage`] that names the options.
     pub fn new(arguments: &ConnectionArguments) -> Result<Self, Failure> {
+        arguments.refused.check()?;
         let properties = arguments.properties.parse()?;
         let version = version(arguments)?;
         let url = arguments.url.as_deref().map(Url::parse).transpose()?;
@@ -132,7 +133,7 @@ impl Settings {
         let clean_start = !arguments.disable_clean_session;
         let session_expiry = session_expiry(arguments, version, &properties)?;
         let client_identifier = client_identifier(arguments, version)?;
-        if client_identifier.is_empty() || arguments.id.is_none() && arguments.id_prefix.is_none() {
+        if arguments.id.is_none() && arguments.id_prefix.is_none() {
             if !clean_start {
                 return usage("-c needs a client identifier, see -i");
             }
@@ -318,6 +319,9 @@ fn client_identifier(
 ) -> Result<String, Failure> {
     Ok(match (&arguments.id, &arguments.id_prefix) {
         (Some(_), Some(_)) => return usage("-i and -I cannot be used together"),
+        (Some(id), None) if id.is_empty() => {
+            return usage("-i is empty: without it the broker chooses a client identifier");
+        }
         (Some(id), None) => id.clone(),
         (None, Some(prefix)) => format!("{prefix}{}", process::id()),
         // MQTT 3.1 knows no empty one, and wants at most 23 characters.
@@ -419,8 +423,9 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let cases: [(&[&str], &str); 17] = [
+        let cases: [(&[&str], &str); 20] = [
             (&["-i", "a", "-I", "b"], "-i and -I"),
+            (&["-i", ""], "-i is empty"),
             (&["-P", "secret"], "-P needs -u"),
             (&["-k", "3"], "-k"),
             (&["-c"], "-c needs"),
@@ -434,7 +439,9 @@ mod tests {
             ),
             (&["--will-payload", "x"], "--will-topic"),
             (&["--will-topic", "a/#"], "--will-topic a/#"),
+            (&["--will-qos", "1"], "--will-topic"),
             (&["--insecure"], "--insecure needs TLS"),
+            (&["--tls-version", "tlsv1.3"], "--tls-version needs TLS"),
             (&["--tls-alpn", "mqtt"], "--tls-alpn needs TLS"),
             (&["--no-tls", "--cafile", "x"], "--no-tls"),
             (&["-L", "mqtt://h/t", "-h", "h"], "-L"),
