@@ -546,6 +546,27 @@ fn of_large_messages_a_slow_reader_gets_as_many_as_a_queue_has_though_one_fills_
 }
 
 #[test]
+fn small_messages_behind_large_ones_are_not_lost_before_as_many_wait_as_a_queue_has() {
+    let (mut broker, client, publisher) = broker_with_a_slow_reader(Limits {
+        max_queued_messages: 20,
+        ..Limits::default()
+    });
+    let large = large_publish(OUTBOX_BYTES_MAX);
+    let small = large_publish(1);
+    broker.submit(publisher, &large);
+    for _ in 0..18 {
+        broker.submit(publisher, &small);
+    }
+    let dropped = |broker: &Broker| broker.shard.counters().dropped_outbox_full;
+    assert_eq!(dropped(&broker), 0);
+    broker.submit(publisher, &small);
+    assert_eq!(dropped(&broker), 1);
+    let mut output = Vec::new();
+    broker.shard.take_output(client, &mut output);
+    assert_eq!(output, [large, small.repeat(18)].concat());
+}
+
+#[test]
 fn large_messages_beyond_outboxes_share_one_bound_and_give_back_what_was_read_or_left() {
     let limits = Limits {
         // Three payloads and what stands before them.
@@ -582,7 +603,10 @@ fn large_messages_beyond_outboxes_share_one_bound_and_give_back_what_was_read_or
 
 #[test]
 fn a_slow_reader_loses_qos0_beyond_its_outbox_and_gets_qos1_when_it_reads_again() {
-    let mut broker = Broker::new();
+    let mut broker = Broker::with(Limits {
+        max_queued_messages: 1,
+        ..Limits::default()
+    });
     let client = broker.v311('a');
     broker.send(client, "82 06 0001 0001 74 01");
     let publisher = broker.v311('p');
@@ -597,4 +621,25 @@ fn a_slow_reader_loses_qos0_beyond_its_outbox_and_gets_qos1_when_it_reads_again(
         "once it has"
     );
     assert_eq!(broker.shard.counters().dropped_queue_full, 0);
+}
+
+/// [MQTT-3.1.2-24] What a CONNACK need not say is left out for a Client that takes little; with less it hears nothing.
+#[test]
+fn answers_are_never_larger_than_the_client_takes() {
+    for (largest, is_accepted) in [(7, false), (8, true), (15, true), (16, true)] {
+        let mut broker = Broker::new();
+        let limit = format!("27 {largest:08x}");
+        let (client, connack) = broker.connect(&v5('a', CLEAN, "003c", &limit, ""));
+        assert!(connack.len() / 2 <= largest, "{largest}: {connack}");
+        assert_eq!(connack.starts_with("20"), is_accepted, "{largest}");
+        assert_eq!(broker.is_closed(client), !is_accepted, "{largest}");
+    }
+    let mut broker = Broker::new();
+    let (client, _) = broker.connect(&v5('a', CLEAN, "003c", "27 00000010", ""));
+    let filters = "0001 74 00".repeat(9);
+    assert_eq!(
+        broker.send(client, &format!("82 27 0001 00 {filters}")),
+        "e00195"
+    );
+    assert!(broker.is_closed(client));
 }

@@ -96,7 +96,9 @@ impl Shard {
         }
         self.attach(session, key, connect, now);
         self.store_attached(session);
-        self.send_connack(session, key, connect, session_present, effects);
+        if !self.send_connack(session, key, connect, session_present, effects) {
+            return self.leave_without_connack(session, key, now, effects);
+        }
         self.log_connected(session, key, connect, effects);
         // What ended, and what began, must have ended and begun for good.
         let lsn = if self.journal_size() != before {
@@ -274,15 +276,6 @@ impl Shard {
 
     /// Whether what a CONNECT asks for is to be had here.
     fn admissible(&self, key: ConnectionKey, connect: &Connect<'_>) -> Result<(), ReasonCode> {
-        // Its CONNACK could not be sent [MQTT-3.1.2-24].
-        let assigned = if connect.client_identifier.is_empty() {
-            ASSIGNED_SIZE_MAX
-        } else {
-            0
-        };
-        if largest_packet(connect) < CONNACK_SIZE_MAX + assigned {
-            return Err(ReasonCode::PacketTooLarge);
-        }
         // No Authentication Method is configured, so none is supported [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
             return Err(ReasonCode::BadAuthenticationMethod);
@@ -505,6 +498,7 @@ impl Shard {
         self.clients.vet(key);
     }
 
+    /// Says that a CONNECT was accepted, in as few bytes as the Client takes [MQTT-3.1.2-24]. False if that are too few.
     fn send_connack(
         &mut self,
         session: SessionKey,
@@ -512,13 +506,13 @@ impl Shard {
         connect: &Connect<'_>,
         session_present: bool,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         self.clients.counters.connects += 1;
         let Some(member) = self.clients.members.get(session) else {
-            return;
+            return true;
         };
         let Some(connection) = self.clients.connections.get_mut(key) else {
-            return;
+            return true;
         };
         let limits = &self.clients.limits;
         let properties = ConnAckProperties {
@@ -538,14 +532,45 @@ impl Shard {
             receive_maximum: std::num::NonZeroU16::new(limits.max_inflight_messages),
             ..ConnAckProperties::default()
         };
-        let connack = ConnAck {
+        let mut connack = ConnAck {
             session_present,
             reason_code: ReasonCode::Success,
             properties,
         };
+        let largest = largest_packet(connect) as usize;
+        let start = connection.outbox.len();
         codec::encode_connack(connect.version, &connack, &mut connection.outbox);
+        if connection.outbox.len() - start > largest {
+            // What it need not know.
+            connection.outbox.truncate(start);
+            connection.topic_alias_maximum = 0;
+            connack.properties.topic_alias_maximum = None;
+            connack.properties.maximum_packet_size = None;
+            codec::encode_connack(connect.version, &connack, &mut connection.outbox);
+        }
+        if connection.outbox.len() - start > largest {
+            connection.outbox.truncate(start);
+            return false;
+        }
         self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
+        true
+    }
+
+    /// A CONNECT was accepted, and its Client takes no packet that could say so.
+    fn leave_without_connack(
+        &mut self,
+        session: SessionKey,
+        key: ConnectionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Step {
+        if let Some(member) = self.clients.members.get_mut(session) {
+            member.session.will = None;
+        }
+        self.close(key, effects);
+        self.detach(session, now, effects);
+        Step::Stop
     }
 
     /// DISCONNECT from the Client: the connection ends, and with 0x00 its Will is forgotten.
@@ -762,11 +787,6 @@ impl Shard {
     }
 }
 
-/// Bytes of a CONNACK that accepts, at most: five before its properties, three of Topic Alias Maximum, three of Receive
-/// Maximum, five of Maximum Packet Size, two each of Maximum QoS and Retain Available, three of Server Keep Alive.
-const CONNACK_SIZE_MAX: u32 = 23;
-/// The same of an identifier that is assigned in it: a prefix, and a UUID.
-const ASSIGNED_SIZE_MAX: u32 = 128;
 /// Bytes of a CONNACK that refuses.
 const REFUSAL_SIZE: u32 = 5;
 

@@ -372,7 +372,8 @@ impl Connection {
         beyond: &mut usize,
     ) -> bool {
         let pending = self.pending();
-        let count = self.rare().map_or(0, |rare| rare.beyond_count);
+        // What fills the outbox counts as one.
+        let count = self.rare().map_or(0, |rare| rare.beyond_count) + 1;
         if count >= limits.max_queued_messages || pending + size > limits.max_queued_bytes {
             return false;
         }

@@ -180,6 +180,7 @@ impl Shard {
                 steps += 1;
                 let walk = self.router.begin_retained_walk();
                 replay.walk = Some(ReplayWalk { walk, request });
+                continue;
             }
             let Some(ReplayWalk { walk, request }) = &mut replay.walk else {
                 break;
@@ -189,7 +190,7 @@ impl Shard {
             steps += self.router.continue_retained_walk(
                 walk,
                 &TopicFilter::from_validated(&text),
-                steps_max.saturating_sub(steps),
+                steps_max - steps,
                 now,
                 |message, is_later| {
                     let comes_live = is_later && !replay.has_missed && !request.no_local;
@@ -267,7 +268,7 @@ impl Shard {
         let steps_max = self
             .replay_budget
             .left(now, self.clients.limits.replay_steps_max);
-        self.replay_budget.left -= self.look_up(session, replay, steps_max, now).min(steps_max);
+        self.replay_budget.left -= self.look_up(session, replay, steps_max, now);
         if replay.walk.is_some() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
             return self.interrupt_replays(session, filters);
         }
