@@ -16,12 +16,17 @@ pub const RING_SLOTS: usize = 4096;
 pub const PEER_BACKLOG_MAX: usize = 4096;
 /// Default of [`Limits::replay_steps_max`].
 pub const REPLAY_STEPS_MAX: usize = 512;
-/// Retained messages found for one Client that it has not read, beyond which no other subscription of it is looked up: what
-/// one matches is found as a whole.
+/// Subscriptions of one Client whose retained messages are looked up at once, whether it reads or not. Further ones wait
+/// until it has read most of those.
+pub const REPLAY_WALKS_MAX: usize = 8;
+/// What it may have left to read of them: beyond it no other subscription is looked up. What one matches is found as a
+/// whole.
 pub const REPLAY_FOUND_MAX: usize = 4096;
-/// Of those, what joins the queue of a Session whose connection ends. With more, all of it is looked up again once its
-/// Client is back.
+/// Of those, what joins the queue of a Session whose connection ends, and what is looked up for that. With more, all of it
+/// is looked up again once its Client is back.
 pub const REPLAY_KEPT_MAX: usize = 1024;
+/// Steps of that look-up.
+pub const REPLAY_KEPT_STEPS_MAX: usize = 4096;
 /// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
 pub const TOPIC_LEVELS_MAX: usize = 200;
 /// Largest CONNECT. A larger one is refused.

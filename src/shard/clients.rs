@@ -369,9 +369,6 @@ impl Clients {
                 let used = &mut self.beyond_outboxes;
                 if !connection.reach_beyond_outbox(size, &self.limits, self.queued_bytes, used) {
                     self.counters.dropped_outbox_full += 1;
-                    if let Some(replay) = connection.replay_mut() {
-                        replay.has_missed = true;
-                    }
                     return;
                 }
             }

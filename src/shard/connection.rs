@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
-use crate::limits::{Limits, REPLAY_FOUND_MAX};
+use crate::limits::{Limits, REPLAY_FOUND_MAX, REPLAY_WALKS_MAX};
 use crate::message::{Message, ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
 use crate::router::{FilterKey, RetainedWalk};
@@ -85,18 +85,16 @@ pub(super) struct ReplayWalk {
 /// a subscription to a million topics needs a pointer each, no outbox of that size, and no long turn.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// Subscriptions for which nothing was looked up yet.
+    /// Oldest subscription first. The index frees nothing until they have ended, so they do not wait for the Client.
+    pub(super) walks: VecDeque<ReplayWalk>,
+    /// Subscriptions beyond [`REPLAY_WALKS_MAX`], for which nothing is looked up yet.
     pub(super) waiting: BTreeMap<FilterKey, ReplayRequest>,
-    /// The one that is under way: the index frees nothing until it has ended.
-    pub(super) walk: Option<ReplayWalk>,
     /// None of them is empty.
     pub(super) items: VecDeque<ReplayItems>,
     /// Messages in them.
     pub(super) found: usize,
     /// All that have asked since it began.
     pub(super) filters: BTreeSet<FilterKey>,
-    /// Something that changed meanwhile has not come: it was dropped.
-    pub(super) has_missed: bool,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
     /// Changes of the retained store when the items were looked up: as long as it is the same, no
@@ -106,21 +104,17 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) fn is_over(&self) -> bool {
-        self.waiting.is_empty() && self.walk.is_none() && self.items.is_empty()
+        self.waiting.is_empty() && self.walks.is_empty() && self.items.is_empty()
     }
 
-    /// Whether more is to be looked up now: one subscription at a time, and none as long as the Client has this much to
-    /// read.
+    /// Whether more is to be looked up now: those that wait do as long as the Client has this much to read.
     pub(super) fn looks_up(&self) -> bool {
-        self.walk.is_some() || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
+        !self.walks.is_empty() || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
     }
 
-    /// A subscription asks, or does so again, in which case all comes once more.
-    pub(super) fn ask(&mut self, request: ReplayRequest) {
-        let filter = request.filter;
-        self.walk.take_if(|walk| walk.request.filter == filter);
-        self.waiting.insert(filter, request);
-        self.filters.insert(filter);
+    /// Whether one more may be begun with at once.
+    pub(super) fn has_room(&self) -> bool {
+        self.walks.len() < REPLAY_WALKS_MAX && self.waiting.is_empty()
     }
 
     /// Nothing of it comes any more because of this subscription.
@@ -129,7 +123,7 @@ impl Replay {
             return;
         }
         self.waiting.remove(&filter);
-        self.walk.take_if(|walk| walk.request.filter == filter);
+        self.walks.retain(|walk| walk.request.filter != filter);
         self.items.retain(|items| items.request.filter != filter);
         self.found = self.items.iter().map(|items| items.messages.len()).sum();
     }
@@ -201,9 +195,12 @@ pub(super) struct Rare {
     ///
     /// [`Clients::beyond_outboxes`]: super::clients::Clients::beyond_outboxes
     pub(super) beyond_outbox: usize,
-    /// About how many messages that is.
-    pub(super) beyond_count: usize,
+    /// About how many messages that is, in parts of [`ONE_MESSAGE`].
+    pub(super) beyond_count: u64,
 }
+
+/// A message, where parts of one count.
+const ONE_MESSAGE: u64 = 1 << 20;
 
 impl Rare {
     fn is_empty(&self) -> bool {
@@ -373,7 +370,8 @@ impl Connection {
     ) -> bool {
         let pending = self.pending();
         // What fills the outbox counts as one.
-        let count = self.rare().map_or(0, |rare| rare.beyond_count) + 1;
+        let count = self.rare().map_or(0, |rare| rare.beyond_count);
+        let count = count.div_ceil(ONE_MESSAGE) as usize + 1;
         if count >= limits.max_queued_messages || pending + size > limits.max_queued_bytes {
             return false;
         }
@@ -386,7 +384,7 @@ impl Connection {
         *beyond = all;
         let rare = self.make_rare();
         rare.beyond_outbox = has;
-        rare.beyond_count += 1;
+        rare.beyond_count += ONE_MESSAGE;
         true
     }
 
@@ -405,8 +403,9 @@ impl Connection {
             let pending = self.outbox.len() + self.unsent;
             let needs = pending.saturating_sub(outbox_bytes_max);
             let has = rare.beyond_outbox.min(needs);
-            // As many have left as the bytes say, if all are of one size.
-            rare.beyond_count = rare.beyond_count * has / rare.beyond_outbox;
+            // As many have left as the bytes say, if all are of one size. Never more: they would be without end.
+            let left = u128::from(rare.beyond_count) * has as u128;
+            rare.beyond_count = left.div_ceil(rare.beyond_outbox as u128) as u64;
             *beyond -= rare.beyond_outbox - has;
             rare.beyond_outbox = has;
         }

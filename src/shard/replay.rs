@@ -3,14 +3,14 @@
 //!
 //! A subscription may match a million retained messages. They are looked up over many turns, whatever the
 //! reader does, because nothing is freed from the index meanwhile; then they wait as pointers until the
-//! Client reads. One subscription of a Client is looked up after the other, and none while it has much to read. One budget
+//! Client reads. Some subscriptions of a Client are looked up at once, more of them not while it has much to read. One budget
 //! a turn is for all connections of the shard. Those that have more wait in a list, the first of which is the first to
 //! go on.
 //!
 //! # Always true
 //! - What changes while it is looked up or waits is delivered live and left out here, so that no Client sees an older
-//!   value behind a newer one [MQTT-4.6.0-5]. If that was dropped, or does not come to who published it, the new value
-//!   takes its place.
+//!   value behind a newer one [MQTT-4.6.0-5]. To who may have published it, and is not told, the new value comes in its
+//!   place.
 //! - A replay that its connection does not live to see either joins the queue, or begins anew with the next one.
 
 #![forbid(unsafe_code)]
@@ -28,7 +28,7 @@ use super::effects::Effects;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
 use crate::key::{ConnectionKey, SessionKey};
-use crate::limits::REPLAY_KEPT_MAX;
+use crate::limits::{REPLAY_KEPT_MAX, REPLAY_KEPT_STEPS_MAX};
 use crate::message::{Message, QoS};
 use crate::router::FilterKey;
 use crate::session::{Delivery, Place};
@@ -76,7 +76,16 @@ impl Shard {
             })
         });
         for request in requests {
-            replay.ask(request);
+            // All of it comes once more, if it does not wait yet.
+            replay.filters.insert(request.filter);
+            if replay.has_room() {
+                replay.walks.push_back(ReplayWalk {
+                    walk: self.router.begin_retained_walk(),
+                    request,
+                });
+            } else {
+                replay.waiting.insert(request.filter, request);
+            }
         }
     }
 
@@ -109,8 +118,7 @@ impl Shard {
             && let Some(message) = items.messages.pop_front()
         {
             let request = items.request;
-            let is_missed = replay.has_missed || request.no_local;
-            if let Some(current) = self.current(&message, replay.store_changes, is_missed)
+            if let Some(current) = self.current(session, &message, replay.store_changes, request)
                 && !self
                     .clients
                     .send_retained(key, &current, request, now, effects)
@@ -174,15 +182,15 @@ impl Shard {
     ) -> usize {
         let mut steps = 0;
         while steps < steps_max && replay.looks_up() {
-            if replay.walk.is_none()
+            if replay.walks.is_empty()
                 && let Some((_, request)) = replay.waiting.pop_first()
             {
                 steps += 1;
                 let walk = self.router.begin_retained_walk();
-                replay.walk = Some(ReplayWalk { walk, request });
+                replay.walks.push_back(ReplayWalk { walk, request });
                 continue;
             }
-            let Some(ReplayWalk { walk, request }) = &mut replay.walk else {
+            let Some(ReplayWalk { walk, request }) = replay.walks.front_mut() else {
                 break;
             };
             let text = self.router.filter_arc(request.filter);
@@ -193,7 +201,7 @@ impl Shard {
                 steps_max - steps,
                 now,
                 |message, is_later| {
-                    let comes_live = is_later && !replay.has_missed && !request.no_local;
+                    let comes_live = is_later && !self.is_kept_from(session, message, *request);
                     if !comes_live
                         && self.clients.may_read(session, message.topic_name())
                         && self.clients.source_may_write(message)
@@ -204,7 +212,7 @@ impl Shard {
             );
             let request = *request;
             if walk.is_over() {
-                replay.walk = None;
+                replay.walks.pop_front();
             }
             if !messages.is_empty() {
                 replay.found += messages.len();
@@ -216,19 +224,31 @@ impl Shard {
 
     /// What is to be sent of a message that was retained when the store had changed `store_changes` times. A value that
     /// changed since was delivered as it changed; sending the old one behind it would turn their order round
-    /// [MQTT-4.6.0-5]. If that may have been missed, the new one comes in its place.
+    /// [MQTT-4.6.0-5]. If its own Client may have done that, which is not told, the new one comes in its place.
     fn current(
         &self,
+        session: SessionKey,
         message: &Arc<Message>,
         store_changes: u64,
-        is_missed: bool,
+        request: ReplayRequest,
     ) -> Option<Arc<Message>> {
         if store_changes == self.retained_changes {
             return Some(message.clone());
         }
         let topic_name = TopicName::from_validated(message.topic_name());
         let (current, _) = self.router.retained(topic_name)?;
-        (is_missed || Arc::ptr_eq(current, message)).then(|| current.clone())
+        let is_sent = Arc::ptr_eq(current, message) || self.is_kept_from(session, current, request);
+        is_sent.then(|| current.clone())
+    }
+
+    /// Whether a message does not come live because its own Client has published it.
+    fn is_kept_from(&self, session: SessionKey, message: &Message, request: ReplayRequest) -> bool {
+        let source = message.source().filter(|_| request.no_local);
+        source
+            .zip(self.clients.members.get(session))
+            .is_some_and(|(source, member)| {
+                source.client_identifier == member.session.identity.client_identifier
+            })
     }
 
     /// What a new subscription was still owed when its connection ended: a little joins the queue of a Session that stays.
@@ -265,17 +285,17 @@ impl Shard {
 
     fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) {
         let filters = std::mem::take(&mut replay.filters);
-        let steps_max = self
-            .replay_budget
-            .left(now, self.clients.limits.replay_steps_max);
-        self.replay_budget.left -= self.look_up(session, replay, steps_max, now);
-        if replay.walk.is_some() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
+        // What comes with QoS 0 is lost with its connection.
+        replay
+            .walks
+            .retain(|walk| walk.request.qos > QoS::AtMostOnce);
+        self.look_up(session, replay, REPLAY_KEPT_STEPS_MAX, now);
+        if replay.looks_up() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
             return self.interrupt_replays(session, filters);
         }
         for ReplayItems { messages, request } in replay.items.drain(..) {
-            let is_missed = replay.has_missed || request.no_local;
             for message in messages {
-                let current = self.current(&message, replay.store_changes, is_missed);
+                let current = self.current(session, &message, replay.store_changes, request);
                 let Some(message) = current else { continue };
                 let qos = message.qos().max(self.clients.qos_min).min(request.qos);
                 if qos == QoS::AtMostOnce {

@@ -12,11 +12,12 @@ use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Event, Pace, World};
-use crate::limits::DISK_PATIENCE;
 use crate::policy::Settings;
 use crate::time::Instant;
 use crate::wal::StoreOptions;
 
+/// Time that passes at once, rather than bit by bit while things go on.
+const LEAP_MIN: Duration = Duration::from_millis(1);
 /// Things that a disk may have been asked for at once.
 const REQUESTS_MAX: usize = 4;
 /// Rounds of all shards and Clients in which nothing moves, after which nothing is expected to.
@@ -198,11 +199,8 @@ impl Simulation<'_> {
         } else {
             Duration::from_nanos(self.random.below(200_000) as u64)
         };
-        if duration >= DISK_PATIENCE {
-            // Disks do not hang here: what is under way is done by then.
-            for _ in 0..REQUESTS_MAX {
-                (0..self.plan.shards).for_each(|shard| self.world.turn_disk(shard));
-            }
+        if duration >= LEAP_MIN {
+            self.let_disks_work();
         }
         self.world.pass(duration);
         // Sometimes to the moment itself.
@@ -210,7 +208,15 @@ impl Simulation<'_> {
             && let Some(at) = self.world.next_deadline()
             && (self.plan.long_leaps || at - self.world.now() < Duration::from_secs(100))
         {
+            self.let_disks_work();
             self.world.pass_until(at);
+        }
+    }
+
+    /// Disks do not hang here: what they are at is done before time passes.
+    fn let_disks_work(&mut self) {
+        for _ in 0..REQUESTS_MAX {
+            (0..self.plan.shards).for_each(|shard| self.world.turn_disk(shard));
         }
     }
 

@@ -283,57 +283,46 @@ fn retained_message_owed_to_a_client_that_left_does_not_come_behind_its_successo
     });
 }
 
-/// [MQTT-3.3.1-9] Also if what changed was dropped meanwhile, or does not come to who published it.
+/// [MQTT-3.3.1-9] [MQTT-3.8.3-3]
 #[test]
-fn a_retained_message_that_changes_while_others_wait_to_be_read_comes_as_it_is_then() {
-    for no_local in [false, true] {
-        let limits = Limits {
-            outbox_bytes_max: 300,
-            max_queued_messages: 1,
-            replay_steps_max: 8,
-            ..Limits::default()
-        };
-        let mut bench = Bench::new(1, &limits);
-        let publisher = bench.connect(v5("publisher"));
-        let payload = "x".repeat(100);
-        let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
-        for topic in &topics {
-            bench.retain(publisher, topic, &payload);
-        }
-        let subscriber = if no_local {
-            publisher
-        } else {
-            bench.connect(v5("subscriber"))
-        };
-        let mut options = options(Q0);
-        options.no_local = no_local;
-        let filters = [("r/#", options)];
-        let subscribe = Subscribe::new(identifier(1), &filters);
-        bench.push(subscriber, &Packet::Subscribe(subscribe));
-        bench.world.set_socket_capacity(0);
-        for _ in 0..100 {
-            bench.pass(0.001);
-        }
-        for topic in &topics {
-            bench.retain(publisher, topic, "new");
-        }
-        bench.world.set_socket_capacity(usize::MAX);
-        let mut heard = Vec::new();
-        for _ in 0..200 {
-            bench.pass(0.001);
-            heard.extend(bench.hear(subscriber));
-        }
-        for topic in &topics {
-            let mut of_topic = heard.iter().filter(|it| it.contains(&format!(" {topic}=")));
-            assert!(of_topic.next().is_some(), "{topic}, no local: {no_local}");
-        }
-        // What had left by then is QoS 0.
-        let old = heard.iter().filter(|it| it.contains("=x")).count();
-        assert!(old < 10, "{old}");
+fn a_retained_message_that_its_own_client_changes_while_it_waits_to_be_read_comes_as_it_is_then() {
+    let limits = Limits {
+        outbox_bytes_max: 300,
+        replay_steps_max: 8,
+        ..Limits::default()
+    };
+    let mut bench = Bench::new(1, &limits);
+    let client = bench.connect(v5("client"));
+    let payload = "x".repeat(100);
+    let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
+    for topic in &topics {
+        bench.retain(client, topic, &payload);
     }
+    let mut options = options(Q0);
+    options.no_local = true;
+    let filters = [("r/#", options)];
+    let subscribe = Subscribe::new(identifier(1), &filters);
+    bench.push(client, &Packet::Subscribe(subscribe));
+    bench.world.set_socket_capacity(0);
+    for _ in 0..100 {
+        bench.pass(0.001);
+    }
+    for topic in &topics {
+        bench.retain(client, topic, "new");
+    }
+    bench.world.set_socket_capacity(usize::MAX);
+    let mut heard = Vec::new();
+    for _ in 0..200 {
+        bench.pass(0.001);
+        heard.extend(bench.hear(client));
+    }
+    let is_retained = |it: &&String| it.ends_with(" retain");
+    assert_eq!(heard.iter().filter(is_retained).count(), 50);
+    let old = heard.iter().filter(|it| it.contains("=x")).count();
+    assert!(old < 10, "what had left by then: {old}");
 }
 
-/// One subscription at a time is looked up for one Client, and none while it has much to read.
+/// Some subscriptions of one Client are looked up at once, and no more while it has much to read.
 #[test]
 fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_all_at_once() {
     let limits = Limits {
@@ -359,7 +348,8 @@ fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_a
         bench.pass(0.001);
     }
     let found = bench.world.shard(0).census().replaying;
-    assert!((4096..=5096).contains(&found), "{found}");
+    // Seven of the first eight match everything.
+    assert!((7000..8000).contains(&found), "{found}");
     // Nothing of that is done again, or kept, for a connection that ends.
     bench.lose(subscriber);
     assert_eq!(bench.world.shard(0).census().replaying, 0);
