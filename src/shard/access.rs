@@ -245,6 +245,12 @@ impl Shard {
             if let Some(connection) = self.clients.connections.get_mut(key) {
                 // Of files that may have been replaced: its CONNECT asks again.
                 connection.verdict = None;
+                let told = before.policy.limits.max_inflight_messages;
+                if connection.session().is_some()
+                    && told != self.clients.limits.max_inflight_messages
+                {
+                    connection.make_rare().receive_maximum.get_or_insert(told);
+                }
             }
             self.clients.vet(key);
         }

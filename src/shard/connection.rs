@@ -197,6 +197,9 @@ pub(super) struct Rare {
     pub(super) beyond_outbox: usize,
     /// About how many messages that is, in parts of [`ONE_MESSAGE`].
     pub(super) beyond_count: u64,
+    /// QoS 2 messages it may have in flight, as its CONNACK said, if the operator has decided otherwise since; zero: any
+    /// number.
+    pub(super) receive_maximum: Option<u16>,
 }
 
 /// A message, where parts of one count.
@@ -213,6 +216,7 @@ impl Rare {
             certificate,
             beyond_outbox,
             beyond_count: _,
+            receive_maximum,
         } = self;
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
@@ -220,6 +224,7 @@ impl Rare {
             && resend.is_none()
             && held.is_none()
             && certificate.is_none()
+            && receive_maximum.is_none()
             && *beyond_outbox == 0
     }
 }

@@ -286,12 +286,14 @@ impl Shard {
         effects: &mut Effects,
     ) -> Result<ReasonCode, ProtocolError> {
         let packet_identifier = publish.packet_identifier;
-        let receive_maximum = self.clients.limits.max_inflight_messages;
-        let is_v5 = self
-            .clients
-            .connections
-            .get(key)
-            .is_some_and(|c| c.version.is_v5());
+        let connection = self.clients.connections.get(key);
+        // A v3.1.1 Client has not been told a maximum; its identifiers are one.
+        let receive_maximum = connection
+            .filter(|connection| connection.version.is_v5())
+            .map_or(0, |connection| {
+                let told = connection.rare().and_then(|rare| rare.receive_maximum);
+                told.unwrap_or(self.clients.limits.max_inflight_messages)
+            });
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(ReasonCode::UnspecifiedError);
         };
@@ -301,8 +303,8 @@ impl Shard {
             // A duplicate is acknowledged again but not routed again [MQTT-4.3.3-10].
             return Ok(ReasonCode::Success);
         }
-        // [MQTT-3.3.4-7]. A v3.1.1 Client has not been told a maximum; its identifiers are one.
-        if is_v5 && receive_maximum != 0 && inbound.len() > usize::from(receive_maximum) {
+        // [MQTT-3.3.4-7]
+        if receive_maximum != 0 && inbound.len() > usize::from(receive_maximum) {
             // It was not taken: sent again, it is no duplicate.
             inbound.release(packet_identifier);
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });

@@ -440,3 +440,32 @@ fn queue_of_a_client_that_is_away_is_bounded_and_drops_are_counted() {
         assert_eq!(bench.hear_payloads(link), ["1", "2", "3", "4", "5"]);
     });
 }
+
+/// [MQTT-3.3.4-7] What CONNACK has said stays true, whatever the operator decides later.
+#[test]
+fn a_client_may_have_as_many_messages_in_flight_as_its_connack_said_though_a_reload_allows_fewer() {
+    let mut bench = Bench::new(1, &Limits::default());
+    let publisher = bench.connect(v5("publisher"));
+    let fewer = Limits {
+        max_inflight_messages: 5,
+        ..Limits::default()
+    };
+    let settings = Settings::permissive(fewer);
+    let configure = crate::shard::Command::Configure(settings.into());
+    bench.world.command(0, configure);
+    bench.settle();
+    for id in 1..=20 {
+        bench.publish(publisher, "t", "x", Q2, id);
+    }
+    assert_eq!(bench.hear(publisher).len(), 20);
+    bench.publish(publisher, "t", "x", Q2, 21);
+    let heard = bench.hear(publisher);
+    assert_eq!(heard, ["disconnect ReceiveMaximumExceeded", "closed"]);
+    // Who connects from now on is told the new number.
+    let later = bench.connect(v5("later"));
+    for id in 1..=6 {
+        bench.publish(later, "t", "x", Q2, id);
+    }
+    let heard = bench.hear(later);
+    assert_eq!(heard[5..], ["disconnect ReceiveMaximumExceeded", "closed"]);
+}

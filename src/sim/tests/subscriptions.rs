@@ -348,8 +348,8 @@ fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_a
         bench.pass(0.001);
     }
     let found = bench.world.shard(0).census().replaying;
-    // Seven of the first eight match everything.
-    assert!((7000..8000).contains(&found), "{found}");
+    // Seven of the first eight match everything, of which the outbox has some.
+    assert!((6500..7100).contains(&found), "{found}");
     // Nothing of that is done again, or kept, for a connection that ends.
     bench.lose(subscriber);
     assert_eq!(bench.world.shard(0).census().replaying, 0);
