@@ -415,6 +415,12 @@ fn the_broker_takes_as_many_connections_and_sessions_as_it_may() {
     );
     let refused = broker.effects.closes.pop().unwrap();
     broker.shard.forget(refused);
+    // A Client that takes no CONNACK is not sent one [MQTT-3.1.2-24].
+    let takes_four_bytes = connect(5, "02", "27 00000004", "d", "");
+    let (refused, answer) = broker.connect(&takes_four_bytes);
+    assert_eq!(answer, "");
+    assert_eq!(broker.effects.closes.pop(), Some(refused));
+    broker.shard.forget(refused);
     broker.lose(clean);
     broker.client("c");
 }

@@ -198,7 +198,7 @@ impl Clients {
                 dropped += count - items.messages.len();
                 !items.messages.is_empty()
             });
-            replay.found = replay.items.iter().map(|it| it.messages.len()).sum();
+            replay.recount();
         }
 
         self.counters.dropped_denied += dropped as u64;

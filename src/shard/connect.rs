@@ -41,12 +41,13 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        let version = connect.version;
+        // A Client that takes no packet of this size is not sent it [MQTT-3.1.2-24].
+        let answered_as = (largest_packet(connect) >= REFUSAL_SIZE).then_some(connect.version);
         let identity = match self.identity(key, connect) {
             Ok(identity) => identity,
             Err(reason_code) => {
                 let name = connect.client_identifier;
-                self.refuse(key, version, name, reason_code, effects);
+                self.refuse(key, answered_as, name, reason_code, effects);
                 return Step::Stop;
             }
         };
@@ -61,15 +62,8 @@ impl Shard {
         match admitted {
             Ok(Authentication::Done) => {}
             Ok(Authentication::Pending) => return Step::Blocked,
-            Err(reason_code) if largest_packet(connect) < REFUSAL_SIZE => {
-                self.clients.counters.connects_refused += 1;
-                let cause = RefusalCause::Refused(reason_code);
-                self.log_refused(key, Some(client_identifier), cause, effects);
-                self.close(key, effects);
-                return Step::Stop;
-            }
             Err(reason_code) => {
-                self.refuse(key, version, client_identifier, reason_code, effects);
+                self.refuse(key, answered_as, client_identifier, reason_code, effects);
                 return Step::Stop;
             }
         }
@@ -80,7 +74,7 @@ impl Shard {
         let Some((session, session_present)) = opened else {
             let full = ReasonCode::ServerBusy;
             let name = &identity.client_identifier;
-            self.refuse(key, version, name, full, effects);
+            self.refuse(key, answered_as, name, full, effects);
             return Step::Stop;
         };
         let store = self.clients.store.as_ref();
@@ -320,17 +314,19 @@ impl Shard {
         Ok(())
     }
 
-    /// Answers CONNECT with a failure and ends the connection [MQTT-3.2.2-7].
+    /// Answers CONNECT with a failure, in the form of `answered_as` if at all, and ends the connection [MQTT-3.2.2-7].
     fn refuse(
         &mut self,
         key: ConnectionKey,
-        version: ProtocolVersion,
+        answered_as: Option<ProtocolVersion>,
         client_identifier: &str,
         reason_code: ReasonCode,
         effects: &mut Effects,
     ) {
         self.clients.counters.connects_refused += 1;
-        if let Some(connection) = self.clients.connections.get_mut(key) {
+        if let Some(version) = answered_as
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
             let connack = ConnAck {
                 session_present: false,
                 reason_code,
@@ -364,7 +360,7 @@ impl Shard {
                 return self.close(key, effects);
             }
         };
-        self.refuse(key, version, "", reason_code, effects);
+        self.refuse(key, Some(version), "", reason_code, effects);
     }
 
     /// The Session for this CONNECT, and whether it existed before. `None` if the broker has as many

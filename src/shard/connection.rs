@@ -125,6 +125,11 @@ impl Replay {
         self.waiting.remove(&filter);
         self.walks.retain(|walk| walk.request.filter != filter);
         self.items.retain(|items| items.request.filter != filter);
+        self.recount();
+    }
+
+    /// Items have gone.
+    pub(super) fn recount(&mut self) {
         self.found = self.items.iter().map(|items| items.messages.len()).sum();
     }
 }

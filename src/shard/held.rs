@@ -237,10 +237,8 @@ impl Shard {
     /// Nothing leaves on a connection, CONNACK first, before `lsn` is durable. What waits for its Session is not
     /// begun with: it would count as sent, should the connection end first.
     pub(super) fn close_gate(&mut self, key: ConnectionKey, lsn: Lsn) {
-        let Some(store) = &mut self.clients.store else {
-            return;
-        };
-        if store.journal.is_durable(lsn) {
+        let store = self.clients.store.as_ref();
+        if store.is_none_or(|store| store.journal.is_durable(lsn)) {
             return;
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {

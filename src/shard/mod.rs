@@ -809,12 +809,13 @@ impl Shard {
     pub fn handle_stopping(&mut self, now: Instant, effects: &mut Effects) {
         let sessions: Vec<_> = self.clients.members.keys().collect();
         for session in sessions {
-            let will = self.clients.members.get(session).and_then(|member| {
-                let will = member.session.will.as_ref()?;
-                let outlasts = member.session.is_stored() && member.session.expiry_interval_s > 0;
-                (!outlasts || will.delay_interval_s == 0).then_some(())
+            let is_due = self.clients.members.get(session).is_some_and(|member| {
+                let session = &member.session;
+                let outlasts = session.is_stored() && session.expiry_interval_s > 0;
+                let will = session.will.as_ref();
+                will.is_some_and(|will| !outlasts || will.delay_interval_s == 0)
             });
-            if will.is_some() {
+            if is_due {
                 self.publish_will(session, now, effects);
                 self.end_frame();
             }

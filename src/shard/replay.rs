@@ -379,12 +379,8 @@ impl Shard {
                     self.router.subscription(filter, session)
             {
                 *kind = SubscriptionKind::Replaying;
-                requests.push(ReplayRequest {
-                    filter,
-                    qos: options.qos,
-                    no_local: options.no_local,
-                    subscription_identifier,
-                });
+                let request = ReplayRequest::new(filter, options, subscription_identifier);
+                requests.push(request);
             }
         }
         if !requests.is_empty() {

@@ -20,7 +20,7 @@ use super::store::HeldPacket;
 use super::timers::Slot;
 use super::{Shard, Step};
 use crate::auth::Access;
-use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, Unsubscribe};
+use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::QoS;
@@ -66,6 +66,21 @@ pub(super) struct ReplayRequest {
     /// What its Client publishes does not come as it changes.
     pub(super) no_local: bool,
     pub(super) subscription_identifier: Option<NonZeroU32>,
+}
+
+impl ReplayRequest {
+    pub(super) const fn new(
+        filter: FilterKey,
+        options: SubscriptionOptions,
+        subscription_identifier: Option<NonZeroU32>,
+    ) -> Self {
+        Self {
+            filter,
+            qos: options.qos,
+            no_local: options.no_local,
+            subscription_identifier,
+        }
+    }
 }
 
 impl Shard {
@@ -161,12 +176,9 @@ impl Shard {
             let kind = SubscriptionKind::new(is_shared, is_owed_retained);
             member.subscriptions.insert(subscribed.filter, kind);
             if is_replayed {
-                answer.replays.push(ReplayRequest {
-                    filter: subscribed.filter,
-                    qos: options.qos,
-                    no_local: options.no_local,
-                    subscription_identifier: subscribe.subscription_identifier,
-                });
+                let identifier = subscribe.subscription_identifier;
+                let request = ReplayRequest::new(subscribed.filter, options, identifier);
+                answer.replays.push(request);
             }
             let granted = ReasonCode::granted(options.qos);
             answer.codes.push(granted);

@@ -123,10 +123,8 @@ impl Retained {
 
     /// Whether one of what may be retained has come, or need not, to who must know.
     pub(super) fn is_known(&self, has_come: impl Fn(u32) -> bool) -> bool {
-        self.acknowledged == 0
-            || self
-                .values()
-                .any(|value| self.lifetime_s(value) > 0 || has_come(value))
+        self.values()
+            .any(|value| value == 0 || self.lifetime_s(value) > 0 || has_come(value))
     }
 }
 

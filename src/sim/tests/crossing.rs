@@ -12,7 +12,7 @@ const SHARD_COUNTS: [usize; 3] = [8, 16, 64];
 /// Clients whose shard is known.
 pub(super) struct Crossing {
     pub(super) bench: Bench,
-    pub(super) names: usize,
+    names: usize,
     /// Of a broker that stores.
     disk: Disk,
 }
@@ -86,6 +86,11 @@ impl Crossing {
     pub(super) fn name_of(&mut self, shard: usize) -> String {
         let link = self.client(shard);
         self.bench.disconnect(link, ReasonCode::Success);
+        self.last_name()
+    }
+
+    /// The name of the Client that came last.
+    pub(super) fn last_name(&self) -> String {
         format!("client {}", self.names)
     }
 
@@ -97,7 +102,7 @@ impl Crossing {
     pub(super) fn client_by(&mut self, shard: usize, connect: fn(&str) -> Connect<'_>) -> Link {
         loop {
             self.names += 1;
-            let name = format!("client {}", self.names);
+            let name = self.last_name();
             let link = self.bench.open(connect(&name));
             self.write();
             let heard = self.bench.hear(link);

@@ -19,7 +19,7 @@ fn a_repeated_qos2_publish_is_acknowledged_once_its_own_message_is_stored_though
         crossing.write();
     }
     let publisher = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     let bench = &mut crossing.bench;
     bench.publish(publisher, "slow", "x", Q2, 1);
     bench.publish(publisher, "quick", "x", Q2, 2);
@@ -84,7 +84,7 @@ fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice(
 fn what_waits_for_a_session_is_not_begun_with_before_its_connack_may_leave() {
     let mut crossing = Crossing::stored(1);
     let subscriber = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     crossing.bench.subscribe(subscriber, "t", options(Q1));
     crossing.write();
     crossing.bench.lose(subscriber);
@@ -124,12 +124,12 @@ fn with_will(client_identifier: &str) -> Connect<'_> {
 fn a_will_that_only_the_shard_of_its_client_has_stored_is_published_again_after_a_crash() {
     let mut crossing = Crossing::stored(2);
     let subscriber = crossing.client_by(1, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     crossing.bench.subscribe(subscriber, "w", options(Q1));
     crossing.write();
     crossing.bench.lose(subscriber);
     let client = crossing.client_by(0, with_will);
-    let its_name = format!("client {}", crossing.names);
+    let its_name = crossing.last_name();
     crossing.bench.lose(client);
     // It comes back, and says that it has no Will any more.
     let again = crossing.bench.open(lasting(&its_name));
@@ -279,7 +279,7 @@ fn retained_messages_that_a_crash_kept_from_a_new_subscription_come_when_its_cli
     let mut crossing = Crossing::stored(1);
     retain_two(&mut crossing);
     let subscriber = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     let filters = [("#", options(Q1))];
     let subscribe = Subscribe::new(identifier(9), &filters);
     let bench = &mut crossing.bench;
@@ -338,7 +338,7 @@ fn retained_messages_that_are_on_their_way_survive_a_crash_though_their_client_s
         connect.properties.receive_maximum = window(1);
         connect
     });
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     subscribe_if_new(&mut crossing, subscriber);
     crossing.write();
     let heard = crossing.bench.hear(subscriber);
@@ -359,7 +359,7 @@ fn a_subscription_whose_suback_never_left_is_new_to_a_client_that_comes_back() {
     let mut crossing = Crossing::stored(1);
     retain_two(&mut crossing);
     let subscriber = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     subscribe_if_new(&mut crossing, subscriber);
     let heard = crossing.bench.hear(subscriber);
     assert!(heard.is_empty(), "no disk has it: {heard:?}");
@@ -423,7 +423,7 @@ fn messages_that_two_groups_hand_on_together_are_there_after_a_restart() {
         crossing.write();
         crossing.bench.lose(link);
         crossing.write();
-        format!("client {}", crossing.names)
+        crossing.last_name()
     };
     let leaving = member(&mut crossing);
     let publisher = crossing.client(0);
@@ -452,7 +452,7 @@ fn an_identifier_in_flight_is_not_used_again_though_as_many_messages_as_there_ar
  {
     let mut crossing = Crossing::stored(1);
     let subscriber = crossing.client_by(0, lasting);
-    let name = format!("client {}", crossing.names);
+    let name = crossing.last_name();
     crossing.bench.subscribe(subscriber, "t", options(Q1));
     crossing.write();
     crossing.bench.hear(subscriber);
