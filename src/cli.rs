@@ -49,9 +49,9 @@ pub struct Arguments {
     #[arg(long)]
     pub oversubscribe: bool,
 
-    /// Whether shards run on one CPU together while all of them have little to do
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Gather::Auto)]
-    pub gather: Gather,
+    /// Whether shards leave their CPUs where that is better for all of them
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = CpuAffinity::Auto)]
+    pub affinity: CpuAffinity,
 
     /// Directory in which sessions and retained messages are stored, as with `persistence true` [default:
     /// nothing is stored]
@@ -91,14 +91,14 @@ pub struct Arguments {
     pub in_background: bool,
 }
 
-/// When shards share a CPU.
+/// Where shards run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Gather {
-    /// While all together need less than half of one: no other CPU has to be woken for a message that crosses shards. As
-    /// soon as they fill it each is on its own again
+pub enum CpuAffinity {
+    /// All on one CPU while together they need less than half of it: no other one has to be woken for a message that crosses
+    /// shards. Wherever the system finds room while something else keeps busy the CPU of one. Otherwise each on its own
     Auto,
-    /// Each stays on its own CPU
-    Never,
+    /// Each on its own CPU, whatever happens
+    Fixed,
 }
 
 /// What the program does beside being a broker.

@@ -308,7 +308,7 @@ fn idle_shards_gather_unless_the_operator_wants_them_apart() {
         return;
     }
     let verbose = ["--cores", "2", "--verbose"];
-    let apart = Broker::start(&[&verbose[..], &["--gather", "never"]].concat());
+    let apart = Broker::start(&[&verbose[..], &["--affinity", "fixed"]].concat());
     let together = Broker::start(&verbose);
     let has_gathered = |broker: &Broker| broker.stderr().contains("all of them run on CPU");
     until("a gathering", || has_gathered(&together));

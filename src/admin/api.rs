@@ -4,6 +4,7 @@
 
 use super::watch::Watch;
 use crate::metrics::{Counters, Flow, Gauges, Snapshot, TURN_BUCKETS, Talker, Turns};
+use crate::runtime::Place;
 use serde_json::{Map, Value, json};
 
 /// The look that the asker has seen already: [`history`] begins behind it.
@@ -51,8 +52,9 @@ pub(super) fn status(watch: &Watch) -> Value {
             "is_ready": is_ready,
             "is_healthy": is_healthy,
             "memory": memory,
-            "is_gathered": picture.is_gathered,
-            "gatherings": picture.gatherings,
+            "place": place(picture.whereabouts.place),
+            "gatherings": picture.whereabouts.gatherings,
+            "roamings": picture.whereabouts.roamings,
             "total": numbers(&picture.total),
             "shards": shards,
             "talkers": picture.talkers.iter().map(talker).collect::<Vec<_>>(),
@@ -81,6 +83,14 @@ pub(super) fn history(watch: &Watch, since: Since) -> Value {
         let seconds: Vec<_> = seen.history.iter().skip(skipped).collect();
         json!({ "look": seen.looks, "seconds": seconds })
     })
+}
+
+fn place(place: Place) -> &'static str {
+    match place {
+        Place::Home => "home",
+        Place::Gathered => "gathered",
+        Place::Roaming => "roaming",
+    }
 }
 
 fn talker(talker: &Talker) -> Value {

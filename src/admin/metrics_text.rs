@@ -7,6 +7,7 @@
 
 use super::watch::Picture;
 use crate::metrics::{Counters, Gauges, Snapshot, Turns};
+use crate::runtime::{Place, Whereabouts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -86,22 +87,43 @@ impl Exposition {
             up.encode_family(&shard(index).as_slice())?
                 .encode_gauge(&is_up)?;
         }
-        encoder
-            .encode_descriptor(
-                "fastmq_shards_gathered",
-                "Whether all shards run on one CPU, since they have little to do",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&u32::from(picture.is_gathered))?;
-        encoder
-            .encode_descriptor(
-                "fastmq_gatherings",
-                "How often they have been gathered there",
-                None,
-                MetricType::Counter,
-            )?
-            .encode_counter::<NoLabelSet, u64, u64>(&picture.gatherings, None)
+        let Whereabouts {
+            place,
+            gatherings,
+            roamings,
+        } = picture.whereabouts;
+        let places = [
+            (
+                (
+                    "fastmq_shards_gathered",
+                    "Whether all shards run on one CPU, since they have little to do",
+                ),
+                place == Place::Gathered,
+                (
+                    "fastmq_gatherings",
+                    "How often they have been gathered there",
+                ),
+                gatherings,
+            ),
+            (
+                (
+                    "fastmq_shards_roaming",
+                    "Whether shards run wherever there is room, since something else keeps a CPU busy",
+                ),
+                place == Place::Roaming,
+                ("fastmq_roamings", "How often they were let roam"),
+                roamings,
+            ),
+        ];
+        for ((gauge, says), is_there, (counter, counts), count) in places {
+            encoder
+                .encode_descriptor(gauge, says, None, MetricType::Gauge)?
+                .encode_gauge(&u32::from(is_there))?;
+            encoder
+                .encode_descriptor(counter, counts, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+        Ok(())
     }
 
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

@@ -1,6 +1,6 @@
 //! The thread that looks at the shards once a second: it knows whether they are well, publishes
 //! `$SYS`, keeps the last minutes for the dashboard, tells systemd that all is well and gives free
-//! memory back to the system. What it has seen is also what shards are gathered and spread by.
+//! memory back to the system. What it has seen is also what shards are moved by.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use super::talkers::{self, Recent};
 use crate::log::{Counts, Log};
 use crate::message::QoS;
 use crate::metrics::{Snapshot, Talker};
-use crate::runtime::{Gathering, Mailbox, Numbers, step_back};
+use crate::runtime::{Affinity, Mailbox, Numbers, Whereabouts, step_back};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -37,8 +37,8 @@ pub struct WatchOptions {
     pub sys_constants: Vec<(String, String)>,
     /// How the shards are.
     pub numbers: Numbers,
-    /// By which they gather while they have little to do, if they are to.
-    pub gathering: Option<Gathering>,
+    /// By which they leave their CPUs, if they may.
+    pub affinity: Option<Affinity>,
     /// To publish.
     pub mailboxes: Arc<[Mailbox]>,
     /// Whose lines are counted.
@@ -58,9 +58,8 @@ pub(super) struct Picture {
     pub(super) log: Counts,
     pub(super) log_events_dropped: u64,
     pub(super) memory: Option<(u64, u64)>,
-    /// Whether the shards run on one CPU, and how often they have been gathered there.
-    pub(super) is_gathered: bool,
-    pub(super) gatherings: u64,
+    /// Where the shards are.
+    pub(super) whereabouts: Whereabouts,
     /// Clients with most messages, a second.
     pub(super) talkers: Vec<Talker>,
 }
@@ -142,8 +141,7 @@ impl Watch {
             log: Counts::default(),
             log_events_dropped: 0,
             memory: None,
-            is_gathered: false,
-            gatherings: 0,
+            whereabouts: Whereabouts::default(),
             talkers: Vec::new(),
         };
         let recent = vec![Recent::default(); options.numbers.shard_count()];
@@ -289,11 +287,10 @@ impl Watcher {
         }
         let snapshots: Vec<_> = self.picture.shards.iter().map(|s| s.snapshot).collect();
         self.picture.total = total(&snapshots);
-        if let Some(gathering) = &self.options.gathering {
+        if let Some(affinity) = &self.options.affinity {
             let spent = Duration::from_nanos(self.picture.total.own.busy_ns);
-            gathering.handle_look(have_answered.then_some(spent), now);
-            self.picture.is_gathered = gathering.is_gathered();
-            self.picture.gatherings = gathering.count();
+            affinity.handle_look(have_answered.then_some(spent), now);
+            self.picture.whereabouts = affinity.whereabouts();
         }
         self.picture.at = now;
         self.picture.uptime = now.duration_since(self.started_at);
@@ -415,7 +412,7 @@ mod tests {
             sys_interval: Duration::ZERO,
             sys_constants: Vec::new(),
             numbers: numbers.clone(),
-            gathering: None,
+            affinity: None,
             mailboxes: Arc::new([]),
             log: None,
             events_dropped: Arc::default(),

@@ -8,7 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// Where a shard runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Placed {
-    /// On this CPU and no other, unless it [gathers](super::Gathering) with the others.
+    /// On this CPU and no other, unless [`Affinity`](super::Affinity) moves all of them.
     Pinned(usize),
     /// Where the kernel likes.
     Anywhere,

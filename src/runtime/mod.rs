@@ -11,15 +11,15 @@
 //! - A shard that panics ends the process: a broker without one of its shards would look alive and
 //!   lose what belongs there.
 //!
-//! Read next: `shard_loop.rs` (one turn), `mesh.rs` (what crosses cores), `gathering.rs`, `preflight.rs`.
+//! Read next: `shard_loop.rs` (one turn), `mesh.rs` (what crosses cores), `affinity/`, `preflight.rs`.
 
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod authenticator;
 mod clock;
 mod cpus;
 mod departure;
-mod gathering;
 mod mailbox;
 mod mesh;
 mod notices;
@@ -32,11 +32,11 @@ mod stored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use affinity::{Affinity, Place, Whereabouts};
 pub use authenticator::authenticate;
 pub use clock::Clock;
 pub use cpus::{Beside, CoresError, Placed, place, step_back};
 use departure::Departure;
-pub use gathering::Gathering;
 pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;
@@ -112,7 +112,7 @@ pub struct Running {
     stopper: Stopper,
     mailboxes: Arc<[Mailbox]>,
     numbers: Numbers,
-    gathering: Gathering,
+    affinity: Affinity,
     executors: Vec<(ShardId, ExecutorJoinHandle<()>)>,
 }
 
@@ -135,10 +135,10 @@ impl Running {
         self.numbers.clone()
     }
 
-    /// By which they gather, once somebody looks at them for it.
+    /// By which they move, once somebody looks at them for it.
     #[must_use]
-    pub fn gathering(&self) -> Gathering {
-        self.gathering.clone()
+    pub fn affinity(&self) -> Affinity {
+        self.affinity.clone()
     }
 
     /// Waits until all shards have ended.
@@ -218,7 +218,7 @@ where
         stopper,
         mailboxes: mailboxes.into(),
         numbers: Numbers::new(wakers.clone()),
-        gathering: Gathering::new(clock, placed.len()),
+        affinity: Affinity::new(clock, placed.len()),
         executors: Vec::new(),
     };
     let meshes = Mesh::<C::Envelope>::all(&wakers);
@@ -229,7 +229,7 @@ where
         let shard = mesh.shard();
         let notices = notices.of(shard);
         let slot = running.numbers.slot(shard);
-        let gathering = running.gathering.clone();
+        let affinity = running.affinity.clone();
         let placement = match placed {
             Placed::Pinned(cpu) => Placement::Fixed(*cpu),
             Placed::Anywhere => Placement::Unbound,
@@ -247,7 +247,7 @@ where
                     .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
                 match path {
                     Ok(path) => {
-                        let member = gathering.join(shard);
+                        let member = affinity.join(shard);
                         let _ = started.send(Ok(()));
                         drop(started);
                         ShardLoop::new(

@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::affinity::Member;
 use super::clock::Clock;
 use super::departure::{Departure, Duty};
-use super::gathering::Member;
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;

@@ -21,7 +21,7 @@ mod privileges;
 mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
-use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS, Gather};
+use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
@@ -299,7 +299,7 @@ fn serve_found(
             ("persistence/promise".to_owned(), promise),
         ],
         numbers: running.numbers(),
-        gathering: (arguments.gather == Gather::Auto).then(|| running.gathering()),
+        affinity: (arguments.affinity == CpuAffinity::Auto).then(|| running.affinity()),
         mailboxes: mailboxes.clone(),
         log: Some(log.clone()),
         events_dropped: notices.events_dropped,

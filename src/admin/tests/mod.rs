@@ -41,7 +41,7 @@ impl Broker {
             sys_interval: Duration::from_secs(1),
             sys_constants: vec![("version".into(), "fastmq version 1".into())],
             numbers: running.numbers(),
-            gathering: Some(running.gathering()),
+            affinity: Some(running.affinity()),
             mailboxes: running.mailboxes(),
             log: None,
             events_dropped: notices.events_dropped,
@@ -143,6 +143,8 @@ fn what_clients_do_is_in_the_numbers_a_moment_later() {
         "fastmq_shard_up{shard=\"0\"} 1",
         "fastmq_shards_gathered 0",
         "fastmq_gatherings_total 0",
+        "fastmq_shards_roaming 0",
+        "fastmq_roamings_total 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

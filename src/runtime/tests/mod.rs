@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-mod gathering;
+mod affinity;
 mod logins;
 mod ring_room;
 mod transports;

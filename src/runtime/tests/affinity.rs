@@ -4,7 +4,7 @@
 
 use super::{Client, Echo, NoticesSender, Placed, Running, stop};
 use crate::net::listen;
-use crate::runtime::{Gathering, place, start};
+use crate::runtime::{Affinity, Place, Whereabouts, place, start};
 use rustix::thread::CpuSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,28 +22,32 @@ fn serve() -> (SocketAddr, Running) {
 
 /// Somebody who looks at shards and sees that they have done nothing, once a minute by a clock of their own.
 struct Looker {
-    gathering: Gathering,
+    affinity: Affinity,
     now: Instant,
 }
 
 impl Looker {
     fn of(running: &Running) -> Self {
         Self {
-            gathering: running.gathering(),
+            affinity: running.affinity(),
             now: Instant::now(),
         }
+    }
+
+    fn is_gathered(&self) -> bool {
+        self.affinity.whereabouts().place == Place::Gathered
     }
 
     fn look(&mut self) {
         self.now += Duration::from_secs(60);
         let nothing = Some(Duration::ZERO);
-        self.gathering.handle_look(nothing, self.now);
+        self.affinity.handle_look(nothing, self.now);
     }
 
     /// Looks until they are gathered, and says where; `None` if all of them have only one CPU. Something else that takes
     /// that CPU may spread them again.
     fn gather(&mut self) -> Option<CpuSet> {
-        let homes = self.gathering.homes();
+        let homes = self.affinity.homes();
         if homes
             .iter()
             .all(|home| home.count() == 1 && *home == homes[0])
@@ -51,14 +55,14 @@ impl Looker {
             for _ in 0..9 {
                 self.look();
             }
-            assert!(!self.gathering.is_gathered());
+            assert!(!self.is_gathered());
             return None;
         }
         let patience = Instant::now() + PATIENCE;
         loop {
             self.look();
-            let at = self.gathering.affinities();
-            if at[0].count() == 1 && at[0] == at[1] && self.gathering.is_gathered() {
+            let at = self.affinity.affinities();
+            if at[0].count() == 1 && at[0] == at[1] && self.is_gathered() {
                 return Some(at[0]);
             }
             assert!(Instant::now() < patience, "never gathered: {at:?}");
@@ -67,11 +71,11 @@ impl Looker {
 
     fn until_spread(&self) {
         let patience = Instant::now() + PATIENCE;
-        while self.gathering.is_gathered() {
+        while self.is_gathered() {
             assert!(Instant::now() < patience, "never spread");
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(self.gathering.affinities(), self.gathering.homes());
+        assert_eq!(self.affinity.affinities(), self.affinity.homes());
     }
 }
 
@@ -79,7 +83,7 @@ impl Looker {
 fn gathered_shards_serve_and_one_that_is_busy_spreads_them() {
     let (address, running) = serve();
     let mut looker = Looker::of(&running);
-    assert_eq!(looker.gathering.affinities(), looker.gathering.homes());
+    assert_eq!(looker.affinity.affinities(), looker.affinity.homes());
     let mut clients = [0, 1].map(|shard| Client::connect(address, shard));
     for shard in [0, 1, 1, 0] {
         let meeting_place = looker.gather();
@@ -102,12 +106,12 @@ fn gathered_shards_serve_and_one_that_is_busy_spreads_them() {
 #[test]
 fn shards_that_nobody_looks_at_stay_on_their_own_cpus() {
     let (address, running) = serve();
-    let gathering = running.gathering();
+    let affinity = running.affinity();
     let mut client = Client::connect(address, 1);
     client.send(b'W', b"busy");
     client.expect(b'W', b"busy");
-    assert_eq!((gathering.is_gathered(), gathering.count()), (false, 0));
-    assert_eq!(gathering.affinities(), gathering.homes());
+    assert_eq!(affinity.whereabouts(), Whereabouts::default());
+    assert_eq!(affinity.affinities(), affinity.homes());
     stop(running);
 }
 
@@ -123,8 +127,8 @@ fn one_shard_has_nobody_to_gather_with_and_shards_that_have_ended_are_not_moved(
         for _ in 0..9 {
             looker.look();
         }
-        assert!(!looker.gathering.is_gathered());
+        assert!(!looker.is_gathered());
     }
-    assert_eq!(lookers[1].gathering.affinities(), []);
+    assert_eq!(lookers[1].affinity.affinities(), []);
     stop(one);
 }
