@@ -755,19 +755,46 @@ fn with_passwords(text: &str) -> Settings {
     settings
 }
 
-fn login(broker: &mut Broker, verdict: Verdict) -> (ConnectionKey, String) {
+/// A CONNECT with the password of Bob, who says that it waits for the verdict.
+fn ask(broker: &mut Broker, client: ConnectionKey) -> String {
     let connect = connect(5, "c2", "", "c", &(string("bob") + &string("pw")));
-    let client = broker.accept();
     let packet = bytes(&connect);
     let consumed = broker
         .shard
         .handle_bytes(client, &packet, broker.now, &mut broker.effects);
     assert_eq!(consumed, 0, "CONNECT waits for the verdict");
     assert!(broker.shard.is_paused(client));
+    connect
+}
+
+fn login(broker: &mut Broker, verdict: Verdict) -> (ConnectionKey, String) {
+    let client = broker.accept();
+    let connect = ask(broker, client);
     let (asked, username) = broker.answer(verdict);
     assert_eq!((asked, &*username), (client, "bob"));
     let connack = broker.send(client, &connect);
     (client, connack)
+}
+
+#[test]
+fn a_password_is_checked_again_if_a_reload_comes_between_the_verdict_and_its_connect() {
+    let mut broker = Broker::with_settings(with_passwords(BOB));
+    let client = broker.accept();
+    ask(&mut broker, client);
+    broker.answer(Verdict::Accepted);
+    broker.configure(with_passwords(BOB));
+    let connect = ask(&mut broker, client);
+    broker.answer(Verdict::Refused);
+    let connack = broker.send(client, &connect);
+    read_connack(&connack, |it| {
+        assert_eq!(it.reason_code, ReasonCode::NotAuthorized)
+    });
+    // The same if the reload comes first.
+    let client = broker.accept();
+    ask(&mut broker, client);
+    broker.configure(with_passwords(BOB));
+    broker.answer(Verdict::Accepted);
+    ask(&mut broker, client);
 }
 
 #[test]

@@ -41,15 +41,25 @@ fn normal_disconnect_forgets_the_will() {
     });
 }
 
-/// [MQTT-3.1.2-8]
+/// [MQTT-3.1.2-8] [MQTT-3.14.4-3]
 #[test]
-fn disconnect_with_will_message_publishes_it() {
+fn disconnect_with_will_message_or_because_of_an_error_publishes_it() {
     on_shards(|bench| {
         let watcher = bench.connect(v5("watcher"));
         bench.subscribe(watcher, "w", options(Q0));
-        let link = bench.connect(with_will(v5("a"), 0));
-        bench.disconnect(link, ReasonCode::DisconnectWithWillMessage);
-        assert_eq!(bench.hear(watcher), ["publish q0 w=gone"]);
+        for reason_code in [
+            ReasonCode::DisconnectWithWillMessage,
+            ReasonCode::UnspecifiedError,
+            ReasonCode::PacketTooLarge,
+        ] {
+            let link = bench.connect(with_will(v5("a"), 0));
+            bench.disconnect(link, reason_code);
+            assert_eq!(
+                bench.hear(watcher),
+                ["publish q0 w=gone"],
+                "{reason_code:?}"
+            );
+        }
     });
 }
 

@@ -3,9 +3,12 @@
 use super::crossing::Crossing;
 use super::*;
 use crate::codec::RetainHandling;
+use crate::journal::{Journal, Origins, WallClock};
 use crate::key::ShardId;
+use crate::message::{Message, MessageRef};
 use crate::origin::Origin;
-use crate::shard::{Command, Effects, Placement, Shard};
+use crate::router::RetainedVersion;
+use crate::shard::{Command, Effects, Envelope, Placement, Shard};
 use crate::time::Instant;
 
 /// [MQTT-4.3.3-8] A PUBREC says that the message is the Server's, so it waits until every subscriber's shard has it.
@@ -558,4 +561,45 @@ fn what_is_known_of_acknowledgements_that_wait_goes_with_them() {
     assert!(unsettled(&crossing) < 1100, "{}", unsettled(&crossing));
     crossing.write();
     assert_eq!(unsettled(&crossing), 0);
+}
+
+/// A frame is whole or absent after a crash, and has to fit into one.
+#[test]
+fn what_many_envelopes_have_stored_is_in_many_frames() {
+    let mut shard = Shard::new(ShardId(1), 2, Limits::default(), 7);
+    shard.store_in(
+        Journal::new(1, 2, Origins::default(), WallClock::default()),
+        &[],
+    );
+    let placement = Placement::new(2, 7);
+    let topic = (0..).map(|number| format!("t/{number}"));
+    let topic = topic
+        .into_iter()
+        .find(|it| placement.shard_of_bytes(it.as_bytes()) == ShardId(1));
+    let message = MessageRef {
+        topic_name: topic.as_deref().unwrap().as_bytes(),
+        properties: b"",
+        payload: &[7; 100_000],
+        qos: Q0,
+        retain: true,
+        expires_at: None,
+    };
+    for clock in 1..=30 {
+        let envelope = Envelope::Publish {
+            message: Message::new(message).into(),
+            retained: Some(RetainedVersion {
+                clock,
+                shard: ShardId(0),
+            }),
+            deliver: false,
+        };
+        shard.handle_envelope(
+            ShardId(0),
+            envelope,
+            usize::MAX,
+            Instant::ZERO,
+            &mut Effects::default(),
+        );
+    }
+    assert_eq!(shard.take_journal(&mut Vec::new()), Some(10));
 }
