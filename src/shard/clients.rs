@@ -369,6 +369,7 @@ impl Clients {
                 let used = &mut self.beyond_outboxes;
                 if !connection.reach_beyond_outbox(size, &self.limits, self.queued_bytes, used) {
                     self.counters.dropped_outbox_full += 1;
+                    connection.note_loss();
                     return;
                 }
             }

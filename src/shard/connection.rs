@@ -97,9 +97,16 @@ pub(super) struct Replay {
     pub(super) filters: BTreeSet<FilterKey>,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
-    /// Changes of the retained store when the items were looked up: as long as it is the same, no
-    /// item can be out of date.
+    pub(super) since: Since,
+}
+
+/// What may have happened to items since they were looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Since {
+    /// Changes of the retained store by then: as long as it is the same, no item can be out of date.
     pub(super) store_changes: u64,
+    /// A change of QoS 0 may have been dropped, since the Client does not read.
+    pub(super) is_lossy: bool,
 }
 
 impl Replay {
@@ -298,6 +305,14 @@ impl Connection {
     /// Retained messages on their way, if there are any.
     pub(super) fn replay_mut(&mut self) -> Option<&mut Replay> {
         self.rare_mut()?.replay.as_deref_mut()
+    }
+
+    /// A message of QoS 0 found no room.
+    #[cold]
+    pub(super) fn note_loss(&mut self) {
+        if let Some(replay) = self.rare_mut().and_then(|rare| rare.replay.as_mut()) {
+            replay.since.is_lossy = true;
+        }
     }
 
     /// Takes them out.

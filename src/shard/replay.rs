@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::clients::SubscriptionKind;
-use super::connection::{Replay, ReplayItems, ReplayWalk};
+use super::connection::{Replay, ReplayItems, ReplayWalk, Since};
 use super::effects::Effects;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
@@ -71,7 +71,10 @@ impl Shard {
         // Items of an earlier subscription stay checked against changes since they were looked up.
         let replay = connection.make_rare().replay.get_or_insert_with(|| {
             Box::new(Replay {
-                store_changes: self.retained_changes,
+                since: Since {
+                    store_changes: self.retained_changes,
+                    is_lossy: false,
+                },
                 ..Replay::default()
             })
         });
@@ -118,7 +121,7 @@ impl Shard {
             && let Some(message) = items.messages.pop_front()
         {
             let request = items.request;
-            if let Some(current) = self.current(session, &message, replay.store_changes, request)
+            if let Some(current) = self.current(session, &message, replay.since, request)
                 && !self
                     .clients
                     .send_retained(key, &current, request, now, effects)
@@ -222,22 +225,25 @@ impl Shard {
         steps
     }
 
-    /// What is to be sent of a message that was retained when the store had changed `store_changes` times. A value that
-    /// changed since was delivered as it changed; sending the old one behind it would turn their order round
-    /// [MQTT-4.6.0-5]. If its own Client may have done that, which is not told, the new one comes in its place.
+    /// What is to be sent of a message that was retained when it was looked up. A value that changed since was delivered
+    /// as it changed; sending the old one behind it would turn their order round [MQTT-4.6.0-5]. If its own Client may
+    /// have done that, which is not told, or what was delivered may have been dropped, the new one comes in its place.
     fn current(
         &self,
         session: SessionKey,
         message: &Arc<Message>,
-        store_changes: u64,
+        since: Since,
         request: ReplayRequest,
     ) -> Option<Arc<Message>> {
-        if store_changes == self.retained_changes {
+        if since.store_changes == self.retained_changes {
             return Some(message.clone());
         }
         let topic_name = TopicName::from_validated(message.topic_name());
         let (current, _) = self.router.retained(topic_name)?;
-        let is_sent = Arc::ptr_eq(current, message) || self.is_kept_from(session, current, request);
+        let qos = current.qos().max(self.clients.qos_min).min(request.qos);
+        let is_sent = Arc::ptr_eq(current, message)
+            || since.is_lossy && qos == QoS::AtMostOnce
+            || self.is_kept_from(session, current, request);
         is_sent.then(|| current.clone())
     }
 
@@ -295,7 +301,7 @@ impl Shard {
         }
         for ReplayItems { messages, request } in replay.items.drain(..) {
             for message in messages {
-                let current = self.current(session, &message, replay.store_changes, request);
+                let current = self.current(session, &message, replay.since, request);
                 let Some(message) = current else { continue };
                 let qos = message.qos().max(self.clients.qos_min).min(request.qos);
                 if qos == QoS::AtMostOnce {

@@ -322,6 +322,49 @@ fn a_retained_message_that_its_own_client_changes_while_it_waits_to_be_read_come
     assert!(old < 10, "what had left by then: {old}");
 }
 
+/// [MQTT-3.3.1-9]
+#[test]
+fn a_retained_message_whose_change_found_no_room_comes_as_it_is_when_its_client_reads() {
+    let limits = Limits {
+        outbox_bytes_max: 300,
+        replay_steps_max: 8,
+        max_queued_messages: 5,
+        ..Limits::default()
+    };
+    let mut bench = Bench::new(1, &limits);
+    let publisher = bench.connect(v5("publisher"));
+    let payload = "x".repeat(100);
+    let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
+    for topic in &topics {
+        bench.retain(publisher, topic, &payload);
+    }
+    let subscriber = bench.connect(v5("subscriber"));
+    let filters = [("r/#", options(Q0))];
+    let subscribe = Subscribe::new(identifier(1), &filters);
+    bench.push(subscriber, &Packet::Subscribe(subscribe));
+    bench.world.set_socket_capacity(0);
+    for _ in 0..100 {
+        bench.pass(0.001);
+    }
+    for topic in &topics {
+        bench.retain(publisher, topic, "new");
+    }
+    assert!(bench.world.sum(|it| it.dropped_outbox_full) > 0);
+    bench.world.set_socket_capacity(usize::MAX);
+    let mut heard = Vec::new();
+    for _ in 0..200 {
+        bench.pass(0.001);
+        heard.extend(bench.hear(subscriber));
+    }
+    for topic in &topics {
+        let last = heard.iter().rfind(|it| it.contains(&format!(" {topic}=")));
+        assert!(
+            last.is_some_and(|it| it.contains("=new")),
+            "{topic}: {last:?}"
+        );
+    }
+}
+
 /// Some subscriptions of one Client are looked up at once, and no more while it has much to read.
 #[test]
 fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_all_at_once() {
