@@ -75,8 +75,9 @@ pub struct Limits {
     /// Bytes of the messages waiting for one Session, each counted in full though Sessions share
     /// them. Beyond it the newest is dropped.
     pub max_queued_bytes: usize,
-    /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way, and of
-    /// QoS 0 beyond `outbox_bytes_max`. Beyond it the newest is dropped.
+    /// Bytes of the messages waiting for all Sessions of one shard, counted in the same way, of their
+    /// Wills, and of QoS 0 beyond `outbox_bytes_max`. Beyond it the newest is dropped, and a CONNECT with
+    /// a Will refused: 0x97 (Quota exceeded).
     pub memory_bytes_max: usize,
     /// Largest Keep Alive a v5 Client may ask for, seconds; a larger one, or none, is replaced by
     /// Server Keep Alive. Zero: no bound.

@@ -425,6 +425,46 @@ fn the_broker_takes_as_many_connections_and_sessions_as_it_may() {
     broker.client("c");
 }
 
+/// A Will waits in the memory that messages wait in, until it is published, forgotten or replaced.
+#[test]
+fn a_client_whose_will_finds_no_memory_is_refused_until_others_are_over() {
+    let mut broker = with_policy(|policy| policy.limits.memory_bytes_max = 10);
+    // Topic t, and as much payload; with a delay of a second, and a Session that outlasts it.
+    let will = |name: &str, size: usize| {
+        let payload = string(&"x".repeat(size));
+        connect(
+            5,
+            "06",
+            HOUR,
+            name,
+            &("05 18 00000001 0001 74".to_owned() + &payload),
+        )
+    };
+    let will_bytes = |broker: &Broker| {
+        let mut snapshot = Snapshot::default();
+        broker.shard.show(&mut snapshot);
+        snapshot.gauges.will_bytes
+    };
+    assert_eq!(broker.refused(&will("a", 11)), ReasonCode::QuotaExceeded);
+    let (a, _) = broker.connect(&will("a", 6));
+    assert_eq!(will_bytes(&broker), 7);
+    assert_eq!(broker.refused(&will("b", 4)), ReasonCode::QuotaExceeded);
+    assert_eq!(will_bytes(&broker), 7);
+    let (b, _) = broker.connect(&will("b", 2));
+    assert_eq!(will_bytes(&broker), 10);
+    broker.send(b, "e000");
+    assert_eq!(will_bytes(&broker), 7, "forgotten");
+    broker.lose(a);
+    assert_eq!(will_bytes(&broker), 7, "not due yet");
+    broker.pass(1);
+    assert_eq!(will_bytes(&broker), 0, "published");
+    let (a, _) = broker.connect(&will("a", 8));
+    assert_eq!(will_bytes(&broker), 9);
+    broker.lose(a);
+    broker.connect(&connect(5, "02", "", "a", ""));
+    assert_eq!(will_bytes(&broker), 0, "replaced by none");
+}
+
 // --- what a connection may ask for ---
 
 /// [MQTT-3.3.2-9]

@@ -165,6 +165,8 @@ pub struct Gauges {
     pub queued_messages: u64,
     /// Bytes of the messages waiting in the queues of Sessions, each counted in full.
     pub queued_bytes: u64,
+    /// Bytes of the Wills of Sessions.
+    pub will_bytes: u64,
     /// Envelopes that wait for room in a ring to another shard.
     pub ring_backlog: u64,
     /// Connections that are not read because a ring is full.

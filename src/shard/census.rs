@@ -40,6 +40,10 @@ pub struct Census {
     pub inbound: usize,
     /// Bytes of QoS 0 in outboxes beyond their bound.
     pub beyond_outboxes: usize,
+    /// Bytes of Wills, as they are counted.
+    pub will_bytes: usize,
+    /// The same, of those that are there.
+    pub will_bytes_there: usize,
     /// Retained messages found for Clients that have not read them.
     pub replaying: usize,
     /// SUBACKs that wait for other shards.
@@ -67,6 +71,7 @@ impl Shard {
             retained_levels,
             tombstones: self.router.tombstone_count(),
             beyond_outboxes: self.clients.beyond_outboxes,
+            will_bytes: self.clients.will_bytes,
             barriers: self.barriers.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
@@ -83,6 +88,8 @@ impl Shard {
             let Some(member) = self.clients.members.get(key) else {
                 continue;
             };
+            let will = member.session.will.as_ref();
+            census.will_bytes_there += will.map_or(0, |will| will.stored().size());
             let queued = member.session.queue.len();
             census.queued += queued;
             census.queued_max = census.queued_max.max(queued);
@@ -106,6 +113,7 @@ impl Shard {
             retained_bytes: count(self.router.retained_bytes()),
             queued_messages: count(self.clients.queued_messages),
             queued_bytes: count(self.clients.queued_bytes),
+            will_bytes: count(self.clients.will_bytes),
             ring_backlog: self.peers.iter().map(|peer| count(peer.waiting())).sum(),
             waiting_for_ring: count(self.waiting_for_ring.len()),
             // The data path knows.

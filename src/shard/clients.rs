@@ -25,7 +25,7 @@ use crate::metrics::Counters;
 use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
 use crate::session::{
-    Delivery, Inflight, OutboundAlias, Place, Progress, Queue, Session, ShareTag,
+    Delivery, Inflight, OutboundAlias, Place, Progress, Queue, Session, ShareTag, Will,
 };
 use crate::time::Instant;
 
@@ -118,6 +118,8 @@ pub(super) struct Clients {
     pub(super) queued_messages: usize,
     /// Bytes in the outboxes here beyond `outbox_bytes_max`.
     pub(super) beyond_outboxes: usize,
+    /// Bytes of the Wills of all Sessions here.
+    pub(super) will_bytes: usize,
     /// Sessions with a connection.
     pub(super) connected: usize,
     /// Buffer of [`Fanout`], kept between messages.
@@ -260,6 +262,7 @@ impl Clients {
             pool: MessagePool::default(),
             store: None,
             queued_bytes: 0,
+            will_bytes: 0,
             queued_messages: 0,
             beyond_outboxes: 0,
             connected: 0,
@@ -284,7 +287,28 @@ impl Clients {
     /// Takes a Session out.
     pub(super) fn remove(&mut self, session: SessionKey) -> Option<Member> {
         self.by_client_identifier.remove(session, &self.members);
+        self.set_will(session, None);
         self.members.remove(session)
+    }
+
+    /// Gives a Session this Will, and takes the one that it had.
+    pub(super) fn set_will(
+        &mut self,
+        session: SessionKey,
+        will: Option<Box<Will>>,
+    ) -> Option<Box<Will>> {
+        let size = |will: &Option<Box<Will>>| will.as_ref().map_or(0, |will| will.stored().size());
+        let member = self.members.get_mut(session)?;
+        self.will_bytes += size(&will);
+        let before = std::mem::replace(&mut member.session.will, will);
+        self.will_bytes -= size(&before);
+        before
+    }
+
+    /// Whether as many bytes more may be kept for Clients.
+    pub(super) fn has_memory_for(&self, size: usize) -> bool {
+        let used = self.queued_bytes + self.will_bytes + self.beyond_outboxes;
+        used + size <= self.limits.memory_bytes_max
     }
 
     /// Takes over what the operator decided anew.
@@ -366,8 +390,11 @@ impl Clients {
             }
             if connection.pending() >= self.limits.outbox_bytes_max {
                 let size = fanout.message.payload.len();
-                let used = &mut self.beyond_outboxes;
-                if !connection.reach_beyond_outbox(size, &self.limits, self.queued_bytes, used) {
+                let (used, beyond) = (
+                    self.queued_bytes + self.will_bytes,
+                    &mut self.beyond_outboxes,
+                );
+                if !connection.reach_beyond_outbox(size, &self.limits, used, beyond) {
                     self.counters.dropped_outbox_full += 1;
                     connection.note_loss();
                     return;
@@ -462,7 +489,7 @@ impl Clients {
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
         let size = delivery.message.size();
         let limits = &self.limits;
-        let used = self.queued_bytes + self.beyond_outboxes;
+        let used = self.queued_bytes + self.will_bytes + self.beyond_outboxes;
         let is_memory_full = used + size > limits.memory_bytes_max;
         // What only waits for the disk does not wait behind the window.
         let window = match session.connection.filter(|_| session.is_stored()) {

@@ -298,6 +298,9 @@ impl Shard {
             if will.payload.len() > policy.message_size_limit {
                 return Err(ReasonCode::PacketTooLarge);
             }
+            if !self.clients.has_memory_for(will.payload.len()) {
+                return Err(ReasonCode::QuotaExceeded);
+            }
         }
         // A Session that cannot be stored is not begun.
         if expiry_interval_s(connect) > 0
@@ -415,7 +418,7 @@ impl Shard {
         now: Instant,
     ) {
         let settings = self.clients.settings.clone();
-        let limits = &self.clients.limits;
+        let limits = &settings.policy.limits;
         let policy = self
             .clients
             .connections
@@ -433,14 +436,15 @@ impl Shard {
             session.expires_at = None;
             // The Client is back before its Will was due [MQTT-3.1.3-9].
             session.will_at = None;
-            session.will = connect.will.as_ref().and_then(|will| {
-                let mounted = mounted_topic(mount_point, will.topic_name)?;
-                Some(Box::new(Will::new(&codec::Will {
-                    topic_name: &mounted,
-                    ..*will
-                })))
-            });
         }
+        let will = connect.will.as_ref().and_then(|will| {
+            let mounted = mounted_topic(mount_point, will.topic_name)?;
+            Some(Box::new(Will::new(&codec::Will {
+                topic_name: &mounted,
+                ..*will
+            })))
+        });
+        self.clients.set_will(session, will);
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
@@ -561,9 +565,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Step {
-        if let Some(member) = self.clients.members.get_mut(session) {
-            member.session.will = None;
-        }
+        self.clients.set_will(session, None);
         self.close(key, effects);
         self.detach(session, now, effects);
         Step::Stop
@@ -595,10 +597,10 @@ impl Shard {
                 Some(interval) => session.expiry_interval_s = interval,
                 None => {}
             }
-            // [MQTT-3.1.2-10] [MQTT-3.14.4-3] A Client that leaves because of an error keeps its Will.
-            if disconnect.reason_code == ReasonCode::Success {
-                session.will = None;
-            }
+        }
+        // [MQTT-3.1.2-10] [MQTT-3.14.4-3] A Client that leaves because of an error keeps its Will.
+        if disconnect.reason_code == ReasonCode::Success {
+            self.clients.set_will(session, None);
         }
         self.log_end(
             key,
@@ -720,10 +722,10 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.clients.members.get_mut(session) else {
+        let Some(will) = self.clients.set_will(session, None) else {
             return;
         };
-        let Some(will) = member.session.will.take() else {
+        let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
         if let Some(store) = &mut self.clients.store

@@ -383,14 +383,14 @@ impl Connection {
     }
 
     /// Makes room for one more QoS 0 message, of `size` bytes, beyond an outbox that is full, if fewer wait in it than
-    /// might in a queue. `beyond` is what all connections have in this way, `queued` what is in all queues.
+    /// might in a queue. `beyond` is what all connections have in this way, `used` what is in all queues and Wills.
     #[cold]
     #[inline(never)]
     pub(super) fn reach_beyond_outbox(
         &mut self,
         size: usize,
         limits: &Limits,
-        queued: usize,
+        used: usize,
         beyond: &mut usize,
     ) -> bool {
         let pending = self.pending();
@@ -403,7 +403,7 @@ impl Connection {
         let had = self.beyond_outbox();
         let has = pending + size - limits.outbox_bytes_max;
         let all = *beyond - had + has;
-        if queued.saturating_add(all) > limits.memory_bytes_max {
+        if used.saturating_add(all) > limits.memory_bytes_max {
             return false;
         }
         *beyond = all;

@@ -79,24 +79,22 @@ impl Shard {
         } else {
             replayed.expires_at_ms.map(|ms| clock.instant(ms))
         };
-        if let Some(will) = replayed.will {
+        let will = replayed.will.map(|will| {
             let due = match replayed.will_at_ms {
                 Some(ms) if !replayed.is_connected => clock.instant(ms),
                 _ => now.add_seconds(will.delay_interval_s.into()),
             };
             state.will_at = Some(state.expires_at.map_or(due, |end| end.min(due)));
-            state.will = Some(Box::new(Will::from_stored(
-                will.message,
-                will.delay_interval_s,
-                will.message_expiry_interval_s,
-            )));
-        }
+            let (delay, expiry) = (will.delay_interval_s, will.message_expiry_interval_s);
+            Box::new(Will::from_stored(will.message, delay, expiry))
+        });
         for packet_identifier in replayed.inbound {
             state.inbound.publish(packet_identifier);
         }
         let deadline = state.deadline();
         let member = Member::new(state);
         let key = self.clients.insert(member);
+        self.clients.set_will(key, will);
         // What the operator allows at a time was decided when it began.
         let _ = self.occupancy.begin_session(None);
         self.clients.identify(key, identity);

@@ -286,7 +286,7 @@ impl Simulation<'_> {
                 + census.queued
                 + census.inflight
                 + census.inbound;
-            if busy != 0 {
+            if busy != 0 || census.will_bytes != census.will_bytes_there {
                 return Err(Violation(format!(
                     "shard {shard} is not at rest: {census:?}"
                 )));

@@ -142,8 +142,8 @@ pub(super) const SECTION: Section = Section {
         .default("0")
         .text(
             "Bytes of messages in the whole broker: half of it for those that wait for clients, which the \
-             cores share equally, and half for retained ones. Beyond it new messages are dropped or \
-             refused, and counted. 0 is 2 GiB for each core, and fastmq_max_retained_bytes. Mosquitto \
+             cores share equally, and half for retained ones. Wills wait as well. Beyond it new messages, \
+             and connections with a will, are dropped or refused, and counted. 0 is 2 GiB for each core, and fastmq_max_retained_bytes. Mosquitto \
              counts all memory that it allocates.",
         ),
         Directive::new(
