@@ -240,11 +240,25 @@ impl Shard {
         }
         let topic_name = TopicName::from_validated(message.topic_name());
         let (current, _) = self.router.retained(topic_name)?;
-        let qos = current.qos().max(self.clients.qos_min).min(request.qos);
         let is_sent = Arc::ptr_eq(current, message)
-            || since.is_lossy && qos == QoS::AtMostOnce
+            || since.is_lossy && self.came_alike(session, current, request)
             || self.is_kept_from(session, current, request);
         is_sent.then(|| current.clone())
+    }
+
+    /// Whether a message was delivered to this Session as the answer to `request` would be, and with QoS 0. False for one
+    /// that has other Subscriptions, since all that match have a say [MQTT-3.3.4-2].
+    fn came_alike(&self, session: SessionKey, message: &Message, request: ReplayRequest) -> bool {
+        let qos = message.qos().max(self.clients.qos_min).min(request.qos);
+        let member = self.clients.members.get(session);
+        qos == QoS::AtMostOnce
+            && member.is_some_and(|member| member.subscriptions.len() == 1)
+            && self
+                .router
+                .subscription(request.filter, session)
+                .is_some_and(|(options, identifier)| {
+                    (options.qos, identifier) == (request.qos, request.subscription_identifier)
+                })
     }
 
     /// Whether a message does not come live because its own Client has published it.

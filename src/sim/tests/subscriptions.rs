@@ -346,8 +346,13 @@ fn a_retained_message_whose_change_found_no_room_comes_as_it_is_when_its_client_
     for _ in 0..100 {
         bench.pass(0.001);
     }
-    for topic in &topics {
-        bench.retain(publisher, topic, "new");
+    for (id, topic) in (1..).zip(&topics) {
+        let qos = if id % 2 == 0 { Q0 } else { Q1 };
+        let publish = Publish {
+            retain: true,
+            ..message(topic, "new", qos, id)
+        };
+        bench.send(publisher, &Packet::Publish(publish));
     }
     assert!(bench.world.sum(|it| it.dropped_outbox_full) > 0);
     bench.world.set_socket_capacity(usize::MAX);
