@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -102,6 +102,34 @@ fn sigterm_says_goodbye_and_exits_with_success_on_one_core() {
 #[test]
 fn sigterm_says_goodbye_and_exits_with_success_on_two_cores() {
     sigterm_says_goodbye(2);
+}
+
+/// A Client may be served before the broker's start is over.
+#[test]
+fn sigterm_right_after_the_first_connack_ends_in_order() {
+    for _ in 0..10 {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut broker = command()
+            .args(["--port", &port.to_string()])
+            .args(["--cores", "4", "--oversubscribe"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert_eq!(broker.try_wait().unwrap(), None);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut client = Raw::connect(port, 5, "early");
+        let process = rustix::process::Pid::from_child(&broker);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        let (first_byte, body) = client.receive().expect("DISCONNECT before the end");
+        assert_eq!((first_byte, body.first()), (0xe0, Some(&0x8b)));
+        drop(client);
+        assert_eq!(broker.wait().unwrap().code(), Some(0));
+    }
 }
 
 /// DISCONNECT with 0x8B, Server shutting down, for those who can read it; the end for the others.

@@ -26,18 +26,42 @@ pub enum Request {
     DumpTree,
 }
 
-/// Calls `stop` at the first SIGINT or SIGTERM, and exits at once at the second; calls `handle` for every
-/// other signal. Both on a thread of their own. `flush` is called before a process exits that has said why.
+/// Signals that are kept for [`on_signals`] instead of ending the process, which is what they do by themselves.
+#[derive(Debug)]
+pub struct HeldSignals(Signals);
+
+impl HeldSignals {
+    /// What an operator asks for. Whoever rotates a log or renews a certificate while a store is read must not end
+    /// the broker.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn requests() -> io::Result<Self> {
+        Ok(Self(Signals::new([SIGHUP, SIGUSR1, SIGUSR2])?))
+    }
+
+    /// The end. From before the first Client is served, which is owed a DISCONNECT then and its Will; not earlier, since
+    /// there is no reason to wait for a store to be read.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn ends() -> io::Result<Self> {
+        Ok(Self(Signals::new([SIGINT, SIGTERM])?))
+    }
+}
+
+/// Calls `stop` at the first of the signals to end, and exits at once at the second; calls `handle` for every
+/// request. Both on a thread of their own. `flush` is called before a process exits that has said why.
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// When there can be no threads.
 pub fn on_signals(
+    HeldSignals(mut ends): HeldSignals,
+    HeldSignals(mut requests): HeldSignals,
     stop: impl FnOnce() + Send + 'static,
     flush: impl FnOnce() + Send + 'static,
     mut handle: impl FnMut(Request) + Send + 'static,
 ) -> io::Result<()> {
-    let mut ends = Signals::new([SIGINT, SIGTERM])?;
-    let mut requests = Signals::new([SIGHUP, SIGUSR1, SIGUSR2])?;
     let watch = move || {
         let mut pending = ends.forever();
         if let Some(signal) = pending.next() {

@@ -239,6 +239,8 @@ fn serve_found(
         let address = address.unwrap_or_default();
         Failure::start(format!("cannot listen on {address} (admin port): {error}"))
     })?;
+    // Whoever reads the file may send them.
+    let requests = runtime::HeldSignals::requests()?;
     let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
     // Files of the log are opened by its thread, which has to have happened while root may.
     log.flush(LOG_PATIENCE);
@@ -277,6 +279,7 @@ fn serve_found(
     let make_core = move |shard, shard_count| {
         StoredShard::new(shard, shard_count, settings.clone(), seed, opened.as_ref())
     };
+    let ends = runtime::HeldSignals::ends()?;
     let running =
         runtime::start_from(clock, placed, parts, &sender, make_core).map_err(Failure::start)?;
     let mailboxes = running.mailboxes();
@@ -334,6 +337,8 @@ fn serve_found(
         admin_port: admin_port.clone(),
     };
     runtime::on_signals(
+        ends,
+        requests,
         move || {
             admin::notify_stopping();
             stop_watch.set_ready(false);
