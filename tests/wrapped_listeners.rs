@@ -351,6 +351,45 @@ fn is_welcome(port: u16, origin: &str) -> bool {
     tungstenite::client(request, tcp(port)).is_ok()
 }
 
+/// The kernel tells of room in a socket only once megabytes have left it.
+#[test]
+fn a_file_comes_whole_to_who_reads_it_slowly() {
+    let folder = Folder::new();
+    let size = 24 << 20;
+    folder.write("large.bin", "x".repeat(size));
+    let file = folder.write(
+        "fastmq.conf",
+        format!(
+            "user root\nallow_anonymous true\nlistener 0 127.0.0.1\nprotocol websockets\nhttp_dir {}\n",
+            folder.path().display()
+        ),
+    );
+    let broker = Broker::start_configured(&["-c", file.to_str().unwrap(), "--cores", "1"]);
+    let mut stream = tcp(broker.port());
+    stream
+        .write_all(b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let mut part = vec![0; 64 << 10];
+    let slow_until = Instant::now() + Duration::from_secs(7);
+    loop {
+        let received = stream.read(&mut part).unwrap();
+        if received == 0 {
+            break;
+        }
+        answer.extend_from_slice(&part[..received]);
+        if Instant::now() < slow_until {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+    }
+    let head = answer
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    assert_eq!(answer.len() - head, size);
+}
+
 #[test]
 fn a_reload_changes_pages_origins_and_proxies_for_connections_that_come_then() {
     let folder = Folder::new();

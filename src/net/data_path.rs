@@ -1373,6 +1373,9 @@ impl<C: Core> DataPath<C> {
         let key = connection.key;
         let behind = connection.backlog_size();
         if unsent > 0 {
+            if closing && sent > 0 {
+                connection.state.set(State::PROGRESSED);
+            }
             connection.state.set(State::BLOCKED.or(State::POLLING));
             connection.keep_unsent(send.bytes, offset);
             self.uring.poll_writable(connection.fd(), writable);

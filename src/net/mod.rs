@@ -40,6 +40,7 @@ mod tests;
 pub mod tls;
 pub mod transport;
 mod unconnected;
+mod unread;
 mod uring;
 mod waker;
 mod wrapped;

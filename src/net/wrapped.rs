@@ -9,6 +9,7 @@ use super::connection::{Connection, Connections, State};
 use super::core::Core;
 use super::data_path::{DataPath, consume, peer_address};
 use super::transport::{Transport, TransportError};
+use super::unread::unread_size;
 use super::uring::{Operation, Report};
 use crate::key::ConnectionKey;
 use crate::log::{NOTICE_TARGET, WEBSOCKETS_TARGET};
@@ -16,6 +17,7 @@ use crate::metrics::Snapshot;
 use crate::origin::{Origin, PeerAddress};
 use crate::time::Instant;
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Costly steps of handshakes in one turn: a signature takes from a twentieth of a millisecond to a whole
@@ -335,13 +337,13 @@ impl<C: Core> DataPath<C> {
         let connection = self.connections.get(slot);
         let has_progressed = connection.state.has(State::PROGRESSED);
         connection.state.clear(State::PROGRESSED);
-        if has_progressed
-            && !connection.state.has(State::SHUT)
-            && connection
-                .transport
-                .as_mut()
-                .is_some_and(|it| it.take_reprieve())
-        {
+        if connection.state.has(State::SHUT) || connection.transport.is_none() {
+            return false;
+        }
+        let socket = connection.socket();
+        let unread = socket.map_or(0, |socket| unread_size(socket.as_fd()));
+        let transport = connection.transport.as_mut();
+        if transport.is_some_and(|it| it.take_reprieve(has_progressed, unread)) {
             self.linger(slot);
             return true;
         }

@@ -109,6 +109,8 @@ pub(super) struct Transport {
     has_ended: bool,
     /// How often its end was put off.
     reprieves: u16,
+    /// What the peer had not read of it the last time.
+    unread: usize,
 }
 
 impl Transport {
@@ -124,6 +126,7 @@ impl Transport {
             revealed: None,
             has_ended: false,
             reprieves: 0,
+            unread: 0,
         };
         (!wrapping.is_plain()).then(|| Box::new(transport()))
     }
@@ -163,10 +166,13 @@ impl Transport {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Whether a peer that is slow to read what is served to it may have more time.
-    pub(super) fn take_reprieve(&mut self) -> bool {
+    /// Whether a peer that is slow to read what is served to it may have more time: it reads, so the socket took more
+    /// or has less `unread`.
+    pub(super) fn take_reprieve(&mut self, has_taken: bool, unread: usize) -> bool {
+        let has_read = has_taken || unread < self.unread;
+        self.unread = unread;
         self.reprieves += 1;
-        self.reprieves <= REPRIEVES_MAX
+        has_read && self.reprieves <= REPRIEVES_MAX
     }
 
     /// Bytes held of what the peer sent.
