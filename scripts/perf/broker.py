@@ -49,11 +49,15 @@ class Broker:
             text = text.replace("{" + key + "}", str(value))
         return text
 
+    def words(self):
+        """The command, split before it is filled in: a folder may have blanks in its name."""
+        return [self.fill(word) for word in shlex.split(self.command)]
+
     def start(self):
         self.ports = dict(zip(("port", "spare", "third", "fourth"), free_ports(4)))
         for name, content in self.files.items():
             (self.folder / name).write_text(self.fill(content))
-        words = shlex.split(self.fill(self.command))
+        words = self.words()
         self.variables = os.environ | {key: self.fill(value) for key, value in self.environment.items()}
         self.log = self.folder / "log"
         with open(self.log, "wb") as log:
@@ -118,7 +122,7 @@ class Broker:
         if self.cleanup:
             # It may refuse until it has noticed that the broker is gone.
             deadline = time.monotonic() + CLEANUP_LIMIT_S
-            while subprocess.run(shlex.split(self.fill(self.cleanup)), env=self.variables, stdin=subprocess.DEVNULL,
+            while subprocess.run([self.fill(word) for word in shlex.split(self.cleanup)], env=self.variables, stdin=subprocess.DEVNULL,
                                  capture_output=True, timeout=10).returncode and time.monotonic() < deadline:
                 time.sleep(0.05)
         self.process = self.pid = None

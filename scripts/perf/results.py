@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from perf import machine
+from perf import machine, program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Brokers that insist on files keep them here, so that no disk is measured.
@@ -32,13 +32,13 @@ def shown(values, digits=3, scale=1):
 
 def add_options(parser, minutes, runs, duration):
     """Those that every script has, with these for a full run."""
-    parser.add_argument("--name", help="last part of the result's folder; without it nothing is written")
+    parser.add_argument("--name", type=program.folder_part, help="last part of the result's folder; without it nothing is written")
     parser.add_argument("--quick", action="store_true", help="one short round of a few points, written only with --name")
-    parser.add_argument("--machine", help="middle part of the folder (default: from the CPU's name)")
-    parser.add_argument("--runs", type=int, default=runs, help=f"rounds (default {runs})")
-    parser.add_argument("--minutes", type=float, default=minutes, help=f"no run is begun after so many (default {minutes})")
-    parser.add_argument("--duration", type=float, default=duration, help=f"seconds measured in each run (default {duration:g})")
-    parser.add_argument("--warmup", type=float, default=0.3, help="seconds before them (default 0.3)")
+    parser.add_argument("--machine", type=program.folder_part, help="middle part of the folder (default: from the CPU's name)")
+    parser.add_argument("--runs", type=program.count, default=runs, help=f"rounds (default {runs})")
+    parser.add_argument("--minutes", type=program.seconds_or_none, default=minutes, help=f"no run is begun after so many (default {minutes})")
+    parser.add_argument("--duration", type=program.seconds, default=duration, help=f"seconds measured in each run (default {duration:g})")
+    parser.add_argument("--warmup", type=program.seconds_or_none, default=0.3, help="seconds before them (default 0.3)")
     parser.add_argument("--seed", type=int, default=1, help="of the order within a round")
     parser.add_argument("--fastmq", type=Path, help="default: target/release/fastmq, built")
     parser.add_argument("--loadgen", type=Path, help="default: target/release/loadgen, built")
@@ -66,6 +66,7 @@ def prepare(options):
         subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
     options.fastmq = (options.fastmq or ROOT / "target/release/fastmq").resolve()
     options.loadgen = (options.loadgen or ROOT / "target/release/loadgen").resolve()
+    program.check_programs(options.fastmq, options.loadgen)
     return folder(options.name, options.machine, options.results)
 
 
