@@ -20,6 +20,10 @@ class Workload:
     #: The listener it goes to: "tcp", "tls", "websocket", or "v5" where a broker has one of its own for that.
     listener: str = "tcp"
 
+    def has_rate(self):
+        """An open loop, which leaves the broker time; others saturate it."""
+        return "--rate" in self.arguments
+
 
 CPU, RATE, P50, P99, P999 = "cpu_us_per_delivered", "delivered_per_s", "p50_us", "p99_us", "p999_us"
 STORED, STORED_CPU = "stored_per_s", "cpu_us_per_stored"

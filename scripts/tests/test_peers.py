@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import io
+import shutil
+import tempfile
 import unittest
 from unittest import mock
 
@@ -112,6 +114,23 @@ class Rounds(unittest.TestCase):
         self.assertIn("Each broker on CPU 0 alone, the load on CPU 1,", self.table(result))
         self.assertIn("Each broker on CPU 0 and on CPU 1, where the load is as well,", self.table(result, cores=2))
 
+    def test_loads_with_a_rate_go_on_longer_for_every_broker_if_that_is_asked_for(self):
+        options = argparse.Namespace(warmup=0.3, settle=4)
+        self.assertEqual(perf_peers.warmup_for(workloads.ALL["trickle"], options), 4.3)
+        self.assertEqual(perf_peers.warmup_for(workloads.ALL["pipe"], options), 0.3)
+        result, _ = self.measure([report(1000)], runs=1)
+        self.assertNotIn("longer before", self.table(result))
+        self.assertIn("Loads with a rate went on for 4 s longer before they were measured.", self.table(result, settle_s=4))
+
+    def test_only_a_whole_result_takes_the_place_of_the_readmes_table(self):
+        whole = {"no_readme": False, "only": None, "peer": [], "settle": 0, "awake": False, "default_log": False, "cores": 1,
+                 "workloads": list(workloads.ALL), "results": perf_peers.ROOT / "results"}
+        self.assertTrue(perf_peers.is_for_readme(argparse.Namespace(**whole), {}))
+        self.assertFalse(perf_peers.is_for_readme(argparse.Namespace(**whole), {"ended_early": "interrupted"}))
+        for part in ({"only": "fastmq"}, {"workloads": ["pipe"]}, {"settle": 4}, {"cores": 2}, {"results": perf_peers.ROOT},
+                     {"no_readme": True}):
+            self.assertFalse(perf_peers.is_for_readme(argparse.Namespace(**(whole | part)), {}), part)
+
     def test_out_of_time_says_so_and_keeps_what_is_there(self):
         result, written = self.measure([], minutes=0)
         self.assertEqual(result["ended_early"], "out of time in round 1 of 2")
@@ -134,6 +153,13 @@ class Peers(unittest.TestCase):
             logs_errors_alone = any("log_type" in text for text in peer.files.values())
             self.assertEqual(logs_errors_alone, name in ("fastmq", "mosquitto", "mosquitto-2.1"))
             self.assertFalse(any("log_type" in text for text in peer.with_default_log().files.values()), name)
+
+    def test_a_program_and_a_folder_may_have_blanks_in_their_names(self):
+        found = broker.Broker("mine", "'{program}' --conf '{dir}/a b' {port}", 0, tempfile.mkdtemp(prefix="a b "),
+                              values={"program": "/opt/a b/mine"})
+        self.addCleanup(shutil.rmtree, found.folder.parent)
+        found.ports = {"port": 7}
+        self.assertEqual(found.words(), ["/opt/a b/mine", "--conf", f"{found.folder}/a b", "7"])
 
     def test_no_two_ports_of_a_broker_are_the_same(self):
         self.assertEqual(len(set(broker.free_ports(4))), 4)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scripts import SCRIPTS, script
 
-perf_compare, tail = script("perf-compare"), script("perf-tail")
+perf_compare, perf_peers, tail = script("perf-compare"), script("perf-peers"), script("perf-tail")
 
 from perf import program  # noqa: E402
 
@@ -115,14 +115,21 @@ class Options(unittest.TestCase):
                 module.main()
         return raised.exception.code, said.getvalue()
 
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "nothing is measured on one CPU")
     def test_a_comparison_that_cannot_be_meant_is_refused_before_a_build(self):
+        one = str(min(os.sched_getaffinity(0)))
         for arguments, said in ((["main"], "no head"), (["main", "HEAD", "--duration", "0"], "above 0"),
-                                (["main", "HEAD", "--broker-cpu", "0", "--load-cpu", "0"], "both 0"),
+                                (["main", "HEAD", "--broker-cpu", one, "--load-cpu", one], f"both {one}"),
                                 (["main", "HEAD", "--broker-cpu", "999"], "--broker-cpu 999"),
                                 (["main", "HEAD", "--json", str(SCRIPTS)], "cannot be written")):
             status, text = self.status(perf_compare, *arguments)
             self.assertEqual(status, 2, text)
             self.assertIn(said, text)
+
+    def test_settling_needs_a_load_that_leaves_time(self):
+        status, text = self.status(perf_peers, "--quick", "--settle", "2", "--workloads", "pipe")
+        self.assertEqual(status, 2)
+        self.assertIn("none of these loads has a rate", text)
 
 
 class Tail(unittest.TestCase):
