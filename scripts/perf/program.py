@@ -100,6 +100,20 @@ def check_cpus(parser, broker_cpu, load_cpu):
         parser.error(f"--broker-cpu and --load-cpu are both {load_cpu}: the load would take the broker's time")
 
 
+def check_cpu_lists(*lists):
+    """CPUs as `taskset` takes them: it leaves out what is not there, without a word."""
+    ours = os.sched_getaffinity(0)
+    if len(ours) < 2:
+        sys.exit("this needs two CPUs: one for the broker, one for the load")
+    for text in lists:
+        if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+            sys.exit(f"{text!r}: numbers of CPUs are wanted, as in 0,2-3")
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            if missing := [cpu for cpu in range(int(first), int(last or first) + 1) if cpu not in ours]:
+                sys.exit(f"CPU {missing[0]} is not there; there are {', '.join(map(str, sorted(ours)))}")
+
+
 def check_programs(*paths):
     for path in paths:
         if not path.is_file() or not os.access(path, os.X_OK):

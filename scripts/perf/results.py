@@ -59,8 +59,7 @@ def raise_open_files():
 
 def prepare(options):
     """Limits raised, programs built, and the folder to be written, which must not be there; None without a name."""
-    if len(os.sched_getaffinity(0)) < 2:
-        sys.exit("this needs two CPUs: one for the broker, one for the load")
+    program.check_cpu_lists(options.broker_cpu, options.load_cpu)
     raise_open_files()
     if options.fastmq is None or options.loadgen is None:
         subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)

@@ -126,6 +126,15 @@ class Options(unittest.TestCase):
             self.assertEqual(status, 2, text)
             self.assertIn(said, text)
 
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "nothing is measured on one CPU")
+    def test_a_cpu_that_is_not_there_is_not_left_out(self):
+        one, *_, other = sorted(os.sched_getaffinity(0))
+        program.check_cpu_lists(str(one), f"{one},{other}")
+        for text in ("999", f"{one},999", f"{one}-999", "x", "", "-1"):
+            with self.assertRaises(SystemExit, msg=text) as raised:
+                program.check_cpu_lists(str(one), text)
+            self.assertIsInstance(raised.exception.code, str)
+
     def test_settling_needs_a_load_that_leaves_time(self):
         status, text = self.status(perf_peers, "--quick", "--settle", "2", "--workloads", "pipe")
         self.assertEqual(status, 2)
