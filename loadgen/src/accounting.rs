@@ -132,6 +132,8 @@ pub struct Window {
     handshakes: Vec<Handshake>,
     head: u64,
     next: u64,
+    /// The first one that was not given up: older ones may still arrive.
+    kept_from: u64,
 }
 
 /// Packet Identifiers are slots, so the window must leave room for its power of two.
@@ -150,6 +152,7 @@ impl Window {
             handshakes: vec![Handshake::None; slots as usize],
             head: 0,
             next: 0,
+            kept_from: 0,
         }
     }
 
@@ -197,9 +200,9 @@ impl Window {
     pub fn deliver(&mut self, first: u64, count: u64) -> u64 {
         let mut surplus = 0;
         for sequence in first..first + count {
-            // What was given up after a stall may still arrive late.
             if sequence < self.head || sequence >= self.next {
-                surplus += 1;
+                // What was given up after a stall may still arrive late.
+                surplus += u64::from(sequence >= self.kept_from);
                 continue;
             }
             let deliveries = &mut self.deliveries[(sequence & self.mask) as usize];
@@ -258,9 +261,19 @@ impl Window {
         expected
     }
 
+    /// Messages whose acknowledgement is not complete.
+    pub fn unacknowledged(&self) -> u64 {
+        let outstanding = self.head..self.next;
+        let slots = outstanding.map(|sequence| (sequence & self.mask) as usize);
+        slots
+            .filter(|&slot| self.handshakes[slot] != Handshake::None)
+            .count() as u64
+    }
+
     /// Stops waiting for everything outstanding. Only for QoS 0, where loss is allowed.
     pub fn give_up(&mut self) {
         self.head = self.next;
+        self.kept_from = self.next;
         self.deliveries.fill(0);
         self.handshakes.fill(Handshake::None);
     }
@@ -316,6 +329,7 @@ mod tests {
         );
         window.deliver(second, 1);
         assert_eq!(window.free(), 0);
+        assert_eq!(window.unacknowledged(), 1, "the second one");
         assert_eq!(window.deliver(first, 1), 0);
         assert_eq!(window.free(), 1);
         assert_eq!(window.deliver(first, 1), 1, "one too many");
@@ -343,11 +357,12 @@ mod tests {
         let (old, _) = window.open();
         window.give_up();
         assert_eq!(window.free(), 4);
-        window.deliver(old, 1);
+        assert_eq!(window.deliver(old, 1), 0, "late, and not one too many");
         assert!(window.is_empty());
         let (new, _) = window.open();
         window.deliver(new, 1);
         assert!(window.is_empty());
+        assert_eq!(window.deliver(new, 1), 1, "one too many");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Truth {
     pub corrupt: u64,
     /// Due, but the window never let them go.
     pub unsent: u64,
+    /// Published, and the broker never said that it has them.
+    pub unacknowledged: u64,
     pub passed: bool,
 }
 
@@ -459,11 +461,15 @@ impl RunResult {
         }
         writeln!(out)?;
         let truth = &self.truth;
-        writeln!(
+        write!(
             out,
             "  truth       {} lost, {} duplicated, {} reordered, {} corrupt, {} unsent",
             truth.lost, truth.duplicated, truth.reordered, truth.corrupt, truth.unsent
         )?;
+        if truth.unacknowledged > 0 {
+            write!(out, ", {} unacknowledged", truth.unacknowledged)?;
+        }
+        writeln!(out)?;
         for warning in &self.warnings {
             writeln!(out, "  note: {warning}")?;
         }

@@ -19,28 +19,32 @@ enum Defect {
     Duplicate,
     Swap,
     Corrupt,
+    /// Forwards it, and acknowledges neither it nor what comes later.
+    NoAck,
+    /// To every subscriber, whoever shares with whom.
+    ToAll,
     Die,
     /// Takes connections and never answers.
     Mute,
     RefuseConnect,
 }
 
-/// Forwards everything published to the last subscriber, MQTT 3.1.1, QoS 0 and 1.
+/// Forwards everything published to the first subscriber, MQTT 3.1.1, QoS 0 and 1.
 fn start_broker(defect: Defect) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let subscriber = Arc::new(Mutex::new(None));
+    let subscribers = Arc::new(Mutex::new(Vec::new()));
     // Threads end with the test process, or earlier when their Client closes.
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let subscriber = Arc::clone(&subscriber);
-            thread::spawn(move || serve(stream.unwrap(), &subscriber, defect));
+            let subscribers = Arc::clone(&subscribers);
+            thread::spawn(move || serve(stream.unwrap(), &subscribers, defect));
         }
     });
     port
 }
 
-fn serve(mut stream: TcpStream, subscriber: &Mutex<Option<TcpStream>>, defect: Defect) {
+fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Defect) {
     stream.set_nodelay(true).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut buffer = vec![0; 1 << 20];
@@ -60,12 +64,13 @@ fn serve(mut stream: TcpStream, subscriber: &Mutex<Option<TcpStream>>, defect: D
                 0x10 if defect == Defect::RefuseConnect => answers.extend([0x20, 2, 0, 5]),
                 0x10 => answers.extend([0x20, 2, 0, 0]),
                 0x82 => {
-                    *subscriber.lock().unwrap() = Some(stream.try_clone().unwrap());
+                    let subscriber = stream.try_clone().unwrap();
+                    subscribers.lock().unwrap().push(subscriber);
                     answers.extend([0x90, 3, packet[2], packet[3], packet[packet.len() - 1]]);
                 }
                 0x30 | 0x32 => {
                     count += 1;
-                    if packet[0] == 0x32 {
+                    if packet[0] == 0x32 && !(defect == Defect::NoAck && count >= STRUCK) {
                         let topic_size = usize::from(packet[3]);
                         answers.extend([0x40, 2, packet[4 + topic_size], packet[5 + topic_size]]);
                     }
@@ -96,9 +101,15 @@ fn serve(mut stream: TcpStream, subscriber: &Mutex<Option<TcpStream>>, defect: D
         if writer.write_all(&answers).is_err() {
             return;
         }
-        if let Some(subscriber) = &mut *subscriber.lock().unwrap()
-            && !forwarded.is_empty()
-        {
+        if forwarded.is_empty() {
+            continue;
+        }
+        let heard_by = if defect == Defect::ToAll {
+            usize::MAX
+        } else {
+            1
+        };
+        for subscriber in subscribers.lock().unwrap().iter_mut().take(heard_by) {
             let _ = subscriber.write_all(&forwarded);
         }
     }
@@ -185,6 +196,34 @@ fn a_share_that_is_repeated_is_a_duplicate_and_one_that_is_late_out_of_order() {
     assert(Defect::Duplicate, "1", 0, "\"duplicated\": 1,");
     assert(Defect::Duplicate, "0", 1, "1 messages delivered more than");
     assert(Defect::Swap, "1", 1, "1 messages delivered out of order");
+}
+
+#[test]
+fn a_share_that_goes_to_two_members_breaks_a_promise_at_every_qos() {
+    let shared = "shared --publishers 1 --subscribers 2";
+    let said = "messages delivered to more than one of those who share them";
+    assert_workload(shared, Defect::None, "1", 0, "\"duplicated\": 0,");
+    for qos in ["0", "1"] {
+        assert_workload(shared, Defect::ToAll, qos, 1, said);
+    }
+}
+
+#[test]
+fn what_is_delivered_and_never_acknowledged_breaks_a_promise() {
+    assert_run(
+        Defect::NoAck,
+        "1",
+        1,
+        "16 messages never acknowledged at QoS 1",
+    );
+    // The window of a schedule leaves room for all that are not.
+    assert_workload(
+        "pairs --rate 200",
+        Defect::NoAck,
+        "1",
+        1,
+        "messages never acknowledged at QoS 1",
+    );
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub struct PublisherEnd {
     pub publisher: u32,
     pub published: u64,
     pub unsent: u64,
+    pub unacknowledged: u64,
     /// Of a shared subscription: deliveries in all, and those that were too many.
     pub arrivals: u64,
     pub surplus: u64,
@@ -66,6 +67,7 @@ impl Engine {
                 .unwrap_or(0),
             published: publisher.window.published(),
             unsent: publisher.due_ns.len() as u64,
+            unacknowledged: publisher.window.unacknowledged(),
             arrivals: publisher.arrivals,
             surplus: publisher.surplus,
         });

@@ -344,6 +344,7 @@ fn verdict_in_words(run: &RunResult) -> String {
         (truth.reordered, "reordered"),
         (truth.corrupt, "corrupt"),
         (truth.unsent, "unsent"),
+        (truth.unacknowledged, "unacknowledged"),
     ]
     .into_iter()
     .filter(|(number, _)| *number > 0)
@@ -565,6 +566,7 @@ fn counts(run: &RunResult) -> Vec<(String, String)> {
         row("reordered", count(truth.reordered)),
         row("corrupt", count(truth.corrupt)),
         row("unsent", count(truth.unsent)),
+        row("unacknowledged", count(truth.unacknowledged)),
         row("schedule overruns", count(run.overruns)),
     ]
 }

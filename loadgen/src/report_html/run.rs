@@ -99,6 +99,8 @@ pub struct Truth {
     pub corrupt: u64,
     #[serde(default)]
     pub unsent: u64,
+    #[serde(default)]
+    pub unacknowledged: u64,
     pub passed: bool,
 }
 

@@ -253,21 +253,23 @@ impl Conductor<'_> {
     fn drain(&mut self) -> Result<(), Failure> {
         let stall = Duration::from_secs_f64(self.common.drain);
         let began = Instant::now();
-        let mut moved = (began, 0);
+        let mut moved = (began, (0, 0));
         let mut through_since = None;
         self.progress.phase("drain", 0.0);
         // The engines have looked at what is outstanding after they stopped.
         self.wait(Duration::from_millis(30))?;
         while began.elapsed() < DRAIN_MAX {
             self.wait(LOOK_EVERY)?;
-            let delivered = self.run.sum(|status| &status.delivered);
-            if self.run.sum(|status| &status.outstanding) == 0 {
+            let outstanding = self.run.sum(|status| &status.outstanding);
+            // Acknowledgements may come after all deliveries.
+            let so_far = (self.run.sum(|status| &status.delivered), outstanding);
+            if outstanding == 0 {
                 let since = *through_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > QUIET {
                     return Ok(());
                 }
-            } else if moved.1 != delivered {
-                moved = (Instant::now(), delivered);
+            } else if moved.1 != so_far {
+                moved = (Instant::now(), so_far);
             } else if moved.0.elapsed() > stall {
                 return Ok(());
             }

@@ -12,6 +12,9 @@ struct Counts {
     duplicated: u64,
     reordered: u64,
     unsent: u64,
+    unacknowledged: u64,
+    /// To more than one member of a shared subscription.
+    shared_out_again: u64,
 }
 
 pub(super) struct Verdict {
@@ -35,11 +38,12 @@ impl Conductor<'_> {
                 published[publisher.publisher as usize] = publisher.published;
                 let counts = &mut by_qos[usize::from(plan.qos)];
                 counts.unsent += publisher.unsent;
+                counts.unacknowledged += publisher.unacknowledged;
                 if plan.is_shared {
                     let arrived = publisher.arrivals - publisher.surplus;
                     counts.expected += publisher.published;
                     counts.lost += publisher.published.saturating_sub(arrived);
-                    counts.duplicated += publisher.surplus;
+                    counts.shared_out_again += publisher.surplus;
                 }
             }
         }
@@ -59,9 +63,10 @@ impl Conductor<'_> {
         let (mut broken, mut allowed) = (Vec::new(), Vec::new());
         for (qos, counts) in by_qos.iter().enumerate() {
             truth.lost += counts.lost;
-            truth.duplicated += counts.duplicated;
+            truth.duplicated += counts.duplicated + counts.shared_out_again;
             truth.reordered += counts.reordered;
             truth.unsent += counts.unsent;
+            truth.unacknowledged += counts.unacknowledged;
             let lost = format!("of {} messages lost", counts.expected);
             let promises = [
                 (qos > 0, counts.lost, lost.as_str()),
@@ -71,8 +76,19 @@ impl Conductor<'_> {
                     counts.duplicated,
                     "messages delivered more than once",
                 ),
+                // QoS 1 may repeat, and to the one that had it: no connection was lost.
+                (
+                    true,
+                    counts.shared_out_again,
+                    "messages delivered to more than one of those who share them",
+                ),
                 (true, counts.reordered, "messages delivered out of order"),
                 (qos > 0, counts.unsent, "messages never accepted"),
+                (
+                    qos > 0,
+                    counts.unacknowledged,
+                    "messages never acknowledged",
+                ),
             ];
             for (promised, count, what) in promises {
                 if count > 0 && promised {
