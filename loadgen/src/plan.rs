@@ -69,6 +69,16 @@ pub struct Publisher {
     pub schedule: Option<u16>,
 }
 
+impl Publisher {
+    /// Where it publishes the message of that sequence.
+    #[inline]
+    pub fn topic_name(&self, sequence: u64) -> &str {
+        let topics = self.topic_names.len() as u64;
+        let topic = if topics == 1 { 0 } else { sequence % topics };
+        &self.topic_names[topic as usize]
+    }
+}
+
 /// What happens in which order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Script {

@@ -37,7 +37,7 @@ pub struct Truth {
     pub lost: u64,
     pub duplicated: u64,
     pub reordered: u64,
-    /// Changed on the way, or delivered to the wrong subscriber or with the wrong QoS.
+    /// Changed on the way, or delivered to the wrong subscriber, by the wrong topic or with the wrong QoS.
     pub corrupt: u64,
     /// Due, but the window never let them go.
     pub unsent: u64,

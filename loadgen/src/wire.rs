@@ -264,6 +264,8 @@ pub fn read_acknowledgement(body: &[u8]) -> Result<(u16, u8), WireError> {
 #[derive(Debug, Eq, PartialEq)]
 pub struct Received<'a> {
     pub qos: u8,
+    /// Empty where an alias says it.
+    pub topic_name: &'a [u8],
     pub packet_identifier: u16,
     pub payload: &'a [u8],
 }
@@ -278,6 +280,7 @@ pub fn read_publish(
     let truncated = WireError("a PUBLISH that is too short");
     let qos = (first_byte >> 1) & 3;
     let mut at = binary_size(body).ok_or(truncated)?;
+    let topic_name = body.get(2..at).ok_or(truncated)?;
     let mut packet_identifier = 0;
     if qos > 0 {
         let Some(&[high, low]) = body.get(at..at + 2) else {
@@ -293,10 +296,15 @@ pub fn read_publish(
     let payload = body.get(at..).ok_or(truncated)?;
     Ok(Received {
         qos,
+        topic_name,
         packet_identifier,
         payload,
     })
 }
+
+/// Bits of a sequence; those above hold what the whole stamp is checked by.
+const SEQUENCE_BITS: u32 = 48;
+const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 /// Who sent a message, its place in what that publisher sent, and when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -308,18 +316,33 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// `None` for one that was changed on the way, but for one in 65,536 of those.
     #[inline]
     pub fn read(payload: &[u8]) -> Option<Self> {
         let (publisher, rest) = payload.split_first_chunk::<4>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
         let (due_ns, rest) = rest.split_first_chunk::<8>()?;
         let (sent_ns, _) = rest.split_first_chunk::<8>()?;
-        Some(Self {
+        let checked = u64::from_le_bytes(*sequence);
+        let stamp = Self {
             publisher: u32::from_le_bytes(*publisher),
-            sequence: u64::from_le_bytes(*sequence),
+            sequence: checked & SEQUENCE_MAX,
             due_ns: u64::from_le_bytes(*due_ns),
             sent_ns: u64::from_le_bytes(*sent_ns),
-        })
+        };
+        (stamp.checked_sequence() == checked).then_some(stamp)
+    }
+
+    /// The sequence, and above it a hash of all four: a changed time would be a wrong latency, and a changed
+    /// sequence a loss that there was not.
+    #[inline]
+    fn checked_sequence(self) -> u64 {
+        let publisher = u64::from(self.publisher).rotate_left(29);
+        let mixed =
+            self.sequence ^ publisher ^ self.due_ns.rotate_left(13) ^ self.sent_ns.rotate_left(41);
+        // 2^64 divided by the golden ratio: each bit moves some of the upper ones.
+        let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> SEQUENCE_BITS;
+        self.sequence | (hash << SEQUENCE_BITS)
     }
 }
 
@@ -356,6 +379,7 @@ pub struct Publish<'a> {
 pub struct PublishTemplate {
     bytes: Vec<u8>,
     packet_identifier_at: Option<usize>,
+    publisher: u32,
     sequence_at: usize,
 }
 
@@ -387,6 +411,7 @@ impl PublishTemplate {
         Self {
             bytes,
             packet_identifier_at,
+            publisher: publish.publisher,
             sequence_at,
         }
     }
@@ -412,8 +437,15 @@ impl PublishTemplate {
         if let Some(at) = self.packet_identifier_at {
             packet[at..at + 2].copy_from_slice(&packet_identifier.to_be_bytes());
         }
+        let checked = Stamp {
+            publisher: self.publisher,
+            sequence,
+            due_ns,
+            sent_ns,
+        };
+        let checked = checked.checked_sequence();
         let stamp = &mut packet[self.sequence_at..self.sequence_at + 24];
-        stamp[..8].copy_from_slice(&sequence.to_le_bytes());
+        stamp[..8].copy_from_slice(&checked.to_le_bytes());
         stamp[8..16].copy_from_slice(&due_ns.to_le_bytes());
         stamp[16..].copy_from_slice(&sent_ns.to_le_bytes());
     }
@@ -444,6 +476,7 @@ mod tests {
                 assert_eq!(frame.body.end, bytes.len());
                 let received = read_publish(version, frame.first_byte, &bytes[frame.body]).unwrap();
                 assert_eq!(received.qos, qos);
+                assert_eq!(received.topic_name, b"a/b");
                 assert_eq!(received.packet_identifier, if qos > 0 { 513 } else { 0 });
                 assert_eq!(received.payload.len(), 300);
                 assert_eq!(received.payload[STAMP_SIZE..], filler);
@@ -457,6 +490,43 @@ mod tests {
                         sent_ns: 101
                     }
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn one_changed_bit_of_a_stamp_is_seen_whichever_it_is() {
+        let template = PublishTemplate::new(&Publish {
+            version: Version::V311,
+            topic_name: "a",
+            topic_alias: None,
+            qos: 0,
+            retain: false,
+            publisher: 49,
+            filler: &[],
+        });
+        for (sequence, due_ns) in [
+            (0, 0),
+            (1, 999),
+            (SEQUENCE_MAX, u64::MAX),
+            (77_777, 3_141_592_653),
+        ] {
+            let mut bytes = Vec::new();
+            template.append(0, sequence, due_ns, due_ns / 2, &mut bytes);
+            let payload = &mut bytes[5..];
+            assert_eq!(payload.len(), STAMP_SIZE);
+            assert_eq!(
+                Stamp::read(payload).map(|stamp| stamp.sequence),
+                Some(sequence)
+            );
+            for bit in 0..8 * STAMP_SIZE {
+                payload[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(
+                    Stamp::read(payload),
+                    None,
+                    "bit {bit} of {sequence}, {due_ns}"
+                );
+                payload[bit / 8] ^= 1 << (bit % 8);
             }
         }
     }

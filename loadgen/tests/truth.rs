@@ -19,6 +19,10 @@ enum Defect {
     Duplicate,
     Swap,
     Corrupt,
+    /// Changes a bit of when it was due.
+    CorruptTime,
+    /// Another last letter of the topic.
+    OtherTopic,
     /// Forwards it, and acknowledges neither it nor what comes later.
     NoAck,
     /// To every subscriber, whoever shares with whom.
@@ -88,6 +92,16 @@ fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Def
                             }
                             if defect == Defect::Corrupt && count == STRUCK {
                                 *forwarded.last_mut().unwrap() ^= 1;
+                            }
+                            if defect == Defect::CorruptTime && count == STRUCK {
+                                // Of a payload of 64 bytes: publisher and sequence are before it.
+                                let due_at = forwarded.len() - 64 + 12;
+                                forwarded[due_at + 3] ^= 1;
+                            }
+                            if defect == Defect::OtherTopic && count == STRUCK {
+                                let packet_at = forwarded.len() - packet.len();
+                                let topic_size = usize::from(packet[3]);
+                                forwarded[packet_at + 3 + topic_size] ^= 1;
                             }
                             forwarded.extend(kept.take().unwrap_or_default());
                         }
@@ -245,6 +259,8 @@ fn one_swap_is_seen_at_every_qos() {
 #[test]
 fn one_changed_byte_is_seen() {
     assert_run(Defect::Corrupt, "0", 1, "1 messages changed or");
+    assert_run(Defect::CorruptTime, "0", 1, "1 messages changed or");
+    assert_run(Defect::OtherTopic, "1", 1, "1 messages changed or");
 }
 
 #[test]

@@ -131,7 +131,10 @@ impl Engine {
                 return false;
             }
             let publisher = &run.plan.publishers[stamp.publisher as usize];
-            payload.len() == publisher.payload
+            let topic_name = publisher.topic_name(stamp.sequence).as_bytes();
+            let is_aliased = received.topic_name.is_empty() && run.common.topic_aliases;
+            (received.topic_name == topic_name || is_aliased)
+                && payload.len() == publisher.payload
                 && received.qos == publisher.qos.min(peer.qos)
                 && payload[wire::STAMP_SIZE..] == run.filler[..payload.len() - wire::STAMP_SIZE]
         });

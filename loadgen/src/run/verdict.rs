@@ -99,7 +99,8 @@ impl Conductor<'_> {
             }
         }
         if truth.corrupt > 0 {
-            let what = "messages changed or delivered to the wrong subscriber";
+            let what =
+                "messages changed or delivered to the wrong subscriber, by the wrong topic or QoS";
             broken.push(format!("{} {what}", truth.corrupt));
         }
         truth.passed = broken.is_empty();
