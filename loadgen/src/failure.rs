@@ -37,6 +37,12 @@ pub enum Failure {
     ConnectRefused { client: String, code: u8 },
     #[error("the broker refused SUBSCRIBE of {client} with code {code:#04x}")]
     SubscribeRefused { client: String, code: u8 },
+    #[error("the broker granted {client} QoS {granted} where QoS {asked} was asked for")]
+    QosGranted {
+        client: String,
+        granted: u8,
+        asked: u8,
+    },
     #[error("the broker refused a message with code {code:#04x}")]
     PublishRefused { code: u8 },
     #[error("the broker supports QoS {supported} at most")]

@@ -42,14 +42,26 @@ pub fn execute(
         )?;
         let p99_us = outcome.intended.value_at_quantile(0.99) as f64 / 1e3;
         let published_per_s = outcome.published as f64 / outcome.measured_s.max(1e-9);
-        let is_clean = outcome.broken.is_empty() && outcome.truth.lost == 0;
-        let passes = is_clean
-            && outcome.truth.unsent == 0
-            && !outcome.intended.is_empty()
-            && p99_us <= bound_us
-            && published_per_s >= KEPT_UP * rate;
+        let mut against = outcome.broken.clone();
+        if outcome.truth.lost + outcome.truth.unsent > 0 {
+            against.extend_from_slice(&outcome.allowed);
+        }
+        if outcome.intended.is_empty() {
+            against.push("nothing was delivered".to_owned());
+        }
+        if p99_us > bound_us {
+            against.push(format!("more than {bound_us} us"));
+        }
+        if published_per_s < KEPT_UP * rate {
+            against.push(format!("{published_per_s:.0}/s were published"));
+        }
+        let passes = against.is_empty();
         let verdict = if passes { "passes" } else { "fails" };
-        let note = format!("{rate:.0}/s {verdict}: p99 {p99_us:.0} us");
+        let mut note = format!("{rate:.0}/s {verdict}: p99 {p99_us:.0} us");
+        for reason in against {
+            note.push_str("; ");
+            note.push_str(&reason);
+        }
         eprintln!("loadgen: {note}");
         notes.push(note);
         if outcome.error.is_some() {

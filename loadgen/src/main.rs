@@ -73,10 +73,18 @@ impl Files {
     fn open(common: &Common) -> Result<Self, Failure> {
         let open = |path: Option<&PathBuf>| path.map(|path| Destination::open(path)).transpose();
         let is_file = |path: &&PathBuf| path.as_os_str() != "-";
-        Ok(Self {
+        let files = Self {
             json: open(common.json.as_ref().filter(is_file))?,
             hdr: open(common.hdr.as_ref())?,
-        })
+        };
+        if let (Some(json), Some(hdr)) = (&files.json, &files.hdr)
+            && json.is_same_file(hdr)
+        {
+            let path = json.path().display();
+            let said = format!("--json and --hdr {path}: two results cannot be in one file");
+            return Err(Failure::Options(said));
+        }
+        Ok(files)
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Common {
     #[arg(long, global = true, requires = "p99_us", conflicts_with = "rate")]
     pub find_max: bool,
     /// Bound of p99 latency for --find-max, microseconds.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = bound)]
     pub p99_us: Option<f64>,
     /// Topics of each publisher, in turn.
     #[arg(long, global = true, default_value_t = 1, value_parser = count)]
@@ -329,6 +329,10 @@ fn seconds(text: &str) -> Result<f64, String> {
     number(text, 0.0..=86_400.0, "from 0 to 86400 seconds")
 }
 
+fn bound(text: &str) -> Result<f64, String> {
+    number(text, f64::MIN_POSITIVE..=1e12, "more than 0 microseconds")
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     number(text, 0.001..=1e8, "from 0.001 to 100000000 a second")
 }
@@ -372,7 +376,12 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
             _ => return Err("CPU numbers as in 2,4-6".to_owned()),
         }
     }
-    Ok(CpuList(cpus))
+    let mut sorted = cpus.clone();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => Err(format!("CPU {} twice", twice[0])),
+        None => Ok(CpuList(cpus)),
+    }
 }
 
 #[cfg(test)]

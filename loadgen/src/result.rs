@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -500,6 +501,15 @@ impl Destination {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Of regular files: a device may take both.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        let place = |file: &fs::File| {
+            let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        place(&self.file).is_some_and(|ours| place(&other.file) == Some(ours))
     }
 
     fn begin(&mut self) -> io::Result<&mut fs::File> {

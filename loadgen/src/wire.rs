@@ -238,8 +238,8 @@ fn binary_size(bytes: &[u8]) -> Option<usize> {
     Some(2 + usize::from(u16::from_be_bytes([high, low])))
 }
 
-/// The worst of the Reason Codes of a SUBACK.
-pub fn read_suback(version: Version, body: &[u8]) -> Result<u8, WireError> {
+/// The least and the worst of the Reason Codes of a SUBACK.
+pub fn read_suback(version: Version, body: &[u8]) -> Result<(u8, u8), WireError> {
     let empty = WireError("an empty SUBACK");
     let mut at = 2;
     if version.is_v5() {
@@ -247,7 +247,8 @@ pub fn read_suback(version: Version, body: &[u8]) -> Result<u8, WireError> {
         at += size_size + size;
     }
     let codes = body.get(at..).unwrap_or_default();
-    codes.iter().copied().max().ok_or(empty)
+    let (least, worst) = (codes.iter().min(), codes.iter().max());
+    least.copied().zip(worst.copied()).ok_or(empty)
 }
 
 /// Packet Identifier and Reason Code of PUBACK, PUBREC, PUBREL and PUBCOMP.

@@ -31,6 +31,8 @@ enum Defect {
     /// Takes connections and never answers.
     Mute,
     RefuseConnect,
+    /// Grants QoS 0 whatever is asked for.
+    Grant0,
 }
 
 /// Forwards everything published to the first subscriber, MQTT 3.1.1, QoS 0 and 1.
@@ -70,7 +72,9 @@ fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Def
                 0x82 => {
                     let subscriber = stream.try_clone().unwrap();
                     subscribers.lock().unwrap().push(subscriber);
-                    answers.extend([0x90, 3, packet[2], packet[3], packet[packet.len() - 1]]);
+                    let asked = packet[packet.len() - 1];
+                    let granted = if defect == Defect::Grant0 { 0 } else { asked };
+                    answers.extend([0x90, 3, packet[2], packet[3], granted]);
                 }
                 0x30 | 0x32 => {
                     count += 1;
@@ -276,6 +280,8 @@ fn broker_that_never_answers_does_not_hang_the_run() {
 #[test]
 fn refusals_are_named() {
     assert_run(Defect::RefuseConnect, "0", 2, "refused CONNECT");
+    assert_run(Defect::Grant0, "1", 2, "QoS 0 where QoS 1 was asked for");
+    assert_run(Defect::Grant0, "0", 0, "\"lost\": 0,");
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(["pairs", "--port", "1"])
         .output()
@@ -304,12 +310,20 @@ fn a_run_that_could_not_measure_what_it_says_is_refused() {
     assert_refused("reconnect --qos 1 --rate 10", "it has no rate");
     assert_refused("retained --rate 10", "it has no rate");
     assert_refused("retained --find-max --p99-us 9", "it has no rate");
+    assert_refused("pairs --find-max --p99-us 0", "more than 0");
+    assert_refused("pairs --find-max --p99-us nan", "more than 0");
+    assert_refused("pairs --cpus 0,1,0", "CPU 0 twice");
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_named_before_the_run() {
     assert_refused("pairs --json /nonexistent/x", "/nonexistent/x: cannot be");
     assert_refused("pairs --hdr /nonexistent/x", "/nonexistent/x: cannot be");
+    let same = std::env::temp_dir().join(format!("loadgen-{}-same", std::process::id()));
+    let same = same.to_str().unwrap();
+    let said = "two results cannot be in one file";
+    assert_refused(&format!("pairs --json {same} --hdr {same}"), said);
+    std::fs::remove_file(same).unwrap();
 }
 
 #[test]

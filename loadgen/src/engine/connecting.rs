@@ -137,12 +137,20 @@ impl Engine {
         body: &[u8],
         now_ns: u64,
     ) -> Result<(), Failure> {
-        let code = wire::read_suback(self.run.common.protocol, body)?;
+        let (granted, code) = wire::read_suback(self.run.common.protocol, body)?;
         let peer = &mut self.peers[index as usize];
         if code >= 0x80 {
             return Err(Failure::SubscribeRefused {
                 client: client_identifier(peer.client),
                 code,
+            });
+        }
+        if granted < peer.qos {
+            // It may, and then what arrives is not what was to be measured.
+            return Err(Failure::QosGranted {
+                client: client_identifier(peer.client),
+                granted,
+                asked: peer.qos,
             });
         }
         if peer.state != State::AwaitingSubAck {
