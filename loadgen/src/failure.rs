@@ -78,7 +78,7 @@ pub enum Failure {
     Preflight(#[from] fastmq::runtime::PreflightError),
     #[error(transparent)]
     Start(#[from] fastmq::runtime::StartError),
-    #[error("cannot read /proc of the broker, process {process_id}: {source}")]
+    #[error("cannot read what the broker, process {process_id}, has used: {source}")]
     Process { process_id: u32, source: io::Error },
     #[error(transparent)]
     Wire(#[from] WireError),

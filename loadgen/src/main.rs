@@ -133,6 +133,14 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
             )),
         }
     }
+    if let Some(process_id) = common.broker_pid
+        && process::listens(process_id, address.port()) == Some(false)
+    {
+        about.warnings.push(format!(
+            "process {process_id} does not listen on port {}: is it the broker?",
+            address.port()
+        ));
+    }
     let progress = Progress::new();
     let outcome = if common.find_max {
         let (outcome, rate, notes) =

@@ -4,21 +4,41 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// CPU time of every thread alive, from `schedstat`: ticks of 10 ms are too coarse for short runs.
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+/// CPU time of all threads, those that have ended as well, to the nanosecond: the ticks of 10 ms in `/proc` are too
+/// coarse for short runs, and of threads alone what a thread has used goes with it.
 pub fn cpu_time(process_id: u32) -> io::Result<Duration> {
-    let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{process_id}/task"))? {
-        // A thread may end between the listing and the reading.
-        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+    let process_id = i32::try_from(process_id).map_err(|_| io::ErrorKind::NotFound)?;
+    let clock = clock_getcpuclockid(Pid::from_raw(process_id))?;
+    Ok(Duration::from(clock_gettime(clock)?))
+}
+
+/// Whether the process listens on that TCP port, as far as this one may know.
+pub fn listens(process_id: u32, port: u16) -> Option<bool> {
+    let mut inodes = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let Ok(text) = fs::read_to_string(format!("/proc/{process_id}/net/{table}")) else {
             continue;
         };
-        let on_cpu_ns = text
-            .split_whitespace()
-            .next()
-            .and_then(|word| word.parse::<u64>().ok());
-        total += on_cpu_ns.ok_or_else(|| io::Error::other("schedstat without a number"))?;
+        inodes.extend(text.lines().skip(1).filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
+            let is_listening = *fields.get(3)? == "0A";
+            let is_wanted = is_listening && u16::from_str_radix(local_port, 16) == Ok(port);
+            is_wanted.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+        }));
     }
-    Ok(Duration::from_nanos(total))
+    let files = fs::read_dir(format!("/proc/{process_id}/fd")).ok()?;
+    let mut links = files
+        .flatten()
+        .filter_map(|file| fs::read_link(file.path()).ok());
+    Some(links.any(|link| {
+        inodes
+            .iter()
+            .any(|inode| link.as_os_str() == inode.as_str())
+    }))
 }
 
 /// CPUs of this machine, whichever of them this process was started on.
@@ -92,7 +112,7 @@ impl Cost {
         })
     }
 
-    /// A thread that ended takes what it used with it.
+    /// Of context switches, a thread that ended takes its own with it.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             from: before.to,
@@ -156,4 +176,38 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
         },
     )?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_has_used_stays_when_it_has_ended() {
+        let own = std::process::id();
+        let before = cpu_time(own).unwrap();
+        let busy = std::thread::spawn(|| {
+            let began = clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+            loop {
+                let now = clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+                if Duration::from(now - began) > Duration::from_millis(30) {
+                    return;
+                }
+            }
+        });
+        busy.join().unwrap();
+        let used = cpu_time(own).unwrap() - before;
+        assert!(used >= Duration::from_millis(30), "{used:?}");
+        assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn who_listens_is_known_by_its_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(listens(std::process::id(), port), Some(true));
+        drop(listener);
+        assert_eq!(listens(std::process::id(), port), Some(false));
+        assert_eq!(listens(u32::MAX, port), None);
+    }
 }
