@@ -51,6 +51,8 @@ pub enum Failure {
     Disconnected { client: String, code: u8 },
     #[error("the broker closed the connection of {client} {when}")]
     Closed { client: String, when: &'static str },
+    #[error("interrupted: the figures are those until then")]
+    Interrupted,
     #[error("the broker died: process {0} is gone")]
     BrokerDied(u32),
     #[error("the broker sent packet type {0:#04x}, which nobody asked for")]

@@ -11,6 +11,7 @@ mod clock;
 mod engine;
 mod failure;
 mod find_max;
+mod interrupt;
 mod manual;
 mod options;
 mod plan;

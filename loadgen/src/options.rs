@@ -19,8 +19,8 @@ Results:
 ///
 /// Every message carries its publisher, its sequence, when it was due and when it was sent; what was
 /// lost, duplicated or reordered is counted for every pair of publisher and subscriber. Exit status:
-/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made. Loss at
-/// QoS 0 breaks none, however much it is, and is told.
+/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made or was interrupted.
+/// Loss at QoS 0 breaks none, however much it is, and is told.
 #[derive(Debug, Parser)]
 #[command(disable_version_flag = true, after_help = AFTER_HELP)]
 pub struct Options {

@@ -278,6 +278,36 @@ fn broker_that_never_answers_does_not_hang_the_run() {
 }
 
 #[test]
+fn an_interrupted_load_tells_what_it_has_measured_and_calls_nothing_lost() {
+    let port = start_broker(Defect::None).to_string();
+    let place = std::env::temp_dir().join(format!("loadgen-{}-interrupted", std::process::id()));
+    let loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["pairs", "--qos", "1", "--no-ceiling", "--warmup", "0"])
+        .args(["--duration", "300", "--port", &port, "--json"])
+        .arg(&place)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(std::time::Duration::from_secs(2));
+    let process_id = loadgen.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &process_id]).status();
+    assert!(killed.unwrap().success());
+    let output = loadgen.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(
+        said.trim(),
+        "loadgen: interrupted: the figures are those until then"
+    );
+    let result: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&place).unwrap()).unwrap();
+    std::fs::remove_file(place).unwrap();
+    assert!(result["delivered"].as_u64() > Some(0), "{result}");
+    assert!(result["measured_s"].as_f64() > Some(0.1), "{result}");
+    assert_eq!(result["truth"]["lost"], 0);
+}
+
+#[test]
 fn refusals_are_named() {
     assert_run(Defect::RefuseConnect, "0", 2, "refused CONNECT");
     assert_run(Defect::Grant0, "1", 2, "QoS 0 where QoS 1 was asked for");

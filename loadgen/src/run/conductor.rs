@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::engine::{Command, End, Event, Interval, Run, Status, TICK_NS, histogram};
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::options::Common;
 use crate::plan::Script;
 use crate::process::{self, Cost};
@@ -24,6 +25,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(100);
 /// How often the main thread looks at how far the engines are.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often it looks whether a signal came.
+const HEED_EVERY: Duration = Duration::from_millis(100);
 /// Until all engines have said what they found.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,8 @@ pub(super) struct Conductor<'a> {
     pub(super) stored: Option<Stored>,
     pub(super) memory_kib: Option<(u64, u64)>,
     pub(super) measured_s: Option<f64>,
+    /// A signal ends what is waited for.
+    pub(super) heeds_interrupts: bool,
 }
 
 impl Conductor<'_> {
@@ -58,6 +63,8 @@ impl Conductor<'_> {
     }
 
     fn play_load(&mut self) -> Result<(), Failure> {
+        interrupt::heed()?;
+        self.heeds_interrupts = true;
         self.connect(0)?;
         let start_ns = self.run.clock.now_ns() + 20_000_000;
         let from_ns = start_ns + nanoseconds(self.common.warmup);
@@ -66,11 +73,26 @@ impl Conductor<'_> {
         self.run.command(Command::Begin { start_ns, from_ns });
         self.progress
             .phase("warm-up", self.common.warmup + self.common.duration);
+        let measured = self.measure(from_ns, stop_ns);
+        self.heeds_interrupts = false;
+        match measured {
+            // What is under way is not lost yet.
+            Err(Failure::Interrupted) => self.run.command(Command::Stop(self.run.clock.now_ns())),
+            Err(_) => return measured,
+            Ok(()) => {}
+        }
+        self.drain()?;
+        measured
+    }
+
+    fn measure(&mut self, from_ns: u64, stop_ns: u64) -> Result<(), Failure> {
         self.wait_until(from_ns)?;
         let before = self.sample()?;
-        self.wait_until(stop_ns)?;
-        self.cost = self.sample()?.zip(before).map(|(a, b)| a.since(&b));
-        self.drain()
+        let ended = self.wait_until(stop_ns);
+        if matches!(ended, Ok(()) | Err(Failure::Interrupted)) {
+            self.cost = self.sample()?.zip(before).map(|(a, b)| a.since(&b));
+        }
+        ended
     }
 
     fn play_retained(&mut self) -> Result<(), Failure> {
@@ -314,9 +336,13 @@ impl Conductor<'_> {
     fn wait(&mut self, time: Duration) -> Result<(), Failure> {
         let until = Instant::now() + time;
         loop {
+            if self.heeds_interrupts && interrupt::came() {
+                return Err(Failure::Interrupted);
+            }
             let left = until.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
+            match self.events.recv_timeout(left.min(HEED_EVERY)) {
                 Ok(event) => self.handle_event(event)?,
+                Err(RecvTimeoutError::Timeout) if left > HEED_EVERY => {}
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => {
                     let gone = std::io::Error::other("the threads of the generator are gone");

@@ -128,6 +128,7 @@ pub fn execute(
         stored: None,
         memory_kib: None,
         measured_s: None,
+        heeds_interrupts: false,
     };
     let played = conductor.play();
     Ok(conductor.finish(played.err(), running, connections))
