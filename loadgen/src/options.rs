@@ -314,6 +314,17 @@ impl Options {
     }
 }
 
+/// Whether these words, a workload and its options, can be meant; what is said against them in one line.
+pub fn check(words: &[String]) -> Result<(), String> {
+    let line = std::iter::once("loadgen").chain(words.iter().map(String::as_str));
+    let Err(error) = Options::parse_all(line) else {
+        return Ok(());
+    };
+    let said = error.to_string();
+    let first = said.lines().next().unwrap_or_default();
+    Err(first.trim_start_matches("error: ").to_owned())
+}
+
 fn duration(text: &str) -> Result<f64, String> {
     let said = "more than 0 and up to 86400 seconds";
     number(text, f64::MIN_POSITIVE..=86_400.0, said)

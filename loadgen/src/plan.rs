@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::options::{Common, Workload};
+use crate::options::{self, Common, Workload};
 
 /// Of a publisher that would follow a schedule, where it need not.
 const SATURATING_WINDOW: u64 = 16;
@@ -129,6 +129,34 @@ struct Part {
     payload: Option<usize>,
     window: Option<u64>,
     rate: Option<f64>,
+}
+
+impl Part {
+    /// The same load on the command line, whose bounds hold here as well.
+    fn words(&self) -> Vec<String> {
+        let mut words = vec![self.workload.clone()];
+        let mut say = |option: &str, value: Option<String>| {
+            words.extend(value.map(|value| format!("--{option}={value}")));
+        };
+        let count = |value: Option<u32>| value.map(|value| value.to_string());
+        say("pairs", count(self.pairs));
+        say("publishers", count(self.publishers));
+        say("subscribers", count(self.subscribers));
+        say("connections", count(self.connections));
+        say("filters", count(self.filters));
+        say("topics", count(self.topics));
+        for (option, qos) in [
+            ("qos", self.qos),
+            ("publish-qos", self.publish_qos),
+            ("subscribe-qos", self.subscribe_qos),
+        ] {
+            say(option, count(qos.map(u32::from)));
+        }
+        say("payload", self.payload.map(|payload| payload.to_string()));
+        say("window", self.window.map(|window| window.to_string()));
+        say("rate", self.rate.map(|rate| rate.to_string()));
+        words
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -614,6 +642,10 @@ fn read_parts(file: &Path) -> Result<Vec<Part>, Failure> {
     let parts: Parts = toml::from_str(&text).map_err(|error| failure(error.to_string()))?;
     if parts.load.is_empty() {
         return Err(failure("no [[load]] in it".to_owned()));
+    }
+    for (index, part) in parts.load.iter().enumerate() {
+        options::check(&part.words())
+            .map_err(|said| failure(format!("[[load]] {}: {said}", index + 1)))?;
     }
     Ok(parts.load)
 }

@@ -346,6 +346,29 @@ fn a_run_that_could_not_measure_what_it_says_is_refused() {
 }
 
 #[test]
+fn loads_of_a_file_have_the_bounds_of_the_command_line() {
+    let file = std::env::temp_dir().join(format!("loadgen-{}-mixed.toml", std::process::id()));
+    for (load, said) in [
+        ("workload = 'fan-in'\npublishers = 0", "from 1 to 1000000"),
+        ("workload = 'pairs'\npayload = 5", "from 28 to"),
+        ("workload = 'pairs'\nrate = nan", "from 0.001 to"),
+        ("workload = 'pairs'\nqos = 3", "3 is not in 0..=2"),
+        ("workload = 'pairs'\nwindow = 99999", "1..=32768"),
+        (
+            "workload = 'pairs'\nsubscribers = 3",
+            "[[load]] 2: unexpected argument '--subscribers",
+        ),
+        ("workload = 'other'", "unrecognized subcommand 'other'"),
+        ("workload = 'connect'", "no workload \"connect\" to mix"),
+    ] {
+        let text = format!("[[load]]\nworkload = 'pairs'\nrate = 5.5\n[[load]]\n{load}\n");
+        std::fs::write(&file, text).unwrap();
+        assert_refused(&format!("mixed {}", file.display()), said);
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_named_before_the_run() {
     assert_refused("pairs --json /nonexistent/x", "/nonexistent/x: cannot be");
     assert_refused("pairs --hdr /nonexistent/x", "/nonexistent/x: cannot be");
