@@ -194,6 +194,18 @@ impl Disk {
         self.state().faults = faults;
     }
 
+    /// Goes on with other random numbers.
+    #[cfg(test)]
+    pub(super) fn set_random(&self, random: Random) {
+        self.state().random = random;
+    }
+
+    /// Whether the power has not failed.
+    #[cfg(test)]
+    pub(super) fn has_power(&self) -> bool {
+        self.state().faults.power_for != Some(0)
+    }
+
     /// Syncs that succeeded.
     #[must_use]
     pub fn syncs(&self) -> u64 {

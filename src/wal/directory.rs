@@ -3,21 +3,25 @@
 //! ```text
 //! LOCK                                    held as long as a broker uses the directory
 //! STORE                                   which generation counts, of how many shards
+//! 00000001-000.segments                   which segments there must be: generation, shard
 //! 00000001-000-00000000000000000001.log   generation, shard, first frame
 //! ```
 //!
 //! A generation is the logs of one number of shards. Another number begins another generation, which
-//! counts from the moment at which STORE names it.
+//! counts from the moment at which STORE names it. It gets its inventories after that, so a log or an
+//! inventory without STORE is a store that has lost it.
 
 #![forbid(unsafe_code)]
 
+use super::inventory::{Extent, InventoryName, Listed, UNFINISHED};
+use super::segment::FORMAT_VERSION;
 use super::storage::{Folder, Storage};
 use crate::journal::Lsn;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MANIFEST: &str = "STORE";
+pub(super) const MANIFEST: &str = "STORE";
 /// Becomes [`MANIFEST`] once all of it is on the disk.
 const NEW_MANIFEST: &str = "STORE.new";
 /// Bytes of a manifest at most.
@@ -43,13 +47,29 @@ pub enum DirectoryError {
         /// The lock file.
         path: PathBuf,
     },
-    /// STORE is of another program, another version, or damaged.
-    #[error("{}: {problem}", path.display())]
+    /// STORE is of another program, or damaged.
+    #[error(
+        "{}: {problem}. Put the file back from a backup of this store, or start once with --recover to make \
+         it anew from the logs beside it",
+        path.display()
+    )]
     Manifest {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Another version of this program wrote a file.
+    #[error(
+        "{}: format {found}; this program reads format {FORMAT_VERSION}. Start the version of it that the \
+         store is of",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format it has.
+        found: u64,
     },
     /// The system refused something.
     #[error("{}: {source}", path.display())]
@@ -118,7 +138,11 @@ impl Directory {
         }
         match decode_manifest(&text) {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(problem) => Err(DirectoryError::Manifest {
+            Err(ManifestError::Version(found)) => Err(DirectoryError::Version {
+                path: self.storage.path(MANIFEST),
+                found,
+            }),
+            Err(ManifestError::Damaged(problem)) => Err(DirectoryError::Manifest {
                 path: self.storage.path(MANIFEST),
                 problem,
             }),
@@ -154,6 +178,41 @@ impl Directory {
         Ok(names)
     }
 
+    /// The inventories of every generation, in order.
+    pub(super) fn inventories(&self) -> Result<Vec<InventoryName>, DirectoryError> {
+        let names = self.storage.names().map_err(self.at(""))?;
+        let mut names: Vec<_> = names
+            .iter()
+            .filter_map(|name| InventoryName::parse(name))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// What must be there of a log; `None` if nobody has written that down.
+    #[must_use]
+    pub fn extent(&self, generation: u64, shard: u64) -> Option<Extent> {
+        let name = InventoryName { generation, shard };
+        let listed = Listed::read(&*self.storage, name).ok()??.ok()?;
+        Some(listed.extent)
+    }
+
+    /// Removes what is of another generation than `generation`, or was never finished.
+    pub(super) fn remove_others(&self, generation: u64) -> Result<(), DirectoryError> {
+        for name in self.storage.names().map_err(self.at(""))? {
+            let whole = name.strip_suffix(UNFINISHED);
+            let whole_name = whole.unwrap_or(&name);
+            let segment = SegmentName::parse(whole_name).map(|it| it.generation);
+            let inventory = InventoryName::parse(whole_name).map(|it| it.generation);
+            if let Some(its) = segment.or(inventory)
+                && (its != generation || whole.is_some())
+            {
+                self.storage.remove(&name).map_err(self.at(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a segment that nobody needs.
     ///
     /// # Errors
@@ -187,6 +246,14 @@ impl SegmentName {
         format!("{generation:08}-{shard:03}-{first:020}.log")
     }
 
+    /// The log that it is part of.
+    pub(super) fn log(&self) -> InventoryName {
+        InventoryName {
+            generation: self.generation,
+            shard: self.shard,
+        }
+    }
+
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_suffix(".log")?.split('-');
         let parsed = Self {
@@ -204,43 +271,51 @@ fn encode_manifest(manifest: &Manifest) -> String {
         shard_count,
         seed,
     } = manifest;
-    let version = super::segment::FORMAT_VERSION;
     let text = format!(
-        "fastmq store\nformat {version}\ngeneration {generation}\nshards {shard_count}\nseed {seed}\n"
+        "fastmq store\nformat {FORMAT_VERSION}\ngeneration {generation}\nshards {shard_count}\nseed {seed}\n"
     );
     let checksum = crc32c::crc32c(text.as_bytes());
     format!("{text}checksum {checksum:08x}\n")
 }
 
-fn decode_manifest(text: &str) -> Result<Manifest, String> {
+/// Why a manifest says nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum ManifestError {
+    /// It has another format.
+    Version(u64),
+    Damaged(String),
+}
+
+fn decode_manifest(text: &str) -> Result<Manifest, ManifestError> {
+    let damaged = |problem: &str| ManifestError::Damaged(problem.to_owned());
     let mut lines = text.lines();
     if lines.next() != Some("fastmq store") {
-        return Err("not the manifest of a fastmq store".to_owned());
+        return Err(damaged("not the manifest of a fastmq store"));
     }
     let mut number = |name: &str| {
         let line = lines.next().unwrap_or_default();
         let value = line.strip_prefix(name).map(str::trim_start);
         value
             .and_then(|value| value.parse::<u64>().ok())
-            .ok_or_else(|| format!("`{name}` is missing"))
+            .ok_or_else(|| ManifestError::Damaged(format!("`{name}` is missing")))
     };
     let version = number("format")?;
-    if version != u64::from(super::segment::FORMAT_VERSION) {
-        return Err(format!(
-            "format {version}; this program reads format {}",
-            super::segment::FORMAT_VERSION
-        ));
+    if version != u64::from(FORMAT_VERSION) {
+        return Err(ManifestError::Version(version));
     }
+    let generation = number("generation")?;
+    let shard_count = number("shards")?;
     let manifest = Manifest {
-        generation: number("generation")?,
-        shard_count: usize::try_from(number("shards")?).map_err(|error| error.to_string())?,
+        generation,
+        shard_count: usize::try_from(shard_count).unwrap_or_default(),
         seed: number("seed")?,
     };
     if encode_manifest(&manifest) != text {
-        return Err("damaged: the checksum is wrong".to_owned());
+        return Err(damaged("damaged: the checksum is wrong"));
     }
     if !(1..=crate::limits::SHARDS_MAX).contains(&manifest.shard_count) {
-        return Err(format!("{} shards cannot be", manifest.shard_count));
+        let problem = format!("{shard_count} shards cannot be");
+        return Err(ManifestError::Damaged(problem));
     }
     Ok(manifest)
 }

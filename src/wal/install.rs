@@ -4,14 +4,14 @@
 
 use super::directory::{Directory, DirectoryError, Manifest};
 use super::options::SEGMENT_SIZE;
-use super::recover::{OpenError, contents, remove_others};
-use super::rewrite::rewrite;
+use super::recover::{OpenError, contents, write_inventories};
+use super::rewrite::{Written, rewrite};
 use crate::journal::{Replayed, WallClock};
 use std::path::{Path, PathBuf};
 
 /// The first generation of a store that was installed. A broker that finds no STORE begins at the one
 /// before it, so that it never takes the segments of an installation that was cut short for its own.
-const GENERATION: u64 = 2;
+pub(super) const GENERATION: u64 = 2;
 
 /// Nothing was installed.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,10 @@ pub fn install(
             });
         }
     }
-    rewrite(&directory, &manifest, replayed, clock, SEGMENT_SIZE, ports)?;
+    let written = rewrite(&directory, &manifest, replayed, clock, SEGMENT_SIZE, ports)?;
     directory.set_manifest(&manifest)?;
-    Ok(remove_others(&directory, &manifest)?)
+    directory.remove_others(manifest.generation)?;
+    let extents = written.iter().map(Written::extent);
+    write_inventories(&directory, &manifest, extents)?;
+    Ok(())
 }

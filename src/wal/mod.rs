@@ -31,15 +31,19 @@
 //! - One write and one `fdatasync` a shard are under way. What comes meanwhile shares the next one.
 //! - A segment that failed is not written to again: see `writer.rs`.
 //! - The log is shortened by snapshots that go on beside everything else: see `log.rs`.
+//! - A start notices a file that is lost or emptied, whatever was under way when the one before ended: see
+//!   `inventory.rs`.
 //!
 //! Read next: `writer.rs` (frames to disk), `recover.rs` (and back), `directory.rs` (what lies where),
-//! `storage.rs` (what is asked of a disk), `install.rs` (a store that begins with what another broker had).
+//! `inventory.rs` (what must be there), `storage.rs` (what is asked of a disk), `install.rs` (a store that
+//! begins with what another broker had).
 
 #![forbid(unsafe_code)]
 
 mod blocks;
 mod directory;
 mod install;
+mod inventory;
 mod log;
 mod options;
 mod recover;
@@ -52,6 +56,7 @@ mod writer;
 
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
 pub use install::{InstallError, install};
+pub use inventory::Extent;
 pub use log::Log;
 pub use options::{SEGMENT_SIZE, StoreOptions};
 pub use recover::{Common, OpenError, Report, ShardStore, Store, open};

@@ -2,13 +2,16 @@
 //!
 //! Each log is read once, from end to end, by two threads of its own: one reads and checks files, one
 //! replays what they say (`blocks.rs`). An unfinished write at its end is what a crash leaves and is
-//! reported. Damage to anything that was stored refuses to start, and names the file and the place; with
-//! `--recover` what can be read around it is taken, and what could not be is reported.
+//! reported. Damage to anything that was stored refuses to start, and names the file and the place, and so
+//! does a file that is not there; with `--recover` what can be read around it is taken, and what could not be
+//! is reported.
 
 #![forbid(unsafe_code)]
 
 use super::blocks::{Feed, Gone, Part, ReadError, blocks};
-use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
+use super::directory::{Directory, DirectoryError, MANIFEST, Manifest, SegmentName};
+use super::install;
+use super::inventory::{Extent, Inventory, InventoryName, ListError, Listed};
 use super::log::{Log, REQUESTS_MAX};
 use super::options::StoreOptions;
 use super::rewrite::{WRITE_SIZE, rewrite};
@@ -22,6 +25,7 @@ use crate::journal::{
     ReplayedWill, Suspect, WallClock,
 };
 use crate::key::ShardId;
+use crate::limits::SHARDS_MAX;
 use crate::message::{Message, MessageRef};
 use crate::router::Interest;
 use crate::shard::{Placement, RestoredInterest, Shard};
@@ -50,6 +54,38 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong.
         source: HeaderError,
+    },
+    /// A file that must be there is gone.
+    #[error(
+        "{}: the file is missing, and the store is not whole without it. Put it back, from a backup of this \
+         store if need be, or start once with --recover to go on without what was stored in it",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file that says which logs count is gone.
+    #[error(
+        "{}: the file is missing, and there are logs beside it. Put it back, from a backup of this store if \
+         need be; or start once with --recover to make it anew from the logs; or move them away",
+        path.display()
+    )]
+    NoManifest {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nothing says which logs count.
+    #[error(
+        "{}: there are logs of generations {generations} beside it, and nothing else says which of them count. \
+         Put the file back from a backup of this store, or move the files of the others away",
+        path.display()
+    )]
+    Ambiguous {
+        /// The file that would say it.
+        path: PathBuf,
+        /// What there is.
+        generations: String,
     },
     /// Something that was stored is damaged or missing.
     #[error(
@@ -203,8 +239,7 @@ pub fn open(
         shard_count,
         seed,
     };
-    let found = directory.manifest()?;
-    let mut manifest = found.unwrap_or(fresh);
+    let (mut manifest, origin) = manifest(&directory, options.recover, fresh)?;
     let (logs, mut report) = read_logs(&directory, manifest, options.recover, clock, ports)?;
     let mut next: Vec<Lsn> = logs.iter().map(|log| log.next).collect();
     let mut full: Vec<Vec<SegmentName>> = logs.iter().map(|log| log.segments.clone()).collect();
@@ -213,7 +248,8 @@ pub fn open(
     let storage = &**directory.storage();
     // What was read around damage is written anew: another start might not find its way around it.
     let is_salvaged = report.lost_frames > 0 || report.lost_bytes > 0;
-    let is_written_anew = manifest.shard_count != shard_count || found.is_none() || is_salvaged;
+    let is_current = origin == ManifestOrigin::Stored;
+    let is_written_anew = manifest.shard_count != shard_count || !is_current || is_salvaged;
     if !is_salvaged {
         // Nothing is written to them again, so the room that they were given is for others.
         for (name, end) in logs.iter().flat_map(|log| &log.ends) {
@@ -234,11 +270,11 @@ pub fn open(
 
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
     // may be for another number of shards.
-    remove_others(&directory, &manifest)?;
+    directory.remove_others(manifest.generation)?;
     if is_written_anew {
         let before = manifest;
         manifest.shard_count = shard_count;
-        if found.is_some() {
+        if origin != ManifestOrigin::Fresh {
             manifest.generation += 1;
         }
         let written = rewrite(
@@ -260,8 +296,14 @@ pub fn open(
                 before.shard_count
             );
         }
-        remove_others(&directory, &manifest)?;
+        directory.remove_others(manifest.generation)?;
     }
+    // What was read is there, and nothing is written to that is named.
+    let extents = full
+        .iter()
+        .zip(&next)
+        .map(|(names, &next)| Extent::of(names, next));
+    let inventories = write_inventories(&directory, &manifest, extents)?;
 
     report.sessions = merged.sessions.values().filter(|it| !it.is_ending).count();
     report.deliveries = merged.sessions.values().map(|it| it.deliveries.len()).sum();
@@ -293,10 +335,10 @@ pub fn open(
     let shards = shards.collect();
     let logs = next
         .iter()
-        .zip(full)
+        .zip(full.into_iter().zip(inventories))
         .zip(grown.into_iter().zip(alive))
         .enumerate()
-        .map(|(shard, ((&next, full), (grown, alive)))| {
+        .map(|(shard, ((&next, (full, inventory)), (grown, alive)))| {
             let (requests, their_requests) = crossbeam::channel::bounded(REQUESTS_MAX);
             let (their_responses, responses) = crossbeam::channel::unbounded();
             let writer = Writer::new(
@@ -309,6 +351,7 @@ pub fn open(
                 their_responses,
                 Box::new(|| ()),
                 full,
+                inventory,
             );
             let grown_min = 2 * options.segment_size;
             Log::new(requests, responses, writer, next, grown, grown_min, alive)
@@ -324,17 +367,112 @@ pub fn open(
     })
 }
 
-/// Removes the segments of other generations.
-pub(super) fn remove_others(
+/// Where a manifest is from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum ManifestOrigin {
+    /// STORE says so.
+    Stored,
+    /// There is no store yet.
+    Fresh,
+    /// From the names of logs.
+    Guessed,
+}
+
+/// Which logs count.
+fn manifest(
+    directory: &Directory,
+    recover: bool,
+    fresh: Manifest,
+) -> Result<(Manifest, ManifestOrigin), OpenError> {
+    let path = directory.storage().path(MANIFEST);
+    let inventories = directory.inventories()?;
+    let problem = match directory.manifest() {
+        Ok(Some(manifest)) => {
+            let newest = inventories.last().map_or(0, |name| name.generation);
+            if newest <= manifest.generation {
+                return Ok((manifest, ManifestOrigin::Stored));
+            }
+            // It has named that generation before its inventories were made.
+            let problem = "an older one than the logs beside it need".to_owned();
+            if !recover {
+                return Err(DirectoryError::Manifest { path, problem }.into());
+            }
+            Some(problem)
+        }
+        Ok(None) => None,
+        Err(DirectoryError::Manifest { problem, .. }) if recover => Some(problem),
+        Err(error) => return Err(error.into()),
+    };
+    let mut names: BTreeSet<InventoryName> = inventories.iter().copied().collect();
+    names.extend(directory.segments()?.iter().map(SegmentName::log));
+    if problem.is_none() {
+        // What an installation that was cut short has left is nobody's.
+        let is_begun = |name: &InventoryName| name.generation == install::GENERATION;
+        names.retain(|name| !is_begun(name) || inventories.iter().any(is_begun));
+    }
+    let generations: BTreeSet<u64> = names.iter().map(|name| name.generation).collect();
+    let Some(&generation) = generations.first() else {
+        return Ok((fresh, ManifestOrigin::Fresh));
+    };
+    if !recover {
+        return Err(OpenError::NoManifest { path });
+    }
+    if generations.len() > 1 {
+        let generations: Vec<_> = generations.iter().map(u64::to_string).collect();
+        let generations = generations.join(", ");
+        return Err(OpenError::Ambiguous { path, generations });
+    }
+    tracing::warn!(
+        "{}: {}. It is made anew from the logs of generation {generation}",
+        path.display(),
+        problem.as_deref().unwrap_or("the file is missing")
+    );
+    let named = names.iter().map(|name| name.shard + 1);
+    let extents = inventories.iter();
+    let extents = extents.filter_map(|name| directory.extent(generation, name.shard));
+    let shard_count = named.chain(extents.map(|it| it.shards)).max();
+    let manifest = Manifest {
+        generation,
+        shard_count: (shard_count.unwrap_or(1) as usize).min(SHARDS_MAX),
+        ..fresh
+    };
+    Ok((manifest, ManifestOrigin::Guessed))
+}
+
+/// Writes down what there is of each log, and how many there are once that is so for all. Before the first
+/// of them is written to.
+pub(super) fn write_inventories(
     directory: &Directory,
     manifest: &Manifest,
-) -> Result<(), DirectoryError> {
-    for name in directory.segments()? {
-        if name.generation != manifest.generation {
-            directory.remove(&name)?;
-        }
+    extents: impl Iterator<Item = Extent>,
+) -> Result<Vec<Inventory>, DirectoryError> {
+    let storage = &**directory.storage();
+    let mut inventories = Vec::new();
+    for (shard, extent) in extents.enumerate() {
+        let name = InventoryName {
+            generation: manifest.generation,
+            shard: shard as u64,
+        };
+        let write = || match Listed::read(storage, name)? {
+            Some(Ok(listed)) => {
+                let mut inventory = Inventory::open(storage, listed)?;
+                let shards = inventory.extent().shards;
+                inventory.set(Extent { shards, ..extent })?;
+                Ok(inventory)
+            }
+            _ => Inventory::create(storage, name, extent),
+        };
+        let inventory = write().map_err(directory.at(&name.file_name()))?;
+        inventories.push(inventory);
     }
-    Ok(())
+    storage.sync().map_err(directory.at(""))?;
+    let shards = inventories.len() as u64;
+    for inventory in &mut inventories {
+        let extent = inventory.extent();
+        let complete = inventory.set(Extent { shards, ..extent });
+        complete.map_err(directory.at(&inventory.file_name()))?;
+    }
+    Ok(inventories)
 }
 
 /// What the store of `manifest` holds.
@@ -373,13 +511,21 @@ fn read_logs(
             segments.entry(name.shard).or_default().push(name);
         }
     }
-    let shards: Vec<Vec<SegmentName>> = (0..manifest.shard_count as u64)
-        .map(|shard| segments.remove(&shard).unwrap_or_default())
-        .collect();
+    let shards: Vec<(Vec<SegmentName>, Option<Listed>)> =
+        inventories(directory, manifest, recover)?
+            .into_iter()
+            .enumerate()
+            .map(|(shard, listed)| {
+                let names = segments.remove(&(shard as u64));
+                (names.unwrap_or_default(), listed)
+            })
+            .collect();
     let results: Vec<Result<(ReadLog, Report), OpenError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = shards
             .into_iter()
-            .map(|names| scope.spawn(move || read_log(directory, names, recover, clock, ports)))
+            .map(|(names, listed)| {
+                scope.spawn(move || read_log(directory, names, listed, recover, clock, ports))
+            })
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join());
         joined
@@ -401,10 +547,58 @@ fn read_logs(
     Ok((logs, report))
 }
 
+/// What the inventory of each log says, if it has one.
+fn inventories(
+    directory: &Directory,
+    manifest: Manifest,
+    recover: bool,
+) -> Result<Vec<Option<Listed>>, OpenError> {
+    let generation = manifest.generation;
+    let names = (0..manifest.shard_count as u64).map(|shard| InventoryName { generation, shard });
+    let names: Vec<_> = names.collect();
+    let mut found = Vec::new();
+    for name in &names {
+        let file_name = name.file_name();
+        let path = || directory.storage().path(&file_name);
+        let read = Listed::read(&**directory.storage(), *name).map_err(directory.at(&file_name))?;
+        found.push(match read.transpose() {
+            Ok(listed) => listed,
+            Err(ListError::Version { found }) => {
+                let path = path();
+                return Err(DirectoryError::Version { path, found }.into());
+            }
+            Err(ListError::Damaged) => {
+                let problem = "not the inventory of this log, or it was emptied";
+                if !recover {
+                    return Err(OpenError::Damaged {
+                        path: path(),
+                        offset: 0,
+                        problem: problem.into(),
+                    });
+                }
+                tracing::warn!("{}: {problem}", path().display());
+                None
+            }
+        });
+    }
+    // A version that knew of none has written the store, unless all have been there.
+    if found.iter().flatten().any(|it| it.extent.shards > 0) {
+        for (name, _) in names.iter().zip(&found).filter(|(_, it)| it.is_none()) {
+            let path = directory.storage().path(&name.file_name());
+            if !recover {
+                return Err(OpenError::Missing { path });
+            }
+            tracing::warn!("{}: the file is missing", path.display());
+        }
+    }
+    Ok(found)
+}
+
 /// Reads a log. One thread reads and checks its files, this one replays what it has found.
 fn read_log(
     directory: &Directory,
     segments: Vec<SegmentName>,
+    listed: Option<Listed>,
     recover: bool,
     clock: WallClock,
     ports: &[u16],
@@ -412,7 +606,7 @@ fn read_log(
     let mut replay = Replay::new(clock, ports);
     let (feed, steps) = blocks(clock);
     let (replayed, files) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read_files(directory, &segments, recover, feed));
+        let reader = scope.spawn(|| read_files(directory, &segments, listed, recover, feed));
         let replayed = steps.replay(&mut replay);
         let files = reader.join();
         (
@@ -492,14 +686,24 @@ impl From<Gone> for Stop {
 fn read_files(
     directory: &Directory,
     segments: &[SegmentName],
+    listed: Option<Listed>,
     recover: bool,
     mut feed: Feed,
 ) -> Result<(ReadFiles, Report), Stop> {
     let mut report = Report::default();
+    let extent = extent(directory, segments, listed)?;
+    for path in missing(directory, segments, listed, extent) {
+        if !recover {
+            return Err(OpenError::Missing { path }.into());
+        }
+        feed.warn(format!("{}: the file is missing", path.display()))?;
+        report.lost_frames += 1;
+    }
     let mut ends = Vec::new();
     let mut unsynced = Unsynced::default();
     let mut buffer = Buffer::default();
     let mut next = segments.first().map_or(1, |name| name.first);
+    let mut end_of_frames = 0;
     for (index, name) in segments.iter().enumerate() {
         let file_name = name.file_name();
         let path = directory.storage().path(&file_name);
@@ -532,11 +736,19 @@ fn read_files(
             file.read_exact(&mut header).map_err(at)?;
         }
         let decoded = SegmentHeader::decode(&header);
+        let is_empty = decoded == Err(HeaderError::NotASegment)
+            && (!is_whole || is_all_zeros(&mut file).map_err(at)?);
+        if is_empty && extent.includes(name.first) {
+            let problem = format!("it was emptied, and {size} bytes without its header are left");
+            if !recover {
+                return Err(damaged(0, problem).into());
+            }
+            feed.warn(format!("{}: {problem}", path.display()))?;
+            report.lost_frames += 1;
+            continue;
+        }
         // A segment is made, then written to: while its header is unfinished it holds nothing.
-        if following.is_none()
-            && decoded == Err(HeaderError::NotASegment)
-            && (!is_whole || is_all_zeros(&mut file).map_err(at)?)
-        {
+        if is_empty && following.is_none() {
             report.torn_bytes += size;
             continue;
         }
@@ -580,7 +792,7 @@ fn read_files(
             next = scanned.next;
             // Where the next segment goes on, whatever was here does not count.
             let is_complete = following.is_none_or(|following| following == next);
-            let end_of_frames = offset + scanned.bytes;
+            end_of_frames = offset + scanned.bytes;
             if is_complete
                 && scanned.damage.is_none_or(|damage| !damage.was_stored)
                 && end_of_frames < size
@@ -589,7 +801,15 @@ fn read_files(
             }
             let Some(damage) = scanned.damage else {
                 if !is_complete && !recover {
-                    let problem = format!("frames {next} to {} are missing", end - 1);
+                    let absent = SegmentName {
+                        first: next,
+                        ..*name
+                    };
+                    let problem = format!(
+                        "frames {next} to {} are missing, here or because {} is",
+                        end - 1,
+                        directory.storage().path(&absent.file_name()).display()
+                    );
                     return Err(damaged(offset + scanned.bytes, problem).into());
                 }
                 break;
@@ -627,12 +847,75 @@ fn read_files(
             (next, offset) = (found, found_at);
         }
     }
+    if let Some(name) = segments.last()
+        && next <= extent.stored
+    {
+        let path = directory.storage().path(&name.file_name());
+        let problem = format!("frames {next} to {} are missing", extent.stored);
+        if !recover {
+            return Err(OpenError::Damaged {
+                path,
+                offset: end_of_frames,
+                problem,
+            }
+            .into());
+        }
+        feed.warn(format!("{}: {problem}", path.display()))?;
+        report.lost_frames += extent.stored + 1 - next;
+    }
     let files = ReadFiles {
         next,
         ends,
         unsynced,
     };
     Ok((files, report))
+}
+
+/// What must be there of a log. Nothing is known of that if a version has written to it that has no
+/// inventories.
+fn extent(
+    directory: &Directory,
+    segments: &[SegmentName],
+    listed: Option<Listed>,
+) -> Result<Extent, OpenError> {
+    let extent = listed.map_or_else(Extent::default, |it| it.extent);
+    for name in segments.iter().filter(|name| name.first > extent.last) {
+        let file_name = name.file_name();
+        let holds_frames = || {
+            let (mut file, size) = directory.storage().open(&file_name)?;
+            let mut header = [0; SEGMENT_HEADER_SIZE];
+            if size < SEGMENT_HEADER_SIZE as u64 {
+                return Ok(false);
+            }
+            file.read_exact(&mut header)?;
+            let first = SegmentHeader::decode(&header).map_or(0, |header| header.first);
+            let found = scan::<io::Error>(&mut file, first, first + 1, 0, |_| Ok(()))?;
+            Ok(first > 0 && found.frames > 0)
+        };
+        if listed.is_some() && holds_frames().map_err(directory.at(&file_name))? {
+            return Ok(Extent::default());
+        }
+    }
+    Ok(extent)
+}
+
+/// Where the first and the last segment of a log should be, if they are not there. One between them is
+/// missed when the frames are counted.
+fn missing(
+    directory: &Directory,
+    segments: &[SegmentName],
+    listed: Option<Listed>,
+    extent: Extent,
+) -> Vec<PathBuf> {
+    let Some(Listed { name, .. }) = listed.filter(|_| extent.first != 0) else {
+        return Vec::new();
+    };
+    let mut firsts = vec![extent.first, extent.last];
+    firsts.dedup();
+    firsts.retain(|&first| !segments.iter().any(|name| name.first == first));
+    let names = firsts.into_iter().map(|first| name.segment(first));
+    let names = names.map(|name| directory.storage().path(&name.file_name()));
+    names.collect()
 }
 
 /// What is handed over, seen on its way.

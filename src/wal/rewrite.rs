@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::directory::{Directory, DirectoryError, Manifest, SegmentName};
+use super::inventory::Extent;
 use super::segment::SEGMENT_HEADER_SIZE;
 use super::storage::StoredFile;
 use super::writer::{make_segment, size_of_pieces, write_pieces};
@@ -26,6 +27,12 @@ pub(super) struct Written {
     pub(super) segments: Vec<SegmentName>,
     /// Bytes of its frames.
     pub(super) size: u64,
+}
+
+impl Written {
+    pub(super) fn extent(&self) -> Extent {
+        Extent::of(&self.segments, self.next)
+    }
 }
 
 /// Writes `replayed` as the generation that `manifest` names, and brings it to the disk. What each shard

@@ -41,10 +41,16 @@ pub struct SegmentHeader {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HeaderError {
     /// It is another kind of file, or its beginning is damaged.
-    #[error("not a segment of a fastmq log, or its header is damaged")]
+    #[error(
+        "not a segment of a fastmq log, or its header is damaged. Put the file back from a backup of this \
+         store, or start once with --recover to take what can be read"
+    )]
     NotASegment,
     /// Another version of this program wrote it.
-    #[error("format {found}; this program reads format {FORMAT_VERSION}")]
+    #[error(
+        "format {found}; this program reads format {FORMAT_VERSION}. Start the version of it that the store \
+         is of"
+    )]
     Version {
         /// The format it has.
         found: u32,

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 use super::directory::SegmentName;
+use super::inventory::{Extent, Inventory, UNFINISHED};
 use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader};
 use super::storage::{Storage, StoredFile};
 use crate::config::Durability;
@@ -87,12 +88,16 @@ pub struct Writer {
     pub(super) wake: Box<dyn Fn() + Send>,
     /// Segments that are full, oldest first.
     full: Vec<SegmentName>,
+    /// Names them, and the one that is written to.
+    inventory: Inventory,
     segment: Option<Segment>,
     /// What the disk has refused so far.
     refused: Option<Write>,
     /// The last frame written, and whether the disk has it.
     written: Lsn,
     unsynced_since: Option<Instant>,
+    /// Frames were written that the disk may not have, and nobody will ask it again.
+    is_doubtful: bool,
     stalled: bool,
 }
 
@@ -117,6 +122,7 @@ impl Writer {
         responses: Sender<Response>,
         wake: Box<dyn Fn() + Send>,
         full: Vec<SegmentName>,
+        inventory: Inventory,
     ) -> Self {
         Self {
             storage,
@@ -128,10 +134,12 @@ impl Writer {
             responses,
             wake,
             full,
+            inventory,
             segment: None,
             refused: None,
             written: 0,
             unsynced_since: None,
+            is_doubtful: false,
             stalled: false,
         }
     }
@@ -148,9 +156,21 @@ impl Writer {
                 self.sync_some_time();
             }
         }
-        if let Some(segment) = &mut self.segment {
-            // Best effort for the weaker promises: `always` has synced already.
-            let _ = segment.file.sync_data();
+        self.finish();
+    }
+
+    /// Best effort for the weaker promises, since `always` has synced already; and so that the next start
+    /// notices if the last segment has lost its end meanwhile.
+    pub(crate) fn finish(&mut self) {
+        let Some(segment) = &mut self.segment else {
+            return;
+        };
+        if segment.file.sync_data().is_ok() && !self.is_doubtful {
+            let extent = self.inventory.extent();
+            let _ = self.inventory.set(Extent {
+                stored: extent.stored.max(self.written),
+                ..extent
+            });
         }
     }
 
@@ -279,7 +299,9 @@ impl Writer {
         if let Some(mut segment) = self.segment.take() {
             self.full.push(segment.name);
             if self.durability != Durability::Always {
-                segment.file.sync_data()?;
+                let synced = segment.file.sync_data();
+                self.is_doubtful |= synced.is_err();
+                synced?;
                 self.unsynced_since = None;
                 self.respond(Response::Synced { last: first - 1 });
             }
@@ -290,24 +312,30 @@ impl Writer {
             first,
         };
         let storage = &*self.storage;
-        let made = make_segment(storage, name, size, self.segment_size)
-            .and_then(|made| storage.sync().map(|()| made));
-        match made {
-            Ok((file, size)) => {
-                self.segment = Some(Segment {
-                    name,
-                    file,
-                    offset: SEGMENT_HEADER_SIZE as u64,
-                    size,
-                });
-                Ok(())
-            }
-            Err(error) => {
-                // It holds nothing; the next attempt makes it again.
-                let _ = storage.remove(&name.file_name());
-                Err(error)
-            }
+        let (mut file, size) = make_segment(storage, name, size, self.segment_size)?;
+        let extent = self.inventory.extent();
+        let named = Extent {
+            first: if extent.first == 0 {
+                first
+            } else {
+                extent.first
+            },
+            last: first,
+            ..extent
+        };
+        if let Err(error) = storage.sync().and_then(|()| self.inventory.set(named)) {
+            // Maybe it is named already, so it stays, as long as the next attempt has not replaced it. Its
+            // room is for that.
+            let _ = file.set_len(SEGMENT_HEADER_SIZE as u64);
+            return Err(error);
         }
+        self.segment = Some(Segment {
+            name,
+            file,
+            offset: SEGMENT_HEADER_SIZE as u64,
+            size,
+        });
+        Ok(())
     }
 
     /// Nothing more is written to a segment that failed. What it holds before the failed frames counts,
@@ -316,13 +344,13 @@ impl Writer {
         let Some(mut segment) = self.segment.take() else {
             return;
         };
+        self.is_doubtful |= self.durability != Durability::Always;
+        // Room it does not need is room for the next one.
+        let _ = segment.file.set_len(segment.offset);
         if segment.offset > SEGMENT_HEADER_SIZE as u64 {
-            // Room it does not need is room for the next one.
-            let _ = segment.file.set_len(segment.offset);
             self.full.push(segment.name);
-        } else {
-            let _ = self.storage.remove(&segment.name.file_name());
         }
+        // One that holds nothing stays as well, since it is named. The next one has its name and replaces it.
     }
 
     /// Brings what was written to the disk, for a promise that does not wait for it.
@@ -353,6 +381,19 @@ impl Writer {
                 break;
             }
             count += 1;
+        }
+        let Some(first) = self.full.get(count).map(|name| name.first).or(current) else {
+            return;
+        };
+        if count == 0 {
+            return;
+        }
+        // What is to be removed need not be there.
+        let extent = self.inventory.extent();
+        if let Err(error) = self.inventory.set(Extent { first, ..extent }) {
+            let name = self.inventory.file_name();
+            tracing::warn!("{}: {error}", self.storage.path(&name).display());
+            return;
         }
         // The oldest first, and none after one that stays: a log must have no gaps.
         let mut removed = 0;
@@ -391,8 +432,8 @@ pub(super) fn write_pieces(
     Ok(offset)
 }
 
-/// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it.
-/// The file, and its size.
+/// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it. One
+/// that has its name is replaced. The file, and its size.
 pub(super) fn make_segment(
     storage: &dyn Storage,
     name: SegmentName,
@@ -405,17 +446,25 @@ pub(super) fn make_segment(
         first: name.first,
     };
     let file_name = name.file_name();
+    let unfinished = format!("{file_name}{UNFINISHED}");
     let needed = SEGMENT_HEADER_SIZE as u64 + needed;
     let mut size = wanted.max(needed);
-    let mut file = loop {
-        match storage.create(&file_name, size) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && size > needed => {
-                size = (size / 4).max(needed);
+    let mut make = || {
+        let mut file = loop {
+            match storage.create(&unfinished, size) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && size > needed => {
+                    size = (size / 4).max(needed);
+                }
+                made => break made?,
             }
-            made => break made?,
-        }
+        };
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        storage.rename(&unfinished, &file_name)?;
+        Ok((file, size))
     };
-    file.write_all_at(&header.encode(), 0)?;
-    file.sync_all()?;
-    Ok((file, size))
+    make().inspect_err(|_| {
+        // It holds nothing; the next attempt makes it again.
+        let _ = storage.remove(&unfinished);
+    })
 }

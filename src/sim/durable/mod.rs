@@ -38,7 +38,7 @@ use crate::limits::{DISK_PATIENCE, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
 use crate::time::Instant;
-use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Store, StoreOptions};
+use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Storage, Store, StoreOptions};
 
 /// Members of the group, one of which stays.
 const MEMBERS: usize = 4;
@@ -427,6 +427,7 @@ impl Scene<'_> {
         }
         if self.random.chance(25) {
             self.damage()?;
+            self.lose_file()?;
         }
         if is_power_loss && self.random.chance(30) {
             // It fails again while the broker starts.
@@ -469,7 +470,7 @@ impl Scene<'_> {
         ))
     }
 
-    /// A bit of what was stored turns over: the broker must notice, and can be told to go on.
+    /// A bit of what was stored turns over.
     fn damage(&mut self) -> Result<(), Violation> {
         let places = self.stored_frames();
         if places.is_empty() {
@@ -479,21 +480,55 @@ impl Scene<'_> {
         let bit = self.random.between(from * 8, to * 8 - 1);
         let copy = self.disk.copy();
         copy.flip(&name, bit);
+        self.notice(
+            &copy,
+            &format!("bit {bit} of {name} turned over"),
+            from >= SEGMENT_HEADER_SIZE,
+        )
+    }
+
+    /// A file that was stored in is lost, or what it held.
+    fn lose_file(&mut self) -> Result<(), Violation> {
+        let directory = self.disk.directory();
+        let (Ok(Some(manifest)), Ok(mut names)) = (directory.manifest(), directory.segments())
+        else {
+            return Ok(());
+        };
+        names.retain(|name| {
+            let extent = directory.extent(manifest.generation, name.shard);
+            name.generation == manifest.generation
+                && extent.is_some_and(|extent| extent.includes(name.first))
+        });
+        if names.is_empty() {
+            return Ok(());
+        }
+        let name = self.random.pick(&names).file_name();
+        let copy = self.disk.copy();
+        let is_lost = self.random.chance(50);
+        if is_lost {
+            copy.remove(&name).expect("a disk that works");
+        } else {
+            copy.create(&name, 0).expect("a disk that works");
+        }
+        self.notice(&copy, &format!("{name} was lost: {is_lost}"), true)
+    }
+
+    /// The broker must notice what happened to `disk`, and can be told to go on.
+    fn notice(&mut self, disk: &Disk, what: &str, is_loss: bool) -> Result<(), Violation> {
         let shards = self.shards();
-        match self.try_open(&copy, shards, false) {
-            Err(OpenError::Damaged { .. } | OpenError::Header { .. }) => {}
-            Err(error) => return Err(Violation(format!("damage is called {error}"))),
-            Ok(_) => {
-                return Err(Violation(format!(
-                    "bit {bit} of {name} turned over, and nobody noticed"
-                )));
-            }
+        match self.try_open(disk, shards, false) {
+            Err(
+                OpenError::Damaged { .. } | OpenError::Header { .. } | OpenError::Missing { .. },
+            ) => {}
+            Err(error) => return Err(Violation(format!("{what}: it is called {error}"))),
+            Ok(_) => return Err(Violation(format!("{what}, and nobody noticed"))),
         }
         let recovered = self
-            .try_open(&copy, shards, true)
-            .map_err(|error| Violation(format!("--recover: {error}")))?;
-        if recovered.report.lost_frames == 0 && from >= SEGMENT_HEADER_SIZE {
-            return Err(Violation(format!("lost nothing: {:?}", recovered.report)));
+            .try_open(disk, shards, true)
+            .map_err(|error| Violation(format!("{what}: --recover: {error}")))?;
+        if recovered.report.lost_frames == 0 && is_loss {
+            let report = &recovered.report;
+            return Err(Violation(format!("{what}: lost nothing: {report:?}")));
         }
         self.report.damages += 1;
         Ok(())

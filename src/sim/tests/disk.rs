@@ -6,7 +6,7 @@ use crate::origin::Origin;
 use crate::shard::{Effects, Shard};
 use crate::sim::{Disk, Faults, Random};
 use crate::time::Instant;
-use crate::wal::{Log, Report, StoreOptions, Writer};
+use crate::wal::{Log, OpenError, Report, Storage, StoreOptions, Writer};
 
 /// A broker of one shard, whose disk works when it is told to.
 struct Broker {
@@ -17,24 +17,31 @@ struct Broker {
     report: Report,
 }
 
+fn options() -> StoreOptions {
+    StoreOptions {
+        segment_size: 1024,
+        ..StoreOptions::new("unused".into())
+    }
+}
+
 impl Broker {
     fn open(disk: &Disk) -> Self {
-        let options = StoreOptions {
-            segment_size: 1024,
-            ..StoreOptions::new("unused".into())
-        };
-        let mut store = disk.open(&options, 1, 7).unwrap();
+        Self::try_open(disk).unwrap()
+    }
+
+    fn try_open(disk: &Disk) -> Result<Self, OpenError> {
+        let mut store = disk.open(&options(), 1, 7)?;
         let mut shard = Shard::new(ShardId(0), 1, Limits::default(), 7);
         let part = store.shards.remove(0);
         part.restore(&mut shard, 0, 1, Instant::ZERO);
         let mut log = store.logs.remove(0);
-        Self {
+        Ok(Self {
             shard,
             writer: log.take_writer().unwrap(),
             log,
             effects: Effects::default(),
             report: store.report,
-        }
+        })
     }
 
     fn work(&mut self) {
@@ -83,4 +90,145 @@ fn what_a_broker_has_found_after_a_failed_sync_outlives_the_power_failure_that_f
         found += before.deliveries;
     }
     assert!(found > 300, "only {found}");
+}
+
+/// A Client that publishes to itself, never acknowledges, and ends with the process. How many of its messages
+/// were acknowledged to it, or `None` if the disk failed before the broker was there. `later` is what the
+/// disk does once it has subscribed.
+fn live(disk: &Disk, messages: u8, later: Option<Faults>) -> Option<usize> {
+    let mut broker = Broker::try_open(disk).ok()?;
+    let key = broker
+        .shard
+        .handle_accept(Origin::default(), Instant::ZERO)?;
+    let mut acknowledged = 0;
+    let mut send = |broker: &mut Broker, bytes: &[u8]| {
+        let (now, effects) = (Instant::ZERO, &mut broker.effects);
+        let _ = broker.shard.handle_bytes(key, bytes, now, effects);
+        // What was written is synced, and what a snapshot has replaced is removed.
+        for _ in 0..4 {
+            broker.work();
+        }
+        let mut output = Vec::new();
+        broker.shard.take_output(key, &mut output);
+        let mut rest = &output[..];
+        while let [first, size, ..] = *rest {
+            acknowledged += usize::from(first == 0x40);
+            rest = &rest[2 + usize::from(size)..];
+        }
+    };
+    send(&mut broker, b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01a");
+    send(&mut broker, b"\x82\x06\0\x01\0\x01t\x01");
+    if let Some(faults) = later {
+        disk.set_faults(faults);
+    }
+    for number in 1..=messages {
+        let payload = [b'x'; 100];
+        let mut packet = vec![0x32, 105, 0, 1, b't', 0, number];
+        packet.extend(payload);
+        send(&mut broker, &packet);
+    }
+    // As a process ends that is not killed.
+    broker.writer.finish();
+    Some(acknowledged)
+}
+
+/// Takes away what a version without inventories does not write.
+fn forget_inventories(disk: &Disk) {
+    for name in disk.names().unwrap() {
+        if name.ends_with(".segments") {
+            disk.remove(&name).unwrap();
+        }
+    }
+    disk.sync().unwrap();
+}
+
+/// Has the power fail, or the process killed, at each step of a life of the broker that finds `disk`, and
+/// again while the next one starts.
+fn fail_at_each_step(disk: &Disk, messages: u8) {
+    let before = Broker::open(&disk.copy()).report.deliveries;
+    let first = "00000001-000-00000000000000000001.log".to_owned();
+    for step in 0.. {
+        let mut is_over = false;
+        for (seed, is_power_loss) in [(1, true), (2, true), (3, false)] {
+            let disk = disk.copy();
+            disk.set_random(Random::new(seed + 10 * step as u64));
+            let failing_at = |step| Faults {
+                power_for: Some(step),
+                ..Faults::default()
+            };
+            let end = |step| {
+                is_power_loss.then(|| disk.lose_power());
+                disk.set_faults(failing_at(step));
+            };
+            disk.set_faults(failing_at(step));
+            let acknowledged = live(&disk, messages, None).unwrap_or_default();
+            is_over = disk.has_power();
+            let was_shortened = is_over && !disk.names().unwrap().contains(&first);
+            assert_eq!(was_shortened, is_over);
+            // Now and then another number of shards begins another generation.
+            let count = 1 + step % 2;
+            end(step % 97);
+            drop(disk.open(&options(), count, 7));
+            end(usize::MAX);
+            let store = disk.open(&options(), 1, 7);
+            let store = store.unwrap_or_else(|error| panic!("step {step}, seed {seed}: {error}"));
+            let found = store.report.deliveries;
+            assert!(
+                found >= before + acknowledged,
+                "step {step}, seed {seed}: {found}, {before} and {acknowledged}"
+            );
+        }
+        if is_over {
+            assert!(step > 50, "only {step} steps");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_new_store_opens_whatever_step_the_power_fails_or_the_broker_is_killed_at() {
+    fail_at_each_step(&Disk::new(Random::new(1)), 25);
+}
+
+#[test]
+fn a_store_of_some_lives_opens_whatever_step_the_power_fails_or_the_broker_is_killed_at() {
+    let disk = Disk::new(Random::new(1));
+    for _ in 0..3 {
+        live(&disk, 20, None).unwrap();
+    }
+    fail_at_each_step(&disk, 15);
+}
+
+#[test]
+fn a_store_without_inventories_opens_whatever_step_the_power_fails_or_the_broker_is_killed_at() {
+    let disk = Disk::new(Random::new(1));
+    for _ in 0..3 {
+        live(&disk, 20, None).unwrap();
+        forget_inventories(&disk);
+    }
+    fail_at_each_step(&disk, 15);
+}
+
+#[test]
+fn a_store_opens_after_any_failures_of_a_disk_that_is_full_or_refuses() {
+    for seed in 0..100 {
+        let disk = Disk::new(Random::new(seed));
+        let mut all = 0;
+        for life in 0..4 {
+            disk.set_faults(Faults::default());
+            let found = Broker::open(&disk.copy()).report.deliveries;
+            assert!(found >= all, "seed {seed}, life {life}");
+            let faults = Faults {
+                is_full: seed % 3 == 0 && life % 2 == 1,
+                failing: 10 * (seed % 4) as usize,
+                power_for: None,
+            };
+            all = found + live(&disk, 30, Some(faults)).unwrap();
+            if life % 2 == 0 {
+                disk.lose_power();
+            }
+        }
+        disk.set_faults(Faults::default());
+        assert!(Broker::open(&disk).report.deliveries >= all, "seed {seed}");
+    }
 }

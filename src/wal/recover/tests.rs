@@ -77,7 +77,8 @@ impl Made {
     }
 
     fn read(&self, recover: bool) -> Result<(ReadLog, Report), OpenError> {
-        read_log(&self.directory, self.names.clone(), recover, CLOCK, &[])
+        let names = self.names.clone();
+        read_log(&self.directory, names, None, recover, CLOCK, &[])
     }
 
     /// Where and what the damage is that the log is refused for.
