@@ -55,6 +55,20 @@ pub enum OpenError {
         /// What is wrong.
         source: HeaderError,
     },
+    /// A file has the name of another one.
+    #[error(
+        "{}: this is {} by what it says of itself. If the two were exchanged, give each its name back. \
+         Otherwise put the file back that belongs here, from a backup of this store, or move this one away \
+         and start once with --recover to go on without what was stored in it",
+        path.display(),
+        belongs.display()
+    )]
+    Misplaced {
+        /// The file.
+        path: PathBuf,
+        /// What its name should be.
+        belongs: PathBuf,
+    },
     /// A file that must be there is gone.
     #[error(
         "{}: the file is missing, and the store is not whole without it. Put it back, from a backup of this \
@@ -86,6 +100,20 @@ pub enum OpenError {
         path: PathBuf,
         /// What there is.
         generations: String,
+    },
+    /// Something that was stored is whole and means nothing to this program.
+    #[error(
+        "{}: at offset {offset}: {problem}. Start the version that wrote it, if it was a newer one; --recover \
+         cannot help",
+        path.display()
+    )]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
     },
     /// Something that was stored is damaged or missing.
     #[error(
@@ -617,7 +645,7 @@ fn read_log(
     // Whatever the reader has met, it was behind that.
     if let Err((part, error)) = replayed {
         let name = segments.get(part.file).map(SegmentName::file_name);
-        return Err(OpenError::Damaged {
+        return Err(OpenError::Unknown {
             path: directory.storage().path(&name.unwrap_or_default()),
             offset: part.offset,
             problem: error.to_string(),
@@ -756,15 +784,20 @@ fn read_files(
             Ok(found)
                 if (found.generation, found.shard, found.first)
                     == (name.generation, name.shard, name.first) => {}
-            Ok(_) => {
-                let problem = "it is another segment than its name says".into();
-                return Err(damaged(0, problem).into());
+            Ok(found) => {
+                let belongs = SegmentName {
+                    generation: found.generation,
+                    shard: found.shard,
+                    first: found.first,
+                };
+                let belongs = directory.storage().path(&belongs.file_name());
+                return Err(OpenError::Misplaced { path, belongs }.into());
             }
             Err(source) => {
                 if !recover || matches!(source, HeaderError::Version { .. }) {
                     return Err(OpenError::Header { path, source }.into());
                 }
-                feed.warn(format!("{}: {source}", path.display()))?;
+                feed.warn(format!("{}: its header is damaged", path.display()))?;
             }
         }
         let mut offset = SEGMENT_HEADER_SIZE as u64;

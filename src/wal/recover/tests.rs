@@ -84,11 +84,18 @@ impl Made {
     /// Where and what the damage is that the log is refused for.
     fn refused(&self, recover: bool) -> (PathBuf, u64, String) {
         match self.read(recover).map(|(_, report)| report) {
-            Err(OpenError::Damaged {
-                path,
-                offset,
-                problem,
-            }) => (path, offset, problem),
+            Err(
+                OpenError::Damaged {
+                    path,
+                    offset,
+                    problem,
+                }
+                | OpenError::Unknown {
+                    path,
+                    offset,
+                    problem,
+                },
+            ) => (path, offset, problem),
             other => panic!("{other:?}"),
         }
     }

@@ -216,6 +216,40 @@ fn what_is_installed_and_lost_before_its_first_start_is_missed() {
 }
 
 #[test]
+fn logs_with_exchanged_names_are_told_where_they_belong_and_recover_does_not_advise_itself() {
+    let folder = Folder::new();
+    store(&folder);
+    let saved = files(&folder);
+    let first = logs_of(&folder, "-000-").remove(0);
+    let second = logs_of(&folder, "-001-").remove(0);
+    let [one, other] = [&first, &second].map(|path| fs::read(path).unwrap());
+    fs::write(&first, &other).unwrap();
+    fs::write(&second, &one).unwrap();
+    for recover in [false, true] {
+        let text = refused(&folder, 2, recover);
+        for path in [&first, &second] {
+            assert!(text.contains(path.to_str().unwrap()), "{text}");
+        }
+        assert!(text.contains("give each its name back"), "{text}");
+    }
+    // As the message says.
+    let away = folder.0.join("away");
+    fs::rename(&first, &away).unwrap();
+    fs::rename(&second, &first).unwrap();
+    fs::rename(&away, &second).unwrap();
+    Broker::open(&folder, 2).end();
+    // Or where the one that belongs there is lost.
+    put_back(&folder, &saved);
+    fs::write(&second, &one).unwrap();
+    let text = refused(&folder, 2, true);
+    assert!(text.contains("move this one away"), "{text}");
+    fs::remove_file(&second).unwrap();
+    assert_refused(&folder, &second);
+    let broker = Broker::try_open(&folder.0, 2, true).unwrap();
+    assert!(broker.report.lost_frames > 0);
+}
+
+#[test]
 fn a_damaged_manifest_is_made_anew_from_the_logs_and_nothing_is_lost() {
     let folder = Folder::new();
     store(&folder);
