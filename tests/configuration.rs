@@ -206,6 +206,46 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
     assert!(said.contains("Unable to open config file"), "{said}");
 }
 
+/// A FIFO that nobody writes to.
+fn make_fifo(folder: &Folder) -> String {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let path = folder.path("fifo");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_fifo_or_a_device_in_place_of_a_file_is_refused_at_once_and_a_link_to_a_file_is_not() {
+    let folder = Folder::new();
+    let fifo = make_fifo(&folder);
+    let there = folder.write("there", "");
+    let cases = [
+        (format!("password_file {fifo}\n"), "a FIFO"),
+        (format!("acl_file {fifo}\n"), "a FIFO"),
+        ("password_file /dev/null\n".to_owned(), "a device"),
+        (
+            format!("certfile {fifo}\nkeyfile {there}\n"),
+            "it is a FIFO and must be a regular file",
+        ),
+    ];
+    for (text, kind) in cases {
+        let file = folder.write("fifo.conf", &format!("listener 0 127.0.0.1\n{text}"));
+        for extra in [&[][..], &["--test-config"]] {
+            let (code, said) = run_to_end(command().args(["-c", &file]).args(extra));
+            assert_eq!(code, USAGE, "{text}: {said}");
+            assert!(said.contains(kind), "{text}: {said}");
+            assert!(said.contains(&format!("{file}:2.")), "{text}: {said}");
+        }
+    }
+    let linked = folder.path("linked");
+    std::os::unix::fs::symlink(folder.write("passwords", PASSWORDS), &linked).unwrap();
+    let linked = linked.display();
+    let text = format!("listener 0 127.0.0.1\npassword_file {linked}\nacl_file {there}\n");
+    let file = folder.write("linked.conf", &text);
+    let (code, said) = run_to_end(command().args(["-c", &file, "--test-config"]));
+    assert_eq!(code, Some(0), "{said}");
+}
+
 #[test]
 fn what_the_system_would_not_let_it_do_is_said_by_a_check_as_well_as_by_a_start() {
     let folder = Folder::new();
@@ -396,8 +436,10 @@ fn a_broken_reload_changes_nothing_and_says_so_with_file_and_line() {
     let port = it.broker.port();
     let mut client = Raw::connect(port, 4, "stays");
     let missing = it.folder.path("missing").display().to_string();
+    let fifo = make_fifo(&it.folder);
     let broken = [
         ("allow_anonymous false\nnonsense 1\n".to_owned(), 4),
+        (format!("allow_anonymous false\nacl_file {fifo}\n"), 4),
         (
             format!("allow_anonymous false\npassword_file {missing}\n"),
             4,

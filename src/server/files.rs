@@ -13,6 +13,7 @@ use rustix::fs::{Access, access};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +58,39 @@ fn unreadable(file: &FileReference, error: &std::io::Error) -> ConfigError {
         },
         place: Some(file.place.clone()),
     }
+}
+
+/// Whoever opens a FIFO waits for somebody to write, for ever if nobody does; and what that or a device has said
+/// at the start it does not say again at a reload. A link to a file is one.
+fn check_is_file(file: &FileReference) -> Result<(), ConfigError> {
+    // What is not there, or is a directory, reading has words for.
+    let Ok(metadata) = fs::metadata(&file.path) else {
+        return Ok(());
+    };
+    let kind = metadata.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(());
+    }
+    let kind = if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(ConfigError {
+        problem: Problem::Unreadable {
+            what: file.directive,
+            file: file.path.display().to_string(),
+            reason: format!("it is {kind} and must be a regular file, or a link to one"),
+        },
+        place: Some(file.place.clone()),
+    })
+}
+
+fn read(file: &FileReference) -> Result<Vec<u8>, ConfigError> {
+    check_is_file(file)?;
+    fs::read(&file.path).map_err(|error| unreadable(file, &error))
 }
 
 /// What keeps strangers out, read completely: passwords, rules, certificates, the admin port's token.
@@ -124,6 +158,9 @@ impl Guards {
             let settings = has_tls.then(|| tls_settings(listener, &key_log));
             prepared.push(match settings {
                 Some(settings) => {
+                    let tls = &listener.tls;
+                    let files = [&tls.cafile, &tls.certfile, &tls.keyfile, &tls.crlfile];
+                    files.into_iter().flatten().try_for_each(check_is_file)?;
                     let prepared = Prepared::load(&settings).map_err(|error| ConfigError {
                         problem: Problem::Contradiction(
                             format!("{}: {error}.", name_of(listener)).into(),
@@ -188,7 +225,7 @@ impl Guards {
 }
 
 fn passwords(file: &FileReference, warnings: &mut Vec<String>) -> Result<PasswordFile, Failure> {
-    let text = fs::read(&file.path).map_err(|error| unreadable(file, &error))?;
+    let text = read(file)?;
     let name = file.path.display().to_string();
     let passwords = PasswordFile::parse(&name, &text).map_err(|error| named(file, &error))?;
     warnings.extend(passwords.warnings().iter().map(|it| warning(&name, it)));
@@ -201,7 +238,7 @@ fn passwords(file: &FileReference, warnings: &mut Vec<String>) -> Result<Passwor
 }
 
 fn acl(file: &FileReference, warnings: &mut Vec<String>) -> Result<Acl, Failure> {
-    let text = fs::read(&file.path).map_err(|error| unreadable(file, &error))?;
+    let text = read(file)?;
     let name = file.path.display().to_string();
     let acl = Acl::parse(&name, &text).map_err(|error| named(file, &error))?;
     warnings.extend(acl.warnings().iter().map(|it| warning(&name, it)));
@@ -223,6 +260,7 @@ fn is_readable_by_everybody(path: &Path) -> bool {
 }
 
 fn admin_token(file: &FileReference) -> Result<Box<str>, Failure> {
+    check_is_file(file)?;
     let text = fs::read_to_string(&file.path).map_err(|error| unreadable(file, &error))?;
     parse_token(&text).map_err(|error| {
         let path = file.path.display();
