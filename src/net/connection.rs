@@ -11,6 +11,7 @@ use crate::chunks::Chunks;
 use crate::key::ConnectionKey;
 use crate::origin::Origin;
 use crate::shard::Kept;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// A connection on its way from the shard that accepted it to the shard that owns it.
@@ -160,6 +161,17 @@ impl Connection {
     /// The socket.
     pub(super) fn socket(&self) -> Option<&OwnedFd> {
         self.socket.as_ref()
+    }
+
+    /// Whether the peer has not closed yet, whatever is still to be received of it.
+    pub(super) fn has_peer(&self) -> bool {
+        let Some(socket) = self.socket() else {
+            return false;
+        };
+        let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
+        let at_once = Timespec::default();
+        // What cannot be asked is taken for there: then the CONNECT that comes last counts, as ever.
+        !matches!(poll(&mut polled, Some(&at_once)), Ok(1..))
     }
 
     /// Appends the core's last output to what is unsent, and the transport's good-bye.

@@ -51,6 +51,15 @@ pub trait Core {
     /// More is known of where a connection comes from. Before its first byte.
     fn handle_origin(&mut self, _connection: ConnectionKey, _origin: Origin) {}
 
+    /// Whether the peer of a connection named in [`Effects::suspects`] is still there.
+    fn handle_presence(
+        &mut self,
+        _connection: ConnectionKey,
+        _is_there: bool,
+        _effects: &mut Effects,
+    ) {
+    }
+
     /// The next connection to be made, and what it will be called. Asked once a turn, until there
     /// is none. A core that only accepts has none.
     fn next_connect(&mut self) -> Option<(ConnectionKey, SocketAddr)> {
@@ -167,6 +176,15 @@ impl Core for Shard {
 
     fn handle_origin(&mut self, connection: ConnectionKey, origin: Origin) {
         self.handle_origin(connection, origin);
+    }
+
+    fn handle_presence(
+        &mut self,
+        connection: ConnectionKey,
+        is_there: bool,
+        effects: &mut Effects,
+    ) {
+        self.handle_presence(connection, is_there, effects);
     }
 
     fn handle_bytes(

@@ -1043,6 +1043,11 @@ impl<C: Core> DataPath<C> {
     // --- effects ---
 
     pub(super) fn carry_out_effects(&mut self) {
+        while let Some(key) = self.effects.suspects.pop() {
+            let slot = self.connections.find(key);
+            let is_there = slot.is_some_and(|slot| self.connections.get(slot).has_peer());
+            self.core.handle_presence(key, is_there, &mut self.effects);
+        }
         self.dirty.append(&mut self.effects.dirty);
         self.resumed.append(&mut self.effects.resumed);
         while let Some(hand_over) = self.effects.hand_overs.pop() {

@@ -138,6 +138,15 @@ impl Core for StoredShard {
         self.shard.handle_origin(connection, origin);
     }
 
+    fn handle_presence(
+        &mut self,
+        connection: ConnectionKey,
+        is_there: bool,
+        effects: &mut Effects,
+    ) {
+        self.shard.handle_presence(connection, is_there, effects);
+    }
+
     fn handle_bytes(
         &mut self,
         connection: ConnectionKey,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::clients::{Member, SubscriptionKind, mark_dirty};
 use super::command::Verdict;
-use super::connection::{Pause, Phase, Resend};
+use super::connection::{Connection, Pause, Phase, Resend};
 use super::effects::{Effects, HandOver};
 use super::mount_point::mounted_topic;
 use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
@@ -60,6 +60,10 @@ impl Shard {
             .admissible(key, connect)
             .and_then(|()| self.authenticate(key, connect, &identity, effects));
         match admitted {
+            Ok(Authentication::Done) if self.may_be_late(key, client_identifier) => {
+                self.suspect(key, effects);
+                return Step::Blocked;
+            }
             Ok(Authentication::Done) => {}
             Ok(Authentication::Pending) => return Step::Blocked,
             Err(reason_code) => {
@@ -187,7 +191,8 @@ impl Shard {
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return Err(ReasonCode::ServerUnavailable);
         };
-        match connection.verdict.take() {
+        // It is needed again if this CONNECT waits for something else.
+        match connection.verdict {
             Some(Verdict::Accepted) => return Ok(Authentication::Done),
             Some(Verdict::Refused) => return Err(ReasonCode::NotAuthorized),
             None => {}
@@ -246,6 +251,50 @@ impl Shard {
                 connection.verdict = Some(verdict);
             }
             self.resume(key, Pause::AUTHENTICATION, effects);
+        }
+    }
+
+    /// Whether this CONNECT would end a connection that may be the newer one: each came to a shard of its own, and what the
+    /// Client did first may arrive here last.
+    fn may_be_late(&self, key: ConnectionKey, client_identifier: &str) -> bool {
+        let is_vouched_for = |connection: &Connection| connection.is_vouched_for;
+        let session = || {
+            self.clients
+                .members
+                .get(self.clients.find(client_identifier)?)
+        };
+        self.peers.len() > 1
+            && !self
+                .clients
+                .connections
+                .get(key)
+                .is_some_and(is_vouched_for)
+            && session().is_some_and(|member| member.session.connection.is_some())
+    }
+
+    /// A Client gives a connection up before it makes the next one. So this is the newer one if its peer is still there.
+    fn suspect(&mut self, key: ConnectionKey, effects: &mut Effects) {
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            connection.pause.set(Pause::PRESENCE);
+            effects.suspects.push(key);
+        }
+    }
+
+    /// Whether the peer of a connection that [`Effects::suspects`] named is still there.
+    pub fn handle_presence(&mut self, key: ConnectionKey, is_there: bool, effects: &mut Effects) {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return;
+        };
+        if !connection.pause.contains(Pause::PRESENCE) {
+            return;
+        }
+        if is_there {
+            connection.is_vouched_for = true;
+            self.resume(key, Pause::PRESENCE, effects);
+        } else {
+            // It has not heard that it was accepted, so nothing was promised.
+            self.log_end(key, DisconnectCause::Closed, effects);
+            self.close(key, effects);
         }
     }
 

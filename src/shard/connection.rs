@@ -36,6 +36,8 @@ impl Pause {
     pub(super) const DISK: Self = Self(32);
     /// Its CONNECT waits until somebody else has checked the password.
     pub(super) const AUTHENTICATION: Self = Self(8);
+    /// Its CONNECT waits until it is known whether its Client is still there.
+    pub(super) const PRESENCE: Self = Self(64);
     /// What a Client cannot do anything about: its silence does not count meanwhile.
     pub(super) const NOT_ITS_FAULT: Self = Self(
         Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0 | Self::STORE.0 | Self::DISK.0,
@@ -186,6 +188,8 @@ pub(super) struct Connection {
     pub(super) peer: PeerAddress,
     /// What became of its password, once that was checked.
     pub(super) verdict: Option<Verdict>,
+    /// Its Client was there when its CONNECT was about to end another connection.
+    pub(super) is_vouched_for: bool,
 }
 
 // A million idle Clients are as many of these: see `tests/allocation.rs`.
@@ -263,6 +267,7 @@ impl Connection {
             listener: origin.listener,
             peer: origin.peer,
             verdict: None,
+            is_vouched_for: false,
         };
         connection.set_patience(Some(connect_timeout));
         connection.set_certificate(origin.certificate);

@@ -43,6 +43,9 @@ pub struct Effects {
     pub closes: Vec<ConnectionKey>,
     /// Those of them whose Client has said that it sends nothing more: nobody need wait for that.
     pub left: Vec<ConnectionKey>,
+    /// Connections whose CONNECT would end another one, and which may be the older of the two: whether their peer is still
+    /// there is to be told by [`super::Shard::handle_presence`].
+    pub suspects: Vec<ConnectionKey>,
     /// Connections to move to another shard.
     pub hand_overs: Vec<HandOver>,
     /// Connections that may be read again; bytes kept back are presented again.
@@ -61,6 +64,7 @@ impl Effects {
     pub fn is_empty(&self) -> bool {
         self.dirty.is_empty()
             && self.closes.is_empty()
+            && self.suspects.is_empty()
             && self.hand_overs.is_empty()
             && self.resumed.is_empty()
             && self.notices.is_empty()

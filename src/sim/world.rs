@@ -779,6 +779,13 @@ impl World {
     fn carry_out(&mut self, index: usize, read: Option<(WireId, &[u8])>) {
         let mut effects = std::mem::take(&mut self.hosts[index].effects);
         let own = read.map(|(wire, _)| wire);
+        for key in std::mem::take(&mut effects.suspects) {
+            let host = &mut self.hosts[index];
+            let wire = host.wires.get(&key).map(|&wire| &self.wires[wire]);
+            let is_there = wire.is_some_and(|wire| !wire.up_ended || !wire.up.is_empty());
+            host.shard.handle_presence(key, is_there, &mut effects);
+            self.moved += 1;
+        }
         // Only sockets have something to gain by it.
         effects.left.clear();
         let closing: Vec<(WireId, ConnectionKey)> = effects

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::Pace;
 use super::*;
 use crate::codec::{Auth, ConnectProperties};
 
@@ -161,6 +162,46 @@ fn client_is_handed_over_to_the_shard_of_its_identifier_with_all_its_bytes() {
     );
     assert_eq!(bench.world.sum(|it| it.connections_handed_over), 2);
     assert_eq!(bench.world.wires_held(), 1, "the others were taken over");
+}
+
+/// [MQTT-3.1.4-3]
+#[test]
+fn a_connection_that_was_given_up_does_not_take_over_the_one_after_it_though_it_arrives_later() {
+    for (password, shards) in [(false, 2), (true, 2), (false, 8)] {
+        let mut bench = Bench::new(shards, &Limits::default());
+        let mut connect = v5("same");
+        if password {
+            connect.username = Some("same");
+            connect.password = Some(b"same");
+        }
+        let owner = bench.connect(connect);
+        let owner = bench.world.shard_of(owner.wire).unwrap();
+        let open = |bench: &mut Bench, shard| {
+            let wire = bench.world.open(shard);
+            bench.partial.push(Vec::new());
+            let version = ProtocolVersion::V5;
+            let link = Link { wire, version };
+            bench.push(link, &Packet::Connect(connect));
+            link
+        };
+        let given_up = open(&mut bench, (owner + 1) % shards);
+        bench.world.close(given_up.wire);
+        let newer = open(&mut bench, owner);
+        for _ in 0..3 {
+            // The shard of the first one does nothing meanwhile.
+            bench.world.turn(owner, &mut Pace::Full);
+        }
+        assert_eq!(bench.hear(newer), ["connack Success"]);
+        bench.settle();
+        bench.send(newer, &Packet::PingReq);
+        assert_eq!(bench.hear(newer), ["pingresp"], "of {shards} shards");
+        // One that is there takes over, whichever way it comes.
+        let newest = open(&mut bench, (owner + 1) % shards);
+        bench.settle();
+        assert_eq!(bench.hear(newest), ["connack Success"]);
+        assert_eq!(bench.hear(newer), ["disconnect SessionTakenOver", "closed"]);
+        assert_eq!(bench.world.wires_held(), 1);
+    }
 }
 
 /// [MQTT-4.12.0-1]
