@@ -286,6 +286,8 @@ impl Options {
                     "password",
                     "tls",
                     "ws",
+                    // The sink knows topics by their names.
+                    "topic_aliases",
                     "broker_pid",
                     "broker_name",
                     "broker_config",
@@ -418,6 +420,10 @@ mod tests {
             ("connect --find-max --p99-us 5", "--find-max does nothing"),
             ("self-test --host x", "--host does nothing in self-test"),
             ("--port 1 self-test", "--port does nothing in self-test"),
+            (
+                "self-test --topic-aliases --version 5",
+                "--topic-aliases does nothing",
+            ),
             ("pairs --duration 0", "more than 0"),
             ("pairs --hdr -", "the name of a file"),
         ] {
