@@ -464,6 +464,16 @@ impl Oracle {
             Event::Configured { .. } => Ok(()),
             Event::Closing { wire } => self.closing(*wire),
             Event::Lost { wire } => self.lost(*wire),
+            Event::GivenUp { wire } => {
+                let Some(state) = self.wires.get(wire) else {
+                    violation!("an unknown wire {wire}")
+                };
+                let session = &self.sessions[state.client];
+                if session.wire.is_none() || session.wire == Some(*wire) {
+                    violation!("client {}: nothing to take over", state.client);
+                }
+                self.lost(*wire)
+            }
             Event::HandedOver { wire, .. } => {
                 if let Some(wire) = self.wires.get_mut(wire) {
                     wire.opened_at = now;

@@ -32,6 +32,11 @@ pub type WireId = usize;
 /// Something that crossed the border of the broker.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// A Client has left before its CONNECT could end a connection that it may have made later.
+    GivenUp {
+        /// Which one.
+        wire: WireId,
+    },
     /// A shard is about to be told that time has passed.
     Timeout {
         /// Which one.
@@ -781,10 +786,14 @@ impl World {
         let own = read.map(|(wire, _)| wire);
         for key in std::mem::take(&mut effects.suspects) {
             let host = &mut self.hosts[index];
-            let wire = host.wires.get(&key).map(|&wire| &self.wires[wire]);
-            let is_there = wire.is_some_and(|wire| !wire.up_ended || !wire.up.is_empty());
+            let &wire = host.wires.get(&key).expect("a suspect is known");
+            let state = &self.wires[wire];
+            let is_there = !state.up_ended || !state.up.is_empty();
             host.shard.handle_presence(key, is_there, &mut effects);
             self.moved += 1;
+            if !is_there {
+                self.log.push(Event::GivenUp { wire });
+            }
         }
         // Only sockets have something to gain by it.
         effects.left.clear();
