@@ -27,8 +27,9 @@ pub const REPLAY_FOUND_MAX: usize = 4096;
 pub const REPLAY_KEPT_MAX: usize = 1024;
 /// Steps of that look-up.
 pub const REPLAY_KEPT_STEPS_MAX: usize = 4096;
-/// Topic levels of a Topic Name or Topic Filter; more is refused (Mosquitto's bound).
-pub const TOPIC_LEVELS_MAX: usize = 200;
+/// Topic levels of a Topic Name or Topic Filter: what 200 separators part, which is Mosquitto's bound. With more the
+/// connection ends.
+pub const TOPIC_LEVELS_MAX: usize = 201;
 /// Largest CONNECT. A larger one is refused.
 pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
 /// Bytes held for a connection before its CONNECT is whole, whatever the others do: more than a CONNECT

@@ -502,7 +502,7 @@ fn a_will_that_a_mount_point_makes_too_deep_is_refused() {
     let mut settings = Settings::permissive(Limits::default());
     settings.listeners[0].mount_point = Some("tenant/".into());
     bench.world.command(0, Command::Configure(settings.into()));
-    for (levels, answer) in [(199, "connack Success"), (200, "connack TopicNameInvalid")] {
+    for (levels, answer) in [(200, "connack Success"), (201, "connack TopicNameInvalid")] {
         let topic_name = vec!["x"; levels].join("/");
         let mut connect = lasting("client");
         connect.will = will(&topic_name, 0);

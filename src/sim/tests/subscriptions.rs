@@ -403,3 +403,33 @@ fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_a
     assert_eq!(bench.world.shard(0).census().replaying, 0);
     assert_eq!(bench.world.shard(0).census().queued, 0);
 }
+
+/// As Mosquitto does, for topics and filters that are well-formed and deeper than it takes.
+#[test]
+fn topic_with_more_than_200_separators_ends_its_connection_and_no_other() {
+    on_shards(|bench| {
+        let other = bench.connect(v5("other"));
+        bench.subscribe(other, "#", options(Q1));
+        let deepest = "/".repeat(200);
+        let link = bench.connect(v5("a"));
+        assert_eq!(
+            bench.subscribe(link, &deepest, options(Q0)),
+            ["suback [Success]"]
+        );
+        bench.publish(link, &deepest, "x", Q0, 0);
+        assert_eq!(bench.hear(link).len(), 1);
+        let too_deep = "/".repeat(201);
+        assert_eq!(
+            bench.subscribe(link, &too_deep, options(Q0)),
+            ["disconnect MalformedPacket", "closed"]
+        );
+        let link = bench.connect(v5("a"));
+        bench.publish(link, &too_deep, "y", Q1, 1);
+        assert_eq!(bench.hear(link), ["disconnect TopicNameInvalid", "closed"]);
+        let mut connect = v5("a");
+        connect.will = will(&too_deep, 0);
+        let (_, heard) = bench.connect_and_hear(connect);
+        assert_eq!(heard, ["connack TopicNameInvalid", "closed"]);
+        assert_eq!(bench.hear_payloads(other), ["x"]);
+    });
+}
