@@ -1,11 +1,11 @@
-//! The text of one topic level, inside its node when it is short.
+//! The text of one topic level, or of some that belong together, inside its node when it is short.
 
 #![forbid(unsafe_code)]
 
-/// Longest level kept without an allocation; with it a level takes as much as a `Vec`.
+/// Longest text kept without an allocation; with it a text takes as much as a `Vec`.
 const INLINE_SIZE: usize = 22;
 
-/// One owned topic level.
+/// One owned topic level, or some with separators between them.
 #[derive(Debug)]
 pub(super) enum Level {
     Short { size: u8, bytes: [u8; INLINE_SIZE] },
@@ -24,6 +24,19 @@ impl Level {
         Self::Short {
             size: level.len() as u8,
             bytes,
+        }
+    }
+
+    /// These levels, and those of `below` behind them.
+    pub(super) fn join(&self, below: &Self) -> Self {
+        Self::new(&[self.as_bytes(), below.as_bytes()].join(&b'/'))
+    }
+
+    /// Bytes it holds elsewhere.
+    pub(super) fn heap_size(&self) -> usize {
+        match self {
+            Self::Short { .. } => 0,
+            Self::Long(bytes) => bytes.len(),
         }
     }
 

@@ -94,6 +94,8 @@ pub struct Router {
     shard: ShardId,
     hasher: TopicHasher,
     filters: Slab<Filter>,
+    /// Bytes of their texts.
+    text_bytes: usize,
     /// Filters by level; a place holds the first of the list of filters that end there.
     trie: Trie,
     /// Shared filters by whole text.
@@ -130,6 +132,7 @@ impl Router {
         Self {
             shard,
             filters: Slab::new(),
+            text_bytes: 0,
             trie: Trie::new(hasher.clone()),
             shared: IdTable::default(),
             subscription_count: 0,
@@ -240,7 +243,7 @@ impl Router {
         if filter.share_group().is_some() {
             return self.find_shared(filter.text());
         }
-        self.plain_at(self.trie.find(filter.levels())?)
+        self.plain_at(self.trie.find(filter.filter())?)
     }
 
     /// The whole text of a filter.
@@ -575,6 +578,13 @@ impl Router {
         self.filters.count()
     }
 
+    /// Bytes that these filters and what finds them take, without who wants them.
+    #[must_use]
+    pub fn filter_bytes(&self) -> usize {
+        let rows = self.filters.count() * size_of::<Filter>();
+        rows + self.text_bytes + self.trie.used_bytes()
+    }
+
     /// Subscriptions of this shard's Sessions.
     #[must_use]
     pub fn subscription_count(&self) -> usize {
@@ -587,7 +597,7 @@ impl Router {
         self.shared_subscription_count
     }
 
-    /// Levels held for filters and for retained messages.
+    /// Nodes held for filters, of one level or some, and for retained messages, of one level each.
     #[must_use]
     pub fn node_counts(&self) -> (usize, usize) {
         (self.trie.nodes_count(), self.retained.nodes_count())
@@ -629,7 +639,7 @@ impl Router {
         if is_shared && let Some(key) = self.find_shared(filter.text()) {
             return key;
         }
-        let place = self.trie.insert(filter.levels());
+        let place = self.trie.insert(filter.filter());
         let plain = self.plain_at(place);
         if !is_shared && let Some(key) = plain {
             return key;
@@ -651,6 +661,7 @@ impl Router {
         if is_shared {
             row.wanted = Wanted::Shared(Box::default());
         }
+        self.text_bytes += row.text.len();
         let id = self.filters.insert(row);
         if next != NONE {
             self.filters.get_mut(next).previous = id;
@@ -672,6 +683,7 @@ impl Router {
             return;
         }
         let row = self.filters.remove(filter.0);
+        self.text_bytes -= row.text.len();
         if row.next != NONE {
             self.filters.get_mut(row.next).previous = row.previous;
         }

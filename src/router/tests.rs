@@ -465,6 +465,39 @@ fn a_crowd_comes_and_goes() {
     assert_eq!(router.node_counts().0, 0);
 }
 
+#[test]
+fn filters_that_part_late_share_a_node_and_part_at_any_level() {
+    let mut router = router();
+    let levels: Vec<String> = (0..200).map(|level| format!("level {level}")).collect();
+    let whole = levels.join("/");
+    let plus = levels[..100].join("/") + "/+/" + &levels[101..].join("/");
+    let multi = levels[..50].join("/") + "/#";
+    let texts = [&*whole, &*plus, &*multi, "level 0/other"];
+    // What parts from the first one, where it is split: above the node below, and above that.
+    for (count, nodes) in [(1, 1), (2, 3), (3, 4), (4, 6)] {
+        let keys: Vec<_> = (0..count)
+            .map(|index| subscribe(&mut router, texts[index as usize], index))
+            .collect();
+        assert_eq!(router.node_counts().0, nodes);
+        let wanted = BTreeSet::from_iter((0..count).filter(|&index| index < 3));
+        assert_eq!(sessions(&router.matches(topic(&whole))), wanted);
+        let other = whole.replace("level 100", "another");
+        assert_eq!(
+            sessions(&router.matches(topic(&other))),
+            BTreeSet::from_iter((1..count).filter(|&index| index < 3))
+        );
+        let cut = levels[..199].join("/");
+        assert_eq!(
+            sessions(&router.matches(topic(&cut))),
+            BTreeSet::from_iter((2..count).filter(|&index| index < 3))
+        );
+        for (index, &key) in keys.iter().enumerate().rev() {
+            router.unsubscribe(key, session(index as u32));
+        }
+        assert_eq!((router.node_counts().0, router.filter_bytes()), (0, 0));
+    }
+}
+
 /// The deepest topics and filters there can be, and topics that were never checked for depth.
 #[test]
 fn depth_needs_no_stack() {
@@ -558,7 +591,7 @@ fn filter_text() -> impl Strategy<Value = String> {
     ];
     let end = prop_oneof![3 => Just(""), 2 => Just("/#")];
     let share = prop_oneof![3 => Just(""), 1 => Just("$share/g/"), 1 => Just("$share/h/")];
-    (share, vec(level, 0..4), end).prop_map(|(share, levels, end)| {
+    (share, vec(level, 0..6), end).prop_map(|(share, levels, end)| {
         let text = levels.join("/") + end;
         let text = if text.is_empty() || text == "/#" && levels.is_empty() {
             "#".into()
@@ -823,6 +856,8 @@ proptest! {
         let mut model = BTreeMap::new();
         for step in &steps {
             take_step(&mut router, &mut model, &filters, step);
+            // However many levels they have.
+            prop_assert!(router.node_counts().0 <= 2 * router.filter_count());
             topics.iter().for_each(|name| check_topic(&mut router, &model, name));
         }
         let subscriptions: usize = model.values().map(|wanted| wanted.subscribers.len()).sum();
@@ -843,7 +878,7 @@ proptest! {
         }
         topics.iter().for_each(|name| check_topic(&mut router, &model, name));
         prop_assert_eq!((router.filter_count(), router.subscription_count()), (0, 0));
-        prop_assert_eq!(router.node_counts().0, 0);
+        prop_assert_eq!((router.node_counts().0, router.filter_bytes()), (0, 0));
     }
 
     #[test]

@@ -3,7 +3,15 @@
 //! Nodes are rows of a [`Slab`]; the child of a node by level is found in one hash table for the whole
 //! trie, so that a node with a million children and one with a single child cost the same. The
 //! wildcards are fields of the node: `+` is a child like others, `#` ends a filter and therefore is
-//! only a place. Nothing here recurses, and a node lives as long as a filter goes through it.
+//! only a place. Nothing here recurses.
+//!
+//! Levels between which no filter ends and none parts from another share a node, so a filter of 200 levels costs little
+//! more than its bytes. Where filters part later, the node is split; where they do no longer, it joins the one below it.
+//!
+//! # Always true
+//! - A node below the root has something that ends there, or children that part. So there are fewer than two nodes for
+//!   each filter.
+//! - What ends at a node keeps its [`Place`], whatever is split and joined around it.
 //!
 //! **Knows nothing of** filters beyond their levels: a place holds the id of the first of a list.
 
@@ -18,47 +26,92 @@ use crate::topic::{Levels, TopicName};
 /// The node above all first levels.
 const ROOT: u32 = 0;
 
-/// One level of one or many filters.
+/// Levels of one or many filters: from where they part to where one ends or they part again.
 #[derive(Debug)]
 struct Node {
-    level: Level,
+    /// The levels, with separators between them. By the first one its parent knows it.
+    label: Level,
     parent: u32,
-    /// The child for `+`.
+    /// The child that begins with `+`.
     plus: u32,
+    /// Bytes of its label behind that.
+    plus_rest: u32,
     /// What ends at this node.
     here: u32,
     /// What ends in `#` below this node.
     multi: u32,
     /// Children other than `plus`.
     children: u32,
+    /// Exclusive or of their ids: the id of an only one.
+    children_ids: u32,
 }
 
 impl Default for Node {
     fn default() -> Self {
         Self {
-            level: Level::default(),
+            label: Level::default(),
             parent: NONE,
             plus: NONE,
+            plus_rest: 0,
             here: NONE,
             multi: NONE,
             children: 0,
+            children_ids: 0,
         }
     }
 }
 
-const _: () = assert!(size_of::<Node>() <= 48);
+impl Node {
+    /// The only child of a node at which nothing ends.
+    fn only_child(&self) -> Option<u32> {
+        if self.here != NONE || self.multi != NONE {
+            return None;
+        }
+        match (self.plus, self.children) {
+            (NONE, 1) => Some(self.children_ids),
+            (NONE, _) => None,
+            (plus, 0) => Some(plus),
+            _ => None,
+        }
+    }
+
+    /// Behind the first level of `plus`.
+    const fn behind_plus(&self) -> Spot {
+        Spot {
+            node: self.plus,
+            rest: self.plus_rest,
+        }
+    }
+
+    const fn is_needed(&self) -> bool {
+        self.here != NONE || self.multi != NONE || self.plus != NONE || self.children > 0
+    }
+}
+
+const _: () = assert!(size_of::<Node>() <= 56);
+
+/// Where the levels of a topic or filter so far lead: into the label of a node.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    node: u32,
+    /// Bytes of the label from the separator on that comes next. Zero: all of its levels were there.
+    rest: u32,
+}
+
+impl Spot {
+    const ROOT: Self = Self {
+        node: ROOT,
+        rest: 0,
+    };
+}
 
 /// Where a filter ends: a node, or a `#` below it. A million filters keep one, so it is packed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Place(u32);
 
 impl Place {
-    const fn here(node: u32) -> Self {
-        Self(node << 1)
-    }
-
-    const fn multi(node: u32) -> Self {
-        Self(node << 1 | 1)
+    const fn at(node: u32, is_multi: bool) -> Self {
+        Self(node << 1 | is_multi as u32)
     }
 
     const fn node(self) -> u32 {
@@ -84,9 +137,11 @@ pub(super) struct Trie {
     /// Children other than `+`.
     children: IdTable,
     hasher: TopicHasher,
-    /// Nodes that the levels of the topic seen so far lead to, kept for its memory.
-    frontier: Vec<u32>,
-    frontier_next: Vec<u32>,
+    /// Bytes of long labels.
+    label_bytes: usize,
+    /// Where the levels of the topic seen so far lead to, kept for its memory.
+    frontier: Vec<Spot>,
+    frontier_next: Vec<Spot>,
 }
 
 impl Trie {
@@ -97,6 +152,7 @@ impl Trie {
             nodes,
             children: IdTable::default(),
             hasher,
+            label_bytes: 0,
             frontier: Vec::new(),
             frontier_next: Vec::new(),
         }
@@ -107,9 +163,14 @@ impl Trie {
         self.nodes.count() - 1
     }
 
-    /// Bytes held, except for long levels.
+    /// Bytes of the nodes below the root, with their slots in the table.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.nodes_count() * (size_of::<Node>() + size_of::<u64>()) + self.label_bytes
+    }
+
+    /// Bytes held.
     pub(super) fn size(&self) -> usize {
-        self.nodes.size() + self.children.size()
+        self.nodes.size() + self.children.size() + self.label_bytes
     }
 
     /// The id that `place` holds, or [`NONE`].
@@ -135,50 +196,51 @@ impl Trie {
         }
     }
 
-    pub(super) fn find(&self, levels: Levels<'_>) -> Option<Place> {
-        let mut node = ROOT;
-        for level in levels {
-            match level {
-                b"#" => return Some(Place::multi(node)),
-                b"+" => node = self.nodes.get(node).plus,
-                _ => node = self.child(node, level, self.hasher.bytes(level)),
-            }
-            if node == NONE {
-                return None;
-            }
+    /// The place of a filter, given without `$share/ShareName/`.
+    pub(super) fn find(&self, filter: &[u8]) -> Option<Place> {
+        let (path, is_multi) = split_multi(filter);
+        let mut spot = Spot::ROOT;
+        for level in path.into_iter().flat_map(Levels::new) {
+            spot = self.step(spot, level)?;
         }
-        Some(Place::here(node))
+        (spot.rest == 0).then(|| Place::at(spot.node, is_multi))
     }
 
     /// The place for a filter, with nodes made as needed. The caller puts a head there.
-    pub(super) fn insert(&mut self, levels: Levels<'_>) -> Place {
-        let mut node = ROOT;
-        for level in levels {
-            node = match level {
-                b"#" => return Place::multi(node),
-                b"+" => match self.nodes.get(node).plus {
-                    NONE => {
-                        let plus = self.nodes.insert(new_node(node, level));
-                        self.nodes.get_mut(node).plus = plus;
-                        plus
-                    }
-                    plus => plus,
-                },
-                _ => {
-                    let hash = self.hasher.bytes(level);
-                    match self.child(node, level, hash) {
-                        NONE => {
-                            let child = self.nodes.insert(new_node(node, level));
-                            self.nodes.get_mut(node).children += 1;
-                            self.children.insert(below(node, hash) as u32, child);
-                            child
-                        }
-                        child => child,
-                    }
-                }
+    pub(super) fn insert(&mut self, filter: &[u8]) -> Place {
+        let (path, is_multi) = split_multi(filter);
+        let node = path.map_or(ROOT, |path| self.insert_path(path));
+        Place::at(node, is_multi)
+    }
+
+    /// The node where `path` ends.
+    fn insert_path(&mut self, path: &[u8]) -> u32 {
+        let mut spot = Spot::ROOT;
+        let mut seen = 0;
+        for level in Levels::new(path) {
+            let Some(next) = self.step(spot, level) else {
+                let parent = self.part(spot);
+                return self.add(parent, Level::new(&path[seen..]));
             };
+            spot = next;
+            seen += level.len() + 1;
         }
-        Place::here(node)
+        self.part(spot)
+    }
+
+    /// Where one more level of a filter leads.
+    fn step(&self, spot: Spot, level: &[u8]) -> Option<Spot> {
+        let node = self.nodes.get(spot.node);
+        if spot.rest > 0 {
+            return Some(Spot {
+                rest: rest_behind(node.label.as_bytes(), spot.rest, level)?,
+                ..spot
+            });
+        }
+        if level != b"+" {
+            return self.child(spot.node, level, self.hasher.bytes(level));
+        }
+        (node.plus != NONE).then(|| node.behind_plus())
     }
 
     /// Calls `found` with the head of every place whose filters match `topic`.
@@ -187,27 +249,32 @@ impl Trie {
         let mut frontier = std::mem::take(&mut self.frontier);
         let mut next = std::mem::take(&mut self.frontier_next);
         frontier.clear();
-        frontier.push(ROOT);
+        frontier.push(Spot::ROOT);
         // Wildcards at the first level do not match topics that begin with $ [MQTT-4.7.2-1].
         let mut wildcards = !topic.is_dollar();
         for level in topic.levels() {
             // Hashed once for all nodes of the frontier, and not at all if they have no children.
             let mut hash = None;
             next.clear();
-            for &id in &frontier {
-                let node = self.nodes.get(id);
+            for &spot in &frontier {
+                let node = self.nodes.get(spot.node);
+                if spot.rest > 0 {
+                    if let Some(rest) = rest_that_matches(node.label.as_bytes(), spot.rest, level) {
+                        next.push(Spot { rest, ..spot });
+                    }
+                    continue;
+                }
                 if wildcards {
                     if node.multi != NONE {
                         found(node.multi);
                     }
                     if node.plus != NONE {
-                        next.push(node.plus);
+                        next.push(node.behind_plus());
                     }
                 }
                 if node.children > 0 {
                     let hash = *hash.get_or_insert_with(|| self.hasher.bytes(level));
-                    let child = self.child(id, level, hash);
-                    if child != NONE {
+                    if let Some(child) = self.child(spot.node, level, hash) {
                         next.push(child);
                     }
                 }
@@ -218,8 +285,11 @@ impl Trie {
                 break;
             }
         }
-        for &id in &frontier {
-            let node = self.nodes.get(id);
+        for &Spot { node, rest } in &frontier {
+            let node = self.nodes.get(node);
+            if rest > 0 {
+                continue;
+            }
             if node.here != NONE {
                 found(node.here);
             }
@@ -233,33 +303,49 @@ impl Trie {
     }
 
     #[inline]
-    fn child(&self, parent: u32, level: &[u8], level_hash: u64) -> u32 {
+    fn child(&self, parent: u32, level: &[u8], level_hash: u64) -> Option<Spot> {
+        let mut rest = 0;
         let is_it = |id| {
             let node = self.nodes.get(id);
-            node.parent == parent && node.level.as_bytes() == level
+            let label = node.label.as_bytes();
+            rest = (label.len() as u32).wrapping_sub(level.len() as u32);
+            node.parent == parent
+                && label.starts_with(level)
+                && (rest == 0 || label[level.len()] == b'/')
         };
-        self.children
-            .find(below(parent, level_hash) as u32, is_it)
-            .unwrap_or(NONE)
+        let node = self
+            .children
+            .find(below(parent, level_hash) as u32, is_it)?;
+        Some(Spot { node, rest })
     }
 
-    /// Frees `id` and what is above it, up to the first node that is still needed.
+    /// The node that ends at `spot`: split from the one it is in, which keeps its id and what ends there.
+    fn part(&mut self, spot: Spot) -> u32 {
+        if spot.rest == 0 {
+            return spot.node;
+        }
+        let (parent, label) = self.take_out(spot.node);
+        let label = label.as_bytes();
+        let (before, after) = label.split_at(label.len() - spot.rest as usize);
+        let above = self.add(parent, Level::new(before));
+        self.put_below(above, spot.node, Level::new(&after[1..]));
+        above
+    }
+
+    /// Frees `id` if nothing needs it, and joins what need not be apart any more.
     fn prune(&mut self, mut id: u32) {
-        while id != ROOT {
-            let node = self.nodes.get(id);
-            if node.here != NONE || node.multi != NONE || node.plus != NONE || node.children > 0 {
-                return;
-            }
-            let node = self.nodes.remove(id);
-            let parent = self.nodes.get_mut(node.parent);
-            if parent.plus == id {
-                parent.plus = NONE;
-            } else {
-                parent.children -= 1;
-                let hash = self.hasher.bytes(node.level.as_bytes());
-                self.children.remove(below(node.parent, hash) as u32, id);
-            }
-            id = node.parent;
+        while id != ROOT && !self.nodes.get(id).is_needed() {
+            let (parent, _) = self.take_out(id);
+            self.nodes.remove(id);
+            id = parent;
+        }
+        if id != ROOT
+            && let Some(child) = self.nodes.get(id).only_child()
+        {
+            let (_, below) = self.take_out(child);
+            let (parent, above) = self.take_out(id);
+            self.nodes.remove(id);
+            self.put_below(parent, child, above.join(&below));
         }
         if self.nodes.count() == 1 {
             // Only the root is left: start again, so that the memory of all others is free.
@@ -268,12 +354,85 @@ impl Trie {
             self.nodes.insert(root);
         }
     }
+
+    // --- Who is below whom.
+
+    /// A new node below `parent`.
+    fn add(&mut self, parent: u32, label: Level) -> u32 {
+        let id = self.nodes.insert(Node::default());
+        self.put_below(parent, id, label);
+        id
+    }
+
+    /// Makes `id`, which has neither, know its parent and its label, and its parent know it.
+    fn put_below(&mut self, parent: u32, id: u32, label: Level) {
+        let above = self.nodes.get_mut(parent);
+        match first_level(&label) {
+            b"+" => {
+                above.plus = id;
+                above.plus_rest = label.as_bytes().len() as u32 - 1;
+            }
+            first => {
+                above.children += 1;
+                above.children_ids ^= id;
+                let hash = self.hasher.bytes(first);
+                self.children.insert(below(parent, hash) as u32, id);
+            }
+        }
+        self.label_bytes += label.heap_size();
+        let node = self.nodes.get_mut(id);
+        node.parent = parent;
+        node.label = label;
+    }
+
+    /// Takes `id` from its parent, and its label with it.
+    fn take_out(&mut self, id: u32) -> (u32, Level) {
+        let node = self.nodes.get_mut(id);
+        let parent = node.parent;
+        let label = std::mem::take(&mut node.label);
+        self.label_bytes -= label.heap_size();
+        let above = self.nodes.get_mut(parent);
+        match first_level(&label) {
+            b"+" => above.plus = NONE,
+            first => {
+                above.children -= 1;
+                above.children_ids ^= id;
+                let hash = self.hasher.bytes(first);
+                self.children.remove(below(parent, hash) as u32, id);
+            }
+        }
+        (parent, label)
+    }
 }
 
-fn new_node(parent: u32, level: &[u8]) -> Node {
-    Node {
-        level: Level::new(level),
-        parent,
-        ..Node::default()
+/// What is before a `#` at the end, if there is anything, and whether there is one.
+fn split_multi(filter: &[u8]) -> (Option<&[u8]>, bool) {
+    match filter.strip_suffix(b"#") {
+        None => (Some(filter), false),
+        Some(before) => (before.strip_suffix(b"/"), true),
     }
+}
+
+fn first_level(label: &Level) -> &[u8] {
+    Levels::new(label.as_bytes()).next().unwrap_or_default()
+}
+
+/// As [`rest_behind`], of a level that matches `level` of a topic.
+#[inline]
+fn rest_that_matches(label: &[u8], rest: u32, level: &[u8]) -> Option<u32> {
+    // No other level of a filter begins with `+`.
+    if label.get(label.len() - rest as usize + 1) == Some(&b'+') {
+        return Some(rest - 2);
+    }
+    rest_behind(label, rest, level)
+}
+
+/// What is left of the last `rest` bytes of `label`, which begin with a separator, behind the next level. `None` if that
+/// is not `level`.
+#[inline]
+fn rest_behind(label: &[u8], rest: u32, level: &[u8]) -> Option<u32> {
+    let next = label.get(label.len() - rest as usize + 1..)?;
+    let (next, behind) = next.split_at_checked(level.len())?;
+    // Where it ends is looked at first: most others have another length.
+    (matches!(behind.first(), None | Some(b'/')) && next == level).then_some(behind.len() as u32)
 }

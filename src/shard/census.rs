@@ -22,8 +22,8 @@ pub struct Census {
     pub subscriptions: usize,
     /// Filters that this shard or another wants.
     pub filters: usize,
-    /// Levels held for those filters.
-    pub filter_levels: usize,
+    /// Nodes held for those filters.
+    pub filter_nodes: usize,
     /// Retained messages of the replica.
     pub retained: usize,
     /// Levels held for those messages.
@@ -60,13 +60,13 @@ impl Shard {
     /// Counts what this shard holds. Visits every Session.
     #[must_use]
     pub fn census(&self) -> Census {
-        let (filter_levels, retained_levels) = self.router.node_counts();
+        let (filter_nodes, retained_levels) = self.router.node_counts();
         let mut census = Census {
             connections: self.clients.connections.len(),
             sessions: self.clients.members.len(),
             subscriptions: self.router.subscription_count(),
             filters: self.router.filter_count(),
-            filter_levels,
+            filter_nodes,
             retained: self.router.retained_count(),
             retained_levels,
             tombstones: self.router.tombstone_count(),

@@ -239,7 +239,7 @@ fn last_unsubscribe_leaves_no_filter_on_any_shard() {
         }
         for census in bench.world.censuses() {
             assert_eq!(
-                (census.filters, census.filter_levels, census.subscriptions),
+                (census.filters, census.filter_nodes, census.subscriptions),
                 (0, 0, 0)
             );
         }
