@@ -16,6 +16,8 @@ pub const RING_SLOTS: usize = 4096;
 pub const PEER_BACKLOG_MAX: usize = 4096;
 /// Default of [`Limits::replay_steps_max`].
 pub const REPLAY_STEPS_MAX: usize = 512;
+/// Default of [`Limits::ending_steps_max`].
+pub const ENDING_STEPS_MAX: usize = 256;
 /// Subscriptions of one Client whose retained messages are looked up at once, whether it reads or not. Further ones wait
 /// until it has read most of those.
 pub const REPLAY_WALKS_MAX: usize = 8;
@@ -102,6 +104,9 @@ pub struct Limits {
     /// together: nodes looked at and messages sent, 0.1 microseconds each where memory is near, 0.8 where it is
     /// far away. The rest waits for the next turn.
     pub replay_steps_max: usize,
+    /// Subscriptions of ended Sessions that a turn of a shard forgets, one microsecond each. The rest waits for the next
+    /// turn; each new subscription forgets two more.
+    pub ending_steps_max: usize,
     /// Connections of one shard.
     pub max_connections: usize,
     /// Time from accept to a whole CONNECT.
@@ -125,6 +130,7 @@ impl Default for Limits {
             max_retained_bytes: 2 << 30,
             peer_backlog_max: PEER_BACKLOG_MAX,
             replay_steps_max: REPLAY_STEPS_MAX,
+            ending_steps_max: ENDING_STEPS_MAX,
             max_connections: 1_000_000,
             connect_timeout: Duration::from_secs(30),
             persistent_client_expiration: None,

@@ -16,6 +16,8 @@ const MANY: usize = 20_000;
 const STEPS_A_TURN: usize = fastmq::limits::REPLAY_STEPS_MAX;
 /// Of Sessions whose time is over, in one turn.
 const DEADLINES_A_TURN: usize = 8;
+/// Of subscriptions of ended Sessions that are forgotten, in one turn.
+const ENDINGS_A_TURN: usize = fastmq::limits::ENDING_STEPS_MAX;
 
 fn text(text: &str) -> String {
     format!("{:04x}{}", text.len(), hex(text.as_bytes()))
@@ -260,6 +262,39 @@ fn sessions_that_end_at_one_moment_end_over_many_turns() {
     }
     assert_eq!(broker.shard.census().sessions, 0);
     assert!(turns >= 1000 / DEADLINES_A_TURN);
+}
+
+/// [MQTT-3.1.2-6]
+#[test]
+fn a_session_of_many_subscriptions_is_over_at_once_and_they_are_forgotten_over_many_turns() {
+    let mut broker = Broker::new();
+    let (leaver, publisher) = (broker.v311('l'), broker.v311('p'));
+    for number in 0..MANY {
+        broker.send(leaver, &subscribe(&format!("s/{number}")));
+    }
+    broker.send(leaver, "e000");
+    let mut left = broker.shard.census().ended;
+    assert_eq!(left, MANY - ENDINGS_A_TURN);
+    assert_eq!(broker.shard.census().subscriptions, 0);
+    // It is back, and wants less.
+    let client = broker.v311('l');
+    broker.send(client, &subscribe("s/19999"));
+    while left > 0 {
+        turn(&mut broker, client);
+        let before = std::mem::replace(&mut left, broker.shard.census().ended);
+        assert!(before > left && before - left <= ENDINGS_A_TURN + 2);
+        for topic in ["s/19999", "s/19998"] {
+            broker.send(publisher, &format!("3009{}", text(topic)));
+        }
+        let heard = published(&broker.receive(client));
+        let expected = ("s/19999".to_owned(), String::new(), false);
+        assert_eq!(heard, [expected]);
+    }
+    let census = broker.shard.census();
+    assert_eq!(
+        (census.filters, census.filter_nodes, census.subscriptions),
+        (1, 1, 1)
+    );
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Census {
     pub sessions: usize,
     /// Subscriptions of these Sessions.
     pub subscriptions: usize,
+    /// Those of Sessions that have ended, which are still to be forgotten.
+    pub ended: usize,
     /// Filters that this shard or another wants.
     pub filters: usize,
     /// Nodes held for those filters.
@@ -61,10 +63,12 @@ impl Shard {
     #[must_use]
     pub fn census(&self) -> Census {
         let (filter_nodes, retained_levels) = self.router.node_counts();
+        let (ended, _) = self.ended.counts();
         let mut census = Census {
             connections: self.clients.connections.len(),
             sessions: self.clients.members.len(),
-            subscriptions: self.router.subscription_count(),
+            subscriptions: self.router.subscription_count() - ended,
+            ended,
             filters: self.router.filter_count(),
             filter_nodes,
             retained: self.router.retained_count(),
@@ -102,13 +106,14 @@ impl Shard {
     /// What this shard shows of itself, whatever the number of its Sessions.
     pub fn show(&self, snapshot: &mut Snapshot) {
         let count = |count: usize| count as u64;
+        let (ended, ended_shared) = self.ended.counts();
         snapshot.counters = self.clients.counters;
         snapshot.gauges = Gauges {
             connections: count(self.clients.connections.len()),
             clients_connected: count(self.clients.connected),
             sessions: count(self.clients.members.len()),
-            subscriptions: count(self.router.subscription_count()),
-            shared_subscriptions: count(self.router.shared_subscription_count()),
+            subscriptions: count(self.router.subscription_count() - ended),
+            shared_subscriptions: count(self.router.shared_subscription_count() - ended_shared),
             retained_messages: count(self.router.retained_count()),
             retained_bytes: count(self.router.retained_bytes()),
             queued_messages: count(self.clients.queued_messages),

@@ -63,7 +63,11 @@ impl Shard {
         topic: &[u8],
     ) -> Option<Chosen> {
         let clients = &self.clients;
-        let may_read = |session| Some(session) != not && clients.may_read(session, topic);
+        let may_read = |session| {
+            Some(session) != not
+                && clients.members.get(session).is_some()
+                && clients.may_read(session, topic)
+        };
         if let Some(target) = self.router.pick_local_of(filter, may_read) {
             return Some(Chosen::Local(target));
         }

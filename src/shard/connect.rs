@@ -729,9 +729,13 @@ impl Shard {
         if let Some(deadline) = state.deadline() {
             self.timers.arm(Slot::Session(session.index), deadline);
         }
+        // One that ends now and has nothing to say leaves its groups as it leaves its other subscriptions.
+        let ends = state.will.is_none() && state.expires_at.is_some_and(|at| at <= now);
         self.store(session, |store, session| store.detached(session));
         self.keep_replay(session, connection, now);
-        self.set_members_online(session, false);
+        if !ends {
+            self.set_members_online(session, false);
+        }
         self.handle_session_deadline(session, now, effects);
     }
 
@@ -795,7 +799,8 @@ impl Shard {
     }
 
     /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
-    /// it had not delivered of shared subscriptions goes to other members.
+    /// it had not delivered of shared subscriptions goes to other members. Not all of its subscriptions may be out of the
+    /// Router when this returns (`ended.rs`).
     pub(super) fn end_session(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
         let Some(member) = self.clients.members.get_mut(session) else {
             return;
@@ -809,9 +814,8 @@ impl Shard {
         self.occupancy.end_session();
         self.hand_on_all(session, &mut member, now, effects);
         self.store_ended(&member.session);
-        for &filter in member.subscriptions.keys() {
-            self.unsubscribe_from(filter, session);
-        }
+        let subscriptions = std::mem::take(&mut member.subscriptions);
+        self.leave_subscriptions(session, subscriptions, now);
     }
 
     /// Tells the Router, and through it other shards, whether members of shared subscriptions can be

@@ -28,6 +28,7 @@ mod connection;
 mod directory;
 mod dump;
 mod effects;
+mod ended;
 mod envelope;
 mod held;
 mod log;
@@ -155,6 +156,8 @@ pub struct Shard {
     /// Connections with retained messages that a turn had no time for, in the order in which they go on.
     replaying: VecDeque<ConnectionKey>,
     replay_budget: replay::Budget,
+    /// What Sessions that have ended left behind.
+    ended: ended::Ended,
     /// No retained version below this clock can arrive any more.
     tombstones_below: u64,
     /// What the operator asked to see and has not seen yet.
@@ -220,6 +223,7 @@ impl Shard {
             retained_changes: 0,
             replaying: VecDeque::new(),
             replay_budget: replay::Budget::default(),
+            ended: ended::Ended::default(),
             tombstones_below: 0,
             dump: None,
             unreported: Vec::new(),
@@ -677,6 +681,7 @@ impl Shard {
                 Slot::RetainedExpiry => self.expire_retained(now),
                 Slot::DiskPatience => self.resume_waiting_for_disk(effects),
                 Slot::Replays => self.continue_replays(now, effects),
+                Slot::Ended => self.forget_ended(now),
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
             }

@@ -579,7 +579,7 @@ impl Shard {
             if self.has_group_had(group.filter()) {
                 continue;
             }
-            let pick = self.router.pick(group);
+            let pick = self.pick_living(|router| router.pick(group));
             match self.choose(pick, group.filter(), None, message.topic_name) {
                 Some(Chosen::Local(target)) => {
                     let recipient = shared_recipient(&target, message.retain);
@@ -786,19 +786,22 @@ impl Shard {
             return;
         }
         let topic_name = message.topic_name();
-        let chosen = match self.router.pick_local(filter) {
-            Some(target) if self.clients.may_read(target.session, topic_name) => {
+        let picked = self.pick_living(|router| router.pick_local(filter).map(Pick::Local));
+        let chosen = match picked {
+            Some(Pick::Local(target)) if self.clients.may_read(target.session, topic_name) => {
                 Some(Chosen::Local(target))
             }
             // The last member here left while the message was on its way; another shard may have one.
-            None if first == self.id => match self.router.pick_by_text(filter) {
-                Some(Pick::Remote(to, filter)) => Some(Chosen::Remote {
-                    to,
-                    filter,
-                    first: to,
-                }),
-                _ => None,
-            },
+            None if first == self.id => {
+                match self.pick_living(|router| router.pick_by_text(filter)) {
+                    Some(Pick::Remote(to, filter)) => Some(Chosen::Remote {
+                        to,
+                        filter,
+                        first: to,
+                    }),
+                    _ => None,
+                }
+            }
             _ => self.choose_other(filter, first, None, topic_name),
         };
         self.deliver_chosen(message, chosen, now, effects);
@@ -927,7 +930,7 @@ impl Shard {
             return;
         }
         let filter = FilterKey(filter);
-        let pick = self.router.pick_other(filter, session);
+        let pick = self.pick_living(|router| router.pick_other(filter, session));
         let topic_name = delivery.message.topic_name();
         let chosen = self.choose(pick, filter, Some(session), topic_name);
         if chosen.is_none() {

@@ -40,7 +40,7 @@ const TIDIED_AT_ONCE: usize = 64;
 /// Time between two such.
 const TIDY_PAUSE: Duration = Duration::from_millis(1);
 
-/// What replays may still do in this turn: visits of the index, and messages.
+/// What may still be done in this turn. Of replays these are visits of the index, and messages.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     /// The time is the same throughout a turn.
@@ -49,12 +49,16 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    fn left(&mut self, now: Instant, steps_max: usize) -> usize {
+    pub(super) fn left(&mut self, now: Instant, steps_max: usize) -> usize {
         if self.turn != Some(now) {
             self.turn = Some(now);
             self.left = steps_max;
         }
         self.left
+    }
+
+    pub(super) fn spend(&mut self, steps: usize) {
+        self.left = self.left.saturating_sub(steps);
     }
 }
 

@@ -125,6 +125,7 @@ impl Shard {
                 continue;
             };
             options.qos = options.qos.min(maximum_qos);
+            self.make_room_of_ended();
             let Some(member) = self.clients.members.get(session) else {
                 break;
             };
@@ -381,13 +382,15 @@ impl Shard {
         Ok(Step::Continue)
     }
 
-    /// Takes one subscription out of the Router; other shards are told and not waited for.
-    pub(super) fn unsubscribe_from(&mut self, filter: FilterKey, session: SessionKey) {
-        if let Some(unsubscribed) = self.router.unsubscribe(filter, session)
-            && unsubscribed.announce
-        {
+    /// Takes one subscription out of the Router; other shards are told and not waited for. Whether there was one.
+    pub(super) fn unsubscribe_from(&mut self, filter: FilterKey, session: SessionKey) -> bool {
+        let Some(unsubscribed) = self.router.unsubscribe(filter, session) else {
+            return false;
+        };
+        if unsubscribed.announce {
             self.broadcast_interest(&unsubscribed.text, unsubscribed.interest);
         }
+        true
     }
 
     /// Tells every shard what this one wants of `filter` from now on.

@@ -26,6 +26,8 @@ pub(super) enum Slot {
     DiskPatience,
     /// The next turn, for retained messages that this one had no time for.
     Replays,
+    /// More of what ended Sessions have left behind.
+    Ended,
     /// More of what removed retained messages have left behind.
     Tidying,
     /// More of what the operator asked to see.
@@ -48,6 +50,7 @@ pub(super) struct Timers {
     retained_expiry: Instant,
     disk_patience: Instant,
     replays: Instant,
+    ended: Instant,
     tidying: Instant,
     dump: Instant,
 }
@@ -63,6 +66,7 @@ impl Timers {
             retained_expiry: UNARMED,
             disk_patience: UNARMED,
             replays: UNARMED,
+            ended: UNARMED,
             tidying: UNARMED,
             dump: UNARMED,
         }
@@ -76,6 +80,7 @@ impl Timers {
             Slot::RetainedExpiry => return &mut self.retained_expiry,
             Slot::DiskPatience => return &mut self.disk_patience,
             Slot::Replays => return &mut self.replays,
+            Slot::Ended => return &mut self.ended,
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
         };

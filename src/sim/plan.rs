@@ -92,6 +92,10 @@ impl Plan {
             replay_steps_max: *random.pick(&[1, 3, 12, 512]),
             ..Limits::default()
         };
+        let limits = Limits {
+            ending_steps_max: limits.replay_steps_max,
+            ..limits
+        };
         let mut filters = FILTERS.to_vec();
         if random.chance(70) {
             filters.extend(SHARED_FILTERS);

@@ -335,16 +335,26 @@ impl Simulation<'_> {
         }
         for wait in UNTIL_FORGOTTEN_S {
             self.world.pass(Duration::from_secs(wait));
-            let mut before = 0;
-            for _ in 0..LEAVE_ROUNDS {
-                if self.world.moved() == before {
-                    break;
-                }
-                before = self.world.moved();
-                self.turn_all()?;
-            }
+            self.turn_until_still()?;
+        }
+        // Each turn forgets some.
+        while self.world.has_left_from_ended() {
+            self.world.pass(Duration::from_millis(1));
+            self.turn_until_still()?;
         }
         self.world.check_empty()
+    }
+
+    fn turn_until_still(&mut self) -> Result<(), Violation> {
+        let mut before = 0;
+        for _ in 0..LEAVE_ROUNDS {
+            if self.world.moved() == before {
+                break;
+            }
+            before = self.world.moved();
+            self.turn_all()?;
+        }
+        Ok(())
     }
 }
 

@@ -373,6 +373,11 @@ impl World {
         self.hosts.iter().map(|host| host.shard.census()).collect()
     }
 
+    /// Whether Sessions that have ended have subscriptions that are still to be forgotten.
+    pub(super) fn has_left_from_ended(&self) -> bool {
+        self.censuses().iter().any(|census| census.ended > 0)
+    }
+
     /// Once everybody has left and all is forgotten, nothing may be left.
     pub(super) fn check_empty(&self) -> Result<(), Violation> {
         for (shard, census) in self.censuses().into_iter().enumerate() {

@@ -123,6 +123,7 @@ pub fn simulate_durable(
             max_queued_messages: 1_000_000,
             outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
             peer_backlog_max: *random.pick(&[1, 6, 4096]),
+            ending_steps_max: 1,
             ..Limits::default()
         },
         now: Instant::ZERO.add_seconds(1),
@@ -218,6 +219,11 @@ impl Scene<'_> {
         }
         for wait in UNTIL_FORGOTTEN_S {
             world.pass(Duration::from_secs(wait));
+            self.settle(&mut world);
+        }
+        // Each turn forgets some.
+        while world.has_left_from_ended() {
+            world.pass(Duration::from_millis(1));
             self.settle(&mut world);
         }
         world.check_empty()?;

@@ -4,6 +4,7 @@
 
 use super::crossing::Crossing;
 use super::*;
+use crate::shard::Census;
 
 fn with_will<'a>(connect: Connect<'a>, delay_interval_s: u32) -> Connect<'a> {
     Connect {
@@ -201,4 +202,85 @@ fn wills_come_before_the_broker_ends_unless_a_stored_session_keeps_them() {
     let heard = crossing.bench.hear(subscriber);
     assert_eq!(heard[0], "publish q1 #1 w/now=gone");
     assert_eq!(heard[1..], ["disconnect ServerShuttingDown", "closed"]);
+}
+
+/// A few turns after the end of a Session, not all that it wanted is forgotten.
+fn one_at_a_time() -> Limits {
+    Limits {
+        ending_steps_max: 1,
+        ..Limits::default()
+    }
+}
+
+fn total(bench: &Bench, of: impl Fn(&Census) -> usize) -> usize {
+    bench.world.censuses().iter().map(of).sum()
+}
+
+/// [MQTT-3.1.2-4]
+#[test]
+fn session_with_many_subscriptions_ends_at_once_and_they_are_forgotten_in_many_turns() {
+    on_shards_with(&one_at_a_time(), |bench| {
+        let publisher = bench.connect(v5("publisher"));
+        let link = bench.connect(v5("a"));
+        for number in 0..40 {
+            bench.subscribe(link, &format!("t/{number}"), options(Q1));
+        }
+        bench.disconnect(link, ReasonCode::Success);
+        let left = |bench: &Bench| total(bench, |it| it.ended);
+        let sessions_and_subscriptions =
+            |bench: &Bench| total(bench, |it| 100 * it.sessions + it.subscriptions);
+        assert_eq!((left(bench), sessions_and_subscriptions(bench)), (39, 100));
+        // Its Client is back before they are, and has what it asks for now.
+        let link = bench.connect(v5("a"));
+        bench.subscribe(link, "t/39", options(Q1));
+        assert_eq!((left(bench), sessions_and_subscriptions(bench)), (37, 201));
+        bench.publish(publisher, "t/38", "old", Q1, 1);
+        bench.publish(publisher, "t/39", "new", Q1, 2);
+        assert_eq!(bench.hear(link), ["publish q1 #1 t/39=new"]);
+        for _ in 0..20 {
+            bench.pass(0.001);
+        }
+        assert!((1..=20).contains(&left(bench)));
+        for _ in 0..20 {
+            bench.pass(0.001);
+        }
+        assert_eq!(left(bench), 0);
+        bench.publish(publisher, "t/39", "newer", Q1, 3);
+        assert_eq!(bench.hear(link), ["publish q1 #2 t/39=newer"]);
+        bench.disconnect(link, ReasonCode::Success);
+        let of_filters = |it: &Census| it.filters + it.filter_nodes + it.subscriptions + it.ended;
+        assert_eq!(total(bench, of_filters), 0);
+    });
+}
+
+/// [MQTT-4.8.2-4]
+#[test]
+fn member_that_has_ended_is_not_chosen_though_its_subscription_is_still_to_be_forgotten() {
+    on_shards_with(&one_at_a_time(), |bench| {
+        let publisher = bench.connect(v5("publisher"));
+        let stays = bench.connect(v5("stays"));
+        bench.subscribe(stays, "$share/g/t", options(Q1));
+        for name in ["a", "b", "c", "d"] {
+            let link = bench.connect(v5(name));
+            for number in 0..10 {
+                bench.subscribe(link, &format!("{name}/{number}"), options(Q0));
+            }
+            bench.subscribe(link, "$share/g/t", options(Q1));
+            bench.lose(link);
+        }
+        // Those who came after somebody had left helped.
+        assert!(total(bench, |it| it.ended) >= 10);
+        assert_eq!(total(bench, |it| it.subscriptions), 1);
+        for id in 1..=12 {
+            bench.publish(publisher, "t", &id.to_string(), Q1, id);
+        }
+        let all: Vec<String> = (1..=12).map(|id| id.to_string()).collect();
+        assert_eq!(bench.hear_payloads(stays), all);
+        for _ in 0..50 {
+            bench.pass(0.001);
+        }
+        assert_eq!(total(bench, |it| it.ended), 0);
+        bench.publish(publisher, "t", "last", Q1, 13);
+        assert_eq!(bench.hear_payloads(stays), ["last"]);
+    });
 }
