@@ -91,11 +91,14 @@ pub struct Limits {
     pub outbox_bytes_max: usize,
     /// Subscriptions of one Session. Beyond it: 0x97 (Quota exceeded).
     pub max_subscriptions: usize,
+    /// Bytes of the filters that a shard knows, which are those of all shards, and of what finds them. Beyond it 0x97 for
+    /// those that nobody wants yet. A filter counts with 150 to 220 bytes, and with its own once or twice.
+    pub max_filter_bytes: usize,
     /// Retained messages of the broker. Beyond it new topics are refused: 0x97 for QoS 1 and 2,
     /// dropped for QoS 0.
     pub max_retained_messages: usize,
-    /// Bytes of topics, properties and payloads of the retained messages of the broker. Beyond it
-    /// as beyond `max_retained_messages`.
+    /// Bytes of topics, properties and payloads of the retained messages of the broker, and of what finds topics of more
+    /// than eight levels. Beyond it as beyond `max_retained_messages`.
     pub max_retained_bytes: usize,
     /// Envelopes waiting for room in the ring to one shard from which QoS 0 is dropped and publishers
     /// of QoS 1 and 2 are no longer read. One is a message or a batch, as in the ring ([`RING_SLOTS`]).
@@ -126,6 +129,7 @@ impl Default for Limits {
             max_keepalive_s: 0,
             outbox_bytes_max: 1 << 20,
             max_subscriptions: 100_000,
+            max_filter_bytes: 2 << 30,
             max_retained_messages: 10_000_000,
             max_retained_bytes: 2 << 30,
             peer_backlog_max: PEER_BACKLOG_MAX,

@@ -93,7 +93,8 @@ pub struct Counters {
     pub retained_refused: u64,
     /// Retained messages removed because their lifetime was over.
     pub retained_expired: u64,
-    /// Subscriptions refused: the Session had `max_subscriptions`.
+    /// Subscriptions refused: by the access rules, because the Session had `max_subscriptions` or the shard
+    /// `max_filter_bytes`, or because a disk took nothing.
     pub subscriptions_refused: u64,
     /// Times a publisher was not read because a ring was full.
     pub paused_ring_full: u64,

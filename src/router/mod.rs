@@ -547,6 +547,12 @@ impl Router {
         self.retained.bytes()
     }
 
+    /// Bytes that find those messages whose topics have many levels.
+    #[must_use]
+    pub fn retained_depth_bytes(&self) -> usize {
+        self.retained.depth_bytes()
+    }
+
     /// Versions kept of messages that were removed.
     #[must_use]
     pub fn tombstone_count(&self) -> usize {

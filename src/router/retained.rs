@@ -28,6 +28,9 @@ pub const TOMBSTONES_MAX: usize = 1 << 20;
 /// Nodes freed with a write, of those that had to stay while there were walks: more than a write adds.
 const TIDIED_A_WRITE: usize = 4;
 
+/// Levels of a topic that cost nothing beside its message. Few have more.
+const LEVELS_FREE: usize = 8;
+
 /// The node above all first levels.
 const ROOT: u32 = 0;
 
@@ -202,6 +205,14 @@ impl Retained {
     /// Bytes of the messages held.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of the nodes, with their slots in the table, that there are beyond [`LEVELS_FREE`] for each message.
+    pub(super) fn depth_bytes(&self) -> usize {
+        let nodes = self
+            .nodes_count()
+            .saturating_sub(LEVELS_FREE * self.count());
+        nodes * (size_of::<Node>() + size_of::<u64>())
     }
 
     /// Nodes below the root.

@@ -945,7 +945,7 @@ impl Shard {
     fn retained_has_room(&self, message: MessageRef<'_>) -> bool {
         let limits = &self.clients.limits;
         let size = message.size();
-        let bytes = self.router.retained_bytes() + size;
+        let bytes = self.router.retained_bytes() + self.router.retained_depth_bytes() + size;
         let topic_name = TopicName::from_validated(message.topic_name);
         match self.router.retained(topic_name) {
             _ if message.payload.is_empty() => true,

@@ -141,12 +141,12 @@ impl Shard {
             let Some(member) = self.clients.members.get_mut(session) else {
                 break;
             };
-            let known = self
-                .router
-                .find(&filter)
-                .is_some_and(|filter| member.subscriptions.contains_key(&filter));
-            let too_many = member.subscriptions.len() >= self.clients.limits.max_subscriptions;
-            if stalled || (!known && too_many) {
+            let wanted = self.router.find(&filter);
+            let known = wanted.is_some_and(|filter| member.subscriptions.contains_key(&filter));
+            let limits = &self.clients.limits;
+            let too_many = member.subscriptions.len() >= limits.max_subscriptions;
+            let is_full = wanted.is_none() && self.router.filter_bytes() >= limits.max_filter_bytes;
+            if stalled || is_full || (!known && too_many) {
                 self.clients.counters.subscriptions_refused += 1;
                 answer.codes.push(ReasonCode::QuotaExceeded);
                 continue;

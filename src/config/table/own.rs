@@ -101,6 +101,18 @@ pub(super) const SECTION: Section = Section {
         .default("100000")
         .text("Subscriptions of one session. Beyond it, SUBSCRIBE is refused with 0x97."),
         Directive::new(
+            "fastmq_max_filter_bytes",
+            "BYTES",
+            Scope::Global(integer(0, MANY, |config, bytes| {
+                config.policy.limits.max_filter_bytes = size(bytes);
+            })),
+        )
+        .default("2147483648")
+        .text(
+            "Bytes that each core takes for the topic filters of all clients. Beyond it, filters to which nobody \
+             has subscribed yet are refused with 0x97.",
+        ),
+        Directive::new(
             "fastmq_max_retained_messages",
             "COUNT",
             Scope::Global(integer(0, MANY, |config, count| {
@@ -117,7 +129,10 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .default("2147483648")
-        .text("Bytes of the retained messages of the broker. Beyond it, new ones are refused with 0x97."),
+        .text(
+            "Bytes of the retained messages of the broker, and of the index beyond eight levels of a topic. Beyond \
+             it, new ones are refused with 0x97.",
+        ),
         Directive::new(
             "fastmq_max_outbox_bytes",
             "BYTES",

@@ -111,6 +111,9 @@ const ROWS: &[Row] = &[
     ("fastmq_handshake_timeout 7", |c| {
         c.listeners[0].handshake_timeout == Duration::from_secs(7)
     }),
+    ("fastmq_max_filter_bytes 7", |c| {
+        policy(c).limits.max_filter_bytes == 7
+    }),
     ("fastmq_max_outbox_bytes 65536", |c| {
         policy(c).limits.outbox_bytes_max == 65_536
     }),

@@ -404,6 +404,58 @@ fn what_a_client_that_does_not_read_is_owed_by_many_subscriptions_is_not_found_a
     assert_eq!(bench.world.shard(0).census().queued, 0);
 }
 
+/// [MQTT-3.9.3-1]
+#[test]
+fn filter_that_nobody_wants_yet_is_refused_beyond_the_bytes_for_filters() {
+    let limits = Limits {
+        max_filter_bytes: 1,
+        ..Limits::default()
+    };
+    on_shards_with(&limits, |bench| {
+        let link = bench.connect(v5("a"));
+        let other = bench.connect(v5("b"));
+        let (granted, refused) = (["suback [Success]"], ["suback [QuotaExceeded]"]);
+        assert_eq!(bench.subscribe(link, "t/1", options(Q0)), granted);
+        assert_eq!(bench.subscribe(other, "t/2", options(Q0)), refused);
+        assert_eq!(bench.subscribe(other, "t/1", options(Q0)), granted);
+        bench.unsubscribe(link, "t/1");
+        assert_eq!(bench.subscribe(link, "t/2", options(Q0)), refused);
+        bench.unsubscribe(other, "t/1");
+        assert_eq!(bench.subscribe(link, "t/2", options(Q0)), granted);
+        let counted: u64 = (0..bench.world.shard_count())
+            .map(|shard| bench.world.shard(shard).counters().subscriptions_refused)
+            .sum();
+        assert_eq!(counted, 2);
+    });
+}
+
+#[test]
+fn retained_topic_of_many_levels_counts_with_what_finds_it() {
+    let limits = Limits {
+        max_retained_bytes: 20_000,
+        ..Limits::default()
+    };
+    on_shards_with(&limits, |bench| {
+        let publisher = bench.connect(v5("publisher"));
+        let deep = "/".repeat(200);
+        let answers = (1..=3).map(|id| {
+            let topic_name = format!("{id}{deep}");
+            let publish = Publish {
+                retain: true,
+                ..message(&topic_name, "x", Q1, id)
+            };
+            bench.send(publisher, &Packet::Publish(publish));
+            bench.hear(publisher).concat()
+        });
+        let expected = [
+            "puback #1 NoMatchingSubscribers",
+            "puback #2 NoMatchingSubscribers",
+            "puback #3 QuotaExceeded",
+        ];
+        assert_eq!(answers.collect::<Vec<_>>(), expected);
+    });
+}
+
 /// As Mosquitto does, for topics and filters that are well-formed and deeper than it takes.
 #[test]
 fn topic_with_more_than_200_separators_ends_its_connection_and_no_other() {
