@@ -96,11 +96,10 @@ impl State {
         self.threads.iter().copied().collect()
     }
 
-    /// The CPU on which the shards meet: the first of the one that has it most to itself. `None` if that would change
-    /// nothing.
+    /// The CPU on which the shards meet: the first of its host. `None` if that would change nothing.
     fn meeting_place(&self) -> Option<usize> {
         let all = self.all()?;
-        let host = all.get(self.pace.calmest()).or(all.first())?;
+        let host = all.get(self.pace.host()).or(all.first())?;
         let cpu = (0..CpuSet::MAX_CPU).find(|&cpu| host.home.is_set(cpu))?;
         let is_apart = all.iter().any(|thread| thread.home != only(cpu));
         (all.len() > 1 && is_apart).then_some(cpu)

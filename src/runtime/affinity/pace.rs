@@ -30,6 +30,12 @@ const FULL_ABOVE: f64 = 0.8;
 const CROWDED_ABOVE: f64 = 0.12;
 /// Shards gather on a CPU only if the one that runs there was kept waiting for less of the time.
 const CALM_BELOW: f64 = 0.04;
+/// Whoever else is at work on a CPU and keeps its shard waiting for less of the time is no crowd but company: often the
+/// Clients, or what brings their packets, and then nobody has to be woken from afar.
+const COMPANY_BELOW: f64 = 0.08;
+/// The same for more of the time than where there is most room.
+const COMPANY_ABOVE: f64 = 0.01;
+const _: () = assert!(CALM_BELOW < COMPANY_BELOW && COMPANY_BELOW < CROWDED_ABOVE);
 /// Looks at a crowded shard that have to follow each other before shards roam.
 const CROWDED_LOOKS_MIN: u32 = 2;
 /// Shards that need less of one CPU, all together, are not asked whether they are crowded.
@@ -62,6 +68,8 @@ pub(super) struct Pace {
     /// As many lead to a gathering.
     quiet_min: u32,
     crowd: Crowd,
+    /// Company was a crowd the last time.
+    is_wary: bool,
     /// Looks at a crowded shard since one at which none was.
     crowded: u32,
     /// How long they roam this time.
@@ -79,15 +87,20 @@ impl Pace {
             quiet: 0,
             quiet_min: QUIET_LOOKS_MIN,
             crowd: Crowd::default(),
+            is_wary: false,
             crowded: 0,
             roams_for: ROAMED_MIN,
             returned_at: None,
         }
     }
 
-    /// The shard that is crowded least.
-    pub(super) fn calmest(&self) -> usize {
-        self.crowd.calmest
+    /// The shard on whose CPU all meet.
+    pub(super) fn host(&self) -> usize {
+        if self.is_wary {
+            self.crowd.calmest
+        } else {
+            self.crowd.host
+        }
     }
 
     /// The shards have needed `spent` since their start; `None` if one of them does not say. `kept_waiting` knows how long
@@ -150,8 +163,11 @@ impl Pace {
         match (std::mem::replace(&mut self.place, place), place) {
             (Place::Gathered, _) if lasted < GATHERED_SHORT => {
                 self.quiet_min = (self.quiet_min * 2).min(QUIET_LOOKS_MAX);
+                self.is_wary = true;
             }
-            (Place::Gathered, _) if lasted >= GATHERED_LONG => self.quiet_min = QUIET_LOOKS_MIN,
+            (Place::Gathered, _) if lasted >= GATHERED_LONG => {
+                (self.quiet_min, self.is_wary) = (QUIET_LOOKS_MIN, false);
+            }
             (Place::Roaming, _) => self.returned_at = Some(now),
             (_, Place::Roaming) => {
                 let returned_at = self.returned_at.take();
@@ -177,6 +193,8 @@ struct Crowd {
     most: f64,
     /// Who waited least when it was known.
     calmest: usize,
+    /// Who has company, or else the same.
+    host: usize,
 }
 
 impl Crowd {
@@ -188,12 +206,23 @@ impl Crowd {
         };
         if let Some((at, before)) = last {
             let elapsed = (now - at).as_secs_f64();
+            let news = kept_waiting.iter().zip(before);
+            let share = |(all, before): (&Duration, Duration)| {
+                all.saturating_sub(before).as_secs_f64() / elapsed
+            };
+            let shares: Vec<f64> = news.map(share).collect();
             self.least = f64::INFINITY;
-            for (shard, (all, before)) in kept_waiting.iter().zip(before).enumerate() {
-                let share = all.saturating_sub(before).as_secs_f64() / elapsed;
+            for (shard, &share) in shares.iter().enumerate() {
                 self.most = self.most.max(share);
                 if share < self.least {
                     (self.least, self.calmest) = (share, shard);
+                }
+            }
+            self.host = self.calmest;
+            let mut company = self.least + COMPANY_ABOVE;
+            for (shard, &share) in shares.iter().enumerate() {
+                if (company..COMPANY_BELOW).contains(&share) {
+                    (company, self.host) = (share, shard);
                 }
             }
         }
@@ -406,13 +435,31 @@ mod tests {
         looks.look(MUCH);
         assert_eq!(looks.look_crowded(LITTLE, [0.5, 0.01]), None);
         assert_eq!(looks.look_crowded(LITTLE, [0.5, 0.01]), Some(Step::Gather));
-        assert_eq!(looks.pace.calmest(), 1);
+        assert_eq!(looks.pace.host(), 1);
         let mut looks = Looks::new();
         looks.look(MUCH);
         assert_eq!(looks.look_crowded(LITTLE, [0.1, 0.1]), None);
         assert_eq!(looks.look_crowded(LITTLE, [0.1, 0.1]), None);
         assert_eq!(looks.look_crowded(LITTLE, [0.5, 0.1]), None);
         assert_eq!(looks.look_crowded(LITTLE, [0.5, 0.1]), Some(Step::Roam));
+    }
+
+    #[test]
+    fn shards_meet_where_there_is_company_unless_that_was_a_crowd_the_last_time() {
+        let mut looks = Looks::new();
+        looks.look(MUCH);
+        assert_eq!(looks.look_crowded(LITTLE, [0.0, 0.05]), None);
+        assert_eq!(looks.look_crowded(LITTLE, [0.0, 0.05]), Some(Step::Gather));
+        assert_eq!(looks.pace.host(), 1);
+        looks.look(LITTLE);
+        assert_eq!(looks.look_crowded(LITTLE, [0.9, 0.9]), Some(Step::GoHome));
+        while looks.look_crowded(LITTLE, [0.0, 0.05]) != Some(Step::Gather) {}
+        assert_eq!(looks.pace.host(), 0);
+        // That lasts.
+        looks.looks_after(60);
+        looks.pace.handle_moved(Place::Home, looks.now);
+        while looks.look_crowded(LITTLE, [0.01, 0.015]) != Some(Step::Gather) {}
+        assert_eq!(looks.pace.host(), 0, "a difference that is none");
     }
 
     #[test]
