@@ -61,7 +61,8 @@ pub(super) struct Pace {
     /// Where the shards are, and since when.
     place: Place,
     since: Instant,
-    /// The last look: when, and the CPU time that the shards had needed since their start.
+    looked_at: Option<Instant>,
+    /// The last look at which all answered: when, and the CPU time that the shards had needed since their start.
     last: Option<(Instant, Duration)>,
     /// Looks with little load since one with more.
     quiet: u32,
@@ -83,6 +84,7 @@ impl Pace {
         Self {
             place: Place::Home,
             since: now,
+            looked_at: None,
             last: None,
             quiet: 0,
             quiet_min: QUIET_LOOKS_MIN,
@@ -111,34 +113,31 @@ impl Pace {
         kept_waiting: impl FnOnce() -> Option<Vec<Duration>>,
         now: Instant,
     ) -> Option<Step> {
-        let Some(spent) = spent else {
-            // Who does not answer may be busy.
-            self.quiet = 0;
-            return None;
-        };
-        let Some((at, before)) = self.last else {
-            self.last = Some((now, spent));
-            return None;
-        };
-        let elapsed = now - at;
-        if elapsed < LOOK_APART_MIN {
+        if self.looked_at.is_some_and(|at| now - at < LOOK_APART_MIN) {
             return None;
         }
-        self.last = Some((now, spent));
-        let share = spent.saturating_sub(before).as_secs_f64() / elapsed.as_secs_f64();
+        self.looked_at = Some(now);
+        // Who does not answer may be busy, or may not be let run.
+        let share = spent.and_then(|spent| {
+            let (at, before) = self.last.replace((now, spent))?;
+            Some(spent.saturating_sub(before).as_secs_f64() / (now - at).as_secs_f64())
+        });
         if self.place != Place::Roaming {
-            let asked = (share >= ASKED_ABOVE).then(kept_waiting).flatten();
+            let is_asked = share.is_none_or(|share| share >= ASKED_ABOVE);
+            let asked = is_asked.then(kept_waiting).flatten();
             self.crowd.handle_look(asked, now);
         }
         match self.place {
             Place::Gathered => {
+                let share = share.unwrap_or(SPREAD_ABOVE);
                 // They keep each other waiting as well, but no longer than they run.
                 let is_crowded = self.crowd.most > share + CROWDED_ABOVE;
                 (share > SPREAD_ABOVE || is_crowded).then_some(Step::GoHome)
             }
             Place::Roaming => (now - self.since >= self.roams_for).then_some(Step::GoHome),
             Place::Home => {
-                let is_quiet = share < GATHER_BELOW && self.crowd.least < CALM_BELOW;
+                let is_little = share.is_some_and(|share| share < GATHER_BELOW);
+                let is_quiet = is_little && self.crowd.least < CALM_BELOW;
                 self.quiet = if is_quiet {
                     self.quiet.saturating_add(1)
                 } else {
@@ -427,6 +426,34 @@ mod tests {
         assert_eq!(looks.look_crowded(MUCH, [0.1, 0.1]), None, "little");
         assert_eq!(looks.look_crowded(MUCH, [0.0, 0.5]), None);
         assert_eq!(looks.look_crowded(MUCH, [0.5, 0.0]), Some(Step::Roam));
+    }
+
+    #[test]
+    fn shards_that_do_not_answer_because_they_are_not_let_run_roam() {
+        let mut looks = Looks::new();
+        let mut step = None;
+        for waited in 1..=2 {
+            assert_eq!(step, None);
+            looks.now = looks.now + Duration::from_secs(1);
+            let kept_waiting = vec![Duration::ZERO, Duration::from_millis(900 * waited)];
+            step = looks
+                .pace
+                .handle_look(None, || Some(kept_waiting), looks.now);
+        }
+        assert_eq!(step, Some(Step::Roam));
+        // Gathered ones go home, unless they may only wait for each other.
+        let mut looks = Looks::new();
+        looks.until_gathered();
+        let mut step = None;
+        for (waited_ms, expected) in [(0, None), (700, None), (1500, Some(Step::GoHome))] {
+            looks.now = looks.now + Duration::from_secs(1);
+            let kept_waiting = vec![Duration::from_millis(waited_ms); 2];
+            step = looks
+                .pace
+                .handle_look(None, || Some(kept_waiting), looks.now);
+            assert_eq!(step, expected);
+        }
+        assert!(step.is_some());
     }
 
     #[test]
