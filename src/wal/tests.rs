@@ -141,7 +141,19 @@ impl Broker {
     }
 
     fn send(&mut self, (shard, key): Wire, bytes: &[u8]) {
-        let consumed = self.shards[shard].handle_bytes(key, bytes, self.now, &mut self.effects);
+        let Self {
+            shards,
+            effects,
+            now,
+            ..
+        } = self;
+        let shard = &mut shards[shard];
+        let mut consumed = shard.handle_bytes(key, bytes, *now, effects);
+        if let Some(suspect) = effects.suspects.pop() {
+            // Nobody here has left.
+            shard.handle_presence(suspect, true, effects);
+            consumed += shard.handle_bytes(key, &bytes[consumed..], *now, effects);
+        }
         assert_eq!(consumed, bytes.len(), "not all was read");
         self.exchange();
     }
