@@ -307,7 +307,8 @@ fn stores() {
         let first = match open_again(&disk, recover, shard_count) {
             Ok(report) => report,
             Err(error) => {
-                let OpenError::Damaged { offset, .. } = error else {
+                let (OpenError::Damaged { offset, .. } | OpenError::Unknown { offset, .. }) = error
+                else {
                     panic!("{error}");
                 };
                 assert!(offset <= (SEGMENT_HEADER_SIZE + frames.len()) as u64);
