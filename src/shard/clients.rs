@@ -482,15 +482,14 @@ impl Clients {
     /// would exceed `max_queued_bytes` or `memory_bytes_max`, it is dropped, unless what is first in
     /// the queue has expired and makes room.
     pub(super) fn enqueue(&mut self, key: SessionKey, mut delivery: Delivery, now: Instant) {
+        let size = delivery.message.size();
+        let is_memory_full = !self.has_memory_for(size);
         let Some(member) = self.members.get_mut(key) else {
             return;
         };
         let session = &mut member.session;
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
-        let size = delivery.message.size();
         let limits = &self.limits;
-        let used = self.queued_bytes + self.will_bytes + self.beyond_outboxes;
-        let is_memory_full = used + size > limits.memory_bytes_max;
         // What only waits for the disk does not wait behind the window.
         let window = match session.connection.filter(|_| session.is_stored()) {
             Some(key) => self.connections.get(key).map_or(0, |it| it.window),
@@ -722,7 +721,7 @@ impl Clients {
             self.counters.dropped_expired += 1;
             return true;
         }
-        let qos = message.qos.max(self.qos_min).min(request.qos);
+        let qos = request.qos_of(message.qos, self.qos_min);
         let identifiers: &[NonZeroU32] = request.subscription_identifier.as_slice();
         if qos > QoS::AtMostOnce && member.session.is_stored() {
             // By way of the queue, which knows what may be sent when.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::clients::{Member, SubscriptionKind, mark_dirty};
 use super::command::Verdict;
-use super::connection::{Connection, Pause, Phase, Resend};
+use super::connection::{Pause, Phase, Resend};
 use super::effects::{Effects, HandOver};
 use super::mount_point::mounted_topic;
 use super::notice::{AuthenticationRequest, DisconnectCause, Notice, RefusalCause};
@@ -257,19 +257,15 @@ impl Shard {
     /// Whether this CONNECT would end a connection that may be the newer one: each came to a shard of its own, and what the
     /// Client did first may arrive here last.
     fn may_be_late(&self, key: ConnectionKey, client_identifier: &str) -> bool {
-        let is_vouched_for = |connection: &Connection| connection.is_vouched_for;
-        let session = || {
-            self.clients
-                .members
-                .get(self.clients.find(client_identifier)?)
-        };
-        self.peers.len() > 1
-            && !self
-                .clients
-                .connections
-                .get(key)
-                .is_some_and(is_vouched_for)
-            && session().is_some_and(|member| member.session.connection.is_some())
+        if self.peers.len() == 1 {
+            return false;
+        }
+        let clients = &self.clients;
+        let session = clients.find(client_identifier);
+        let member = session.and_then(|session| clients.members.get(session));
+        let connection = clients.connections.get(key);
+        member.is_some_and(|member| member.session.connection.is_some())
+            && connection.is_some_and(|connection| !connection.is_vouched_for)
     }
 
     /// A Client gives a connection up before it makes the next one. So this is the newer one if its peer is still there.

@@ -253,7 +253,7 @@ impl Shard {
     /// Whether a message was delivered to this Session as the answer to `request` would be, and with QoS 0. False for one
     /// that has other Subscriptions, since all that match have a say [MQTT-3.3.4-2].
     fn came_alike(&self, session: SessionKey, message: &Message, request: ReplayRequest) -> bool {
-        let qos = message.qos().max(self.clients.qos_min).min(request.qos);
+        let qos = request.qos_of(message.qos(), self.clients.qos_min);
         let member = self.clients.members.get(session);
         qos == QoS::AtMostOnce
             && member.is_some_and(|member| member.subscriptions.len() == 1)
@@ -321,7 +321,7 @@ impl Shard {
             for message in messages {
                 let current = self.current(session, &message, replay.since, request);
                 let Some(message) = current else { continue };
-                let qos = message.qos().max(self.clients.qos_min).min(request.qos);
+                let qos = request.qos_of(message.qos(), self.clients.qos_min);
                 if qos == QoS::AtMostOnce {
                     continue;
                 }

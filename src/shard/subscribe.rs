@@ -81,6 +81,11 @@ impl ReplayRequest {
             subscription_identifier,
         }
     }
+
+    /// The QoS that a message of QoS `message` is sent with, where the operator wants `qos_min` at least.
+    pub(super) fn qos_of(&self, message: QoS, qos_min: QoS) -> QoS {
+        message.max(qos_min).min(self.qos)
+    }
 }
 
 impl Shard {

@@ -169,22 +169,18 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`].
     pub fn segments(&self) -> Result<Vec<SegmentName>, DirectoryError> {
-        let names = self.storage.names().map_err(self.at(""))?;
-        let mut names: Vec<_> = names
-            .iter()
-            .filter_map(|name| SegmentName::parse(name))
-            .collect();
-        names.sort_unstable();
-        Ok(names)
+        self.named(SegmentName::parse)
     }
 
     /// The inventories of every generation, in order.
     pub(super) fn inventories(&self) -> Result<Vec<InventoryName>, DirectoryError> {
+        self.named(InventoryName::parse)
+    }
+
+    /// The files whose names `parse` knows, in order.
+    fn named<N: Ord>(&self, parse: fn(&str) -> Option<N>) -> Result<Vec<N>, DirectoryError> {
         let names = self.storage.names().map_err(self.at(""))?;
-        let mut names: Vec<_> = names
-            .iter()
-            .filter_map(|name| InventoryName::parse(name))
-            .collect();
+        let mut names: Vec<_> = names.iter().filter_map(|name| parse(name)).collect();
         names.sort_unstable();
         Ok(names)
     }

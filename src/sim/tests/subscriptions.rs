@@ -283,6 +283,39 @@ fn retained_message_owed_to_a_client_that_left_does_not_come_behind_its_successo
     });
 }
 
+/// Topics that `publisher` retains with a long payload. `subscriber` subscribes to them, and does not read.
+fn retained_for_one_that_does_not_read(
+    bench: &mut Bench,
+    publisher: Link,
+    subscriber: Link,
+    options: SubscriptionOptions,
+) -> Vec<String> {
+    let payload = "x".repeat(100);
+    let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
+    for topic in &topics {
+        bench.retain(publisher, topic, &payload);
+    }
+    let filters = [("r/#", options)];
+    let subscribe = Subscribe::new(identifier(1), &filters);
+    bench.push(subscriber, &Packet::Subscribe(subscribe));
+    bench.world.set_socket_capacity(0);
+    for _ in 0..100 {
+        bench.pass(0.001);
+    }
+    topics
+}
+
+/// What a Client hears that reads from now on.
+fn read_on(bench: &mut Bench, client: Link) -> Vec<String> {
+    bench.world.set_socket_capacity(usize::MAX);
+    let mut heard = Vec::new();
+    for _ in 0..200 {
+        bench.pass(0.001);
+        heard.extend(bench.hear(client));
+    }
+    heard
+}
+
 /// [MQTT-3.3.1-9] [MQTT-3.8.3-3]
 #[test]
 fn a_retained_message_that_its_own_client_changes_while_it_waits_to_be_read_comes_as_it_is_then() {
@@ -293,29 +326,13 @@ fn a_retained_message_that_its_own_client_changes_while_it_waits_to_be_read_come
     };
     let mut bench = Bench::new(1, &limits);
     let client = bench.connect(v5("client"));
-    let payload = "x".repeat(100);
-    let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
-    for topic in &topics {
-        bench.retain(client, topic, &payload);
-    }
     let mut options = options(Q0);
     options.no_local = true;
-    let filters = [("r/#", options)];
-    let subscribe = Subscribe::new(identifier(1), &filters);
-    bench.push(client, &Packet::Subscribe(subscribe));
-    bench.world.set_socket_capacity(0);
-    for _ in 0..100 {
-        bench.pass(0.001);
-    }
+    let topics = retained_for_one_that_does_not_read(&mut bench, client, client, options);
     for topic in &topics {
         bench.retain(client, topic, "new");
     }
-    bench.world.set_socket_capacity(usize::MAX);
-    let mut heard = Vec::new();
-    for _ in 0..200 {
-        bench.pass(0.001);
-        heard.extend(bench.hear(client));
-    }
+    let heard = read_on(&mut bench, client);
     let is_retained = |it: &&String| it.ends_with(" retain");
     assert_eq!(heard.iter().filter(is_retained).count(), 50);
     let old = heard.iter().filter(|it| it.contains("=x")).count();
@@ -333,19 +350,9 @@ fn a_retained_message_whose_change_found_no_room_comes_as_it_is_when_its_client_
     };
     let mut bench = Bench::new(1, &limits);
     let publisher = bench.connect(v5("publisher"));
-    let payload = "x".repeat(100);
-    let topics: Vec<String> = (0..50).map(|n| format!("r/{n}")).collect();
-    for topic in &topics {
-        bench.retain(publisher, topic, &payload);
-    }
     let subscriber = bench.connect(v5("subscriber"));
-    let filters = [("r/#", options(Q0))];
-    let subscribe = Subscribe::new(identifier(1), &filters);
-    bench.push(subscriber, &Packet::Subscribe(subscribe));
-    bench.world.set_socket_capacity(0);
-    for _ in 0..100 {
-        bench.pass(0.001);
-    }
+    let options = options(Q0);
+    let topics = retained_for_one_that_does_not_read(&mut bench, publisher, subscriber, options);
     for (id, topic) in (1..).zip(&topics) {
         let qos = if id % 2 == 0 { Q0 } else { Q1 };
         let publish = Publish {
@@ -355,12 +362,7 @@ fn a_retained_message_whose_change_found_no_room_comes_as_it_is_when_its_client_
         bench.send(publisher, &Packet::Publish(publish));
     }
     assert!(bench.world.sum(|it| it.dropped_outbox_full) > 0);
-    bench.world.set_socket_capacity(usize::MAX);
-    let mut heard = Vec::new();
-    for _ in 0..200 {
-        bench.pass(0.001);
-        heard.extend(bench.hear(subscriber));
-    }
+    let heard = read_on(&mut bench, subscriber);
     for topic in &topics {
         let last = heard.iter().rfind(|it| it.contains(&format!(" {topic}=")));
         assert!(
