@@ -46,6 +46,12 @@ program.run(main)
 """
 
 
+def heed_signals():
+    """Whoever runs these tests may ignore them, as what a shell begins with `&` does, and what is begun inherits that."""
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)
+
+
 def is_alive(pid):
     try:
         os.kill(pid, 0)
@@ -58,7 +64,8 @@ class Ending(unittest.TestCase):
     def ended_by(self, number):
         with tempfile.TemporaryDirectory(prefix="with blanks ") as place:
             measures = subprocess.Popen([sys.executable, "-B", "-c", MEASURES, SCRIPTS, place, FAKE_BROKER],
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=heed_signals)
             broker = int(measures.stdout.readline())
             self.assertTrue(is_alive(broker))
             measures.send_signal(number)
