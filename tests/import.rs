@@ -7,19 +7,16 @@ mod support;
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::channel;
-use std::thread;
+use std::process::{Output, Stdio};
 
 use fastmq::codec::{Packet, Publish, decode};
 use fastmq::message::ProtocolVersion;
 use support::folder::Folder;
+use support::mosquitto::{self, Mosquitto};
 use support::raw::{Raw, packet};
-use support::{Broker, PATIENCE, command};
+use support::{Broker, command};
 
 /// What Mosquitto 2.0.11 wrote: Clients `s1` and `s2`, and what waits for them.
 const FIXTURE: &[u8] = include_bytes!("../src/import/tests/mosquitto-2.0.11.db");
@@ -29,86 +26,6 @@ fn open_folder() -> Folder {
     let folder = Folder::new();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     folder
-}
-
-/// The broker that is moved from.
-struct Mosquitto {
-    child: Child,
-    port: u16,
-    /// Until it is stopped.
-    folder: Option<Folder>,
-}
-
-impl Mosquitto {
-    /// `None` if it is not installed.
-    fn start() -> Option<Self> {
-        let folder = open_folder();
-        // It does not say which port the system chose, so that somebody else may take it meanwhile.
-        for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = free.local_addr().unwrap().port();
-            drop(free);
-            let location = folder.path().display();
-            let text = format!(
-                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-                 persistence_location {location}/\nuser root\nlog_dest stderr\n"
-            );
-            let configuration = folder.write("mosquitto.conf", text.as_bytes());
-            let programs = ["mosquitto", "/usr/sbin/mosquitto"];
-            let mut children = programs.iter().filter_map(|program| {
-                Command::new(program)
-                    .arg("-c")
-                    .arg(&configuration)
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::piped())
-                    .spawn()
-                    .ok()
-            });
-            let Some(mut child) = children.next() else {
-                eprintln!(
-                    "skipped: mosquitto is not installed (Debian: apt-get install mosquitto)"
-                );
-                return None;
-            };
-            // It says so once it listens, or ends.
-            let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-            let (said, running) = channel();
-            thread::spawn(move || {
-                for line in lines.map_while(Result::ok) {
-                    if line.ends_with(" running") {
-                        // It may say more when nobody listens any more.
-                        let _ = said.send(());
-                    }
-                }
-            });
-            if running.recv_timeout(PATIENCE).is_ok() {
-                return Some(Self {
-                    child,
-                    port,
-                    folder: Some(folder),
-                });
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("mosquitto did not come to listening");
-    }
-
-    /// Ends it, which writes its file.
-    fn stop(mut self) -> Folder {
-        let process_id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process_id, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap();
-        self.folder.take().expect("it is there until now")
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn string(text: &str) -> Vec<u8> {
@@ -362,11 +279,17 @@ fn fill(port: u16) {
 
 #[test]
 fn every_session_goes_on_where_it_was_in_mosquitto() {
-    let Some(mosquitto) = Mosquitto::start() else {
+    let Some(program) = mosquitto::program() else {
         return;
     };
+    let folder = open_folder();
+    let location = folder.path().display();
+    let lines = format!(
+        "allow_anonymous true\npersistence true\npersistence_location {location}/\nuser root\n"
+    );
+    let mosquitto = Mosquitto::start(&program, folder.path(), &lines);
     fill(mosquitto.port);
-    let folder = mosquitto.stop();
+    mosquitto.stop();
     let store = folder.file("store");
     let output = import_into(&store, &folder.file("mosquitto.db"));
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));

@@ -16,14 +16,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
+use support::Broker;
 use support::folder::Folder;
+use support::mosquitto::{self, Mosquitto};
 use support::raw::{Raw, packet};
-use support::{Broker, PATIENCE};
 
 /// Sees everything and may write everything, by rules of its own at the end of each file.
 const OBSERVER: &str = "observer";
@@ -449,70 +448,15 @@ fn intended(visitor: &Visitor, only_in_mosquitto: bool) -> Option<&'static str> 
     (has_separator && only_in_mosquitto).then_some("names with / are put into no pattern")
 }
 
-struct Mosquitto {
-    child: Child,
-    port: u16,
-}
-
-impl Mosquitto {
-    fn start(program: &Path, folder: &Path, lines: &str) -> Self {
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            // Somebody else may be faster to take it.
-            let probe = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = probe.local_addr().unwrap().port();
-            drop(probe);
-            let file = folder.join("mosquitto.conf");
-            fs::write(&file, format!("listener {port} 127.0.0.1\n{lines}")).unwrap();
-            let log = fs::File::create(folder.join("mosquitto.log")).unwrap();
-            let child = Command::new(program)
-                .arg("-c")
-                .arg(&file)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn();
-            let mut broker = Self {
-                child: child.unwrap(),
-                port,
-            };
-            while broker.child.try_wait().unwrap().is_none() {
-                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return broker;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            let said = fs::read_to_string(folder.join("mosquitto.log")).unwrap();
-            assert!(
-                Instant::now() < patience,
-                "Mosquitto does not start: {said}"
-            );
-        }
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Debian's, with the program that makes its password files.
 fn mosquitto() -> Option<PathBuf> {
-    let places = std::env::var_os("PATH")?;
-    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&places)
-        .chain(more)
-        .map(|place| place.join("mosquitto"))
-        .find(|program| program.is_file());
     let has_passwd = Command::new("mosquitto_passwd")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .is_ok();
-    found.filter(|_| has_passwd)
+    mosquitto::program().filter(|_| has_passwd)
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -523,7 +467,6 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn made_up_rules_let_clients_do_here_what_they_let_them_do_in_mosquitto() {
     let Some(program) = mosquitto() else {
-        eprintln!("skipped: mosquitto is not installed");
         return;
     };
     let folder = Folder::new();

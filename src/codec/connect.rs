@@ -17,6 +17,9 @@ use crate::message::{ProtocolVersion, QoS};
 pub struct Connect<'a> {
     /// The protocol spoken from here on.
     pub version: ProtocolVersion,
+    /// Another broker, which has told so by a bit of the Protocol Level: Mosquitto's bridges do (`try_private`). MQTT 5.0 has
+    /// options of a Subscription instead.
+    pub is_bridge: bool,
     /// Clean Start; Clean Session in MQTT 3.x.
     pub clean_start: bool,
     /// Keep Alive; zero turns it off.
@@ -98,27 +101,34 @@ const WILL_QOS: u8 = 0x18;
 const WILL: u8 = 0x04;
 const CLEAN_START: u8 = 0x02;
 const RESERVED: u8 = 0x01;
+/// Of the Protocol Level.
+const BRIDGE: u8 = 0x80;
 
 /// The protocol version a CONNECT asks for, from its body alone: what a refusal of a CONNECT that is
 /// otherwise malformed is to be written in. `None` if there is no such version.
 #[must_use]
 pub fn connect_version(body: &[u8]) -> Option<ProtocolVersion> {
-    decode_version(&mut Reader::new(body)).ok()
+    let (version, _) = decode_version(&mut Reader::new(body)).ok()?;
+    Some(version)
 }
 
-fn decode_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError> {
+/// The version, and whether it is a bridge that asks for it.
+fn decode_version(reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeError> {
     let name = reader.binary()?;
     // [MQTT-3.1.2-1]
     if name != b"MQTT" && name != b"MQIsdp" {
         return Err(DecodeError::ProtocolName);
     }
-    // The upper bit is set by bridges of other brokers; here no level has it [MQTT-3.1.2-2].
-    match (name, reader.u8()?) {
-        (b"MQIsdp", 3) => Ok(ProtocolVersion::V3),
-        (b"MQTT", 4) => Ok(ProtocolVersion::V311),
-        (b"MQTT", 5) => Ok(ProtocolVersion::V5),
-        (_, level) => Err(DecodeError::ProtocolLevel { level }),
-    }
+    let level = reader.u8()?;
+    let is_bridge = level & BRIDGE != 0;
+    let version = match (name, level & !BRIDGE) {
+        (b"MQIsdp", 3) => ProtocolVersion::V3,
+        (b"MQTT", 4) => ProtocolVersion::V311,
+        (b"MQTT", 5) if !is_bridge => ProtocolVersion::V5,
+        // [MQTT-3.1.2-2]
+        _ => return Err(DecodeError::ProtocolLevel { level }),
+    };
+    Ok((version, is_bridge))
 }
 
 impl<'a> Connect<'a> {
@@ -127,6 +137,7 @@ impl<'a> Connect<'a> {
     pub fn new(version: ProtocolVersion, client_identifier: &'a str) -> Self {
         Self {
             version,
+            is_bridge: false,
             clean_start: true,
             keep_alive_s: 0,
             client_identifier,
@@ -139,7 +150,7 @@ impl<'a> Connect<'a> {
 
     pub(super) fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let version = decode_version(&mut reader)?;
+        let (version, is_bridge) = decode_version(&mut reader)?;
         let flags = reader.u8()?;
         check_flags(version, flags)?;
         let keep_alive_s = reader.u16()?;
@@ -171,6 +182,7 @@ impl<'a> Connect<'a> {
         reader.finish()?;
         Ok(Self {
             version,
+            is_bridge,
             clean_start: flags & CLEAN_START != 0,
             keep_alive_s,
             client_identifier,
@@ -189,7 +201,7 @@ impl<'a> Connect<'a> {
                 ProtocolVersion::V5 => ("MQTT", 5),
             };
             put_string(name, out);
-            out.push(level);
+            out.push(level | flag(self.is_bridge, BRIDGE));
             out.push(self.flags());
             out.extend_from_slice(&self.keep_alive_s.to_be_bytes());
             if self.version.is_v5() {
@@ -209,7 +221,6 @@ impl<'a> Connect<'a> {
     }
 
     fn flags(&self) -> u8 {
-        let flag = |is_set, bit| if is_set { bit } else { 0 };
         let will = self.will.map_or(0, |will| {
             WILL | (will.qos as u8) << 3 | flag(will.retain, WILL_RETAIN)
         });
@@ -218,6 +229,10 @@ impl<'a> Connect<'a> {
             | flag(self.password.is_some(), PASSWORD)
             | flag(self.username.is_some(), USERNAME)
     }
+}
+
+const fn flag(is_set: bool, bit: u8) -> u8 {
+    if is_set { bit } else { 0 }
 }
 
 fn check_flags(version: ProtocolVersion, flags: u8) -> Result<(), DecodeError> {

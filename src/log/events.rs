@@ -49,6 +49,7 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
             client_identifier,
             peer,
             version,
+            is_bridge,
             clean_start,
             keep_alive_s,
             username,
@@ -59,11 +60,12 @@ pub(super) fn describe(event: &Event, ports: &[u16], out: &mut String) -> Kind {
                 ProtocolVersion::V311 => 2,
                 ProtocolVersion::V5 => 5,
             };
+            let what = if *is_bridge { "bridge" } else { "client" };
             let client = Sanitised(client_identifier);
             let clean = u8::from(*clean_start);
             let _ = write!(
                 out,
-                "New client connected from {peer} as {client} (p{protocol}, c{clean}, k{keep_alive_s}"
+                "New {what} connected from {peer} as {client} (p{protocol}, c{clean}, k{keep_alive_s}"
             );
             match username {
                 Some(username) => write!(out, ", u'{}').", Sanitised(username)),
@@ -278,23 +280,28 @@ mod tests {
             line(&accepted),
             "New connection from 192.0.2.7:35658 on port 8883."
         );
-        let connected = |version, clean_start, keep_alive_s, username: Option<&str>| {
+        let connected = |version, is_bridge, clean_start, keep_alive_s, username: Option<&str>| {
             line(&Event::Connected {
                 client_identifier: Arc::from("subber"),
                 peer: peer(),
                 version,
+                is_bridge,
                 clean_start,
                 keep_alive_s,
                 username: username.map(Arc::from),
             })
         };
         assert_eq!(
-            connected(ProtocolVersion::V5, false, 42, Some("joe")),
+            connected(ProtocolVersion::V5, false, false, 42, Some("joe")),
             "New client connected from 192.0.2.7:35658 as subber (p5, c0, k42, u'joe')."
         );
         assert_eq!(
-            connected(ProtocolVersion::V311, true, 60, None),
+            connected(ProtocolVersion::V311, false, true, 60, None),
             "New client connected from 192.0.2.7:35658 as subber (p2, c1, k60)."
+        );
+        assert_eq!(
+            connected(ProtocolVersion::V311, true, false, 60, None),
+            "New bridge connected from 192.0.2.7:35658 as subber (p2, c0, k60)."
         );
     }
 

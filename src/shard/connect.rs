@@ -495,6 +495,9 @@ impl Shard {
         };
         connection.phase = Phase::Connected(session);
         connection.version = connect.version;
+        if connect.is_bridge {
+            connection.make_rare().is_bridge = true;
+        }
         let properties = &connect.properties;
         let receive_maximum = properties
             .receive_maximum

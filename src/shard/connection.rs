@@ -216,6 +216,8 @@ pub(super) struct Rare {
     /// QoS 2 messages it may have in flight, as its CONNACK said, if the operator has decided otherwise since; zero: any
     /// number.
     pub(super) receive_maximum: Option<u16>,
+    /// It is another broker's bridge.
+    pub(super) is_bridge: bool,
 }
 
 /// A message, where parts of one count.
@@ -233,6 +235,7 @@ impl Rare {
             beyond_outbox,
             beyond_count: _,
             receive_maximum,
+            is_bridge,
         } = self;
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
@@ -241,6 +244,7 @@ impl Rare {
             && held.is_none()
             && certificate.is_none()
             && receive_maximum.is_none()
+            && !is_bridge
             && *beyond_outbox == 0
     }
 }
@@ -335,6 +339,11 @@ impl Connection {
     #[inline]
     pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
         self.rare_mut()?.held.as_deref_mut()
+    }
+
+    /// Whether it is another broker's bridge.
+    pub(super) fn is_bridge(&self) -> bool {
+        self.rare().is_some_and(|rare| rare.is_bridge)
     }
 
     /// What the transport knows of the Client.

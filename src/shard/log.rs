@@ -67,6 +67,7 @@ impl Shard {
                 client_identifier: member.session.identity.client_identifier.clone(),
                 peer: connection.peer,
                 version: connect.version,
+                is_bridge: connect.is_bridge,
                 clean_start: connect.clean_start,
                 keep_alive_s: keep_alive_s.unwrap_or(connect.keep_alive_s),
                 username: member.session.identity.username.clone(),

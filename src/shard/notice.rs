@@ -78,6 +78,8 @@ pub enum Event {
         peer: PeerAddress,
         /// What it speaks.
         version: ProtocolVersion,
+        /// Another broker's bridge.
+        is_bridge: bool,
         /// Clean Start.
         clean_start: bool,
         /// The Keep Alive in force.

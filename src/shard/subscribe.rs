@@ -110,7 +110,7 @@ impl Shard {
         let Some(connection) = self.clients.connections.get(key) else {
             return Ok(Step::Stop);
         };
-        let maximum_qos = connection.maximum_qos;
+        let (maximum_qos, is_bridge) = (connection.maximum_qos, connection.is_bridge());
         let mount_point = settings
             .listener(connection.listener)
             .and_then(|listener| listener.mount_point.as_deref());
@@ -130,6 +130,11 @@ impl Shard {
                 continue;
             };
             options.qos = options.qos.min(maximum_qos);
+            // What it brings from its broker must not go back there, and what is retained here is to be retained there.
+            if is_bridge {
+                options.no_local = filter.share_group().is_none();
+                options.retain_as_published = true;
+            }
             self.make_room_of_ended();
             let Some(member) = self.clients.members.get(session) else {
                 break;

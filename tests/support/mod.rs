@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod folder;
+pub mod mosquitto;
 pub mod raw;
 
 use std::io::{BufRead, BufReader};

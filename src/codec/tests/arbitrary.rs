@@ -226,6 +226,7 @@ fn connect(version: ProtocolVersion) -> impl Strategy<Value = Connect<'static>> 
         of(binary()),
         of(will(version)),
         v5_only(version, properties),
+        any::<bool>(),
     )
         .prop_map(
             move |(
@@ -236,9 +237,11 @@ fn connect(version: ProtocolVersion) -> impl Strategy<Value = Connect<'static>> 
                 password,
                 will,
                 properties,
+                is_bridge,
             )| {
                 Connect {
                     version,
+                    is_bridge: is_bridge && !version.is_v5(),
                     clean_start,
                     keep_alive_s,
                     client_identifier,

@@ -114,15 +114,15 @@ fn connect_protocol_name_and_level() {
         );
         assert_eq!(decode_whole(V5, &bytes), Err(E::ProtocolName), "{name}");
     }
-    // [MQTT-3.1.2-2]; 0x83 to 0x85 are the levels with the bit that some bridges set.
-    for level in [0, 1, 2, 3, 6, 7, 64, 127, 0x83, 0x84, 0x85, 255] {
+    // [MQTT-3.1.2-2]; bridges set the highest bit of levels below that of MQTT 5.0.
+    for level in [0, 1, 2, 3, 6, 7, 64, 127, 0x80, 0x83, 0x85, 0x86, 255] {
         let bytes = packet(
             0x10,
             &[&hex("0004 'MQTT'"), &[level], &hex("02 0000 0001 'c'")],
         );
         assert_eq!(decode_whole(V5, &bytes), Err(E::ProtocolLevel { level }));
     }
-    for level in [0, 2, 4, 5, 0x83] {
+    for level in [0, 2, 4, 5, 0x80, 0x84, 0x85] {
         let bytes = packet(
             0x10,
             &[&hex("0006 'MQIsdp'"), &[level], &hex("02 0000 0001 'c'")],

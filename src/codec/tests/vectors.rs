@@ -112,6 +112,18 @@ fn connect() {
 }
 
 #[test]
+fn connect_of_a_bridge_has_the_highest_bit_of_its_protocol_level() {
+    let bridge = |version| {
+        Packet::Connect(Connect {
+            is_bridge: true,
+            ..Connect::new(version, "c")
+        })
+    };
+    both_ways(V3, "10 0f 0006 'MQIsdp' 83 02 0000 0001 'c'", bridge(V3));
+    both_ways(V311, "10 0d 0004 'MQTT' 84 02 0000 0001 'c'", bridge(V311));
+}
+
+#[test]
 fn connect_with_password_but_no_username_is_legal_in_v5() {
     let connect = Connect {
         password: Some(b"p"),

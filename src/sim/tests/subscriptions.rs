@@ -117,6 +117,34 @@ fn no_local_keeps_own_messages_away_and_lets_others_through() {
     });
 }
 
+/// What another broker brings must not go back to it, and what is retained here is to be retained there.
+#[test]
+fn bridge_is_not_sent_its_own_messages_and_those_of_others_with_retain_as_published() {
+    on_shards(|bench| {
+        let bridge = bench.connect(Connect {
+            is_bridge: true,
+            ..v311("bridge")
+        });
+        bench.subscribe(bridge, "#", options(Q1));
+        bench.subscribe(bridge, "$share/g/job", options(Q1));
+        bench.publish(bridge, "t", "own", Q1, 1);
+        assert_eq!(bench.hear(bridge).len(), 1, "PUBACK alone");
+        let other = bench.connect(v5("b"));
+        bench.publish(other, "t", "live", Q1, 1);
+        assert_eq!(bench.hear(bridge), ["publish q1 #1 t=live"]);
+        bench.retain(other, "t", "kept");
+        assert_eq!(bench.hear(bridge), ["publish q0 t=kept retain"]);
+        // A member of a group is sent its own [MQTT-3.8.3-4].
+        bench.unsubscribe(bridge, "#");
+        bench.publish(bridge, "job", "mine", Q1, 3);
+        let heard = bench.hear(bridge);
+        assert!(
+            heard.contains(&"publish q1 #2 job=mine".to_owned()),
+            "{heard:?}"
+        );
+    });
+}
+
 /// [MQTT-3.8.4-8]
 #[test]
 fn delivery_has_the_lower_qos_of_publisher_and_subscription() {
