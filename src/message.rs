@@ -169,6 +169,12 @@ impl Message {
         &self.bytes[..self.topic_size.into()]
     }
 
+    /// Application data.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[usize::from(self.topic_size) + self.properties_size as usize..]
+    }
+
     /// The publisher's QoS.
     #[must_use]
     pub fn qos(&self) -> QoS {

@@ -84,6 +84,37 @@ fn strangers_with_half_a_large_connect_cost_a_few_kib_each_and_keep_nobody_out()
 }
 
 #[test]
+fn large_message_for_many_who_do_not_read_is_in_memory_once_and_reaches_all_of_them() {
+    const READERS: usize = 100;
+    const SIZE: usize = 1_900_000;
+    for qos in [0, 1] {
+        let broker = Broker::on_cores(2);
+        let mut readers: Vec<Raw> = (0..READERS)
+            .map(|number| {
+                let mut reader = Raw::connect(broker.port(), 4, &format!("reader-{number}"));
+                reader.send(&raw::subscribe("large", qos));
+                assert_eq!(reader.receive(), Some((0x90, vec![0, 1, qos])), "SUBACK");
+                reader
+            })
+            .collect();
+        let before = resident(&broker);
+        let mut publisher = Raw::connect(broker.port(), 4, "publisher");
+        let payload = vec![b'b'; SIZE];
+        let identifier: &[u8] = if qos == 0 { &[] } else { &[0, 1] };
+        let body = [&raw::string("large"), identifier, &payload[..]].concat();
+        publisher.send(&raw::packet(0x30 | qos << 1, &body));
+        publisher.send(&[0xc0, 0]);
+        while publisher.receive().expect("PINGRESP").0 != 0xd0 {}
+        let grown = resident(&broker).saturating_sub(before);
+        assert!(grown < READERS * SIZE / 3, "grown by {grown} bytes");
+        for reader in &mut readers {
+            let (first_byte, received) = reader.receive().expect("the message");
+            assert_eq!((first_byte, received.len()), (0x30 | qos << 1, body.len()));
+        }
+    }
+}
+
+#[test]
 fn memory_of_a_burst_is_given_back_though_nothing_happens_afterwards() {
     const MESSAGES: usize = 60;
     const SIZE: usize = 1_000_000;

@@ -131,6 +131,11 @@ pub trait Core {
     /// more comes, the connection is named in [`Effects::dirty`] again.
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>);
 
+    /// The same of everything that there is: the connection ends.
+    fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.take_output(connection, buffer);
+    }
+
     /// How many taken bytes the socket has not accepted yet, after each attempt to send them.
     fn handle_unsent(
         &mut self,
@@ -247,6 +252,10 @@ impl Core for Shard {
 
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
         self.take_output(connection, buffer);
+    }
+
+    fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.take_last_output(connection, buffer);
     }
 
     fn handle_unsent(

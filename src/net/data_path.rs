@@ -1019,7 +1019,7 @@ impl<C: Core> DataPath<C> {
             if !failed {
                 // A peer that ended its half may still wait for the answers.
                 let mut output = self.pool.take(0);
-                self.core.take_output(key, &mut output);
+                self.core.take_last_output(key, &mut output);
                 connection.append_last(&output);
                 self.pool.put(output);
             }
@@ -1100,7 +1100,7 @@ impl<C: Core> DataPath<C> {
 
     fn close(&mut self, key: ConnectionKey) {
         let mut output = self.pool.take(0);
-        self.core.take_output(key, &mut output);
+        self.core.take_last_output(key, &mut output);
         self.core.forget(key);
         if let Some(slot) = self.connections.find(key) {
             let connection = self.connections.get(slot);

@@ -210,6 +210,10 @@ impl Core for StoredShard {
         self.shard.take_output(connection, buffer);
     }
 
+    fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.shard.take_last_output(connection, buffer);
+    }
+
     fn handle_unsent(
         &mut self,
         connection: ConnectionKey,

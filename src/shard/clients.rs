@@ -13,6 +13,7 @@ use super::directory::Directory;
 use super::effects::Effects;
 use super::moving::Moving;
 use super::pool::MessagePool;
+use super::sharing::Sharing;
 use super::slab::Slab;
 use super::store::Store;
 use super::subscribe::ReplayRequest;
@@ -125,6 +126,7 @@ pub(super) struct Clients {
     /// Buffer of [`Fanout`], kept between messages.
     scratch: Vec<u8>,
     pub(super) moving: Moving,
+    pub(super) sharing: Sharing,
 }
 
 /// Who gets a message and how.
@@ -158,12 +160,20 @@ pub(super) struct Fanout<'m> {
     scratch: Vec<u8>,
     /// Whether more than one recipient is expected, so that encoding aside and copying pays.
     many: bool,
+    /// Whether outboxes share its payload.
+    is_shared: bool,
     /// Whether the packet it came in may become an outbox.
     pub(super) may_move: bool,
     pub(super) now: Instant,
 }
 
 impl Fanout<'_> {
+    /// The message, if outboxes share its payload.
+    #[inline]
+    fn shared(&self) -> Option<&Arc<Message>> {
+        self.owned.as_ref().filter(|_| self.is_shared)
+    }
+
     pub(super) fn header<'a>(
         &'a self,
         qos: QoS,
@@ -207,9 +217,13 @@ fn header<'a>(
     }
 }
 
-/// Appends one PUBLISH to `connection`'s outbox. False if the Client does not take a packet of that
-/// size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
-fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
+/// Appends one PUBLISH to `connection`'s outbox, which has the payload of its own or that of `shared`. False if the Client does not
+/// take a packet of that size, in which case it gets nothing [MQTT-3.1.2-24] [MQTT-3.1.2-25].
+fn write(
+    connection: &mut Connection,
+    mut header: PublishHeader<'_>,
+    shared: Option<&Arc<Message>>,
+) -> bool {
     if connection.particular && connection.mount_point_size > 0 {
         // Only what lies below its mount point is on its way to a Client.
         let Some(seen) = header.topic_name.get(connection.mount_point_size.into()..) else {
@@ -237,8 +251,17 @@ fn write(connection: &mut Connection, mut header: PublishHeader<'_>) -> bool {
         }
     }
     let start = connection.outbox.len();
-    codec::encode_publish(connection.version, &header, &mut connection.outbox);
-    if connection.outbox.len() - start > connection.maximum_packet_size as usize {
+    let (version, size_max) = (connection.version, connection.maximum_packet_size as usize);
+    if let Some(message) = shared {
+        if codec::publish_size(version, &header) > size_max {
+            return false;
+        }
+        codec::encode_publish_head(version, &header, &mut connection.outbox);
+        connection.share_payload(message);
+        return true;
+    }
+    codec::encode_publish(version, &header, &mut connection.outbox);
+    if connection.outbox.len() - start > size_max {
         connection.outbox.truncate(start);
         return false;
     }
@@ -268,6 +291,7 @@ impl Clients {
             connected: 0,
             scratch: Vec::new(),
             moving: Moving::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -329,13 +353,20 @@ impl Clients {
     ) -> Fanout<'m> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
+        let many = recipients > 1;
+        let is_shared = many && message.payload.len() >= self.sharing.payload_min;
         Fanout {
             message,
-            owned,
+            owned: if is_shared && owned.is_none() {
+                Some(self.pool.share(message))
+            } else {
+                owned
+            },
             encoded: [None; CLASSES],
             scratch,
-            many: recipients > 1,
-            may_move: recipients <= 1 && self.moving.is_worth(message.payload.len()),
+            many: many && !is_shared,
+            is_shared,
+            may_move: !many && self.moving.is_worth(message.payload.len()),
             now,
         }
     }
@@ -552,10 +583,10 @@ impl Clients {
             connection,
             &mut self.counters,
             &mut self.store,
-            self.limits.outbox_bytes_max,
+            (self.limits.outbox_bytes_max, self.sharing),
             now,
         );
-        if !connection.outbox.is_empty() {
+        if !connection.outbox.is_empty() || connection.has_parts() {
             mark_dirty(connection, key, effects);
         }
         if !all_again {
@@ -610,7 +641,7 @@ impl Clients {
                 now,
             );
             let payload_size = header.payload.len();
-            let was_written = write(connection, header);
+            let was_written = write(connection, header, self.sharing.of(&delivery.message));
             if was_written {
                 self.counters.count_publish_sent(payload_size);
                 mark_dirty(connection, key, effects);
@@ -637,7 +668,7 @@ impl Clients {
         connection: &mut Connection,
         counters: &mut Counters,
         store: &mut Option<Box<Store>>,
-        outbox_bytes_max: usize,
+        (outbox_bytes_max, sharing): (usize, Sharing),
         now: Instant,
     ) -> bool {
         let resend = connection.rare_mut().and_then(|it| it.resend.as_mut());
@@ -675,7 +706,7 @@ impl Clients {
                     );
                     header.duplicate = true;
                     let payload_size = header.payload.len();
-                    if write(connection, header) {
+                    if write(connection, header, sharing.of(&delivery.message)) {
                         counters.count_publish_sent(payload_size);
                     } else {
                         // The Client takes smaller packets now than when this was first sent.
@@ -756,6 +787,7 @@ impl Clients {
         if write(
             connection,
             header(&message, qos, true, packet_identifier, identifiers, now),
+            self.sharing.of(found),
         ) {
             if packet_identifier.is_some() {
                 member.session.inflight.push(Delivery {
@@ -808,7 +840,7 @@ pub(super) fn copy_or_write(
             packet_identifier,
             recipient.subscription_identifiers,
         );
-        return write(connection, header);
+        return write(connection, header, fanout.shared());
     }
     let version = if connection.version.is_v5() {
         ProtocolVersion::V5

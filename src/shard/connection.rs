@@ -16,6 +16,7 @@ use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
 use super::command::Verdict;
+use super::sharing::Parts;
 use super::store::Held;
 use super::subscribe::ReplayRequest;
 
@@ -159,7 +160,7 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Encoded packets for the Client.
     pub(super) outbox: Vec<u8>,
-    /// Bytes taken from the outbox that the socket has not accepted.
+    /// Bytes that come before the outbox: taken, and not accepted by the socket, or of `Rare::parts`.
     pub(super) unsent: usize,
     /// QoS 1 and 2 messages the Client lets us have in flight.
     pub(super) window: u16,
@@ -218,6 +219,8 @@ pub(super) struct Rare {
     pub(super) receive_maximum: Option<u16>,
     /// It is another broker's bridge.
     pub(super) is_bridge: bool,
+    /// Large payloads, and what comes between them.
+    pub(super) parts: Option<Box<Parts>>,
 }
 
 /// A message, where parts of one count.
@@ -236,6 +239,7 @@ impl Rare {
             beyond_count: _,
             receive_maximum,
             is_bridge,
+            parts,
         } = self;
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
@@ -245,6 +249,7 @@ impl Rare {
             && certificate.is_none()
             && receive_maximum.is_none()
             && !is_bridge
+            && parts.is_none()
             && *beyond_outbox == 0
     }
 }

@@ -42,6 +42,7 @@ mod publish;
 mod replay;
 mod restore;
 mod run;
+mod sharing;
 mod slab;
 mod snapshot;
 mod store;
@@ -733,19 +734,44 @@ impl Shard {
     }
 
     /// Swaps the pending output of a connection with `buffer`, which is empty and whose capacity is
-    /// used again.
+    /// used again. Of large payloads it is a piece: once that is sent, the connection is named in
+    /// [`Effects::dirty`] again.
     pub fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
+        let piece_size = self.clients.sharing.piece_size;
+        self.take_output_in_pieces(key, piece_size, buffer);
+    }
+
+    /// As [`Shard::take_output`], of everything: nobody will ask again.
+    pub fn take_last_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
+        self.take_output_in_pieces(key, usize::MAX, buffer);
+    }
+
+    #[inline]
+    fn take_output_in_pieces(
+        &mut self,
+        key: ConnectionKey,
+        piece_size: usize,
+        buffer: &mut Vec<u8>,
+    ) {
         debug_assert!(buffer.is_empty(), "output would be lost");
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.dirty = false;
             if connection.is_gated() {
                 return;
             }
-            std::mem::swap(&mut connection.outbox, buffer);
-            connection.unsent += buffer.len();
+            let ended = if connection.has_parts() {
+                if !connection.wants_piece(piece_size) {
+                    return;
+                }
+                Some(connection.take_piece(piece_size, buffer))
+            } else {
+                std::mem::swap(&mut connection.outbox, buffer);
+                connection.unsent += buffer.len();
+                None
+            };
             self.clients.counters.bytes_sent += buffer.len() as u64;
             if self.sampled.sent.is_due(buffer.len()) {
-                let messages = count_messages(buffer);
+                let messages = ended.map_or_else(|| count_messages(buffer), |ended| ended as f64);
                 self.sampled.sent.push(key, buffer.len(), messages);
             }
         }
@@ -765,6 +791,12 @@ impl Shard {
             return;
         };
         connection.unsent = unsent;
+        if connection.has_parts() {
+            connection.unsent += connection.parts_size();
+            if connection.wants_piece(self.clients.sharing.piece_size) {
+                mark_dirty(connection, key, effects);
+            }
+        }
         connection.leave_beyond_outbox(outbox_bytes_max, &mut self.clients.beyond_outboxes);
         if connection.pending() > outbox_bytes_max / 2 {
             return;

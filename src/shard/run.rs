@@ -120,6 +120,9 @@ impl Shard {
         }
         let matches = self.router.remembered(first.topic_name)?;
         let run = Run::of(first, version, bytes, packet_size_max);
+        if run.largest >= self.clients.sharing.payload_min && matches.targets.len() > 1 {
+            return None;
+        }
         let counters = &mut self.clients.counters;
         counters.publish_received += run.count as u64;
         counters.publish_bytes_received += run.payload_bytes as u64;

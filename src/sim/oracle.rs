@@ -240,6 +240,8 @@ struct Wire {
     session_present: bool,
     /// When CONNACK left.
     connacked_at: Option<Instant>,
+    /// What left last has not been written before.
+    written_since: Instant,
     /// Nothing it sends matters any more, and the broker may close it.
     ended: bool,
     inbound_aliases: BTreeMap<u16, String>,
@@ -390,6 +392,7 @@ impl Oracle {
             connected: false,
             session_present: false,
             connacked_at: None,
+            written_since: self.now,
             ended: false,
             inbound_aliases: BTreeMap::new(),
             aliases: BTreeMap::new(),
@@ -455,7 +458,10 @@ impl Oracle {
                 self.mix(packet);
                 self.consumed(*wire, *shard, packet)
             }
-            Event::Output { wire, bytes } => {
+            Event::Output { wire, bytes, since } => {
+                if let Some(wire) = self.wires.get_mut(wire) {
+                    wire.written_since = since.unwrap_or(now);
+                }
                 self.mix(&wire.to_be_bytes());
                 self.mix(bytes);
                 self.output(*wire, bytes)
@@ -1239,7 +1245,11 @@ impl Oracle {
         let is_late = self.is_stored
             && publish.qos == QoS::AtMostOnce
             && state.connacked_at == Some(self.now);
-        let since = if is_late { state.opened_at } else { self.now };
+        let since = if is_late {
+            state.opened_at
+        } else {
+            state.written_since
+        };
         let encoded = since..=self.now;
         check_content(&who, index, message, &topic, publish, version, &encoded)?;
         if publish.duplicate {

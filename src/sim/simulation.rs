@@ -368,7 +368,7 @@ pub(super) fn describe(event: &Event) -> String {
     {
         text = format!("wire {wire} -> shard {shard}: {}", packets(packet));
     }
-    if let Event::Output { wire, bytes } = event {
+    if let Event::Output { wire, bytes, .. } = event {
         text = format!("wire {wire} <- {}", packets(bytes));
     }
     text

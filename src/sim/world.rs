@@ -62,6 +62,8 @@ pub enum Event {
         wire: WireId,
         /// Whole packets.
         bytes: Vec<u8>,
+        /// When the first of them may have been written, if not just now.
+        since: Option<Instant>,
     },
     /// A shard ended a connection.
     Closing {
@@ -159,6 +161,10 @@ struct Wire {
     reported_unsent: usize,
     /// Output was taken since the shard was last told of `sending`.
     taken: bool,
+    /// Of the output that was taken, the beginning of a packet whose rest was not.
+    begun: Vec<u8>,
+    /// When output was left to the next time first, if there is some.
+    left_since: Option<Instant>,
     /// Broker to Client, in the network.
     down: VecDeque<u8>,
     /// Nothing follows `down`: the broker closed, or the Client is gone.
@@ -259,6 +265,11 @@ impl World {
             // In half of them nearly all that comes alone goes on in the buffer it came in.
             if seed.is_multiple_of(2) {
                 shard.set_moved_payload_min(1);
+            }
+            // And in a third of them nearly all that goes to several is shared.
+            if seed.is_multiple_of(3) {
+                let piece_size = 1 + (seed / 3 % 40) as usize;
+                shard.set_sharing(1 + (seed / 7 % 30) as usize, piece_size);
             }
             shard
         };
@@ -446,6 +457,8 @@ impl World {
             sending: Vec::new(),
             reported_unsent: 0,
             taken: false,
+            begun: Vec::new(),
+            left_since: None,
             down: VecDeque::new(),
             down_ended: false,
         });
@@ -891,14 +904,39 @@ impl World {
 
     fn take_last_output(&mut self, index: usize, wire: WireId, key: ConnectionKey) {
         let mut buffer = Vec::new();
-        self.hosts[index].shard.take_output(key, &mut buffer);
-        if !buffer.is_empty() {
-            self.wires[wire].sending.extend_from_slice(&buffer);
-            self.wires[wire].taken = true;
-            self.log.push(Event::Output {
-                wire,
-                bytes: buffer,
-            });
+        let shard = &mut self.hosts[index].shard;
+        shard.take_last_output(key, &mut buffer);
+        self.begin_sending(wire, &buffer, false);
+    }
+
+    fn take_output(&mut self, index: usize, wire: WireId, key: ConnectionKey) {
+        let mut buffer = Vec::new();
+        let shard = &mut self.hosts[index].shard;
+        shard.take_output(key, &mut buffer);
+        let has_left = shard.has_left_output(key);
+        self.begin_sending(wire, &buffer, has_left);
+    }
+
+    fn begin_sending(&mut self, wire: WireId, buffer: &[u8], has_left: bool) {
+        let state = &mut self.wires[wire];
+        let since = state.left_since;
+        state.left_since = has_left.then(|| since.unwrap_or(self.now));
+        if buffer.is_empty() {
+            return;
+        }
+        state.sending.extend_from_slice(buffer);
+        state.taken = true;
+        state.begun.extend_from_slice(buffer);
+        let mut rest = &state.begun[..];
+        while let Some((_, _, behind)) = split_packet(rest) {
+            rest = behind;
+        }
+        let behind = rest.to_vec();
+        let size = state.begun.len() - behind.len();
+        let mut bytes = std::mem::replace(&mut state.begun, behind);
+        bytes.truncate(size);
+        if size > 0 {
+            self.log.push(Event::Output { wire, bytes, since });
         }
     }
 
@@ -924,7 +962,7 @@ impl World {
             let Place::At(_, key) = self.wires[wire].place else {
                 continue;
             };
-            self.take_last_output(index, wire, key);
+            self.take_output(index, wire, key);
             self.unsent_max = self.unsent_max.max(self.wires[wire].sending.len());
         }
         let wires: Vec<(ConnectionKey, WireId)> = self.hosts[index]

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,12 +257,15 @@ impl Scene {
                         sent.taken = Some((rules.write[user][sent.topic], oldest));
                     }
                 }
-                Event::Output { wire, bytes } => {
+                Event::Output { wire, bytes, since } => {
                     let (user, shard) = self.wires[&wire];
+                    let active = self.active[shard];
+                    // What was written earlier is by rules of that time.
+                    let versions = if since.is_some() { 0 } else { active }..=active;
                     let mut rest = bytes.as_slice();
                     while let Some((packet, behind)) = split(rest) {
                         rest = behind;
-                        self.judge_output(user, shard, &packet);
+                        self.judge_output(user, versions.clone(), &packet);
                     }
                 }
                 _ => {}
@@ -269,8 +273,7 @@ impl Scene {
         }
     }
 
-    fn judge_output(&mut self, user: usize, shard: usize, packet: &Packet<'_>) {
-        let version = self.active[shard];
+    fn judge_output(&mut self, user: usize, versions: RangeInclusive<usize>, packet: &Packet<'_>) {
         match packet {
             Packet::Publish(publish) => {
                 let index = index_of(publish.payload);
@@ -280,9 +283,10 @@ impl Scene {
                     sent.taken.is_some_and(|(allowed, _)| allowed),
                     "message {index} was not to be written: {sent:?}, sent to {name}"
                 );
+                let mut rules = self.rules[versions.clone()].iter();
                 assert!(
-                    self.rules[version].read[user][sent.topic],
-                    "message {index} is not {name}'s to read by rules {version}: {sent:?}"
+                    rules.any(|rules| rules.read[user][sent.topic]),
+                    "message {index} is not {name}'s to read by rules {versions:?}: {sent:?}"
                 );
             }
             Packet::PubAck(puback) => {
