@@ -20,6 +20,7 @@ mod authenticator;
 mod clock;
 mod cpus;
 mod departure;
+mod lapse;
 mod mailbox;
 mod mesh;
 mod notices;

@@ -5,6 +5,7 @@
 use super::affinity::Member;
 use super::clock::Clock;
 use super::departure::{Departure, Duty};
+use super::lapse::Lapse;
 use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
@@ -43,6 +44,7 @@ pub(super) struct ShardLoop<C: Core> {
     now: Instant,
     own: OwnTime,
     member: Member,
+    lapse: Lapse,
 }
 
 impl<C: Core> ShardLoop<C> {
@@ -71,6 +73,7 @@ impl<C: Core> ShardLoop<C> {
             now,
             own: OwnTime::start(now),
             member,
+            lapse: Lapse::default(),
         }
     }
 
@@ -89,13 +92,16 @@ impl<C: Core> ShardLoop<C> {
             self.path.flush();
             let flushed = self.clock.now();
             self.turns.record(flushed - self.now);
+            self.lapse.handle_look(self.now, flushed);
             self.member.handle_turn_end(flushed, &self.own);
             let pending = self.path.pending();
-            let has_waited = self.enter(completed, is_left, has_letters);
+            let waited = self.enter(completed, is_left, has_letters);
             // This and the look after `flush` are all that a turn needs, unless it has much to do.
             let start = std::time::Instant::now();
             self.now = self.clock.at(start);
-            if has_waited {
+            self.lapse
+                .handle_look(flushed + waited.unwrap_or_default(), self.now);
+            if waited.is_some() {
                 self.member.handle_waited(self.now);
             } else {
                 self.path.submitted(pending, self.now - flushed);
@@ -127,7 +133,10 @@ impl<C: Core> ShardLoop<C> {
                     break;
                 }
             }
-            self.path.handle_timeouts(self.now);
+            let is_quiet = completed == 0 && !self.path.is_behind();
+            if self.lapse.is_over(self.now, is_quiet) {
+                self.path.handle_timeouts(self.now);
+            }
             self.path.handle_turn();
             self.path.begin_part();
             self.path.handle_resumed();
@@ -175,8 +184,9 @@ impl<C: Core> ShardLoop<C> {
         self.slot.answer(&snapshot);
     }
 
-    /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do. Tells whether it did.
-    fn enter(&mut self, completed: usize, is_left: bool, has_letters: bool) -> bool {
+    /// Hands the turn's submissions to the kernel, and waits if there is nothing else to do. Tells for how long at most it
+    /// did, if it did.
+    fn enter(&mut self, completed: usize, is_left: bool, has_letters: bool) -> Option<Duration> {
         let until_deadline = self
             .path
             .next_deadline()
@@ -190,7 +200,7 @@ impl<C: Core> ShardLoop<C> {
         let is_busy = completed >= COMPLETIONS_BUSY && self.mesh.has_peers();
         if self.path.has_work() || has_letters || wait.is_zero() || is_busy {
             self.path.enter(None);
-            return false;
+            return None;
         }
         let may_wait = self.mesh.announce_sleep();
         if may_wait {
@@ -199,6 +209,6 @@ impl<C: Core> ShardLoop<C> {
         } else {
             self.path.enter(None);
         }
-        may_wait
+        may_wait.then_some(wait)
     }
 }

@@ -16,12 +16,15 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::time::Duration;
 
 /// Unsent bytes above which the core no longer reads a connection.
 const UNSENT_MAX: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(30);
 const BUSY: Duration = Duration::from_millis(5);
+/// Where a shard stands still, and whoever lets it go on.
+static STANDSTILL: Barrier = Barrier::new(2);
 
 /// A packet is a length of four bytes, then a command and its argument.
 ///
@@ -50,6 +53,7 @@ struct Peer {
     /// Not read because it does not take its output.
     blocked: bool,
     paused_until: Option<Instant>,
+    due_at: Option<Instant>,
     origin: Origin,
 }
 
@@ -117,6 +121,7 @@ impl Echo {
         effects: &mut Effects,
     ) -> bool {
         let (command, argument) = body.split_first().expect("no empty packets");
+        self.peer(key).due_at = None;
         match command {
             b'H' => {
                 let to = ShardId(u16::from(argument[0]));
@@ -185,6 +190,18 @@ impl Echo {
                     std::hint::spin_loop();
                 }
                 self.say(key, &packet(b'W', argument), effects);
+            }
+            // Is due after so many milliseconds, unless something comes before.
+            b'D' => {
+                let ms = Duration::from_millis(argument[0].into());
+                self.peer(key).due_at = Some(now + ms);
+                self.say(key, &packet(b'D', argument), effects);
+            }
+            // Does not run until it is let.
+            b'Z' => {
+                STANDSTILL.wait();
+                STANDSTILL.wait();
+                self.say(key, &packet(b'Z', argument), effects);
             }
             b'K' => panic!("told to panic"),
             _ => self.say(key, &packet(*command, argument), effects),
@@ -293,11 +310,16 @@ impl Core for Echo {
                 peer.paused_until = None;
                 effects.resumed.push(key);
             }
+            if peer.due_at.is_some_and(|at| at <= now) {
+                peer.due_at = None;
+                self.say(key, &packet(b'T', b"too late"), effects);
+            }
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.connections.iter().filter_map(|p| p.paused_until).min()
+        let deadlines = |p: &Peer| [p.paused_until, p.due_at];
+        self.connections.iter().flat_map(deadlines).flatten().min()
     }
 
     fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
@@ -863,5 +885,35 @@ fn an_idle_shard_sleeps_and_still_answers_at_once() {
     let spent_ms =
         (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1_000_000;
     println!("CPU time while idle, both shards and client: {spent_ms} ms in 500 ms");
+    stop(running);
+}
+
+#[test]
+fn what_came_in_time_while_the_shard_did_not_run_is_read_before_anything_is_late() {
+    const DUE_MS: u8 = 250;
+    // More than one look at the sockets finds.
+    let (address, running) = serve(1);
+    let mut clients: Vec<_> = (0..100).map(|_| Client::connect(address, 0)).collect();
+    let mut stopper = Client::connect(address, 0);
+    for client in &mut clients {
+        client.send(b'D', &[DUE_MS]);
+        client.expect(b'D', &[DUE_MS]);
+    }
+    let all_are_due = std::time::Instant::now() + Duration::from_millis(DUE_MS.into());
+    stopper.send(b'Z', b"");
+    STANDSTILL.wait();
+    for client in &mut clients {
+        client.send(b'E', b"in time");
+    }
+    // By the clock it is later than a shard ever is that runs.
+    let patience = Duration::from_millis(100);
+    std::thread::sleep(
+        (all_are_due + patience).saturating_duration_since(std::time::Instant::now()),
+    );
+    STANDSTILL.wait();
+    for client in &mut clients {
+        client.expect(b'E', b"in time");
+    }
+    stopper.expect(b'Z', b"");
     stop(running);
 }
