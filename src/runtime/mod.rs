@@ -42,7 +42,7 @@ pub use mailbox::Mailbox;
 pub use notices::{Notices, NoticesSender, notices};
 pub use numbers::Numbers;
 pub use preflight::{PreflightError, check as preflight, raise_open_files};
-pub use signals::{HeldSignals, Request, exit_on_panic, on_signals};
+pub use signals::{HeldSignals, Request, exit_on_panic, on_signals, outlive_file_size_limit};
 pub use stored::{Opened, StoredShard, open_store};
 
 use crate::key::ShardId;

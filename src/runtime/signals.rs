@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::step_back;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The process is gone this long after the first signal to end, whatever its connections do.
@@ -48,6 +49,16 @@ impl HeldSignals {
     pub fn ends() -> io::Result<Self> {
         Ok(Self(Signals::new([SIGINT, SIGTERM])?))
     }
+}
+
+/// Has a write beyond the largest size of a file (`ulimit -f`) fail, as on a full disk: the signal that comes with it ends
+/// the process by itself.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn outlive_file_size_limit() -> io::Result<()> {
+    // To be handled is all there is to it.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Calls `stop` at the first of the signals to end, and exits at once at the second; calls `handle` for every

@@ -192,6 +192,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         background::Background::of(arguments)
     };
 
+    runtime::outlive_file_size_limit()?;
     let owner = found.successor.owner();
     let log = Beside::of(&placed).begin(|| logging::start(&config.log, owner))?;
     let is_seen = logging::shows_errors(&config.log);

@@ -452,7 +452,7 @@ pub(super) fn make_segment(
     let mut make = || {
         let mut file = loop {
             match storage.create(&unfinished, size) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && size > needed => {
+                Err(error) if is_too_much(&error) && size > needed => {
                     size = (size / 4).max(needed);
                 }
                 made => break made?,
@@ -467,4 +467,10 @@ pub(super) fn make_segment(
         // It holds nothing; the next attempt makes it again.
         let _ = storage.remove(&unfinished);
     })
+}
+
+/// Whether there may be room for less: on the disk, in a quota, or below the largest size of a file.
+fn is_too_much(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
