@@ -145,6 +145,11 @@ impl Journal {
         self.clock
     }
 
+    /// The calendar was set: what is appended from now on goes by this one.
+    pub const fn set_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
+    }
+
     /// A name for a new Session that none had before.
     pub fn name_session(&mut self) -> u64 {
         let name = self.next_session;

@@ -15,6 +15,10 @@ use crate::wal::{self, Directory, Log, OpenError, Report, ShardStore, StoreOptio
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a shard looks whether the calendar was set.
+const CALENDAR_EVERY: Duration = Duration::from_secs(1);
 
 /// What one shard takes: once.
 type Part = Option<(ShardStore, Log)>;
@@ -71,6 +75,9 @@ pub fn open_store(
 pub struct StoredShard {
     shard: Shard,
     log: Option<Log>,
+    clock: Clock,
+    /// When to look at the calendar.
+    calendar_at: Instant,
     beside: Beside,
 }
 
@@ -94,8 +101,13 @@ impl StoredShard {
             store.restore(&mut shard, id.index(), count, now);
             log
         });
-        let beside = opened.map(|opened| opened.beside).unwrap_or_default();
-        Self { shard, log, beside }
+        Self {
+            shard,
+            log,
+            clock: opened.map_or_else(Clock::start, |opened| opened.clock),
+            calendar_at: Instant::ZERO,
+            beside: opened.map(|opened| opened.beside).unwrap_or_default(),
+        }
     }
 }
 
@@ -113,9 +125,21 @@ impl Core for StoredShard {
     }
 
     fn handle_turn(&mut self, now: Instant, effects: &mut Effects) {
-        if let Some(log) = &mut self.log {
-            log.turn(&mut self.shard, now, effects);
+        let Some(log) = &mut self.log else { return };
+        if self.calendar_at <= now {
+            self.calendar_at = now + CALENDAR_EVERY;
+            // A machine that was asleep, or learns the time from others once it has started, has its calendar set.
+            let calendar = WallClock {
+                start_ms: self.clock.start_ms(),
+            };
+            if self.shard.handle_calendar(calendar) {
+                tracing::info!(
+                    "the clock of this machine was set: times in the store are brought up to date"
+                );
+                log.say_anew();
+            }
         }
+        log.turn(&mut self.shard, now, effects);
     }
 
     fn has_work(&self) -> bool {

@@ -18,7 +18,7 @@ use super::tickets::Tickets;
 use super::timers::Slot;
 use crate::codec::{Publish, SubscriptionOptions};
 use crate::journal::{
-    Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WillRecord,
+    Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WallClock, WillRecord,
 };
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::{DISK_PATIENCE, OPEN_EXCHANGES_MAX};
@@ -29,6 +29,9 @@ use crate::session::{Delivery, Inflight, Logged, Place, Progress, Session, Share
 use crate::time::Instant;
 
 pub(super) use super::held::{Held, HeldPacket};
+
+/// Milliseconds. A calendar that differs by less was read at another moment, and not set.
+const CALENDAR_STEP_MIN_MS: u64 = 1000;
 
 /// What a peer said of the envelope that follows.
 #[derive(Clone, Copy, Debug)]
@@ -1088,6 +1091,20 @@ impl Shard {
                 .shards
                 .iter()
                 .any(|shard| self.peers[shard.index()].stalled)
+    }
+
+    /// Looks whether the calendar has been set, and goes by it from then on. If so, times that are on the disk are wrong
+    /// until everything is said anew.
+    pub fn handle_calendar(&mut self, calendar: WallClock) -> bool {
+        let Some(store) = &mut self.clients.store else {
+            return false;
+        };
+        let known = store.journal.clock();
+        let is_set = known.start_ms.abs_diff(calendar.start_ms) >= CALENDAR_STEP_MIN_MS;
+        if is_set {
+            store.journal.set_clock(calendar);
+        }
+        is_set
     }
 
     /// The disk takes nothing, or takes something again.

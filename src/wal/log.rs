@@ -42,6 +42,8 @@ pub struct Log {
     /// The size from which another one is worth its while.
     grown_max: u64,
     grown_min: u64,
+    /// What is on the disk is to be said anew, however short it is.
+    is_outdated: bool,
     /// A snapshot that is said to its end, and whether the shards were asked what is under way.
     finished: Option<(Snapshot, bool)>,
 }
@@ -80,6 +82,7 @@ impl Log {
             // What was read is not written again because it was read.
             grown_max: grown_min.max(2 * alive),
             grown_min,
+            is_outdated: false,
             finished: None,
         }
     }
@@ -114,6 +117,11 @@ impl Log {
     #[must_use]
     pub fn has_work(&self, shard: &Shard) -> bool {
         !self.is_writing && (shard.has_journal() || shard.is_in_snapshot())
+    }
+
+    /// Has everything said anew: what is on the disk is not right any more.
+    pub const fn say_anew(&mut self) {
+        self.is_outdated = true;
     }
 
     /// Whether the disk is at work.
@@ -237,9 +245,11 @@ impl Log {
     /// Whether a snapshot has come to its end.
     fn advance_snapshot(&mut self, shard: &mut Shard) -> bool {
         if !shard.is_in_snapshot() {
-            if self.grown < self.grown_max || self.finished.is_some() {
+            let is_due = self.grown >= self.grown_max || self.is_outdated;
+            if !is_due || self.finished.is_some() {
                 return false;
             }
+            self.is_outdated = false;
             self.grown = 0;
             shard.begin_snapshot();
         }

@@ -58,6 +58,9 @@ impl Drop for Folder {
     }
 }
 
+/// What the calendar says unless it is set.
+const CALENDAR: WallClock = WallClock { start_ms: 1000 };
+
 /// Shards and their logs, driven by hand.
 struct Broker {
     shards: Vec<Shard>,
@@ -73,12 +76,20 @@ type Wire = (usize, ConnectionKey);
 
 impl Broker {
     fn try_open(path: &Path, count: usize, recover: bool) -> Result<Self, OpenError> {
+        Self::try_open_at(path, count, recover, CALENDAR)
+    }
+
+    fn try_open_at(
+        path: &Path,
+        count: usize,
+        recover: bool,
+        clock: WallClock,
+    ) -> Result<Self, OpenError> {
         let options = StoreOptions {
             recover,
             segment_size: 1 << 16,
             ..StoreOptions::new(path.to_owned())
         };
-        let clock = WallClock { start_ms: 1000 };
         let Store {
             seed,
             shards: parts,
@@ -1345,6 +1356,46 @@ fn snapshots_shorten_the_log_and_lose_nothing() {
     let mut broker = Broker::open(&folder, 1);
     let (_, _, bytes) = broker.connect("a");
     assert_eq!(payloads(&bytes, "t"), ["kept"]);
+}
+
+#[test]
+fn a_session_lives_as_long_as_it_asked_for_though_the_calendar_was_set_meanwhile() {
+    // [MQTT-3.1.2-23]: a day passes by the calendar, and a second in fact.
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let connect = |hour: &[u8]| {
+        let mut body = b"\0\x04MQTT\x05\0\0\0".to_vec();
+        body.extend([5, 0x11]);
+        body.extend(hour);
+        put_text(&mut body, "a");
+        packet(0x10, &body)
+    };
+    let hour = 3600_u32.to_be_bytes();
+    for (before, after) in [(0, DAY_MS), (DAY_MS, 0)] {
+        let folder = Folder::new();
+        let calendar = |start_ms| WallClock { start_ms };
+        let open = |at| Broker::try_open_at(&folder.0, 1, false, calendar(at)).unwrap();
+        let mut broker = open(before);
+        let wire = (0, broker.accept(0));
+        broker.send(wire, &connect(&hour));
+        broker.stored(wire);
+        broker.leave(wire);
+        assert!(!broker.shards[0].handle_calendar(calendar(before + 10)));
+        assert!(broker.shards[0].handle_calendar(calendar(after)));
+        broker.logs[0].say_anew();
+        broker.look(0);
+        broker.work(&[0], |broker| {
+            !broker.logs[0].is_writing() && !broker.logs[0].has_work(&broker.shards[0])
+        });
+        broker.kill(&folder);
+
+        // It is there, and ends an hour after it was left and not later.
+        let mut broker = open(after);
+        let replayed = broker.shards[0].next_deadline().unwrap();
+        assert!(replayed <= Instant::ZERO.add_seconds(3601), "{replayed:?}");
+        let wire = (0, broker.accept(0));
+        broker.send(wire, &connect(&hour));
+        assert_eq!(broker.stored(wire)[2], 1, "Session Present");
+    }
 }
 
 #[test]
