@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Asked to read more than this ahead, a system may read only the front of it: Linux as much as the
@@ -213,7 +213,13 @@ impl StoredFile for File {
     }
 
     fn sync_data(&mut self) -> io::Result<()> {
-        File::sync_data(self)
+        File::sync_data(self)?;
+        // The system keeps what has no name until it is closed, and nobody finds it after that.
+        if self.metadata()?.nlink() == 0 {
+            let said = "a file of the store was removed";
+            return Err(io::Error::new(io::ErrorKind::NotFound, said));
+        }
+        Ok(())
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
@@ -228,4 +234,23 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         path
     };
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_to_a_file_that_was_removed_is_not_on_the_disk() {
+        let path = std::env::temp_dir().join(format!("fastmq-removed-{}", std::process::id()));
+        let folder = Folder::open(&path).unwrap();
+        let mut file = folder.create("a.log", 4096).unwrap();
+        file.write_all_at(b"one", 0).unwrap();
+        file.sync_data().unwrap();
+        fs::remove_file(path.join("a.log")).unwrap();
+        file.write_all_at(b"two", 3).unwrap();
+        let said = file.sync_data().unwrap_err().to_string();
+        assert!(said.contains("was removed"), "{said}");
+        fs::remove_dir_all(path).unwrap();
+    }
 }

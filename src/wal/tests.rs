@@ -1601,6 +1601,22 @@ fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     assert_eq!(payloads(&bytes, "t"), ["first"]);
 }
 
+#[test]
+fn nothing_is_acknowledged_once_the_store_was_removed() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    fs::remove_dir_all(&folder.0).unwrap();
+    broker.send(publisher, &publish(QOS1, "t", 1, "lost"));
+    for _ in 0..400 {
+        broker.look(0);
+        assert_eq!(broker.leaves(publisher), NOTHING);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A Session that was somewhere else before.
 fn moved(client_identifier: &str) -> Replayed {
     let identity = Identity {
