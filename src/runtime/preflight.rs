@@ -80,6 +80,8 @@ pub fn check(shard_count: usize) -> Result<(), PreflightError> {
     if kernel_version(&release).is_some_and(|version| version < KERNEL_MIN) {
         return Err(PreflightError::KernelTooOld { release });
     }
+    // With too little of it the ring fails, and does not say why.
+    raise_memory_lock(shard_count)?;
     if let Err(source) = net::probe() {
         let denied = [
             Some(rustix::io::Errno::PERM.raw_os_error()),
@@ -96,11 +98,25 @@ pub fn check(shard_count: usize) -> Result<(), PreflightError> {
             },
         });
     }
-    // The superuser may lock as much as there is.
-    if !geteuid().is_root() {
-        check_memory_lock(getrlimit(Resource::Memlock).current, shard_count)?;
-    }
     Ok(())
+}
+
+/// Lets the process lock what it needs, as far as it may raise that.
+fn raise_memory_lock(shards: usize) -> Result<(), PreflightError> {
+    // The superuser may lock as much as there is, but each executor looks at the limit by itself.
+    let shards = if geteuid().is_root() { 1 } else { shards };
+    let needed = MEMLOCK_PER_SHARD * shards as u64;
+    let limit = getrlimit(Resource::Memlock);
+    if limit.current.is_some_and(|current| current < needed) {
+        let most = limit.maximum.map(|maximum| maximum.max(needed));
+        for maximum in [most, limit.maximum] {
+            let current = maximum;
+            if setrlimit(Resource::Memlock, Rlimit { current, maximum }).is_ok() {
+                break;
+            }
+        }
+    }
+    check_memory_lock(getrlimit(Resource::Memlock).current, shards)
 }
 
 fn check_memory_lock(limit: Option<u64>, shards: usize) -> Result<(), PreflightError> {

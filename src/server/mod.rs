@@ -80,6 +80,13 @@ impl From<ConfigError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        // What a thread cannot be begun for; nothing else here is asked without waiting.
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let text = format!(
+                "{error}: too few threads are permitted: ulimit -u (systemd: TasksMax, docker: --pids-limit)"
+            );
+            return Self::start(text);
+        }
         Self::start(error)
     }
 }
