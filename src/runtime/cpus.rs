@@ -4,6 +4,7 @@
 
 use crate::limits::SHARDS_MAX;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::io;
 
 /// Where a shard runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,6 +13,18 @@ pub enum Placed {
     Pinned(usize),
     /// Where the kernel likes.
     Anywhere,
+}
+
+impl Placed {
+    /// Has the calling thread run there only.
+    pub(super) fn enter(self) -> io::Result<()> {
+        if let Self::Pinned(cpu) = self {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only)?;
+        }
+        Ok(())
+    }
 }
 
 /// That many shards cannot be placed.
@@ -177,6 +190,21 @@ mod tests {
             begun.join().unwrap()
         });
         assert_eq!(pinned.join().unwrap(), all);
+    }
+
+    #[test]
+    fn a_pinned_shard_runs_on_its_cpu_and_another_one_where_it_did() {
+        let all = sched_getaffinity(None).unwrap();
+        let last = (0..CpuSet::MAX_CPU).rev().find(|&cpu| all.is_set(cpu));
+        let affinity_of = |placed: Placed| {
+            let placed = move || placed.enter().map(|()| sched_getaffinity(None).unwrap());
+            std::thread::spawn(placed).join().unwrap()
+        };
+        let pinned = affinity_of(Placed::Pinned(last.unwrap())).unwrap();
+        assert_eq!(pinned, set(&[last.unwrap()]));
+        assert_eq!(affinity_of(Placed::Anywhere).unwrap(), all);
+        let absent = affinity_of(Placed::Pinned(CpuSet::MAX_CPU - 1));
+        assert_eq!(absent.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

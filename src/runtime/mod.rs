@@ -231,20 +231,19 @@ where
         let notices = notices.of(shard);
         let slot = running.numbers.slot(shard);
         let affinity = running.affinity.clone();
-        let placement = match placed {
-            Placed::Pinned(cpu) => Placement::Fixed(*cpu),
-            Placed::Anywhere => Placement::Unbound,
-        };
         let (make_core, started) = (make_core.clone(), started.clone());
         let room = room.clone();
         let (own_departure, waker) = (departure.clone(), wakers[shard.index()].clone());
-        let executor = LocalExecutorBuilder::new(placement)
+        let placed = *placed;
+        // To pin it glommio would look for the machine's CPUs in /sys, which not every process sees.
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name(&format!("fastmq-{shard}"))
             .io_memory(EXECUTOR_IO_MEMORY)
             .spawn(move || async move {
+                let pinned = placed.enter();
                 let mut core = make_core(shard, shard_count);
-                let path = core
-                    .handle_start(&waker)
+                let path = pinned
+                    .and_then(|()| core.handle_start(&waker))
                     .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
                 match path {
                     Ok(path) => {
