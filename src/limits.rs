@@ -32,6 +32,11 @@ pub const REPLAY_KEPT_STEPS_MAX: usize = 4096;
 /// Topic levels of a Topic Name or Topic Filter: what 200 separators part, which is Mosquitto's bound. With more the
 /// connection ends.
 pub const TOPIC_LEVELS_MAX: usize = 201;
+/// Of the files that the process may have open (`ulimit -n`), those that no Client gets: this part of all, and no more than
+/// so many. They are for the store, the log, a reload and the admin port. Further Clients wait to be accepted.
+pub const FILES_RESERVED_SHARE: i32 = 16;
+/// The most of them.
+pub const FILES_RESERVED_MAX: i32 = 32;
 /// Largest CONNECT. A larger one is refused.
 pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
 /// Bytes held for a connection before its CONNECT is whole, whatever the others do: more than a CONNECT

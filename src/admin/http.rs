@@ -172,11 +172,17 @@ async fn serve(listener: TcpListener, app: Router) {
     };
     let mut visits: Vec<Visit> = Vec::new();
     let requests = Arc::new(AtomicU64::new(0));
+    let mut is_said = false;
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                is_said = false;
+                stream
+            }
             Err(error) => {
-                tracing::warn!("the admin port accepts nothing for a moment: {error}");
+                if !std::mem::replace(&mut is_said, true) {
+                    tracing::warn!("the admin port accepts nothing for now: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -19,17 +19,19 @@ use super::uring::{Operation, Report, RingHandle, Token, Uring};
 use super::waker::Waker;
 use super::wrapped::{Handshakes, Pending};
 use crate::key::{ConnectionKey, ShardId};
+use crate::limits::{FILES_RESERVED_MAX, FILES_RESERVED_SHARE};
 use crate::metrics::Counters;
 use crate::origin::{ListenerId, Origin, PeerAddress};
 use crate::shard::{Command, Effects, HandOver, Kept, Notice};
 use crate::time::Instant;
 use io_uring::cqueue;
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +111,8 @@ pub struct DataPath<C: Core> {
     pub(super) now: Instant,
     pub(super) listeners: Vec<Listener>,
     accept_logged_at: Option<Instant>,
+    /// The first file descriptor that is not for Clients.
+    reserved_from: RawFd,
     /// What the kernel has completed and the shard has not handled, from `handled` on.
     completions: Vec<cqueue::Entry>,
     handled: usize,
@@ -168,6 +172,7 @@ impl<C: Core> DataPath<C> {
             now,
             listeners: Vec::new(),
             accept_logged_at: None,
+            reserved_from: reserved_from(open_files_max()),
             completions: Vec::new(),
             handled: 0,
             postponed: Vec::new(),
@@ -509,8 +514,7 @@ impl<C: Core> DataPath<C> {
                 .rests_until
                 .is_some_and(|at| at <= now)
             {
-                self.listeners[index].rests_until = None;
-                self.accept(index as u32);
+                self.accept_again(index as u32);
             }
         }
         if !self.warm.is_empty() && self.cool_down_at <= now {
@@ -652,28 +656,24 @@ impl<C: Core> DataPath<C> {
     }
 
     fn handle_accepted(&mut self, token: Token, completion: &cqueue::Entry) {
-        let result = completion.result();
+        let mut result = completion.result();
         if result >= 0 {
             // SAFETY: the kernel has just made this descriptor for us.
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
-            // A peer that has already gone has no address any more.
-            if let Ok(peer) = peer_address(&socket) {
-                let listener = &self.listeners[token.index as usize];
-                let transport = Transport::new(&listener.wrapping);
-                let origin = Origin::new(listener.id, peer);
-                if let Some(slot) = self.admit(socket, origin) {
-                    if let Some(transport) = transport {
-                        self.wrap(slot, token.index, transport);
-                    }
-                    self.settle(slot);
-                }
+            // The system gives the lowest that is free.
+            if result >= self.reserved_from {
+                result = -libc::EMFILE;
+            } else {
+                self.handle_peer(token.index, socket);
             }
         }
-        if cqueue::more(completion.flags()) {
-            return;
-        }
+        let has_more = cqueue::more(completion.flags());
         let out_of_room = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
         if out_of_room.contains(&-result) {
+            if has_more {
+                self.uring
+                    .cancel(token, Token::new(Operation::Ignored, 0, 0));
+            }
             if self
                 .accept_logged_at
                 .is_none_or(|at| self.now - at >= ACCEPT_LOG_EVERY)
@@ -687,8 +687,41 @@ impl<C: Core> DataPath<C> {
                 );
             }
             self.listeners[token.index as usize].rests_until = Some(self.now + ACCEPT_REST);
-        } else if result != -libc::ECANCELED {
+        } else if !has_more && result != -libc::ECANCELED {
             self.accept(token.index);
+        }
+    }
+
+    /// A peer has come to a listener.
+    fn handle_peer(&mut self, index: u32, socket: OwnedFd) {
+        // One that has already gone has no address any more.
+        let Ok(peer) = peer_address(&socket) else {
+            return;
+        };
+        let listener = &self.listeners[index as usize];
+        let transport = Transport::new(&listener.wrapping);
+        let origin = Origin::new(listener.id, peer);
+        if let Some(slot) = self.admit(socket, origin) {
+            if let Some(transport) = transport {
+                self.wrap(slot, index, transport);
+            }
+            self.settle(slot);
+        }
+    }
+
+    /// Goes on accepting after a rest, if there is a file descriptor for it by now.
+    fn accept_again(&mut self, index: u32) {
+        let listener = &mut self.listeners[index as usize];
+        listener.rests_until = None;
+        // One that is closed meanwhile stays so.
+        let Some(socket) = &listener.socket else {
+            return;
+        };
+        let free = socket.try_clone();
+        if free.is_ok_and(|free| free.as_raw_fd() < self.reserved_from) {
+            self.accept(index);
+        } else {
+            listener.rests_until = Some(self.now + ACCEPT_REST);
         }
     }
 
@@ -1456,6 +1489,26 @@ impl<C: Core> DataPath<C> {
         }
         false
     }
+}
+
+/// How many files the process may have open, as far as it is bounded.
+fn open_files_max() -> RawFd {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(RawFd::MAX, |limit| {
+        RawFd::try_from(limit).unwrap_or(RawFd::MAX)
+    })
+}
+
+/// The first file descriptor that is not for Clients. What they must leave is for the store, the log, a reload and whoever
+/// asks whether the broker is well: a broker that has all Clients that it may have is no broker that fails.
+const fn reserved_from(open_files_max: RawFd) -> RawFd {
+    let share = open_files_max / FILES_RESERVED_SHARE;
+    open_files_max
+        - if share < FILES_RESERVED_MAX {
+            share
+        } else {
+            FILES_RESERVED_MAX
+        }
 }
 
 pub(super) fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {

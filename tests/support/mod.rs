@@ -42,7 +42,19 @@ impl Broker {
 
     /// The same with nothing but these arguments, of which one is a configuration with a listener.
     pub fn start_configured(arguments: &[&str]) -> Self {
-        let mut child = command()
+        Self::spawn(&mut command(), arguments)
+    }
+
+    /// The same from a shell that has done `first`.
+    pub fn start_after(first: &str, arguments: &[&str]) -> Self {
+        let script = format!("{first} && exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_fastmq")]);
+        Self::spawn(&mut shell, arguments)
+    }
+
+    fn spawn(command: &mut Command, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -97,6 +109,16 @@ impl Broker {
     /// What it wrote to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
+    }
+
+    /// Waits until it has written that.
+    pub fn wait_to_say(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.stderr().contains(text) {
+            assert!(self.is_running(), "it has ended");
+            assert!(Instant::now() < deadline, "it does not say: {text}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -30,6 +30,17 @@ impl Raw {
         raw
     }
 
+    /// The same as far as the broker accepts it, for which it has a moment.
+    pub fn try_connect(port: u16, protocol_level: u8, client_identifier: &str) -> Option<Self> {
+        let mut raw = Self::open(port);
+        // The broker may end it before it has read this.
+        raw.0
+            .write_all(&connect(protocol_level, client_identifier))
+            .ok()?;
+        let (_, connack) = raw.receive()?;
+        (connack[1] == 0).then_some(raw)
+    }
+
     pub fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).expect("the broker reads");
     }
