@@ -317,7 +317,19 @@ fn a_topic_alias_does_not_outlive_its_connection() {
     assert_eq!(broker.send(client, "30 07 0001 74 03 23 0001"), "");
     assert_eq!(broker.send(client, "30 06 0000 03 23 0001"), "");
     let client = broker.v5('a');
-    assert_eq!(broker.send(client, "30 06 0000 03 23 0001"), "e00194");
+    assert_eq!(broker.send(client, "30 06 0000 03 23 0001"), "e00182");
+}
+
+/// [MQTT-3.3.2-9], and section 3.3.4, which tells the two apart.
+#[test]
+fn a_topic_alias_that_stands_for_nothing_is_a_protocol_error_and_one_above_the_maximum_invalid() {
+    let mut broker = Broker::new();
+    for (alias, disconnect) in [("0003", "e00182"), ("000a", "e00182"), ("000b", "e00194")] {
+        let client = broker.v5('a');
+        let publish = format!("30 06 0000 03 23 {alias}");
+        assert_eq!(broker.send(client, &publish), disconnect, "{alias}");
+        assert!(broker.is_closed(client));
+    }
 }
 
 #[test]

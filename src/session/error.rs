@@ -30,9 +30,15 @@ pub enum ProtocolError {
         /// What our CONNACK allowed.
         receive_maximum: u16,
     },
-    /// A Topic Alias above our maximum [MQTT-3.3.2-9], or one that stands for nothing.
-    #[error("Topic Alias {alias} is unknown or above the maximum")]
+    /// A Topic Alias above our maximum [MQTT-3.3.2-9].
+    #[error("Topic Alias {alias} is above the maximum")]
     TopicAliasInvalid {
+        /// The alias used.
+        alias: NonZeroU16,
+    },
+    /// A Topic Alias instead of a Topic Name, and it stands for none.
+    #[error("Topic Alias {alias} stands for no Topic Name")]
+    TopicAliasUnknown {
         /// The alias used.
         alias: NonZeroU16,
     },
@@ -78,6 +84,7 @@ impl ProtocolError {
             | Self::ServerPacket
             | Self::SubscriptionIdentifierFromClient
             | Self::UnexpectedAuth
+            | Self::TopicAliasUnknown { .. }
             | Self::WrongAcknowledgement
             | Self::SessionExpiryRaised => ReasonCode::ProtocolError,
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,

@@ -24,10 +24,7 @@ impl InboundAliases {
         topic_name: &str,
         maximum: u16,
     ) -> Result<(), ProtocolError> {
-        if alias.get() > maximum {
-            return Err(ProtocolError::TopicAliasInvalid { alias });
-        }
-        let index = usize::from(alias.get() - 1);
+        let index = index(alias, maximum)?;
         if self.topic_names.len() <= index {
             self.topic_names.resize(index + 1, None);
         }
@@ -41,13 +38,21 @@ impl InboundAliases {
     /// The Topic Name `alias` stands for.
     ///
     /// # Errors
-    /// [`ProtocolError::TopicAliasInvalid`] if it was never set on this connection.
-    pub fn resolve(&self, alias: NonZeroU16) -> Result<&str, ProtocolError> {
+    /// [`ProtocolError::TopicAliasInvalid`] above `maximum` [MQTT-3.3.2-9], [`ProtocolError::TopicAliasUnknown`] if it
+    /// was never set on this connection.
+    pub fn resolve(&self, alias: NonZeroU16, maximum: u16) -> Result<&str, ProtocolError> {
         self.topic_names
-            .get(usize::from(alias.get() - 1))
+            .get(index(alias, maximum)?)
             .and_then(Option::as_deref)
-            .ok_or(ProtocolError::TopicAliasInvalid { alias })
+            .ok_or(ProtocolError::TopicAliasUnknown { alias })
     }
+}
+
+fn index(alias: NonZeroU16, maximum: u16) -> Result<usize, ProtocolError> {
+    if alias.get() > maximum {
+        return Err(ProtocolError::TopicAliasInvalid { alias });
+    }
+    Ok(usize::from(alias.get() - 1))
 }
 
 /// What a PUBLISH to a Client that accepts aliases carries.
@@ -112,11 +117,11 @@ mod tests {
     #[test]
     fn an_inbound_alias_stands_for_the_last_topic_and_has_a_maximum() {
         let mut aliases = InboundAliases::default();
-        assert!(aliases.resolve(alias(1)).is_err());
+        assert!(aliases.resolve(alias(1), 2).is_err());
         aliases.set(alias(2), "a", 2).unwrap();
         aliases.set(alias(2), "b", 2).unwrap();
-        assert_eq!(aliases.resolve(alias(2)), Ok("b"));
-        assert!(aliases.resolve(alias(1)).is_err());
+        assert_eq!(aliases.resolve(alias(2), 2), Ok("b"));
+        assert!(aliases.resolve(alias(1), 2).is_err());
         assert!(aliases.set(alias(3), "c", 2).is_err());
     }
 

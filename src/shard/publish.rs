@@ -99,7 +99,7 @@ impl Shard {
             let known = connection.make_rare().inbound_aliases.take();
             let aliases = aliases.insert(known.unwrap_or_default());
             if publish.topic_name.is_empty() {
-                message.topic_name = aliases.resolve(alias)?.as_bytes();
+                message.topic_name = aliases.resolve(alias, maximum)?.as_bytes();
             } else {
                 TopicName::from_packet(publish.topic_name)
                     .map_err(|_| ProtocolError::TopicNameInvalid)?;
