@@ -332,6 +332,22 @@ fn a_topic_alias_that_stands_for_nothing_is_a_protocol_error_and_one_above_the_m
     }
 }
 
+/// MQTT 3.1, section 3.1 and others: "not used". [MQTT-2.1.3-1] is of later versions.
+#[test]
+fn flags_that_mqtt_3_1_does_not_use_are_ignored_in_its_packets_and_refused_in_later_ones() {
+    let mut broker = Broker::new();
+    for first in ["10", "12", "14", "18", "1f"] {
+        let client = broker.accept();
+        let v3 = format!("{first} 0f 0006 4d5149736470 03 02 003c 0001 61");
+        assert_eq!(broker.send(client, &v3), "20020000", "{first}");
+        assert_eq!(broker.send(client, "e8 00"), "", "DISCONNECT");
+        assert!(broker.is_closed(client));
+        let later = broker.accept();
+        broker.send(later, &format!("{first}{}", &v311('a', CLEAN)[2..]));
+        assert_eq!(broker.is_closed(later), first != "10", "{first}");
+    }
+}
+
 #[test]
 fn a_client_that_takes_aliases_is_sent_a_topic_once() {
     let mut broker = Broker::new();

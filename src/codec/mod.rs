@@ -111,7 +111,12 @@ pub fn decode(
     if packet_type == packet_type::PUBLISH {
         return decode_publish(version, first_byte, body).map(Packet::Publish);
     }
-    check_flags(version, first_byte)?;
+    let flags_version = match packet_type {
+        // It says itself what it is written in.
+        packet_type::CONNECT => connect_version(body).unwrap_or(version),
+        _ => version,
+    };
+    check_flags(flags_version, first_byte)?;
     let acknowledgement = || Acknowledgement::decode(version, packet_type, body);
     Ok(match packet_type {
         packet_type::CONNECT => Packet::Connect(Connect::decode(body)?),
@@ -153,7 +158,7 @@ pub fn decode_acknowledgement(
     Acknowledgement::decode(version, packet_type, body)
 }
 
-/// Flags of every packet but PUBLISH are fixed [MQTT-2.1.3-1].
+/// Flags of every packet but PUBLISH are fixed [MQTT-2.1.3-1]. MQTT 3.1 has packets that do not use them, whatever they are.
 #[inline]
 fn check_flags(version: ProtocolVersion, first_byte: u8) -> Result<(), DecodeError> {
     let (required, ignored) = match first_byte >> 4 {
@@ -167,6 +172,7 @@ fn check_flags(version: ProtocolVersion, first_byte: u8) -> Result<(), DecodeErr
             };
             (0b0010, duplicate)
         }
+        _ if version == ProtocolVersion::V3 => return Ok(()),
         _ => (0, 0),
     };
     if first_byte & 0x0F & !ignored == required {
