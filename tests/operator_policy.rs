@@ -855,6 +855,41 @@ fn a_password_is_checked_elsewhere_and_the_connection_waits() {
 }
 
 #[test]
+fn an_empty_user_name_is_none_where_anonymous_clients_may_come_in_and_where_they_may_not() {
+    for (allow_anonymous, expected) in [
+        (true, ReasonCode::Success),
+        (false, ReasonCode::NotAuthorized),
+    ] {
+        let mut settings = with_passwords(BOB);
+        settings.listeners[0].allow_anonymous = allow_anonymous;
+        settings.listeners[0].security = security(Some(BOB), Some("topic write a\n"));
+        let mut broker = Broker::with_settings(settings);
+        for (flags, credentials) in [
+            ("82", string("")),
+            ("c2", string("") + &string("")),
+            ("c2", string("") + &string("pw")),
+        ] {
+            let (client, connack) = broker.connect(&connect(5, flags, "", "c", &credentials));
+            read_connack(&connack, |it| assert_eq!(it.reason_code, expected));
+            if allow_anonymous {
+                // By the rule for Clients without a User Name; there are no subscribers.
+                let answer = broker.send(client, &publish(QOS_1, "a", 1, "x"));
+                assert_eq!(answer, "4003000110");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_user_with_an_empty_password_is_refused_without_a_look_at_its_hash() {
+    let mut broker = Broker::with_settings(with_passwords(BOB));
+    for (flags, credentials) in [("82", string("bob")), ("c2", string("bob") + &string(""))] {
+        let nothing = connect(5, flags, "", "c", &credentials);
+        assert_eq!(broker.refused(&nothing), ReasonCode::NotAuthorized);
+    }
+}
+
+#[test]
 fn a_reload_ends_the_connections_of_users_that_are_gone_and_of_no_others() {
     let mut broker = Broker::with_settings(with_passwords(BOB));
     let (client, _) = login(&mut broker, Verdict::Accepted);

@@ -43,6 +43,7 @@ impl Shard {
     ) -> Step {
         // A Client that takes no packet of this size is not sent it [MQTT-3.1.2-24].
         let answered_as = (largest_packet(connect) >= REFUSAL_SIZE).then_some(connect.version);
+        let connect = &without_empty_credentials(connect);
         let identity = match self.identity(key, connect) {
             Ok(identity) => identity,
             Err(reason_code) => {
@@ -844,6 +845,16 @@ const REFUSAL_SIZE: u32 = 5;
 fn largest_packet(connect: &Connect<'_>) -> u32 {
     let maximum = connect.properties.maximum_packet_size;
     maximum.map_or(u32::MAX, std::num::NonZeroU32::get)
+}
+
+/// A CONNECT as Mosquitto understands it: an empty User Name or Password is none. Clients send both with nothing in them
+/// where nobody has configured any, and nobody is to come in by the hash of nothing.
+fn without_empty_credentials<'a>(connect: &Connect<'a>) -> Connect<'a> {
+    Connect {
+        username: connect.username.filter(|username| !username.is_empty()),
+        password: connect.password.filter(|password| !password.is_empty()),
+        ..*connect
+    }
 }
 
 /// Seconds the Session outlives the connection, as this CONNECT asks.
