@@ -35,15 +35,20 @@ impl Default for Authority {
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "fastmq test authority");
+        let params = authority_params("fastmq test authority");
         let key = KeyPair::generate().unwrap();
         Self {
             issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+        }
+    }
+
+    /// One that this one vouches for. All of this name have keys of their own.
+    pub fn below(&self, common_name: &str) -> Self {
+        let mut params = authority_params(common_name);
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        Self {
+            issuer: CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap(),
         }
     }
 
@@ -110,6 +115,7 @@ impl Authority {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let serial = SerialNumber::from(SERIAL.fetch_add(1, Ordering::Relaxed));
         params.serial_number = Some(serial.clone());
+        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().unwrap();
         Leaf {
             certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
@@ -138,6 +144,16 @@ impl Authority {
         };
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
+}
+
+fn authority_params(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params
 }
 
 fn client_params(common_name: &str) -> CertificateParams {

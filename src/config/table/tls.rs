@@ -23,7 +23,10 @@ pub(super) const SECTION: Section = Section {
             "FILE",
             Scope::Listener(Value::File(|listener| &mut listener.tls.certfile)),
         )
-        .text("The server's certificate, followed by those between it and the authority."),
+        .text(
+            "The server's certificate, followed by those between it and the authority. Where none follows, \
+             those that cafile and capath have are sent with it.",
+        ),
         Directive::new(
             "keyfile",
             "FILE",

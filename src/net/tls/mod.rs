@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod ciphers;
 mod key_log;
 #[cfg(all(test, not(loom)))]
@@ -41,7 +42,7 @@ pub enum TlsVersion {
 /// What an operator says of a listener's TLS. Names are those of the directives.
 #[derive(Clone, Debug, Default)]
 pub struct TlsSettings {
-    /// Certificates that a client's certificate may lead to.
+    /// Certificates that a client's certificate may lead to, and the listener's own does.
     pub cafile: Option<PathBuf>,
     /// A folder of such, as `openssl rehash` leaves it.
     pub capath: Option<PathBuf>,
@@ -133,11 +134,17 @@ impl Prepared {
         };
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)?;
-        let builder = match client_verifier(settings, &provider)? {
+        // Whether they are wanted or not: a file that cannot be read is a mistake.
+        let (roots, authorities) = authorities(settings)?;
+        let builder = match client_verifier(settings, roots, &provider)? {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let key = Arc::new(SingleCertAndKey::from(certified_key(settings, &provider)?));
+        let key = Arc::new(SingleCertAndKey::from(certified_key(
+            settings,
+            &authorities,
+            &provider,
+        )?));
         let mut config = builder.with_cert_resolver(key);
         // As Mosquitto: the operator's list is in the operator's order.
         config.ignore_client_order = true;
@@ -257,9 +264,10 @@ fn provider(
 
 fn certified_key(
     settings: &TlsSettings,
+    authorities: &[CertificateDer<'static>],
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsSettingsError> {
-    let certificates = certificates("certfile", &settings.certfile)?;
+    let mut certificates = certificates("certfile", &settings.certfile)?;
     let error = |reason: &dyn std::fmt::Display| file_error("keyfile", &settings.keyfile, reason);
     let pem = fs::read(&settings.keyfile).map_err(|source| error(&source))?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|source| match is_encrypted(&pem) {
@@ -290,6 +298,7 @@ fn certified_key(
     {
         return Err(error(&"it is not the key of the certificate in certfile"));
     }
+    chain::complete(&mut certificates, authorities);
     Ok(CertifiedKey::new(certificates, key))
 }
 
@@ -323,10 +332,9 @@ fn certificates(
 
 fn client_verifier(
     settings: &TlsSettings,
+    roots: RootCertStore,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsSettingsError> {
-    // Whether they are wanted or not: a file that cannot be read is a mistake.
-    let roots = roots(settings)?;
     let lists = revocation_lists(settings)?;
     if !settings.require_certificate {
         return Ok(None);
@@ -365,12 +373,17 @@ fn any_date(
     }
 }
 
-fn roots(settings: &TlsSettings) -> Result<RootCertStore, TlsSettingsError> {
+/// The certificates of `cafile` and `capath`: as what client certificates are checked by, and as they are.
+fn authorities(
+    settings: &TlsSettings,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsSettingsError> {
     let mut roots = RootCertStore::empty();
+    let mut authorities = Vec::new();
     let mut add = |directive, path: &Path| -> Result<(), TlsSettingsError> {
         for certificate in certificates(directive, path)? {
-            let added = roots.add(certificate);
+            let added = roots.add(certificate.clone());
             added.map_err(|source| file_error(directive, path, source))?;
+            authorities.push(certificate);
         }
         Ok(())
     };
@@ -393,7 +406,7 @@ fn roots(settings: &TlsSettings) -> Result<RootCertStore, TlsSettingsError> {
             return Err(file_error("capath", folder, said));
         }
     }
-    Ok(roots)
+    Ok((roots, authorities))
 }
 
 /// Eight hexadecimal digits, a dot and a number.

@@ -8,7 +8,10 @@ mod folder;
 pub(crate) use authority::{Authority, Leaf};
 pub(crate) use folder::Folder;
 
-use super::{KeyLogFile, Prepared, TlsSettings};
+use super::{KeyLogFile, Prepared, TlsSettings, chain};
+use rustls::ServerConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -138,6 +141,86 @@ fn a_folder_of_authorities_counts_only_under_the_names_that_openssl_looks_for() 
     assert!(said(&settings).contains("openssl rehash"));
     authorities.write("0123abcd.0", authority.certificate());
     Prepared::load(&settings).unwrap();
+}
+
+/// Whether a client that knows only `root` and a server with these settings agree.
+fn is_trusted(root: &Authority, settings: &TlsSettings) -> bool {
+    let offered = None::<std::iter::Empty<&[u8]>>;
+    let config = Prepared::load(settings).unwrap().config_for(offered);
+    let mut server = ServerConnection::new(config).unwrap();
+    let mut client = root.client_session(None);
+    while client.is_handshaking() {
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        while client.wants_write() {
+            client.write_tls(&mut there).unwrap();
+        }
+        server.read_tls(&mut &*there).unwrap();
+        server.process_new_packets().unwrap();
+        while server.wants_write() {
+            server.write_tls(&mut back).unwrap();
+        }
+        let mut back = &*back;
+        while !back.is_empty() {
+            client.read_tls(&mut back).unwrap();
+            if client.process_new_packets().is_err() {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+#[test]
+fn a_lone_certificate_is_sent_with_those_of_cafile_or_capath_that_lead_to_a_root() {
+    let (root, folder) = (Authority::new(), Folder::new());
+    let upper = root.below("upper");
+    let lower = upper.below("lower");
+    // Of the same name, and with another key.
+    let other = root.below("lower");
+    let alone = settings(&lower, &folder);
+    let with_cafile = |authorities: &[&Authority]| {
+        let all: Vec<_> = authorities.iter().map(|it| it.certificate()).collect();
+        TlsSettings {
+            cafile: Some(folder.write("all.crt", all.concat())),
+            ..alone.clone()
+        }
+    };
+    assert!(is_trusted(
+        &root,
+        &with_cafile(&[&other, &root, &upper, &lower])
+    ));
+    assert!(!is_trusted(&root, &with_cafile(&[&other, &root, &lower])));
+
+    let hashed = Folder::new();
+    hashed.write("0123abcd.0", upper.certificate());
+    hashed.write("0123abcd.1", lower.certificate());
+    let mut with_capath = alone.clone();
+    with_capath.cafile = None;
+    with_capath.capath = Some(hashed.path().into());
+    assert!(is_trusted(&root, &with_capath));
+}
+
+#[test]
+fn a_chain_of_the_operators_is_sent_as_it_is_and_a_root_not_at_all() {
+    let root = Authority::new();
+    let authority = root.below("authority");
+    let der = |pem: String| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let known = [der(root.certificate()), der(authority.certificate())];
+    let complete = |certificates: &[CertificateDer<'static>]| {
+        let mut chain = certificates.to_vec();
+        chain::complete(&mut chain, &known);
+        chain
+    };
+    let of_root = der(root.server().certificate);
+    let alone = std::slice::from_ref(&of_root);
+    assert_eq!(complete(alone), alone);
+    let leaf = der(authority.server().certificate);
+    assert_eq!(
+        complete(std::slice::from_ref(&leaf)),
+        [leaf.clone(), known[1].clone()]
+    );
+    let chosen = [leaf, of_root];
+    assert_eq!(complete(&chosen), chosen);
 }
 
 #[test]
