@@ -1,0 +1,517 @@
+//! What a shard writes down and what it waits for: one rule each, in the bytes of the specification.
+
+#[path = "support/hex.rs"]
+mod hex;
+
+use std::time::Duration;
+
+use fastmq::journal::{Journal, Origins, Replay, Replayed, WallClock, next_frame};
+use fastmq::key::ConnectionKey;
+use fastmq::limits::Limits;
+use fastmq::policy::Settings;
+use hex::{Broker, bytes};
+
+/// A broker that stores, and what its disk has.
+struct Stored {
+    broker: Broker,
+    settings: Settings,
+    log: Vec<u8>,
+    /// The first frame of the log.
+    first: u64,
+}
+
+impl Stored {
+    fn new(settings: Settings) -> Self {
+        let mut broker = Broker::with_settings(settings.clone());
+        let journal = Journal::new(0, 1, Origins::default(), WallClock::default());
+        broker.shard.store_in(journal, &[]);
+        Self {
+            broker,
+            settings,
+            log: Vec::new(),
+            first: 1,
+        }
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self::new(Settings::permissive(limits))
+    }
+
+    /// The disk takes what there is for it.
+    fn write(&mut self) {
+        let Broker {
+            shard,
+            effects,
+            now,
+        } = &mut self.broker;
+        let mut pieces = Vec::new();
+        while let Some(last) = shard.take_journal(&mut pieces) {
+            self.log.extend(pieces.concat());
+            shard.handle_durable(last, *now, effects);
+        }
+    }
+
+    /// What a start would find, and the number of the next frame.
+    fn replayed(&self) -> (Replayed, u64) {
+        let mut replay = Replay::new(WallClock::default(), &[0]);
+        let (mut rest, mut lsn) = (&self.log[..], self.first);
+        while let Some((frame, left)) = next_frame(rest, lsn).expect("whole frames") {
+            replay.frame(frame.payload).expect("records that are known");
+            (rest, lsn) = (left, lsn + 1);
+        }
+        (replay.finish(), lsn)
+    }
+
+    /// The broker is killed, and another one goes on with what the disk has.
+    fn restart(&mut self) {
+        let (replayed, lsn) = self.replayed();
+        let mut settings = self.settings.clone();
+        settings.occupancy = Settings::permissive(Limits::default()).occupancy;
+        let now = self.broker.now;
+        self.broker = Broker::with_settings(settings);
+        self.broker.now = now;
+        let shard = &mut self.broker.shard;
+        let session = replayed.session_max + 1;
+        let journal = Journal::new(0, 1, Origins { lsn, session }, WallClock::default());
+        shard.store_in(journal, &replayed.suspects);
+        for retained in &replayed.retained {
+            shard.restore_retained(retained, now);
+        }
+        for session in replayed.sessions.into_values() {
+            shard.restore_session(session, now);
+        }
+        self.write();
+    }
+
+    /// Everything is said anew, and what was said before is forgotten.
+    fn snapshot(&mut self) {
+        self.write();
+        self.first = self.replayed().1;
+        self.log.clear();
+        self.broker.shard.begin_snapshot();
+        while self.broker.shard.continue_snapshot(1 << 16).is_none() {}
+        self.write();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.broker.pass(seconds);
+        self.write();
+    }
+
+    fn sessions(&self) -> usize {
+        self.broker.shard.census().sessions
+    }
+
+    /// Messages that are owed to Sessions, as the disk has it.
+    fn owed(&mut self) -> usize {
+        self.write();
+        let sessions = self.replayed().0.sessions;
+        sessions.values().map(|it| it.deliveries.len()).sum()
+    }
+
+    fn open(&mut self, connect: &str) -> ConnectionKey {
+        let client = self.broker.accept();
+        self.broker.submit(client, &bytes(connect));
+        client
+    }
+
+    /// Connects with this CONNECT, and returns what the Client hears once that is stored.
+    fn connect(&mut self, connect: &str) -> (ConnectionKey, String) {
+        let client = self.open(connect);
+        self.write();
+        let heard = self.broker.receive(client);
+        (client, heard)
+    }
+
+    /// The same of what a Client sends.
+    fn send(&mut self, client: ConnectionKey, packets: &str) -> String {
+        let at_once = self.broker.send(client, packets);
+        self.write();
+        at_once + &self.broker.receive(client)
+    }
+
+    /// A Client whose Session stays, with a subscription to `t`.
+    fn subscriber(&mut self, qos: u8) -> ConnectionKey {
+        let (client, connack) = self.connect(STAYS);
+        assert!(connack.starts_with("20"), "{connack}");
+        let subscribe = format!("82 06 0001 0001 74 {qos:02x}");
+        let suback = format!("90030001{qos:02x}");
+        assert_eq!(self.send(client, &subscribe), suback);
+        client
+    }
+}
+
+/// A v3.1.1 CONNECT whose Session stays.
+const STAYS: &str = "10 0d 0004 4d515454 04 00 0000 0001 61";
+/// The same in v5, with these properties beside an expiry of an hour.
+fn stays_in_v5(properties: &str) -> String {
+    let size = 5 + bytes(properties).len();
+    format!(
+        "10 {:02x} 0004 4d515454 05 00 0000 {size:02x} 11 00000e10 {properties} 0001 61",
+        14 + size
+    )
+}
+
+/// A v5 PUBLISH to `t` of QoS 1 that expires after a second.
+const EXPIRES: &str = "32 0c 0001 74 0001 05 02 00000001 78";
+
+/// Messages that only wait for a disk do not count as waiting behind the window.
+#[test]
+fn a_queue_has_room_for_as_many_as_the_window_beside_those_that_wait_behind_it() {
+    let mut stored = Stored::with(Limits {
+        max_inflight_messages: 20,
+        max_queued_messages: 2,
+        ..Limits::default()
+    });
+    let client = stored.subscriber(2);
+    let publisher = stored.broker.v311('p');
+    let publish = |stored: &mut Stored, count: u16| {
+        for id in 1..=count {
+            let publish = format!("34 06 0001 74 {id:04x} 78 62 02 {id:04x}");
+            stored.broker.submit(publisher, &bytes(&publish));
+        }
+    };
+    publish(&mut stored, 5);
+    stored.write();
+    let heard = stored.broker.receive(client);
+    assert_eq!(heard.matches("3406000174").count(), 5);
+    publish(&mut stored, 17);
+    let dropped = |stored: &Stored| stored.broker.shard.counters().dropped_queue_full;
+    assert_eq!(dropped(&stored), 0);
+    publish(&mut stored, 1);
+    assert_eq!(dropped(&stored), 1);
+}
+
+#[test]
+fn a_message_that_finds_no_room_is_not_written_down_and_its_acknowledgement_waits_for_nothing() {
+    let no_memory = Limits {
+        memory_bytes_max: 3,
+        ..Limits::default()
+    };
+    let short_queue = Limits {
+        max_queued_messages: 1,
+        ..Limits::default()
+    };
+    for limits in [no_memory, short_queue] {
+        let mut stored = Stored::with(limits);
+        let client = stored.subscriber(1);
+        stored.broker.lose(client);
+        let publisher = stored.broker.v311('p');
+        assert_eq!(stored.send(publisher, "32 06 0001 74 0001 78"), "40020001");
+        let answer = stored.broker.send(publisher, "32 06 0001 74 0002 79");
+        assert_eq!(answer, "40020002", "nothing of it is stored");
+        let counters = stored.broker.shard.counters();
+        let dropped = counters.dropped_memory_full + counters.dropped_queue_full;
+        assert_eq!((dropped, stored.owed()), (1, 1));
+    }
+}
+
+/// [MQTT-3.3.2-5]
+#[test]
+fn a_message_that_expires_in_a_queue_is_forgotten_by_the_disk_as_well() {
+    let mut stored = Stored::with(Limits {
+        max_queued_messages: 1,
+        ..Limits::default()
+    });
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    let publisher = stored.broker.v5('p');
+    stored.send(publisher, EXPIRES);
+    assert_eq!(stored.owed(), 1);
+    stored.broker.pass(2);
+    // It makes room for the next one.
+    stored.send(publisher, EXPIRES);
+    assert_eq!(stored.broker.shard.counters().dropped_expired, 1);
+    assert_eq!(stored.owed(), 1);
+    stored.broker.pass(2);
+    let (_, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "20020100", "it comes too late");
+    assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+#[test]
+fn a_message_that_its_client_no_longer_takes_is_forgotten_by_the_disk_as_well() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    let publisher = stored.broker.v311('p');
+    let publish = format!("32 25 0001 74 0001 {}", "78".repeat(32));
+    stored.send(publisher, &publish);
+    assert!(stored.broker.receive(client).starts_with("3225"));
+    stored.broker.lose(client);
+    assert_eq!(stored.owed(), 1);
+    // Maximum Packet Size 32.
+    let (_, heard) = stored.connect(&stays_in_v5("27 00000020"));
+    assert!(
+        heard.starts_with("20") && !heard.contains("000174"),
+        "{heard}"
+    );
+    assert_eq!(stored.broker.shard.counters().dropped_packet_too_large, 1);
+    assert_eq!(stored.owed(), 0);
+}
+
+/// A message of QoS 0 has no acknowledgement to wait for.
+#[test]
+fn a_message_of_qos_0_that_waited_for_a_session_is_over_once_it_was_sent() {
+    let mut settings = Settings::permissive(Limits::default());
+    settings.policy.queue_qos0_messages = true;
+    let mut stored = Stored::new(settings);
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    let publisher = stored.broker.v311('p');
+    stored.send(publisher, "30 04 0001 74 78");
+    assert_eq!(stored.owed(), 1);
+    let (_, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "20020100300400017478");
+    assert_eq!(stored.broker.shard.census().inflight, 0);
+    assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-4.3.3-4] The exchange has ended, so it does not go on after a crash either.
+#[test]
+fn a_qos2_message_that_its_client_refuses_is_forgotten_by_the_disk_as_well() {
+    let mut stored = Stored::with(Limits::default());
+    let (client, _) = stored.connect(&stays_in_v5(""));
+    stored.send(client, "82 07 0001 00 0001 74 02");
+    let publisher = stored.broker.v311('p');
+    stored.send(publisher, "34 06 0001 74 0001 78");
+    assert!(stored.broker.receive(client).starts_with("34"));
+    assert_eq!(stored.owed(), 1);
+    assert_eq!(stored.send(client, "50 03 0001 80"), "");
+    assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-4.6.0-2]
+#[test]
+fn a_refused_publish_is_acknowledged_in_its_turn() {
+    let mut settings = Settings::permissive(Limits::default());
+    settings.policy.message_size_limit = 3;
+    let mut stored = Stored::new(settings);
+    stored.subscriber(1);
+    let publisher = stored.broker.v5('p');
+    stored
+        .broker
+        .submit(publisher, &bytes("32 07 0001 74 0001 00 78"));
+    let too_large = "32 0a 0001 74 0002 00 78787878";
+    assert_eq!(
+        stored.broker.send(publisher, too_large),
+        "",
+        "behind the first"
+    );
+    stored.write();
+    assert_eq!(stored.broker.receive(publisher), "400200014003000283");
+}
+
+/// [MQTT-3.3.2-12] A Topic Alias stands for its topic until the connection ends, also if a PUBLISH with it is not taken.
+#[test]
+fn a_topic_alias_outlives_a_publish_that_a_disk_refuses() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    let publisher = stored.broker.v5('p');
+    stored.broker.send(publisher, "30 07 0001 74 03 23 0001");
+    stall(&mut stored, true);
+    let by_alias = "32 09 0000 0001 03 23 0001 78";
+    assert_eq!(taken(&mut stored, publisher, by_alias, 1), 0, "it waits");
+    stored.broker.pass(5);
+    assert_eq!(stored.broker.send(publisher, by_alias), "4003000197");
+    stall(&mut stored, false);
+    assert_eq!(stored.send(publisher, by_alias), "40020001");
+    assert_eq!(stored.owed(), 1);
+}
+
+fn stall(stored: &mut Stored, is_stalled: bool) {
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = &mut stored.broker;
+    shard.handle_store_stalled(is_stalled, *now, effects);
+}
+
+/// Sends as many of a packet as it takes, and tells how many of `count` were taken.
+fn taken(stored: &mut Stored, client: ConnectionKey, packet: &str, count: usize) -> usize {
+    let packet = bytes(packet);
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = &mut stored.broker;
+    let consumed = shard.handle_bytes(client, &packet.repeat(count), *now, effects);
+    consumed / packet.len()
+}
+
+/// Nobody waits for a disk without end, and whoever waits is not blamed for it.
+#[test]
+fn who_has_a_thousand_acknowledgements_waiting_for_a_disk_is_not_read_until_half_of_them_have_left()
+{
+    let mut stored = Stored::with(Limits::default());
+    stored.subscriber(1);
+    let publisher = stored.broker.v311('p');
+    let publish = "32 06 0001 74 0001 78";
+    assert_eq!(taken(&mut stored, publisher, publish, 2000), 1024);
+    stored.broker.pass(200);
+    assert!(!stored.broker.is_closed(publisher));
+    stored.write();
+    assert_eq!(stored.broker.effects.resumed, [publisher]);
+    assert_eq!(stored.broker.receive(publisher), "40020001".repeat(1024));
+    assert_eq!(taken(&mut stored, publisher, publish, 1), 1);
+}
+
+#[test]
+fn a_client_that_waits_for_a_disk_that_takes_nothing_is_not_blamed_for_its_silence() {
+    let mut stored = Stored::with(Limits::default());
+    stored.subscriber(1);
+    let publisher = stored.broker.v311('p');
+    stall(&mut stored, true);
+    let publish = "32 06 0001 74 0001 78";
+    assert_eq!(taken(&mut stored, publisher, publish, 1), 0);
+    for _ in 0..20 {
+        stored.broker.pass(10);
+        taken(&mut stored, publisher, publish, 1);
+    }
+    assert!(!stored.broker.is_closed(publisher));
+    stall(&mut stored, false);
+    assert_eq!(stored.send(publisher, publish), "40020001");
+}
+
+/// A Session or a Subscription that no disk takes is none.
+#[test]
+fn what_has_to_be_stored_is_not_begun_while_the_disk_takes_nothing() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    stall(&mut stored, true);
+    assert_eq!(
+        stored.broker.send(client, "82 06 0002 0001 75 01"),
+        "9003000280"
+    );
+    let stays = stays_in_v5("").replace("0001 61", "0001 62");
+    let (_, connack) = stored.broker.connect(&stays);
+    assert_eq!(connack, "2003009700");
+    // Who does not stay may do both.
+    let other = stored.broker.v311('c');
+    assert_eq!(
+        stored.broker.send(other, "82 06 0002 0001 75 01"),
+        "9003000201"
+    );
+    assert_eq!(stored.sessions(), 2);
+}
+
+/// [MQTT-3.1.2-23]
+#[test]
+fn a_session_whose_client_was_there_when_the_broker_stopped_ends_in_its_time_afterwards() {
+    let mut stored = Stored::with(Limits {
+        persistent_client_expiration: Some(Duration::from_secs(60)),
+        ..Limits::default()
+    });
+    // A Will without a delay.
+    let connect = "10 1a 0004 4d515454 05 04 0000 05 11 00000e10 0001 61 00 0001 77 0001 78";
+    stored.connect(connect);
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = &mut stored.broker;
+    shard.handle_stopping(*now, effects);
+    stored.write();
+    for _ in 0..2 {
+        stored.restart();
+        assert_eq!(stored.sessions(), 1);
+    }
+    stored.pass(59);
+    assert_eq!(stored.sessions(), 1);
+    stored.pass(1);
+    assert_eq!(stored.sessions(), 0);
+}
+
+/// [MQTT-3.1.2-8] [MQTT-3.1.3-9] Time goes on while nobody is there to see it.
+#[test]
+fn a_session_and_its_will_that_were_waiting_are_due_when_they_were_after_a_snapshot_and_a_restart()
+{
+    let mut stored = Stored::with(Limits::default());
+    // Session Expiry Interval 60, Will Delay Interval 40.
+    let connect = "10 1f 0004 4d515454 05 04 0000 05 11 0000003c 0001 61 \
+                   05 18 00000028 0001 74 0001 78";
+    let (client, connack) = stored.connect(connect);
+    assert!(connack.starts_with("20"), "{connack}");
+    stored.broker.lose(client);
+    stored.snapshot();
+    stored.pass(30);
+    stored.restart();
+    let watcher = stored.broker.v311('w');
+    stored.broker.send(watcher, "82 06 0001 0001 74 00");
+    stored.pass(9);
+    assert_eq!(stored.broker.receive(watcher), "");
+    stored.pass(1);
+    assert_eq!(stored.broker.receive(watcher), "300400017478");
+    stored.pass(19);
+    assert_eq!(stored.sessions(), 2);
+    stored.pass(1);
+    assert_eq!(stored.sessions(), 1);
+}
+
+/// [MQTT-4.3.3-4] [MQTT-4.3.3-10]
+#[test]
+fn qos2_exchanges_go_on_where_they_were_after_a_snapshot_and_a_restart() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(2);
+    let publish = "34 06 0001 74 0001 78";
+    assert_eq!(
+        stored.send(client, publish),
+        "50020001 340600017400 0178".replace(' ', "")
+    );
+    assert_eq!(stored.send(client, "50020001"), "62020001");
+    stored.snapshot();
+    stored.restart();
+    let (client, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "2002010062020001");
+    let again = publish.replace("34 06", "3c 06");
+    assert_eq!(stored.send(client, &again), "50020001", "it had it");
+    assert_eq!(stored.send(client, "62020001 70020001"), "70020001");
+    assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-3.3.1-5] What is retained after a restart is later than what was before.
+#[test]
+fn retained_messages_are_replaced_and_expire_after_a_restart_as_before() {
+    let mut stored = Stored::with(Limits::default());
+    let publisher = stored.broker.v5('p');
+    for payload in ["31", "32", "33"] {
+        stored.send(publisher, &format!("31 05 0001 74 00 {payload}"));
+    }
+    // Message Expiry Interval 10.
+    stored.send(publisher, "31 0a 0001 75 05 02 0000000a 78");
+    stored.restart();
+    assert_eq!(stored.broker.shard.census().retained, 2);
+    stored.pass(10);
+    assert_eq!(stored.broker.shard.census().retained, 1);
+    let publisher = stored.broker.v5('p');
+    stored.send(publisher, "31 05 0001 74 00 34");
+    let reader = stored.broker.v311('r');
+    let heard = stored.broker.send(reader, "82 06 0001 0001 74 00");
+    assert_eq!(heard, "9003000100310400017434");
+}
+
+/// Who is away has a place among the Sessions that there may be.
+#[test]
+fn sessions_that_a_restart_finds_count_among_those_that_there_may_be() {
+    let mut settings = Settings::permissive(Limits::default());
+    settings.policy.global_max_clients = Some(1);
+    let mut stored = Stored::new(settings);
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    stored.write();
+    stored.restart();
+    let stays = stays_in_v5("");
+    let (_, connack) = stored.connect(&stays.replace("0001 61", "0001 62"));
+    assert_eq!(connack, "2003008900");
+    let (client, connack) = stored.connect(&stays);
+    assert!(
+        connack.starts_with("20") && !connack.starts_with("200300"),
+        "{connack}"
+    );
+    // DISCONNECT with an expiry of zero ends it.
+    stored.send(client, "e0 07 00 05 11 00000000");
+    let (_, connack) = stored.connect(&stays.replace("0001 61", "0001 62"));
+    assert!(!connack.starts_with("200300"), "{connack}");
+}
