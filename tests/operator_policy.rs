@@ -594,6 +594,69 @@ fn qos_0_waits_for_an_absent_session_only_if_the_operator_wants_it() {
     }
 }
 
+/// What is published later does not come before what waits.
+#[test]
+fn qos_0_waits_behind_what_waits_if_the_operator_wants_it_to_wait_at_all() {
+    let mut broker = with_policy(|policy| policy.queue_qos0_messages = true);
+    // Receive Maximum 1.
+    let (watcher, _) = broker.connect(&connect(5, "02", "21 0001", "w", ""));
+    broker.send(watcher, &subscribe("t", "01"));
+    let client = broker.client("c");
+    for (flags, identifier, payload) in [(QOS_1, 1, "a"), (QOS_1, 2, "b"), (QOS_0, 0, "c")] {
+        broker.send(client, &publish(flags, "t", identifier, payload));
+    }
+    assert_eq!(broker.receive(watcher), publish(QOS_1, "t", 1, "a"));
+    let rest = publish(QOS_1, "t", 2, "b") + &publish(QOS_0, "t", 0, "c");
+    assert_eq!(broker.send(watcher, "40020001"), rest);
+}
+
+/// Retained messages wait for the bytes in flight as others do.
+#[test]
+fn retained_messages_are_in_flight_with_no_more_bytes_than_the_operator_allows() {
+    let mut broker = with_policy(|policy| policy.max_inflight_bytes = 62);
+    let client = broker.client("c");
+    let payload = "x".repeat(30);
+    for topic in ["a", "b", "c"] {
+        broker.send(client, &publish(QOS_1 | RETAIN, topic, 1, &payload));
+    }
+    let watcher = broker.client("w");
+    let output = broker.send(watcher, &subscribe("#", "01"));
+    let sent = |identifier, topic| publish(QOS_1 | RETAIN, topic, identifier, &payload);
+    assert_eq!(
+        output,
+        "900400010001".to_owned() + &sent(1, "a") + &sent(2, "b")
+    );
+    assert_eq!(broker.send(watcher, "40020001"), sent(3, "c"));
+}
+
+/// A topic that has a retained message keeps its place, though there is none for others.
+#[test]
+fn a_retained_message_that_takes_the_place_of_one_as_large_always_fits() {
+    let with_bytes = |max_retained_bytes| {
+        let mut settings = settings();
+        settings.policy.limits.max_retained_bytes = max_retained_bytes;
+        settings
+    };
+    let mut broker = Broker::with_settings(with_bytes(20));
+    let client = broker.client("c");
+    let retain = |broker: &mut Broker, topic: &str, size: usize| {
+        let packet = publish(QOS_1 | RETAIN, topic, 1, &"x".repeat(size));
+        let answer = broker.send(client, &packet);
+        // No matching subscribers, or quota exceeded.
+        assert!(["4003000110", "4003000197"].contains(&&*answer), "{answer}");
+        answer == "4003000110"
+    };
+    assert!(retain(&mut broker, "a", 9));
+    assert!(retain(&mut broker, "b", 8));
+    assert!(!retain(&mut broker, "c", 1));
+    assert!(retain(&mut broker, "b", 9), "to the byte");
+    assert!(!retain(&mut broker, "b", 10));
+    broker.configure(with_bytes(5));
+    assert!(retain(&mut broker, "a", 9), "as large");
+    assert!(!retain(&mut broker, "a", 10));
+    assert!(retain(&mut broker, "a", 0), "cleared");
+}
+
 /// Three messages that a session of `policy` misses; which come when it is back, and what was dropped.
 fn missed_by_a_session(policy: impl FnOnce(&mut Policy)) -> (Vec<bool>, Counters) {
     let mut broker = with_policy(policy);
@@ -646,10 +709,11 @@ fn messages_beyond_the_bounds_of_a_queue_or_of_all_are_dropped_newest_first_and_
 
 #[test]
 fn no_more_bytes_are_in_flight_to_a_client_than_the_operator_allows_but_one_message_is() {
-    let mut broker = with_policy(|policy| policy.max_inflight_bytes = 80);
+    let mut broker = with_policy(|policy| policy.max_inflight_bytes = 62);
     let watcher = broker.client("w");
     broker.send(watcher, &subscribe("t", "01"));
     let client = broker.client("c");
+    // Two of 30 bytes and a topic fit, to the byte.
     let (small, large) = ("s".repeat(30), "l".repeat(100));
     for (identifier, payload) in [(1, &small), (2, &small), (3, &small), (4, &large)] {
         broker.send(client, &publish(QOS_1, "t", identifier, payload));
@@ -810,6 +874,8 @@ fn ask(broker: &mut Broker, client: ConnectionKey) -> String {
 fn login(broker: &mut Broker, verdict: Verdict) -> (ConnectionKey, String) {
     let client = broker.accept();
     let connect = ask(broker, client);
+    // Longer than a CONNECT may take, which has come.
+    broker.pass(31);
     let (asked, username) = broker.answer(verdict);
     assert_eq!((asked, &*username), (client, "bob"));
     let connack = broker.send(client, &connect);
@@ -942,6 +1008,55 @@ fn a_reload_that_names_users_by_certificate_ends_connections_without_one_of_that
     }
 }
 
+/// What few connections have is forgotten together, once none of it is left.
+#[test]
+fn what_is_known_of_a_connection_stays_when_it_has_been_sent_its_retained_messages() {
+    let mut settings = settings();
+    settings.listeners[0].max_topic_alias_broker = 2;
+    let mut broker = Broker::with_settings(settings.clone());
+    let publisher = broker.client("p");
+    broker.send(publisher, &publish(QOS_0 | RETAIN, "t", 0, "x"));
+    let suback = "900400010000".to_owned();
+
+    // Its aliases: Topic Alias Maximum 2.
+    let (client, _) = broker.connect(&connect(5, "02", "22 0002", "a", ""));
+    let retained = publish_with(QOS_0 | RETAIN, "t", 0, "23 0001", "x");
+    let heard = broker.send(client, &subscribe("t", "00"));
+    assert_eq!(heard, suback.clone() + &retained);
+    broker.send(publisher, &publish(QOS_0, "t", 0, "y"));
+    let by_alias = publish_with(QOS_0, "", 0, "23 0001", "y");
+    assert_eq!(broker.receive(client), by_alias);
+
+    // How many messages it may have in flight.
+    let client = broker.client("b");
+    settings.policy.limits.max_inflight_messages = 1;
+    broker.configure(settings.clone());
+    let retained = publish(QOS_0 | RETAIN, "t", 0, "x");
+    let heard = broker.send(client, &subscribe("t", "00"));
+    assert_eq!(heard, suback.clone() + &retained);
+    for identifier in 1..=2 {
+        let answer = broker.send(client, &publish(QOS_2, "u", identifier, "x"));
+        assert_eq!(answer, format!("5003{identifier:04x}10"));
+    }
+
+    // Who it is.
+    let origin = Origin {
+        certificate: Some(Box::new(CertificateIdentity {
+            common_name: Some("alice".into()),
+            subject: "CN=alice".into(),
+        })),
+        ..Origin::default()
+    };
+    settings.listeners[0].use_identity_as_username = true;
+    broker.configure(settings.clone());
+    let client = broker.client_at(origin, "c");
+    let heard = broker.send(client, &subscribe("t", "00"));
+    assert_eq!(heard, suback + &retained);
+    settings.listeners[0].allow_anonymous = false;
+    broker.configure(settings);
+    assert!(!broker.is_closed(client));
+}
+
 #[test]
 fn rules_decide_about_each_way_of_a_message() {
     let mut broker = Broker::with_settings(guarded("topic read r/#\ntopic write w/#\n"));
@@ -1042,6 +1157,27 @@ fn a_retained_message_goes_with_the_right_of_who_published_it() {
             expected,
             "{checked}: {output}"
         );
+    }
+}
+
+/// A Client Identifier is not a right: who comes with another User Name reads what that may read.
+#[test]
+fn a_session_that_another_user_resumes_is_sent_what_that_one_may_read() {
+    let acl = "topic write t\nuser bob\ntopic readwrite t\nuser eve\ntopic write t\n";
+    let mut broker = Broker::with_settings(guarded(acl));
+    let client = broker.client("c");
+    let connect = |user: &str| connect(5, "80", HOUR, "w", &string(user));
+    let (bob, _) = broker.connect(&connect("bob"));
+    broker.send(bob, &subscribe("t", "00"));
+    for (user, is_sent) in [("bob", true), ("eve", false), ("bob", true)] {
+        let (watcher, _) = broker.connect(&connect(user));
+        broker.send(client, &publish(QOS_0, "t", 0, "x"));
+        let expected = if is_sent {
+            publish(QOS_0, "t", 0, "x")
+        } else {
+            String::new()
+        };
+        assert_eq!(broker.receive(watcher), expected, "{user}");
     }
 }
 

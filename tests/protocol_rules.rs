@@ -3,9 +3,14 @@
 #[path = "support/hex.rs"]
 mod hex;
 
-use fastmq::key::ConnectionKey;
+use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::limits::Limits;
-use hex::{Broker, hex};
+use fastmq::message::{Message, MessageRef, QoS};
+use fastmq::metrics::Snapshot;
+use fastmq::router::Interest;
+use fastmq::shard::{Effects, Envelope, Shard};
+use fastmq::time::Instant;
+use hex::{Broker, bytes, hex};
 
 /// A v5 CONNECT of client `name`; `flags` and `properties` in hex.
 fn v5(name: char, flags: &str, keep_alive: &str, properties: &str, rest: &str) -> String {
@@ -670,4 +675,450 @@ fn answers_are_never_larger_than_the_client_takes() {
         "e00195"
     );
     assert!(broker.is_closed(client));
+}
+
+/// [MQTT-4.3.3-4] A Client that sends PUBREC again has not had PUBREL, and it is still under way.
+#[test]
+fn a_pubrec_that_comes_twice_is_answered_with_the_same_pubrel() {
+    let mut broker = Broker::new();
+    let client = broker.v5('a');
+    broker.send(client, "82 07 0001 00 0001 74 02");
+    let publisher = broker.v311('p');
+    broker.send(publisher, "34 06 0001 74 0001 78");
+    assert!(broker.receive(client).starts_with("34"));
+    assert_eq!(broker.send(client, "50020001"), "62020001");
+    assert_eq!(broker.send(client, "50020001"), "62020001");
+    broker.send(client, "70020001");
+    assert_eq!(broker.send(client, "50020001"), "6203000192", "it is over");
+}
+
+/// [MQTT-4.3.3-4] A message that its Client refuses has ended, and makes room for the next one.
+#[test]
+fn a_refused_qos2_message_lets_the_next_one_go_in_its_place() {
+    let mut broker = Broker::new();
+    // Receive Maximum 1.
+    let (client, _) = broker.connect(&v5('a', CLEAN, "003c", "21 0001", ""));
+    broker.send(client, "82 07 0001 00 0001 74 02");
+    let publisher = broker.v311('p');
+    broker.send(publisher, "34 06 0001 74 0001 78 34 06 0001 74 0002 79");
+    assert_eq!(
+        broker.receive(client),
+        "34070001740001 0078".replace(' ', "")
+    );
+    let next = broker.send(client, "50 03 0001 80");
+    assert_eq!(next, "34070001740002 0079".replace(' ', ""));
+}
+
+/// The Will's Message Expiry Interval is the lifetime of what is published, which begins then.
+#[test]
+fn a_will_lives_as_long_as_it_says_from_its_publication_on() {
+    let mut broker = Broker::new();
+    let watcher = broker.v5('w');
+    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    // Will Delay Interval 3, Message Expiry Interval 5.
+    let will = "0a 18 00000003 02 00000005 0001 74 0001 78";
+    let (client, _) = broker.connect(&v5('a', "06", "003c", HOUR, will));
+    broker.lose(client);
+    broker.pass(2);
+    assert_eq!(broker.receive(watcher), "");
+    broker.pass(1);
+    let published = "300a00017405 0200000005 78".replace(' ', "");
+    assert_eq!(broker.receive(watcher), published);
+}
+
+/// [MQTT-3.1.2-24] An alias may make the lengths in front of a packet longer as well.
+#[test]
+fn a_packet_that_an_alias_would_make_longer_by_its_length_too_is_sent_without_one() {
+    let mut broker = Broker::new();
+    // Maximum Packet Size 130, Topic Alias Maximum 1.
+    let properties = "27 00000082 22 0001";
+    let (client, _) = broker.connect(&v5('a', CLEAN, "003c", properties, ""));
+    broker.send(client, "82 07 0001 00 0001 74 00");
+    let publisher = broker.v5('p');
+    // 127 bytes; with an alias there are 128 behind the fixed header, which is a byte longer then.
+    let packet = format!("30 7d 0001 74 00 {}", "78".repeat(121));
+    broker.send(publisher, &packet);
+    assert_eq!(broker.receive(client), packet.replace(' ', ""));
+    assert_eq!(broker.shard.counters().dropped_packet_too_large, 0);
+    broker.send(publisher, "30 05 0001 74 00 79");
+    let with_alias = "3008000174 03 230001 79".replace(' ', "");
+    assert_eq!(broker.receive(client), with_alias, "none was used up");
+}
+
+/// A window of many messages must not fill an outbox beyond its bound when it is sent again.
+#[test]
+fn what_was_in_flight_is_sent_again_no_faster_than_it_is_read() {
+    let mut broker = Broker::with(Limits {
+        outbox_bytes_max: 50,
+        ..Limits::default()
+    });
+    let (client, _) = broker.connect(&v311('a', RESUME));
+    broker.send(client, "82 06 0001 0001 74 01");
+    let publisher = broker.v311('p');
+    for id in 1..=9 {
+        let padding = "00".repeat(30);
+        broker.send(publisher, &format!("32 23 0001 74 {id:04x} {padding}"));
+        assert!(!broker.receive(client).is_empty());
+    }
+    broker.lose(client);
+    let (client, mut output) = broker.connect(&v311('a', RESUME));
+    let mut packets = String::new();
+    while !output.is_empty() {
+        assert!(output.len() / 2 <= 4 + 50 + 37, "{}", output.len() / 2);
+        packets += &output;
+        output = broker.receive(client);
+    }
+    assert_eq!(packets.matches("3a23000174").count(), 9);
+}
+
+/// What waits in outboxes beyond their bound, in queues and as Wills has one memory.
+#[test]
+fn a_message_for_a_client_that_is_away_finds_no_memory_if_others_do_not_read() {
+    let limits = Limits {
+        memory_bytes_max: 3 * OUTBOX_BYTES_MAX,
+        ..Limits::default()
+    };
+    let (mut broker, reader, publisher) = broker_with_a_slow_reader(limits);
+    let (away, _) = broker.connect(&v311('b', RESUME));
+    broker.send(away, "82 06 0001 0001 71 01");
+    broker.lose(away);
+    let large = large_publish(OUTBOX_BYTES_MAX);
+    broker.submit(publisher, &large);
+    broker.submit(publisher, &large);
+    let mut message = large_publish(OUTBOX_BYTES_MAX);
+    let topic = message.len() - OUTBOX_BYTES_MAX - 1;
+    message[topic] = b'q';
+    message[0] |= 2;
+    let dropped = |broker: &Broker| broker.shard.counters().dropped_memory_full;
+    broker.submit(publisher, &message);
+    assert_eq!(dropped(&broker), 1);
+    broker.receive(reader);
+    broker.submit(publisher, &message);
+    assert_eq!(dropped(&broker), 1, "it has read");
+}
+
+/// [MQTT-3.3.2-5] It may have waited for its reader, and its lifetime have ended since the last look at such.
+#[test]
+fn a_retained_message_that_expires_while_it_waits_to_be_read_is_not_sent() {
+    let mut broker = Broker::new();
+    let publisher = broker.v5('p');
+    // Message Expiry Interval 5.
+    for publish in [
+        "33 0c 0001 31 0001 05 02 00000005 78",
+        "33 0c 0001 32 0002 05 02 00000005 79",
+    ] {
+        broker.send(publisher, publish);
+    }
+    // Receive Maximum 1.
+    let (client, _) = broker.connect(&v5('a', CLEAN, "003c", "21 0001", ""));
+    let first = broker.send(client, "82 07 0001 00 0001 23 01");
+    assert!(first.ends_with("05020000000578"), "{first}");
+    broker.now = broker.now.add_seconds(5);
+    assert_eq!(broker.send(client, "40020001"), "");
+    assert_eq!(broker.shard.counters().dropped_expired, 1);
+}
+
+/// [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+#[test]
+fn a_packet_for_many_goes_to_those_who_take_one_of_its_size_and_to_no_others() {
+    let mut broker = Broker::new();
+    // A PUBLISH of 12 bytes; Maximum Packet Size 12 and 11.
+    let takes_it = broker.connect(&v5('a', CLEAN, "003c", "27 0000000c", "")).0;
+    let does_not = broker.connect(&v5('b', CLEAN, "003c", "27 0000000b", "")).0;
+    for client in [takes_it, does_not] {
+        broker.send(client, "82 07 0001 00 0001 74 01");
+    }
+    let publisher = broker.v5('p');
+    broker.send(publisher, "32 0a 0001 74 0007 00 01020304");
+    assert_eq!(broker.receive(takes_it), "320a00017400010001020304");
+    assert_eq!(broker.receive(does_not), "");
+    assert_eq!(broker.shard.counters().dropped_packet_too_large, 1);
+}
+
+/// [MQTT-4.3.3-4]
+#[test]
+fn the_identifier_of_a_qos2_message_that_is_refused_is_free_for_the_next_one() {
+    let mut broker = Broker::with(Limits {
+        max_retained_messages: 0,
+        ..Limits::default()
+    });
+    let watcher = broker.v5('w');
+    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let publisher = broker.v5('p');
+    let refused = broker.send(publisher, "35 07 0001 74 0001 00 78");
+    assert_eq!(refused, "5003000197");
+    assert_eq!(
+        broker.send(publisher, "34 07 0001 74 0001 00 79"),
+        "50020001"
+    );
+    assert_eq!(broker.receive(watcher), "300500017400 79".replace(' ', ""));
+}
+
+fn queued(broker: &Broker) -> (u64, u64) {
+    let mut shown = Snapshot::default();
+    broker.shard.show(&mut shown);
+    (shown.gauges.queued_messages, shown.gauges.queued_bytes)
+}
+
+/// What is handed on waits with its new owner and nowhere else.
+#[test]
+fn what_a_member_that_unsubscribes_or_ends_hands_on_counts_once() {
+    let mut broker = Broker::new();
+    // Receive Maximum 1: the second message waits.
+    let connect = |name, flags| v5(name, flags, "0000", &format!("{HOUR} 21 0001"), "");
+    let subscribe = "82 10 0001 00 000a 24736861 72652f67 2f74 01";
+    let unsubscribe = "a2 0f 0001 00 000a 24736861 72652f67 2f74";
+    let (first, _) = broker.connect(&connect('a', CLEAN));
+    broker.send(first, subscribe);
+    let publisher = broker.v311('p');
+    for id in 1..=3 {
+        broker.send(publisher, &format!("32 06 0001 74 {id:04x} 78"));
+    }
+    assert_eq!(queued(&broker), (2, 4));
+    let (second, _) = broker.connect(&connect('b', CLEAN));
+    broker.send(second, subscribe);
+    broker.send(first, unsubscribe);
+    assert_eq!(queued(&broker), (1, 2), "one is on its way to the second");
+    let (third, _) = broker.connect(&connect('c', CLEAN));
+    broker.send(third, subscribe);
+    broker.lose(second);
+    // It is gone for good: what it had not acknowledged goes on too.
+    broker.connect(&connect('b', CLEAN));
+    assert_eq!(queued(&broker), (1, 2), "one is on its way to the third");
+    broker.receive(third);
+    broker.send(third, "40020001 40020002");
+    assert_eq!(queued(&broker), (0, 0));
+}
+
+/// [MQTT-3.3.2-5]
+#[test]
+fn what_has_expired_is_not_handed_on() {
+    let mut broker = Broker::new();
+    let subscribe = "82 10 0001 00 000a 24736861 72652f67 2f74 01";
+    let (away, _) = broker.connect(&v5('a', CLEAN, "0000", HOUR, ""));
+    broker.send(away, subscribe);
+    broker.lose(away);
+    let publisher = broker.v5('p');
+    broker.send(publisher, "32 0c 0001 74 0001 05 02 00000001 78");
+    let member = broker.v5('b');
+    broker.send(member, subscribe);
+    broker.pass(1);
+    broker.connect(&v5('a', CLEAN, "0000", "", ""));
+    assert_eq!(broker.receive(member), "");
+    let counters = broker.shard.counters();
+    assert_eq!(
+        (counters.dropped_expired, counters.shared_handed_on),
+        (1, 0)
+    );
+}
+
+/// [MQTT-3.3.1-12]
+#[test]
+fn a_member_of_a_group_is_told_that_a_message_is_retained_only_if_it_asks_for_that() {
+    let mut broker = Broker::new();
+    let publisher = broker.v311('p');
+    // Retain As Published is the fourth bit.
+    for (options, first_byte) in [("00", "30"), ("08", "31")] {
+        let member = broker.v5('a');
+        let subscribe = "82 10 0001 00 000a 24736861 72652f67 2f74";
+        broker.send(member, &format!("{subscribe} {options}"));
+        broker.send(publisher, "31 04 0001 74 78");
+        assert_eq!(
+            broker.receive(member),
+            format!("{first_byte}0500017400 78").replace(' ', "")
+        );
+        broker.lose(member);
+    }
+}
+
+/// [MQTT-3.1.2-23] An interval that was interrupted says nothing of the next one.
+#[test]
+fn a_session_that_is_resumed_in_time_does_not_end_while_it_is_connected() {
+    let mut broker = Broker::new();
+    // Session Expiry Interval 10.
+    let connect = v5('a', RESUME, "0000", "11 0000000a", "");
+    let (client, _) = broker.connect(&connect);
+    broker.send(client, "82 07 0001 00 0001 74 00");
+    broker.lose(client);
+    broker.pass(5);
+    let (client, _) = broker.connect(&connect);
+    broker.pass(10);
+    let publisher = broker.v311('p');
+    broker.send(publisher, "30 04 0001 74 78");
+    assert_eq!(broker.receive(client), "30050001740078");
+    broker.lose(client);
+    broker.pass(9);
+    assert_eq!(broker.shard.census().sessions, 2);
+    broker.pass(1);
+    assert_eq!(broker.shard.census().sessions, 1);
+    // What ends with its connection does not count as expired.
+    broker.lose(publisher);
+    assert_eq!(broker.shard.counters().sessions_expired, 1);
+}
+
+/// [MQTT-3.1.2-8] A Session that another CONNECT ends has a Will to be published before its delay is over.
+#[test]
+fn a_will_that_waits_is_published_when_a_clean_start_ends_its_session() {
+    let mut broker = Broker::new();
+    let watcher = broker.v5('w');
+    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let will = "05 18 0000000a 0001 74 0001 78";
+    let (client, _) = broker.connect(&v5('a', "06", "003c", HOUR, will));
+    broker.lose(client);
+    assert_eq!(broker.receive(watcher), "");
+    broker.connect(&v5('a', CLEAN, "003c", HOUR, ""));
+    assert_eq!(broker.receive(watcher), "30050001740078");
+}
+
+/// [MQTT-3.1.2-24] Without CONNACK nothing was promised, and nobody hears of a Will.
+#[test]
+fn a_client_that_takes_no_connack_leaves_no_will() {
+    let mut broker = Broker::new();
+    let watcher = broker.v5('w');
+    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let will = "00 0001 74 0001 78";
+    let (client, connack) = broker.connect(&v5('a', "06", "003c", "27 00000007", will));
+    assert_eq!((connack.as_str(), broker.is_closed(client)), ("", true));
+    broker.pass(1);
+    assert_eq!(broker.receive(watcher), "");
+}
+
+/// [MQTT-4.8.2-4] Who is back is one of them again.
+#[test]
+fn a_member_of_a_group_that_comes_back_has_its_turns_again() {
+    let mut broker = Broker::new();
+    let connect = |name| v5(name, RESUME, "0000", HOUR, "");
+    let members = ['a', 'b'].map(|name| {
+        let (client, _) = broker.connect(&connect(name));
+        broker.send(client, "82 10 0001 00 000a 24736861 72652f67 2f74 00");
+        client
+    });
+    broker.lose(members[1]);
+    let (again, _) = broker.connect(&connect('b'));
+    let publisher = broker.v311('p');
+    for _ in 0..4 {
+        broker.send(publisher, "30 04 0001 74 78");
+    }
+    for member in [members[0], again] {
+        assert_eq!(broker.receive(member), "30050001740078".repeat(2));
+    }
+}
+
+/// One of two shards, and a Client of it.
+fn half_a_broker(limits: Limits) -> (Broker, ConnectionKey) {
+    let mut broker = Broker {
+        shard: Shard::new(ShardId(0), 2, limits, 1),
+        effects: Effects::default(),
+        now: Instant::ZERO,
+    };
+    let names = ('a'..='z').find(|name| broker.shard.shard_of(&name.to_string()) == ShardId(0));
+    let client = broker.v311(names.expect("one of many"));
+    (broker, client)
+}
+
+/// The other shard says what it wants.
+fn hear_of_interest(broker: &mut Broker, filter: &[u8]) {
+    let interest = Envelope::Interest {
+        sequence: 1,
+        filter: filter.into(),
+        interest: Interest::PLAIN,
+    };
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = broker;
+    shard.handle_envelope(ShardId(1), interest, usize::MAX, *now, effects);
+    shard.outbound(ShardId(1)).clear();
+}
+
+/// Sends as many of a packet as it takes, and tells how many of `count` were taken.
+fn taken(broker: &mut Broker, client: ConnectionKey, packet: &str, count: usize) -> usize {
+    let packet = bytes(packet);
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = broker;
+    let consumed = shard.handle_bytes(client, &packet.repeat(count), *now, effects);
+    consumed / packet.len()
+}
+
+/// What every shard has to have, or what is acknowledged, is not read while there is no room for it, and its Client is
+/// not blamed for being silent.
+#[test]
+fn a_full_ring_stops_who_publishes_what_must_not_be_lost_until_it_has_room() {
+    // A retained message has an envelope of its own, small others one for 32.
+    for (publish, expected) in [("31 04 0001 74 78", 2), ("32 06 0001 74 0001 78", 33)] {
+        let (mut broker, client) = half_a_broker(Limits {
+            peer_backlog_max: 2,
+            ..Limits::default()
+        });
+        hear_of_interest(&mut broker, b"t");
+        assert_eq!(
+            taken(&mut broker, client, publish, 100),
+            expected,
+            "{publish}"
+        );
+        assert!(broker.shard.is_paused(client));
+        broker.pass(200);
+        assert!(!broker.is_closed(client), "it is not read");
+        broker.shard.outbound(ShardId(1)).clear();
+        broker.shard.handle_ring_room(&mut broker.effects);
+        assert_eq!(broker.effects.resumed, [client]);
+        assert_eq!(taken(&mut broker, client, publish, 1), 1);
+        broker.pass(90);
+        assert!(broker.is_closed(client), "it could have said something");
+    }
+}
+
+/// [MQTT-4.8.2-4] A shard that was chosen may have no member any more.
+#[test]
+fn a_message_of_a_group_goes_on_if_its_last_member_left_while_it_came() {
+    let (mut broker, _) = half_a_broker(Limits::default());
+    let filter = b"$share/g/t";
+    hear_of_interest(&mut broker, filter);
+    let envelope = Envelope::PublishShared {
+        message: Message::new(MessageRef {
+            topic_name: b"t",
+            properties: b"",
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+        })
+        .into(),
+        filter: filter[..].into(),
+        first: ShardId(0),
+    };
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = &mut broker;
+    shard.handle_envelope(ShardId(1), envelope, usize::MAX, *now, effects);
+    let sent = shard.outbound(ShardId(1)).pop_front();
+    let goes_on =
+        matches!(sent, Some(Envelope::PublishShared { first, .. }) if first == ShardId(1));
+    assert!(goes_on, "{sent:?}");
+}
+
+/// [MQTT-3.8.4-1] What follows a SUBSCRIBE waits with its SUBACK, however long other shards take.
+#[test]
+fn a_client_whose_suback_waits_for_another_shard_is_not_read_and_not_blamed_for_it() {
+    let (mut broker, client) = half_a_broker(Limits::default());
+    assert_eq!(broker.send(client, "82 06 0001 0001 74 00"), "");
+    assert!(broker.shard.is_paused(client));
+    assert_eq!(taken(&mut broker, client, "c000", 1), 0);
+    broker.pass(200);
+    assert!(!broker.is_closed(client));
+    let Broker {
+        shard,
+        effects,
+        now,
+    } = &mut broker;
+    let acknowledged = Envelope::InterestAck { sequence: 1 };
+    shard.handle_envelope(ShardId(1), acknowledged, usize::MAX, *now, effects);
+    assert_eq!(broker.effects.resumed, [client]);
+    assert_eq!(broker.send(client, "c000"), "9003000100d000");
 }
