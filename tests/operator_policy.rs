@@ -568,6 +568,22 @@ fn an_upgraded_qos_is_that_of_the_subscription_for_live_and_retained_messages() 
     }
 }
 
+/// All of those that come together have the subscription's QoS, not only one of a topic that was not seen before.
+#[test]
+fn an_upgraded_qos_is_that_of_all_messages_that_come_together() {
+    let mut broker = with_policy(|policy| policy.upgrade_outgoing_qos = true);
+    let watcher = broker.client("w");
+    broker.send(watcher, &subscribe("t", "01"));
+    let client = broker.client("c");
+    for _ in 0..2 {
+        let both = publish(QOS_0, "t", 0, "x") + &publish(QOS_0, "t", 0, "y");
+        broker.send(client, &both);
+    }
+    let sent = |identifier, payload| publish(QOS_1, "t", identifier, payload);
+    let expected = [sent(1, "x"), sent(2, "y"), sent(3, "x"), sent(4, "y")];
+    assert_eq!(broker.receive(watcher), expected.concat());
+}
+
 #[test]
 fn qos_0_waits_for_an_absent_session_only_if_the_operator_wants_it() {
     for wanted in [false, true] {
@@ -775,11 +791,30 @@ fn a_mount_point_stands_before_what_is_published_and_subscribed_and_is_not_seen(
     broker.receive(all);
     broker.send(all, &publish(QOS_0, "t", 0, "z"));
     assert_eq!(broker.receive(inside), "", "what is elsewhere is not there");
+    broker.send(all, &publish(QOS_0, "m/", 0, "z"));
+    assert_eq!(broker.receive(inside), "", "no topic would be left");
     // UNSUBSCRIBE means the same filter.
     assert_eq!(
         broker.send(inside, "a2 06 0002 00 0001 23"),
         "b0040002 00 00".replace(' ', "")
     );
+}
+
+/// Also not by those whose packet goes on in the buffer that it came in.
+#[test]
+fn a_mount_point_is_not_seen_by_who_is_sent_a_large_message() {
+    let mut broker = mounted();
+    broker.shard.set_moved_payload_min(1);
+    let inside = broker.client("i");
+    broker.send(inside, &subscribe("t", "00"));
+    let outside = broker.client_at(outside(), "o");
+    let mut packet = bytes(&publish(QOS_0, "m/t", 0, "xyz"));
+    let consumed =
+        broker
+            .shard
+            .handle_packets_in(outside, &mut packet, broker.now, &mut broker.effects);
+    assert_eq!(consumed, bytes(&publish(QOS_0, "m/t", 0, "xyz")).len());
+    assert_eq!(broker.receive(inside), publish(QOS_0, "t", 0, "xyz"));
 }
 
 #[test]
@@ -1120,6 +1155,42 @@ fn what_waits_is_not_delivered_after_a_reload_that_revokes_it() {
 }
 
 #[test]
+fn a_reload_that_brings_rules_holds_for_who_is_connected_and_topics_that_were_published_to() {
+    let mut broker = Broker::with_settings(settings());
+    let (watcher, client) = (broker.client("w"), broker.client("c"));
+    broker.send(watcher, &subscribe("#", "00"));
+    for topic in ["read", "write"] {
+        broker.send(client, &publish(QOS_1, topic, 1, "x"));
+        assert!(!broker.receive(watcher).is_empty());
+    }
+    broker.configure(guarded("topic read read\ntopic write write\n"));
+    let denied = broker.send(client, &publish(QOS_1, "read", 1, "x"));
+    assert_eq!(denied, "4003000187");
+    // It may be written, and nobody who is there may read it.
+    broker.send(client, &publish(QOS_1, "write", 1, "x"));
+    assert_eq!(broker.receive(watcher), "");
+}
+
+#[test]
+fn a_reload_takes_what_it_denies_from_a_reader_of_retained_messages_and_nothing_else() {
+    let mut broker = Broker::with_settings(guarded("topic #\n"));
+    let client = broker.client("c");
+    for topic in ["a", "b", "secret", "z"] {
+        broker.send(client, &publish(QOS_1 | RETAIN, topic, 1, "x"));
+    }
+    // Receive Maximum 1.
+    let (watcher, _) = broker.connect(&connect(5, "02", "21 0001", "w", ""));
+    let sent = |identifier, topic| publish(QOS_1 | RETAIN, topic, identifier, "x");
+    let heard = broker.send(watcher, &subscribe("#", "01"));
+    assert_eq!(heard, "900400010001".to_owned() + &sent(1, "a"));
+    let acl = "topic a\ntopic b\ntopic z\n";
+    broker.configure(guarded(acl));
+    assert_eq!(broker.send(watcher, "40020001"), sent(2, "b"));
+    assert_eq!(broker.send(watcher, "40020002"), sent(3, "z"));
+    assert_eq!(broker.send(watcher, "40020003"), "");
+}
+
+#[test]
 fn what_was_sent_before_a_reload_that_revokes_it_is_not_sent_again() {
     let mut broker = Broker::with_settings(guarded("topic #\n"));
     let again = connect(5, "00", HOUR, "w", "");
@@ -1130,6 +1201,7 @@ fn what_was_sent_before_a_reload_that_revokes_it_is_not_sent_again() {
     assert_eq!(broker.receive(watcher), publish(QOS_1, "secret", 1, "x"));
     // Its acknowledgement may be on the way, so it stays in flight as long as the connection does.
     broker.configure(guarded("topic open\n"));
+    assert_eq!(broker.shard.census().inflight, 1);
     broker.lose(watcher);
     let (_, output) = broker.connect(&again);
     assert_eq!(output.matches(&hex(b"secret")).count(), 0, "{output}");

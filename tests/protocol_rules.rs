@@ -1122,3 +1122,92 @@ fn a_client_whose_suback_waits_for_another_shard_is_not_read_and_not_blamed_for_
     assert_eq!(broker.effects.resumed, [client]);
     assert_eq!(broker.send(client, "c000"), "9003000100d000");
 }
+
+/// [MQTT-3.8.4-3] Who has as many Subscriptions as it may have can still change them.
+#[test]
+fn a_subscription_is_replaced_though_there_may_be_no_more_of_them() {
+    let mut broker = Broker::with(Limits {
+        max_subscriptions: 1,
+        ..Limits::default()
+    });
+    let client = broker.v5('a');
+    let suback = |code: &str| format!("9004000100{code}");
+    assert_eq!(
+        broker.send(client, "82 07 0001 00 0001 74 00"),
+        suback("00")
+    );
+    assert_eq!(
+        broker.send(client, "82 07 0001 00 0001 75 00"),
+        suback("97")
+    );
+    assert_eq!(
+        broker.send(client, "82 07 0001 00 0001 74 01"),
+        suback("01")
+    );
+}
+
+#[test]
+fn a_reader_that_catches_up_again_and_again_loses_nothing_that_a_queue_would_have_room_for() {
+    let (mut broker, client, publisher) = broker_with_a_slow_reader(Limits {
+        max_queued_messages: 20,
+        ..Limits::default()
+    });
+    for _ in 0..5 {
+        leave_unsent(&mut broker, client);
+        for _ in 0..18 {
+            broker.submit(publisher, &large_publish(1));
+        }
+        broker.receive(client);
+    }
+    assert_eq!(broker.shard.counters().dropped_outbox_full, 0);
+}
+
+/// A removed message leaves a version behind until no older one can come, and not for longer.
+#[test]
+fn what_a_removed_retained_message_leaves_is_forgotten_once_the_other_shard_is_past_it() {
+    let (mut broker, client) = half_a_broker(Limits::default());
+    broker.send(client, "31 04 0001 74 78 31 03 0001 74");
+    broker.shard.outbound(ShardId(1)).clear();
+    broker.pass(1);
+    let asked = broker.shard.outbound(ShardId(1)).pop_front();
+    assert!(
+        matches!(asked, Some(Envelope::ClockRequest { clock: 2 })),
+        "{asked:?}"
+    );
+    let mut say = |envelope| {
+        let Broker {
+            shard,
+            effects,
+            now,
+        } = &mut broker;
+        shard.handle_envelope(ShardId(1), envelope, usize::MAX, *now, effects);
+        let answer = shard.outbound(ShardId(1)).pop_front();
+        (shard.census().tombstones, answer)
+    };
+    assert_eq!(say(Envelope::Clock { clock: 1 }).0, 1);
+    assert_eq!(say(Envelope::Clock { clock: 2 }).0, 0);
+    // Who is asked is past what the other one has written from then on.
+    let (_, answer) = say(Envelope::ClockRequest { clock: 50 });
+    assert!(
+        matches!(answer, Some(Envelope::Clock { clock: 50 })),
+        "{answer:?}"
+    );
+}
+
+/// [MQTT-4.6.0-5] Who has a message by two ways has one message after the other.
+#[test]
+fn messages_that_come_together_are_in_order_for_who_is_in_a_group_as_well() {
+    let mut broker = Broker::new();
+    let client = broker.v311('a');
+    broker.send(
+        client,
+        "82 06 0001 0001 74 00 82 0f 0001 000a 24736861 72652f67 2f74 00",
+    );
+    let publisher = broker.v311('p');
+    let (first, second) = ("300400017478", "300400017479");
+    for _ in 0..2 {
+        broker.send(publisher, &format!("{first}{second}"));
+        let expected = [first, first, second, second].concat();
+        assert_eq!(broker.receive(client), expected);
+    }
+}

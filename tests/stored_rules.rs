@@ -3,8 +3,10 @@
 #[path = "support/hex.rs"]
 mod hex;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use fastmq::auth::{Acl, Security};
 use fastmq::journal::{Journal, Origins, Replay, Replayed, WallClock, next_frame};
 use fastmq::key::ConnectionKey;
 use fastmq::limits::Limits;
@@ -514,4 +516,55 @@ fn sessions_that_a_restart_finds_count_among_those_that_there_may_be() {
     stored.send(client, "e0 07 00 05 11 00000000");
     let (_, connack) = stored.connect(&stays.replace("0001 61", "0001 62"));
     assert!(!connack.starts_with("200300"), "{connack}");
+}
+
+/// [MQTT-4.8.2-4]
+#[test]
+fn what_a_member_of_a_group_has_not_had_is_handed_on_after_a_restart_as_before() {
+    let subscribe = "82 0f 0001 000a 24736861 72652f67 2f74 01";
+    let mut stored = Stored::with(Limits::default());
+    let (away, _) = stored.connect(STAYS);
+    stored.send(away, subscribe);
+    stored.broker.lose(away);
+    let publisher = stored.broker.v311('p');
+    assert_eq!(stored.send(publisher, "32 06 0001 74 0001 78"), "40020001");
+    stored.restart();
+    let member = stored.broker.v311('b');
+    stored.broker.send(member, subscribe);
+    // Its Client begins anew.
+    stored.connect("10 0d 0004 4d515454 04 02 0000 0001 61");
+    assert_eq!(stored.broker.receive(member), "3206000174000178");
+}
+
+/// [MQTT-3.3.1-1] What is published while a CONNACK waits for the disk has not been sent if that never leaves.
+#[test]
+fn a_message_that_came_before_a_connack_that_never_left_is_no_duplicate() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    stored.write();
+    let first = stored.open(STAYS);
+    let publisher = stored.broker.v311('p');
+    stored.broker.send(publisher, "32 06 0001 74 0001 78");
+    assert_eq!(stored.broker.receive(first), "", "the disk has nothing");
+    stored.broker.lose(first);
+    let (_, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "20020100 3206000174000178".replace(' ', ""));
+}
+
+#[test]
+fn what_a_reload_takes_from_a_session_is_forgotten_by_the_disk_as_well() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    stored.broker.lose(client);
+    let publisher = stored.broker.v311('p');
+    stored.send(publisher, "32 06 0001 74 0001 78");
+    assert_eq!(stored.owed(), 1);
+    let acl = Acl::parse("acl", b"topic write #\n").expect("a rule");
+    stored.settings.listeners[0].security = Some(Arc::new(Security {
+        passwords: None,
+        acl: Some(acl),
+    }));
+    stored.broker.configure(stored.settings.clone());
+    assert_eq!(stored.owed(), 0);
 }
