@@ -16,6 +16,8 @@ pub const RING_SLOTS: usize = 4096;
 pub const PEER_BACKLOG_MAX: usize = 4096;
 /// Default of [`Limits::replay_steps_max`].
 pub const REPLAY_STEPS_MAX: usize = 512;
+/// Default of [`Limits::filter_steps_max`].
+pub const FILTER_STEPS_MAX: usize = 2048;
 /// Default of [`Limits::ending_steps_max`].
 pub const ENDING_STEPS_MAX: usize = 256;
 /// Subscriptions of one Client whose retained messages are looked up at once, whether it reads or not. Further ones wait
@@ -112,6 +114,10 @@ pub struct Limits {
     /// together: nodes looked at and messages sent, 0.1 microseconds each where memory is near, 0.8 where it is
     /// far away. The rest waits for the next turn.
     pub replay_steps_max: usize,
+    /// What a turn of a shard does for a SUBSCRIBE or UNSUBSCRIBE, and for all those together that it goes on with: a tenth of
+    /// a microsecond each. To check a Topic Filter is one, to have it in force is eight, and more if it is long or there are
+    /// many shards. The rest waits for the next turn.
+    pub filter_steps_max: usize,
     /// Subscriptions of ended Sessions that a turn of a shard forgets, one microsecond each. The rest waits for the next
     /// turn; each new subscription forgets two more.
     pub ending_steps_max: usize,
@@ -139,6 +145,7 @@ impl Default for Limits {
             max_retained_bytes: 2 << 30,
             peer_backlog_max: PEER_BACKLOG_MAX,
             replay_steps_max: REPLAY_STEPS_MAX,
+            filter_steps_max: FILTER_STEPS_MAX,
             ending_steps_max: ENDING_STEPS_MAX,
             max_connections: 1_000_000,
             connect_timeout: Duration::from_secs(30),

@@ -133,6 +133,18 @@ impl<'a> Subscribe<'a> {
     }
 
     pub(super) fn decode(version: ProtocolVersion, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let (decoded, mut filters) = Self::decode_head(version, body)?;
+        while !filters.is_empty() {
+            decode_filter(version, &mut filters)?;
+        }
+        Ok(decoded)
+    }
+
+    /// Reads up to the Topic Filters, which are left to read, and to be checked.
+    pub(super) fn decode_head(
+        version: ProtocolVersion,
+        body: &'a [u8],
+    ) -> Result<(Self, Reader<'a>), DecodeError> {
         let mut reader = Reader::new(body);
         let mut decoded = Self::new(reader.packet_identifier()?, &[]);
         if version.is_v5() {
@@ -149,10 +161,7 @@ impl<'a> Subscribe<'a> {
         if reader.is_empty() {
             return Err(DecodeError::PayloadEmpty);
         }
-        while !reader.is_empty() {
-            decode_filter(version, &mut reader)?;
-        }
-        Ok(decoded)
+        Ok((decoded, reader))
     }
 
     pub(super) fn encode(&self, version: ProtocolVersion, out: &mut Vec<u8>) {
@@ -177,7 +186,7 @@ impl<'a> Subscribe<'a> {
     }
 }
 
-fn decode_filter<'a>(
+pub(super) fn decode_filter<'a>(
     version: ProtocolVersion,
     reader: &mut Reader<'a>,
 ) -> Result<(&'a str, SubscriptionOptions), DecodeError> {

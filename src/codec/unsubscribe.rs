@@ -57,6 +57,18 @@ impl<'a> Unsubscribe<'a> {
     }
 
     pub(super) fn decode(version: ProtocolVersion, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let (decoded, mut filters) = Self::decode_head(version, body)?;
+        while !filters.is_empty() {
+            decode_filter(&mut filters)?;
+        }
+        Ok(decoded)
+    }
+
+    /// Reads up to the Topic Filters, which are left to read, and to be checked.
+    pub(super) fn decode_head(
+        version: ProtocolVersion,
+        body: &'a [u8],
+    ) -> Result<(Self, Reader<'a>), DecodeError> {
         let mut reader = Reader::new(body);
         let mut decoded = Self::new(reader.packet_identifier()?, &[]);
         if version.is_v5() {
@@ -69,10 +81,7 @@ impl<'a> Unsubscribe<'a> {
         if reader.is_empty() {
             return Err(DecodeError::PayloadEmpty);
         }
-        while !reader.is_empty() {
-            decode_filter(&mut reader)?;
-        }
-        Ok(decoded)
+        Ok((decoded, reader))
     }
 
     pub(super) fn encode(&self, version: ProtocolVersion, out: &mut Vec<u8>) {
@@ -89,7 +98,7 @@ impl<'a> Unsubscribe<'a> {
     }
 }
 
-fn decode_filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
+pub(super) fn decode_filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
     match reader.string()? {
         "" => Err(DecodeError::TopicFilterEmpty),
         filter => Ok(filter),

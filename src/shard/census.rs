@@ -50,6 +50,8 @@ pub struct Census {
     pub replaying: usize,
     /// SUBACKs that wait for other shards.
     pub barriers: usize,
+    /// SUBSCRIBE and UNSUBSCRIBE packets that wait for their next turn, those of connections that have ended included.
+    pub unfinished: usize,
     /// Connections not read because a ring is full.
     pub waiting_for_ring: usize,
     /// Envelopes that wait for room in a ring.
@@ -77,6 +79,7 @@ impl Shard {
             beyond_outboxes: self.clients.beyond_outboxes,
             will_bytes: self.clients.will_bytes,
             barriers: self.barriers.len(),
+            unfinished: self.filtering.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
             unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),

@@ -16,6 +16,7 @@ use crate::session::{InboundAliases, OutboundAliases};
 use crate::time::Instant;
 
 use super::command::Verdict;
+use super::filters::Unfinished;
 use super::sharing::Parts;
 use super::store::Held;
 use super::subscribe::ReplayRequest;
@@ -39,9 +40,16 @@ impl Pause {
     pub(super) const AUTHENTICATION: Self = Self(8);
     /// Its CONNECT waits until it is known whether its Client is still there.
     pub(super) const PRESENCE: Self = Self(64);
+    /// It has sent more Topic Filters in a packet than one turn has time for.
+    pub(super) const FILTERS: Self = Self(128);
     /// What a Client cannot do anything about: its silence does not count meanwhile.
     pub(super) const NOT_ITS_FAULT: Self = Self(
-        Self::BARRIER.0 | Self::RING.0 | Self::AUTHENTICATION.0 | Self::STORE.0 | Self::DISK.0,
+        Self::BARRIER.0
+            | Self::RING.0
+            | Self::AUTHENTICATION.0
+            | Self::STORE.0
+            | Self::DISK.0
+            | Self::FILTERS.0,
     );
 
     pub(super) fn any(self) -> bool {
@@ -88,6 +96,8 @@ pub(super) struct ReplayWalk {
 /// a subscription to a million topics needs a pointer each, no outbox of that size, and no long turn.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
+    /// Subscriptions that have asked, and of which nothing below knows yet: there were many at once.
+    pub(super) asked: VecDeque<ReplayRequest>,
     /// Oldest subscription first. The index frees nothing until they have ended, so they do not wait for the Client.
     pub(super) walks: VecDeque<ReplayWalk>,
     /// Subscriptions beyond [`REPLAY_WALKS_MAX`], for which nothing is looked up yet.
@@ -96,7 +106,7 @@ pub(super) struct Replay {
     pub(super) items: VecDeque<ReplayItems>,
     /// Messages in them.
     pub(super) found: usize,
-    /// All that have asked since it began.
+    /// All that have asked since it began, but for those in `asked`; when it is over, those that do not know of it yet.
     pub(super) filters: BTreeSet<FilterKey>,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
@@ -114,12 +124,17 @@ pub(super) struct Since {
 
 impl Replay {
     pub(super) fn is_over(&self) -> bool {
-        self.waiting.is_empty() && self.walks.is_empty() && self.items.is_empty()
+        self.asked.is_empty()
+            && self.waiting.is_empty()
+            && self.walks.is_empty()
+            && self.items.is_empty()
     }
 
     /// Whether more is to be looked up now: those that wait do as long as the Client has this much to read.
     pub(super) fn looks_up(&self) -> bool {
-        !self.walks.is_empty() || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
+        !self.asked.is_empty()
+            || !self.walks.is_empty()
+            || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
     }
 
     /// Whether one more may be begun with at once.
@@ -127,15 +142,19 @@ impl Replay {
         self.walks.len() < REPLAY_WALKS_MAX && self.waiting.is_empty()
     }
 
-    /// Nothing of it comes any more because of this subscription.
-    pub(super) fn forget(&mut self, filter: FilterKey) {
+    /// Nothing of it comes any more because of this subscription. How many things were looked at.
+    pub(super) fn forget(&mut self, filter: FilterKey) -> usize {
+        let visits = self.asked.len();
+        self.asked.retain(|request| request.filter != filter);
         if !self.filters.remove(&filter) {
-            return;
+            return visits;
         }
+        let visits = visits + self.items.len();
         self.waiting.remove(&filter);
         self.walks.retain(|walk| walk.request.filter != filter);
         self.items.retain(|items| items.request.filter != filter);
         self.recount();
+        visits
     }
 
     /// Items have gone.
@@ -202,6 +221,8 @@ pub(super) struct Rare {
     pub(super) inbound_aliases: Option<Box<InboundAliases>>,
     pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
     pub(super) replay: Option<Box<Replay>>,
+    /// The packet that it presents next, if that was begun with.
+    pub(super) unfinished: Option<Box<Unfinished>>,
     /// What an earlier connection of the Session left in flight and this one has not been sent.
     pub(super) resend: Option<Box<Resend>>,
     /// What waits for a disk.
@@ -232,6 +253,7 @@ impl Rare {
             inbound_aliases,
             outbound_aliases,
             replay,
+            unfinished,
             resend,
             held,
             certificate,
@@ -244,6 +266,7 @@ impl Rare {
         inbound_aliases.is_none()
             && outbound_aliases.is_none()
             && replay.is_none()
+            && unfinished.is_none()
             && resend.is_none()
             && held.is_none()
             && certificate.is_none()

@@ -66,13 +66,16 @@ pub(super) enum HeldPacket {
 }
 
 impl Held {
-    /// Nothing comes any more because of this subscription, though its SUBACK may still wait.
-    pub(super) fn forget_replays(&mut self, filter: FilterKey) {
+    /// Nothing comes any more because of this subscription, though its SUBACK may still wait. How many things were looked
+    /// at.
+    pub(super) fn forget_replays(&mut self, filter: FilterKey) -> usize {
+        let mut visits = self.waiting.len();
         for waiting in &mut self.waiting {
             if let HeldPacket::SubAck(answer) = &mut waiting.packet {
-                answer.forget_replays(filter);
+                visits += answer.forget_replays(filter);
             }
         }
+        visits
     }
 }
 

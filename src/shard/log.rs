@@ -181,6 +181,7 @@ impl Shard {
     #[cold]
     pub(super) fn log_packet(
         &self,
+        key: ConnectionKey,
         session: SessionKey,
         first_byte: u8,
         body: &[u8],
@@ -193,6 +194,8 @@ impl Shard {
             packet_type::PUBCOMP => "PUBCOMP",
             // It stays unread, and comes again.
             packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE if self.ring_is_full => return,
+            // It has come before.
+            packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE if self.is_unfinished(key) => return,
             packet_type::SUBSCRIBE => "SUBSCRIBE",
             packet_type::UNSUBSCRIBE => "UNSUBSCRIBE",
             packet_type::PINGREQ => "PINGREQ",

@@ -30,6 +30,7 @@ mod dump;
 mod effects;
 mod ended;
 mod envelope;
+mod filters;
 mod held;
 mod log;
 mod mount_point;
@@ -69,6 +70,7 @@ pub use snapshot::Snapshot;
 use batch::BatchPool;
 use clients::{Clients, mark_dirty};
 use connection::{Connection, Pause, Phase};
+use filters::Presented;
 use peer::Peer;
 use publish::Publisher;
 use subscribe::Barrier;
@@ -157,6 +159,8 @@ pub struct Shard {
     /// Connections with retained messages that a turn had no time for, in the order in which they go on.
     replaying: VecDeque<ConnectionKey>,
     replay_budget: replay::Budget,
+    /// Connections whose Topic Filters are more than one turn has time for, in the order in which they go on.
+    filtering: VecDeque<ConnectionKey>,
     /// What Sessions that have ended left behind.
     ended: ended::Ended,
     /// No retained version below this clock can arrive any more.
@@ -224,6 +228,7 @@ impl Shard {
             retained_changes: 0,
             replaying: VecDeque::new(),
             replay_budget: replay::Budget::default(),
+            filtering: VecDeque::new(),
             ended: ended::Ended::default(),
             tombstones_below: 0,
             dump: None,
@@ -296,7 +301,7 @@ impl Shard {
 
     /// Takes received bytes and returns how many were consumed, in whole packets.
     ///
-    /// The caller keeps the rest and presents it again, followed by what came since. If the
+    /// The caller keeps the rest and presents it again as it is, followed by what came since. If the
     /// connection [is paused](Shard::is_paused) afterwards, the caller stops reading its socket and
     /// calls again when [`Effects::resumed`] names it.
     pub fn handle_bytes(
@@ -368,7 +373,7 @@ impl Shard {
                 Phase::Connected(session) => {
                     // Where packets are logged, everybody is vetted.
                     if vetted && self.logs(LogMask::PACKETS) {
-                        self.log_packet(session, header.first_byte, body, effects);
+                        self.log_packet(key, session, header.first_byte, body, effects);
                     }
                     self.handle_packet(key, session, version, header.first_byte, body, now, effects)
                 }
@@ -501,13 +506,15 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<Step, ProtocolError> {
+        if let packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE = first_byte >> 4 {
+            let packet = Presented {
+                version,
+                first_byte,
+                body,
+            };
+            return self.handle_filters(key, session, packet, now, effects);
+        }
         match codec::decode(version, first_byte, body)? {
-            Packet::Subscribe(subscribe) => {
-                return self.handle_subscribe(key, session, &subscribe, now, effects);
-            }
-            Packet::Unsubscribe(unsubscribe) => {
-                return self.handle_unsubscribe(key, session, &unsubscribe, now, effects);
-            }
             Packet::PingReq => {
                 if let Some(connection) = self.clients.connections.get_mut(key) {
                     // [MQTT-3.12.4-1]
@@ -529,7 +536,9 @@ impl Shard {
             | Packet::PubAck(_)
             | Packet::PubRec(_)
             | Packet::PubRel(_)
-            | Packet::PubComp(_) => unreachable!("decoded by `handle_packet`"),
+            | Packet::PubComp(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_) => unreachable!("decoded by themselves"),
         }
         Ok(Step::Continue)
     }
@@ -682,6 +691,7 @@ impl Shard {
                 Slot::RetainedExpiry => self.expire_retained(now),
                 Slot::DiskPatience => self.resume_waiting_for_disk(effects),
                 Slot::Replays => self.continue_replays(now, effects),
+                Slot::Filters => self.continue_filters(now, effects),
                 Slot::Ended => self.forget_ended(now),
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),

@@ -874,16 +874,16 @@ impl Shard {
         filter: FilterKey,
         now: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> usize {
         let Some(member) = self.clients.members.get_mut(session) else {
-            return;
+            return 0;
         };
         let share = Some(ShareTag(filter.0));
         member.session.inflight.forget_share(ShareTag(filter.0));
         let log = member.session.log.as_deref();
         let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
         let queue = &mut member.session.queue;
-        let before = queue.bytes();
+        let (before, visits) = (queue.bytes(), queue.len());
         let leaving = queue.take_if(|it| it.share == share && !keeps(it));
         self.clients.queued_bytes -= before - queue.bytes();
         self.clients.queued_messages -= leaving.len();
@@ -891,6 +891,7 @@ impl Shard {
         for delivery in &leaving {
             self.hand_on(session, name, delivery, now, effects);
         }
+        visits
     }
 
     /// Gives what `session`, which the log calls `name`, was owed through a shared subscription to

@@ -30,7 +30,7 @@ use super::timers::Slot;
 use crate::key::{ConnectionKey, SessionKey};
 use crate::limits::{REPLAY_KEPT_MAX, REPLAY_KEPT_STEPS_MAX};
 use crate::message::{Message, QoS};
-use crate::router::FilterKey;
+use crate::router::{FilterKey, Router};
 use crate::session::{Delivery, Place};
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
@@ -62,6 +62,19 @@ impl Budget {
     }
 }
 
+impl Replay {
+    /// One more subscription asks: all of it comes once more, if it does not wait yet.
+    fn take_in(&mut self, request: ReplayRequest, router: &mut Router) {
+        self.filters.insert(request.filter);
+        if self.has_room() {
+            let walk = router.begin_retained_walk();
+            self.walks.push_back(ReplayWalk { walk, request });
+        } else {
+            self.waiting.insert(request.filter, request);
+        }
+    }
+}
+
 impl Shard {
     /// New subscriptions of a connection ask for what is retained.
     pub(super) fn begin_replays(
@@ -69,6 +82,7 @@ impl Shard {
         key: ConnectionKey,
         requests: SmallVec<[ReplayRequest; 1]>,
     ) {
+        let steps_max = self.clients.limits.replay_steps_max;
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
@@ -82,17 +96,16 @@ impl Shard {
                 ..Replay::default()
             })
         });
-        for request in requests {
-            // All of it comes once more, if it does not wait yet.
-            replay.filters.insert(request.filter);
-            if replay.has_room() {
-                replay.walks.push_back(ReplayWalk {
-                    walk: self.router.begin_retained_walk(),
-                    request,
-                });
+        if requests.len() > steps_max {
+            if replay.asked.is_empty() {
+                replay.asked = requests.into_vec().into();
             } else {
-                replay.waiting.insert(request.filter, request);
+                replay.asked.extend(requests);
             }
+            return;
+        }
+        for request in requests {
+            replay.take_in(request, &mut self.router);
         }
     }
 
@@ -141,9 +154,14 @@ impl Shard {
             self.replay_budget.left -= 1;
         }
         if replay.is_over() {
-            let filters = std::mem::take(&mut replay.filters);
+            // One of them at least, so that it ends at once if there is no other.
+            let count = self.replay_budget.left.max(1).min(replay.filters.len());
+            let ended = std::iter::from_fn(|| replay.filters.pop_first()).take(count);
+            self.end_replays(session, ended);
+            self.replay_budget.spend(count);
+        }
+        if replay.is_over() && replay.filters.is_empty() {
             drop(replay);
-            self.end_replays(session, filters);
             if let Some(connection) = self.clients.connections.get_mut(key) {
                 connection.tidy_rare();
             }
@@ -189,6 +207,11 @@ impl Shard {
     ) -> usize {
         let mut steps = 0;
         while steps < steps_max && replay.looks_up() {
+            if let Some(request) = replay.asked.pop_front() {
+                steps += 1;
+                replay.take_in(request, &mut self.router);
+                continue;
+            }
             if replay.walks.is_empty()
                 && let Some((_, request)) = replay.waiting.pop_first()
             {
@@ -308,14 +331,15 @@ impl Shard {
     }
 
     fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) {
-        let filters = std::mem::take(&mut replay.filters);
         // What comes with QoS 0 is lost with its connection.
         replay
             .walks
             .retain(|walk| walk.request.qos > QoS::AtMostOnce);
         self.look_up(session, replay, REPLAY_KEPT_STEPS_MAX, now);
+        let filters = std::mem::take(&mut replay.filters);
         if replay.looks_up() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
-            return self.interrupt_replays(session, filters);
+            let asked = replay.asked.iter().map(|request| request.filter);
+            return self.interrupt_replays(session, filters.into_iter().chain(asked));
         }
         for ReplayItems { messages, request } in replay.items.drain(..) {
             for message in messages {

@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE, the interest barrier between them and SUBACK, and retained replay.
 //!
+//! Topic Filters come one by one from `filters.rs`, some of a packet in each turn.
+//!
 //! The first local subscription to a filter is announced to all shards, and SUBACK waits until each
 //! of them has acknowledged it. While it waits the Client is not read, so its packets keep their
 //! order; deliveries to it go on.
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::Shard;
 use super::clients::{SubscriptionKind, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
@@ -18,18 +21,19 @@ use super::envelope::Envelope;
 use super::mount_point::mounted_filter;
 use super::store::HeldPacket;
 use super::timers::Slot;
-use super::{Shard, Step};
 use crate::auth::Access;
-use crate::codec::{self, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
+use crate::codec::{self, ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::QoS;
-use crate::policy::LogMask;
+use crate::policy::{LogMask, Settings};
 use crate::router::{FilterKey, Interest};
 use crate::session::{ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicFilter;
 
+/// Messages and requests that are looked at in the time of a step (`filters.rs`).
+const VISITS_A_STEP: usize = 64;
 /// Bytes of a SUBACK or UNSUBACK beside its reason codes, at most.
 const ANSWER_SIZE: usize = 1 + 4 + 2 + 1;
 
@@ -40,6 +44,20 @@ pub(super) struct Barrier {
     sequence: u64,
     connection: ConnectionKey,
     answer: Answer,
+}
+
+/// What Topic Filters are asked for with, all of a packet alike.
+pub(super) struct Asked<'a> {
+    key: ConnectionKey,
+    session: SessionKey,
+    subscription_identifier: Option<NonZeroU32>,
+    mount_point: Option<&'a str>,
+    maximum_qos: QoS,
+    /// Another broker's bridge asks.
+    is_bridge: bool,
+    is_logged: bool,
+    /// The Session is stored, and its disk takes nothing.
+    is_stalled: bool,
 }
 
 /// What follows the barrier.
@@ -53,8 +71,30 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn forget_replays(&mut self, filter: FilterKey) {
+    pub(super) fn new(packet_identifier: PacketIdentifier) -> Self {
+        Self {
+            packet_identifier,
+            codes: SmallVec::new(),
+            replays: SmallVec::new(),
+            lsn: 0,
+        }
+    }
+
+    /// Topic Filters that are answered.
+    pub(super) fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// The answer to the next Topic Filter.
+    pub(super) fn push(&mut self, reason_code: ReasonCode) {
+        self.codes.push(reason_code);
+    }
+
+    /// Nothing is replayed because of this subscription. How many were looked at.
+    pub(super) fn forget_replays(&mut self, filter: FilterKey) -> usize {
+        let visits = self.replays.len();
         self.replays.retain(|request| request.filter != filter);
+        visits
     }
 }
 
@@ -89,130 +129,129 @@ impl ReplayRequest {
 }
 
 impl Shard {
-    pub(super) fn handle_subscribe(
-        &mut self,
+    /// What Topic Filters are asked for with, `None` if there is no connection to answer on.
+    pub(super) fn asked<'a>(
+        &self,
         key: ConnectionKey,
         session: SessionKey,
-        subscribe: &Subscribe<'_>,
+        settings: &'a Settings,
+        logged_as: LogMask,
+        subscription_identifier: Option<NonZeroU32>,
+    ) -> Option<Asked<'a>> {
+        let connection = self.clients.connections.get(key)?;
+        let listener = settings.listener(connection.listener);
+        let store = self.clients.store.as_ref();
+        Some(Asked {
+            key,
+            session,
+            subscription_identifier,
+            mount_point: listener.and_then(|listener| listener.mount_point.as_deref()),
+            maximum_qos: connection.maximum_qos,
+            is_bridge: connection.is_bridge(),
+            is_logged: settings.policy.log.has(logged_as),
+            is_stalled: self.is_session_stored(session) && store.is_some_and(|it| it.stalled),
+        })
+    }
+
+    /// One Topic Filter of a SUBSCRIBE comes into force, or is refused.
+    pub(super) fn subscribe_to(
+        &mut self,
+        seen: &str,
+        mut options: SubscriptionOptions,
+        asked: &Asked<'_>,
+        answer: &mut Answer,
+        effects: &mut Effects,
+    ) {
+        let (session, identifier) = (asked.session, asked.subscription_identifier);
+        let text = mounted_filter(asked.mount_point, seen);
+        // Only a mount point can have made it too long.
+        let Ok(filter) = TopicFilter::new(&text) else {
+            return answer.push(ReasonCode::TopicFilterInvalid);
+        };
+        options.qos = options.qos.min(asked.maximum_qos);
+        // What it brings from its broker must not go back there, and what is retained here is to be retained there.
+        if asked.is_bridge {
+            options.no_local = filter.share_group().is_none();
+            options.retain_as_published = true;
+        }
+        self.make_room_of_ended();
+        let Some(member) = self.clients.members.get(session) else {
+            return;
+        };
+        if !self
+            .clients
+            .permits(member, Access::Subscribe, text.as_bytes())
+        {
+            self.clients.counters.subscriptions_refused += 1;
+            self.log_subscribe(session, &text, ReasonCode::NotAuthorized, effects);
+            return answer.push(ReasonCode::NotAuthorized);
+        }
+        let Some(member) = self.clients.members.get_mut(session) else {
+            return;
+        };
+        let wanted = self.router.find(&filter);
+        let known = wanted.is_some_and(|filter| member.subscriptions.contains_key(&filter));
+        let limits = &self.clients.limits;
+        let too_many = member.subscriptions.len() >= limits.max_subscriptions;
+        let is_full = wanted.is_none() && self.router.filter_bytes() >= limits.max_filter_bytes;
+        if asked.is_stalled || is_full || (!known && too_many) {
+            self.clients.counters.subscriptions_refused += 1;
+            return answer.push(ReasonCode::QuotaExceeded);
+        }
+        let is_shared = filter.share_group().is_some();
+        let subscribed = self
+            .router
+            .subscribe(&filter, session, options, identifier, true);
+        let before = member.subscriptions.get(&subscribed.filter).copied();
+        let wants_retained = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => {
+                !subscribed.existed || before == Some(SubscriptionKind::Unanswered)
+            }
+            RetainHandling::DoNotSend => false,
+        };
+        // A new shared subscription is sent no retained messages [MQTT-4.8.2].
+        let is_replayed = wants_retained && !is_shared;
+        // What others retain until the barrier is not delivered as it comes.
+        let has_retained = self.router.retained_count() > 0 || self.peers.len() > 1;
+        // An earlier SUBSCRIBE of this connection may not have got all of what it asked for.
+        let is_owed_retained =
+            is_replayed && has_retained || before == Some(SubscriptionKind::Replaying);
+        let kind = SubscriptionKind::new(is_shared, is_owed_retained);
+        member.subscriptions.insert(subscribed.filter, kind);
+        if is_replayed {
+            let request = ReplayRequest::new(subscribed.filter, options, identifier);
+            answer.replays.push(request);
+        }
+        let granted = ReasonCode::granted(options.qos);
+        answer.push(granted);
+        if let Some(store) = &mut self.clients.store
+            && let Some(name) = member.session.stored()
+        {
+            store.subscribed(name, &text, options, identifier, is_owed_retained);
+            if is_shared {
+                store.name_share(ShareTag(subscribed.filter.0), &text);
+            }
+            answer.lsn = store.journal.position();
+        }
+        if asked.is_logged {
+            self.log_subscribe(session, &text, granted, effects);
+        }
+        if subscribed.announce {
+            self.announce(subscribed.filter);
+        }
+    }
+
+    /// All of a SUBSCRIBE is in force here: it is answered once all of it is in force everywhere.
+    pub(super) fn end_subscribe(
+        &mut self,
+        key: ConnectionKey,
+        answer: Answer,
         now: Instant,
         effects: &mut Effects,
-    ) -> Result<Step, ProtocolError> {
-        if self.ring_is_full {
-            self.pause_for_ring(key);
-            return Ok(Step::Blocked);
-        }
-        self.check_answer(key, subscribe.filters().count())?;
-        // All or nothing: a malformed filter ends the connection before any of them is in force.
-        for (filter, _) in subscribe.filters() {
-            TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
-        }
-        let settings = self.clients.settings.clone();
-        let Some(connection) = self.clients.connections.get(key) else {
-            return Ok(Step::Stop);
-        };
-        let (maximum_qos, is_bridge) = (connection.maximum_qos, connection.is_bridge());
-        let mount_point = settings
-            .listener(connection.listener)
-            .and_then(|listener| listener.mount_point.as_deref());
-        let mut answer = Answer {
-            packet_identifier: subscribe.packet_identifier,
-            codes: SmallVec::new(),
-            replays: SmallVec::new(),
-            lsn: 0,
-        };
-        let stalled = self.is_session_stored(session)
-            && self.clients.store.as_ref().is_some_and(|it| it.stalled);
-        for (seen, mut options) in subscribe.filters() {
-            let text = mounted_filter(mount_point, seen);
-            // Only a mount point can have made it too long.
-            let Ok(filter) = TopicFilter::new(&text) else {
-                answer.codes.push(ReasonCode::TopicFilterInvalid);
-                continue;
-            };
-            options.qos = options.qos.min(maximum_qos);
-            // What it brings from its broker must not go back there, and what is retained here is to be retained there.
-            if is_bridge {
-                options.no_local = filter.share_group().is_none();
-                options.retain_as_published = true;
-            }
-            self.make_room_of_ended();
-            let Some(member) = self.clients.members.get(session) else {
-                break;
-            };
-            if !self
-                .clients
-                .permits(member, Access::Subscribe, text.as_bytes())
-            {
-                self.clients.counters.subscriptions_refused += 1;
-                self.log_subscribe(session, &text, ReasonCode::NotAuthorized, effects);
-                answer.codes.push(ReasonCode::NotAuthorized);
-                continue;
-            }
-            let Some(member) = self.clients.members.get_mut(session) else {
-                break;
-            };
-            let wanted = self.router.find(&filter);
-            let known = wanted.is_some_and(|filter| member.subscriptions.contains_key(&filter));
-            let limits = &self.clients.limits;
-            let too_many = member.subscriptions.len() >= limits.max_subscriptions;
-            let is_full = wanted.is_none() && self.router.filter_bytes() >= limits.max_filter_bytes;
-            if stalled || is_full || (!known && too_many) {
-                self.clients.counters.subscriptions_refused += 1;
-                answer.codes.push(ReasonCode::QuotaExceeded);
-                continue;
-            }
-            let is_shared = filter.share_group().is_some();
-            let subscribed = self.router.subscribe(
-                &filter,
-                session,
-                options,
-                subscribe.subscription_identifier,
-                true,
-            );
-            let before = member.subscriptions.get(&subscribed.filter).copied();
-            let wants_retained = match options.retain_handling {
-                RetainHandling::Send => true,
-                RetainHandling::SendIfNew => {
-                    !subscribed.existed || before == Some(SubscriptionKind::Unanswered)
-                }
-                RetainHandling::DoNotSend => false,
-            };
-            // A new shared subscription is sent no retained messages [MQTT-4.8.2].
-            let is_replayed = wants_retained && !is_shared;
-            // What others retain until the barrier is not delivered as it comes.
-            let has_retained = self.router.retained_count() > 0 || self.peers.len() > 1;
-            // An earlier SUBSCRIBE of this connection may not have got all of what it asked for.
-            let is_owed_retained =
-                is_replayed && has_retained || before == Some(SubscriptionKind::Replaying);
-            let kind = SubscriptionKind::new(is_shared, is_owed_retained);
-            member.subscriptions.insert(subscribed.filter, kind);
-            if is_replayed {
-                let identifier = subscribe.subscription_identifier;
-                let request = ReplayRequest::new(subscribed.filter, options, identifier);
-                answer.replays.push(request);
-            }
-            let granted = ReasonCode::granted(options.qos);
-            answer.codes.push(granted);
-            if let Some(store) = &mut self.clients.store
-                && let Some(name) = member.session.stored()
-            {
-                let identifier = subscribe.subscription_identifier;
-                store.subscribed(name, &text, options, identifier, is_owed_retained);
-                if is_shared {
-                    store.name_share(ShareTag(subscribed.filter.0), &text);
-                }
-                answer.lsn = store.journal.position();
-            }
-            if settings.policy.log.has(LogMask::SUBSCRIBE) {
-                self.log_subscribe(session, &text, granted, effects);
-            }
-            if subscribed.announce {
-                self.announce(subscribed.filter);
-            }
-        }
+    ) {
         if self.announcements_are_in_force(self.announced) {
-            self.answer(key, answer, now, effects);
-            return Ok(Step::Continue);
+            return self.answer(key, answer, now, effects);
         }
         // Waits for every announcement so far: another Client's to the same filter may be under way.
         self.barriers.push_back(Barrier {
@@ -223,11 +262,14 @@ impl Shard {
         if let Some(connection) = self.clients.connections.get_mut(key) {
             connection.pause.set(Pause::BARRIER);
         }
-        Ok(Step::Continue)
     }
 
     /// Whether the Client takes an answer with so many reason codes [MQTT-3.1.2-24].
-    fn check_answer(&self, key: ConnectionKey, count: usize) -> Result<(), ProtocolError> {
+    pub(super) fn check_answer(
+        &self,
+        key: ConnectionKey,
+        count: usize,
+    ) -> Result<(), ProtocolError> {
         let connection = self.clients.connections.get(key);
         let size_max = connection.map_or(0, |connection| connection.maximum_packet_size as usize);
         if count + ANSWER_SIZE > size_max {
@@ -268,7 +310,9 @@ impl Shard {
         );
         self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
-        if self.router.retained_count() == 0 || answer.replays.is_empty() {
+        let is_soon_over = self.router.retained_count() == 0
+            && answer.replays.len() <= self.clients.limits.replay_steps_max;
+        if is_soon_over || answer.replays.is_empty() {
             let filters = answer.replays.iter().map(|request| request.filter);
             return self.end_replays(session, filters);
         }
@@ -294,92 +338,80 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_unsubscribe(
+    /// One Topic Filter of an UNSUBSCRIBE is in force no more. The answer to it, and how many other things it made look at, in
+    /// steps.
+    pub(super) fn unsubscribe_seen(
         &mut self,
-        key: ConnectionKey,
-        session: SessionKey,
-        unsubscribe: &Unsubscribe<'_>,
+        seen: &str,
+        asked: &Asked<'_>,
         now: Instant,
         effects: &mut Effects,
-    ) -> Result<Step, ProtocolError> {
-        if self.ring_is_full {
-            self.pause_for_ring(key);
-            return Ok(Step::Blocked);
+    ) -> (ReasonCode, usize) {
+        let session = asked.session;
+        let text = mounted_filter(asked.mount_point, seen);
+        let Ok(filter) = TopicFilter::new(&text) else {
+            return (ReasonCode::NoSubscriptionExisted, 0);
+        };
+        let member = self.clients.members.get(session);
+        let permits = |member| {
+            let access = Access::Unsubscribe;
+            self.clients.permits(member, access, text.as_bytes())
+        };
+        if !member.is_some_and(permits) {
+            return (ReasonCode::NotAuthorized, 0);
         }
-        self.check_answer(key, unsubscribe.filters().count())?;
-        for filter in unsubscribe.filters() {
-            TopicFilter::new(filter).map_err(|_| ProtocolError::TopicFilterInvalid)?;
+        if asked.is_logged {
+            self.log_unsubscribe(session, &text, effects);
         }
-        let settings = self.clients.settings.clone();
-        let mount_point = self
-            .clients
-            .connections
-            .get(key)
-            .and_then(|connection| settings.listener(connection.listener))
-            .and_then(|listener| listener.mount_point.as_deref());
-        let mut codes: SmallVec<[ReasonCode; 4]> = SmallVec::new();
+        let removed = self.router.find(&filter).and_then(|filter| {
+            let member = self.clients.members.get_mut(session)?;
+            Some((filter, member.subscriptions.remove(&filter)?))
+        });
+        let Some((filter, kind)) = removed else {
+            return (ReasonCode::NoSubscriptionExisted, 0);
+        };
+        let mut visits = 0;
+        if kind == SubscriptionKind::Shared {
+            visits += self.hand_on_queued(session, filter, now, effects);
+        }
+        // Its key may soon be another filter's.
+        if let Some(connection) = self.clients.connections.get_mut(asked.key) {
+            if let Some(replay) = connection.replay_mut() {
+                visits += replay.forget(filter);
+            }
+            if let Some(held) = connection.held_mut() {
+                visits += held.forget_replays(filter);
+            }
+        }
         let stored = self
             .clients
             .members
             .get(session)
             .and_then(|member| member.session.stored());
-        for seen in unsubscribe.filters() {
-            let text = mounted_filter(mount_point, seen);
-            let Ok(filter) = TopicFilter::new(&text) else {
-                codes.push(ReasonCode::NoSubscriptionExisted);
-                continue;
-            };
-            let Some(member) = self.clients.members.get(session) else {
-                break;
-            };
-            if !self
-                .clients
-                .permits(member, Access::Unsubscribe, text.as_bytes())
-            {
-                codes.push(ReasonCode::NotAuthorized);
-                continue;
-            }
-            if settings.policy.log.has(LogMask::UNSUBSCRIBE) {
-                self.log_unsubscribe(session, &text, effects);
-            }
-            let Some(member) = self.clients.members.get_mut(session) else {
-                break;
-            };
-            let removed = self
-                .router
-                .find(&filter)
-                .and_then(|filter| Some((filter, member.subscriptions.remove(&filter)?)));
-            let Some((filter, kind)) = removed else {
-                codes.push(ReasonCode::NoSubscriptionExisted);
-                continue;
-            };
-            codes.push(ReasonCode::Success);
-            if kind == SubscriptionKind::Shared {
-                self.hand_on_queued(session, filter, now, effects);
-            }
-            // Its key may soon be another filter's.
-            if let Some(connection) = self.clients.connections.get_mut(key) {
-                if let Some(replay) = connection.replay_mut() {
-                    replay.forget(filter);
-                }
-                if let Some(held) = connection.held_mut() {
-                    held.forget_replays(filter);
-                }
-            }
-            if let Some(name) = stored
-                && let Some(store) = &mut self.clients.store
-            {
-                store.unsubscribed(name, self.router.filter_text(filter));
-            }
-            self.unsubscribe_from(filter, session);
+        if let Some(name) = stored
+            && let Some(store) = &mut self.clients.store
+        {
+            store.unsubscribed(name, self.router.filter_text(filter));
         }
-        if stored.is_some() {
-            let packet = HeldPacket::UnsubAck(unsubscribe.packet_identifier, Box::new(codes));
-            self.hold(key, self.stored_position(), 0, packet, now, effects);
-            return Ok(Step::Continue);
+        self.unsubscribe_from(filter, session);
+        (ReasonCode::Success, visits / VISITS_A_STEP)
+    }
+
+    /// All of an UNSUBSCRIBE is done: it is answered once that is stored.
+    pub(super) fn end_unsubscribe(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        answer: Answer,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let (identifier, codes) = (answer.packet_identifier, answer.codes);
+        if self.is_session_stored(session) {
+            let packet = HeldPacket::UnsubAck(identifier, Box::new(codes));
+            return self.hold(key, self.stored_position(), 0, packet, now, effects);
         }
         if let Some(connection) = self.clients.connections.get_mut(key) {
-            let identifier = unsubscribe.packet_identifier;
             codec::encode_unsuback(
                 connection.version,
                 identifier,
@@ -389,7 +421,6 @@ impl Shard {
             self.clients.counters.packets_sent += 1;
             mark_dirty(connection, key, effects);
         }
-        Ok(Step::Continue)
     }
 
     /// Takes one subscription out of the Router; other shards are told and not waited for. Whether there was one.

@@ -26,6 +26,8 @@ pub(super) enum Slot {
     DiskPatience,
     /// The next turn, for retained messages that this one had no time for.
     Replays,
+    /// The next turn, for Topic Filters that this one had no time for.
+    Filters,
     /// More of what ended Sessions have left behind.
     Ended,
     /// More of what removed retained messages have left behind.
@@ -50,6 +52,7 @@ pub(super) struct Timers {
     retained_expiry: Instant,
     disk_patience: Instant,
     replays: Instant,
+    filters: Instant,
     ended: Instant,
     tidying: Instant,
     dump: Instant,
@@ -66,6 +69,7 @@ impl Timers {
             retained_expiry: UNARMED,
             disk_patience: UNARMED,
             replays: UNARMED,
+            filters: UNARMED,
             ended: UNARMED,
             tidying: UNARMED,
             dump: UNARMED,
@@ -80,6 +84,7 @@ impl Timers {
             Slot::RetainedExpiry => return &mut self.retained_expiry,
             Slot::DiskPatience => return &mut self.disk_patience,
             Slot::Replays => return &mut self.replays,
+            Slot::Filters => return &mut self.filters,
             Slot::Ended => return &mut self.ended,
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,

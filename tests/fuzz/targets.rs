@@ -1,7 +1,10 @@
 //! What reads bytes.
 
 use fastmq::auth::{Access, Acl, PasswordFile, Subject};
-use fastmq::codec::{Packet, decode, decode_fixed_header, encode};
+use fastmq::codec::{
+    DecodeError, Packet, TopicFilters, decode, decode_filters_head, decode_fixed_header, encode,
+    packet_type,
+};
 use fastmq::config;
 use fastmq::import;
 use fastmq::journal::WallClock;
@@ -48,7 +51,17 @@ fn mqtt_packets() {
             let Some(body) = bytes.get(header.header_size..header.total_size()) else {
                 break;
             };
-            match decode(version, header.first_byte, body) {
+            let decoded = decode(version, header.first_byte, body);
+            if let packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE = header.first_byte >> 4 {
+                let one_by_one = count_filters(version, header.first_byte, body);
+                let at_once = decoded.map(|packet| match packet {
+                    Packet::Subscribe(subscribe) => subscribe.filters().count(),
+                    Packet::Unsubscribe(unsubscribe) => unsubscribe.filters().count(),
+                    _ => 0,
+                });
+                assert_eq!(one_by_one, at_once);
+            }
+            match decoded {
                 Ok(packet) => {
                     if let Packet::Connect(connect) = packet {
                         version = connect.version;
@@ -62,6 +75,22 @@ fn mqtt_packets() {
         }
         outcome(came_of_it)
     });
+}
+
+/// Reads Topic Filters one by one.
+fn count_filters(
+    version: ProtocolVersion,
+    first_byte: u8,
+    body: &[u8],
+) -> Result<usize, DecodeError> {
+    let head = decode_filters_head(version, first_byte, body)?;
+    let mut filters = TopicFilters::new(version, first_byte, body, head.filters_size);
+    let mut count = 0;
+    while filters.read()?.is_some() {
+        count += 1;
+    }
+    assert_eq!(filters.size(), 0);
+    Ok(count)
 }
 
 /// What was read is what will be read of what is written of it.

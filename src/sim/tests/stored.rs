@@ -603,3 +603,38 @@ fn what_many_envelopes_have_stored_is_in_many_frames() {
     }
     assert_eq!(shard.take_journal(&mut Vec::new()), Some(10));
 }
+
+/// [MQTT-3.8.4-3] Nothing was promised, and what the Client asks for again is what it gets.
+#[test]
+fn subscribe_that_a_crash_cuts_short_is_in_force_as_far_as_it_came_and_may_be_repeated() {
+    for shards in [1, 3] {
+        let mut crossing = Crossing::stored(shards);
+        let link = crossing.client_by(0, lasting);
+        let name = crossing.last_name();
+        let topics: Vec<String> = (0..300).map(|number| format!("t/{number}")).collect();
+        let filters: Vec<_> = topics.iter().map(|it| (&**it, options(Q1))).collect();
+        let subscribe = Packet::Subscribe(Subscribe::new(identifier(9), &filters));
+        let subscriptions =
+            |crossing: &Crossing| crossing.bench.world.shard(0).census().subscriptions;
+        // Time stands still, so there is one turn for it.
+        crossing.bench.send(link, &subscribe);
+        let count = subscriptions(&crossing);
+        assert!((1..300).contains(&count), "{count} in one turn");
+        crossing.write();
+        assert_eq!(crossing.bench.hear(link), [""; 0]);
+        crossing.crash();
+        assert_eq!(subscriptions(&crossing), count);
+        let link = crossing.bench.open(lasting(&name));
+        crossing.write();
+        assert_eq!(crossing.bench.hear(link), ["connack Success present"]);
+        crossing.bench.send(link, &subscribe);
+        for _ in 0..10 {
+            crossing.bench.pass(0.001);
+        }
+        assert_eq!(crossing.bench.hear(link), [""; 0], "the disk has not all");
+        crossing.write();
+        let suback = format!("suback {:?}", [ReasonCode::GrantedQoS1; 300]);
+        assert_eq!(crossing.bench.hear(link), [suback]);
+        assert_eq!(subscriptions(&crossing), 300);
+    }
+}

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::codec::RetainHandling;
+use crate::shard::Census;
 
 /// [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
 #[test]
@@ -514,4 +515,56 @@ fn topic_with_more_than_200_separators_ends_its_connection_and_no_other() {
         assert_eq!(heard, ["connack TopicNameInvalid", "closed"]);
         assert_eq!(bench.hear_payloads(other), ["x"]);
     });
+}
+
+/// [MQTT-3.8.4-1] What is published anywhere after a SUBACK is delivered, however many turns its SUBSCRIBE took.
+#[test]
+fn suback_of_a_subscribe_that_takes_many_turns_waits_until_every_shard_knows_all_of_it() {
+    for backlog_max in [1, 4096] {
+        let limits = Limits {
+            filter_steps_max: 1,
+            peer_backlog_max: backlog_max,
+            ..Limits::default()
+        };
+        on_shards_with(&limits, |bench| {
+            let publisher = bench.connect(v5("publisher"));
+            let link = bench.connect(v5("a"));
+            let topics: Vec<String> = (0..12).map(|number| format!("t/{number}")).collect();
+            let filters: Vec<_> = topics.iter().map(|it| (&**it, options(Q1))).collect();
+            let subscribe = Subscribe::new(identifier(9), &filters);
+            bench.send(link, &Packet::Subscribe(subscribe));
+            let mut turns = 0;
+            let mut heard = bench.hear(link);
+            while heard.is_empty() {
+                bench.pass(0.001);
+                heard = bench.hear(link);
+                turns += 1;
+            }
+            assert_eq!(
+                heard,
+                [format!("suback {:?}", [ReasonCode::GrantedQoS1; 12])]
+            );
+            // All but the first are checked, then all but the first come into force.
+            assert!((1..=22).contains(&turns), "{turns} turns");
+            for (id, topic) in (1..).zip(&topics) {
+                bench.publish(publisher, topic, "x", Q1, id);
+                let heard = bench.hear(link);
+                assert_eq!(heard, [format!("publish q1 #{id} {topic}=x")]);
+            }
+            let filters: Vec<_> = topics.iter().map(|it| &**it).collect();
+            let unsubscribe = Unsubscribe::new(identifier(8), &filters);
+            bench.send(link, &Packet::Unsubscribe(unsubscribe));
+            for _ in 0..22 {
+                bench.pass(0.001);
+            }
+            let heard = bench.hear(link);
+            assert_eq!(heard, [format!("unsuback {:?}", [ReasonCode::Success; 12])]);
+            let left = |bench: &Bench| -> usize {
+                let censuses = bench.world.censuses();
+                let left = |it: &Census| it.filters + it.subscriptions + it.unfinished;
+                censuses.iter().map(left).sum()
+            };
+            assert_eq!(left(bench), 0);
+        });
+    }
 }
