@@ -171,7 +171,7 @@ impl Client {
         match random.below(100) {
             0..40 => self.publish(world, oracle, random, plan),
             40..55 => self.subscribe(world, random, plan),
-            55..60 => self.unsubscribe(world, random),
+            55..60 => self.unsubscribe(world, random, plan),
             60..62 => self.disconnect(world, random),
             62..64 if self.version != ProtocolVersion::V5 => {
                 self.repeat_qos2(world, oracle, random);
@@ -578,13 +578,17 @@ impl Client {
         self.send(world, &Packet::Subscribe(subscribe));
     }
 
-    fn unsubscribe(&mut self, world: &mut World, random: &mut Random) {
+    fn unsubscribe(&mut self, world: &mut World, random: &mut Random, plan: &Plan) {
         if self.subscribing.is_some() || self.unsubscribing.is_some() || self.subscribed.is_empty()
         {
             return;
         }
         let known: Vec<&'static str> = self.subscribed.iter().copied().collect();
-        let filters = vec![*random.pick(&known)];
+        let mut filters = BTreeSet::from([*random.pick(&known)]);
+        for _ in 1..plan.unsubscribed_at_once {
+            filters.insert(*random.pick(&known));
+        }
+        let filters: Vec<_> = filters.into_iter().collect();
         let identifier = self.identifier();
         let unsubscribe =
             Unsubscribe::new(PacketIdentifier::new(identifier).expect("from 1"), &filters);

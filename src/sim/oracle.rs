@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::world::{Event, WireId, World};
 use crate::codec::{
     self, Connect, Packet, Publish, PublishHeader, ReasonCode, RetainHandling, Subscribe,
-    SubscriptionOptions,
+    SubscriptionOptions, Unsubscribe,
 };
 use crate::key::{PacketIdentifier, ShardId};
 use crate::limits::{Limits, PACKET_SIZE_MAX};
@@ -213,7 +213,12 @@ struct Session {
     exactly_once: u64,
     /// Some of them may have ended unfinished.
     is_inexact: bool,
+    /// The broker has begun with a packet about its subscriptions.
+    is_in_doubt: bool,
 }
+
+/// Later than every event: a subscription that may be removed or replaced, or not.
+const IN_DOUBT: u64 = u64::MAX;
 
 impl Session {
     /// What is on its way meets the subscriptions there are when it arrives: where none of them is
@@ -222,10 +227,27 @@ impl Session {
         for (message, owed) in &mut self.owed {
             let topic = messages[*message as usize].topic;
             let is_kept = self.subscriptions.iter().any(|(filter, it)| {
-                it.options.qos > QoS::AtMostOnce && !is_shared(filter) && matches(filter, topic)
+                self.removed
+                    .iter()
+                    .all(|(doubtful, at, _)| *at != IN_DOUBT || doubtful != filter)
+                    && it.options.qos > QoS::AtMostOnce
+                    && !is_shared(filter)
+                    && matches(filter, topic)
             });
             owed.at_most_once |= !is_kept;
         }
+    }
+
+    /// What these filters stand for is known again. Whether the broker had begun with the packet that names them.
+    fn end_doubt<'a>(&mut self, filters: impl Iterator<Item = &'a str>, events: u64) -> bool {
+        for filter in filters {
+            for (doubtful, at, _) in &mut self.removed {
+                if *at == IN_DOUBT && doubtful == filter {
+                    *at = events;
+                }
+            }
+        }
+        std::mem::take(&mut self.is_in_doubt)
     }
 }
 
@@ -458,6 +480,10 @@ impl Oracle {
                 self.mix(packet);
                 self.consumed(*wire, *shard, packet)
             }
+            Event::Begun { wire, packet } => {
+                self.mix(&wire.to_be_bytes());
+                self.begun(*wire, packet)
+            }
             Event::Output { wire, bytes, since } => {
                 if let Some(wire) = self.wires.get_mut(wire) {
                     wire.written_since = since.unwrap_or(now);
@@ -532,6 +558,7 @@ impl Oracle {
         let Some(wire) = session.wire.take() else {
             return;
         };
+        session.is_in_doubt = false;
         if let Some(wire) = self.wires.get_mut(&wire) {
             wire.ended = true;
         }
@@ -728,10 +755,16 @@ impl Oracle {
         match packet {
             Packet::Publish(publish) => self.published(wire, client, shard, &publish),
             Packet::Subscribe(subscribe) => {
-                self.subscribe(client, &subscribe);
+                let was_begun = session.end_doubt(subscribe.filters().map(|it| it.0), events);
+                if was_begun {
+                    self.meet_new_options(client, &subscribe);
+                } else {
+                    self.subscribe(client, &subscribe);
+                }
                 Ok(())
             }
             Packet::Unsubscribe(unsubscribe) => {
+                session.end_doubt(unsubscribe.filters(), events);
                 for filter in unsubscribe.filters() {
                     if let Some(old) = session.subscriptions.remove(filter) {
                         let as_published = old.options.retain_as_published;
@@ -739,21 +772,8 @@ impl Oracle {
                             .removed
                             .push((filter.to_owned(), events, as_published));
                     }
-                    session.owed.retain(|_, owed| {
-                        owed.filters.remove(filter);
-                        !owed.filters.is_empty()
-                    });
-                    session.owed_retained.retain(|_, (_, _, by)| by != filter);
-                    // What it has not acknowledged stays with it.
-                    for exchange in session.outbound.values_mut() {
-                        exchange.group = exchange.group.take().filter(|group| group != filter);
-                    }
                 }
-                session.weaken_owed(&self.messages);
-                session.changed_at = events;
-                for filter in unsubscribe.filters().filter(|filter| is_shared(filter)) {
-                    self.leave(filter, client);
-                }
+                self.unsubscribe(client, &unsubscribe);
                 Ok(())
             }
             Packet::PubAck(ack) => self.acknowledged(wire, client, ack.packet_identifier),
@@ -780,6 +800,64 @@ impl Oracle {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A SUBSCRIBE or UNSUBSCRIBE is on its way to be in force: what it names may be as it was, or as it says, and may
+    /// stay as it is should the connection end.
+    fn begun(&mut self, wire: WireId, packet: &[u8]) -> Checked {
+        let Some(state) = self.wires.get(&wire) else {
+            violation!("an unknown wire {wire}")
+        };
+        let client = state.client;
+        let (packet, _) = parse(state.version, packet)?;
+        let mut doubtful = Vec::new();
+        match &packet {
+            Packet::Subscribe(subscribe) => {
+                self.subscribe(client, subscribe);
+                doubtful.extend(subscribe.filters().map(|(filter, _)| filter));
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.unsubscribe(client, unsubscribe);
+                doubtful.extend(unsubscribe.filters());
+            }
+            packet => violation!("client {client}: {packet:?} is in doubt"),
+        }
+        let session = &mut self.sessions[client];
+        session.is_in_doubt = true;
+        for filter in doubtful {
+            let Some(subscription) = session.subscriptions.get_mut(filter) else {
+                continue;
+            };
+            subscription.in_force = false;
+            for as_published in [true, false] {
+                session
+                    .removed
+                    .push((filter.to_owned(), IN_DOUBT, as_published));
+            }
+        }
+        session.weaken_owed(&self.messages);
+        Ok(())
+    }
+
+    /// Nothing is owed any more because of these, or because of what was there before.
+    fn unsubscribe(&mut self, client: ClientIndex, unsubscribe: &Unsubscribe<'_>) {
+        let session = &mut self.sessions[client];
+        for filter in unsubscribe.filters() {
+            session.owed.retain(|_, owed| {
+                owed.filters.remove(filter);
+                !owed.filters.is_empty()
+            });
+            session.owed_retained.retain(|_, (_, _, by)| by != filter);
+            // What it has not acknowledged stays with it.
+            for exchange in session.outbound.values_mut() {
+                exchange.group = exchange.group.take().filter(|group| group != filter);
+            }
+        }
+        session.weaken_owed(&self.messages);
+        session.changed_at = self.events;
+        for filter in unsubscribe.filters().filter(|filter| is_shared(filter)) {
+            self.leave(filter, client);
         }
     }
 
@@ -882,7 +960,14 @@ impl Oracle {
             let mut identifiers = Vec::new();
             let mut filters = BTreeSet::new();
             for (filter, subscription) in matching {
-                qos = qos.max(subscription.options.qos);
+                // One that may not be there raises nothing.
+                if !session
+                    .removed
+                    .iter()
+                    .any(|it| it.1 == IN_DOUBT && it.0 == *filter)
+                {
+                    qos = qos.max(subscription.options.qos);
+                }
                 identifiers.extend(subscription.identifier);
                 let is_excluded = subscription.options.no_local && client == message.publisher;
                 if subscription.in_force && !is_excluded {
@@ -956,6 +1041,7 @@ impl Oracle {
                 .subscriptions
                 .insert(filter.to_owned(), subscription);
             let existed = existing.is_some();
+            let is_known = existing.as_ref().is_some_and(|it| it.in_force);
             if let (Some(old), Some(new)) = (existing, session.subscriptions.get_mut(filter)) {
                 new.in_force = old.in_force;
                 let as_published = old.options.retain_as_published;
@@ -969,11 +1055,25 @@ impl Oracle {
                 RetainHandling::DoNotSend => false,
             };
             let wants_retained = wants_retained && !is_shared(filter);
-            if wants_retained {
+            // What never was answered may not exist.
+            let may_be_new = options.retain_handling == RetainHandling::SendIfNew && !is_known;
+            if wants_retained || may_be_new && !is_shared(filter) {
                 session.replays.push(filter.to_owned());
             }
             requests.push((filter.to_owned(), options.qos, wants_retained));
-            // What is on its way meets the new options.
+        }
+        session
+            .subscribing
+            .insert(subscribe.packet_identifier.get(), requests);
+        self.meet_new_options(client, subscribe);
+    }
+
+    /// What is on its way meets the new options.
+    fn meet_new_options(&mut self, client: ClientIndex, subscribe: &Subscribe<'_>) {
+        let events = self.events;
+        let session = &mut self.sessions[client];
+        for (filter, options) in subscribe.filters() {
+            let identifier = subscribe.subscription_identifier;
             let largest = session.maximum_packet_size;
             for (message, owed) in &mut session.owed {
                 if options.no_local && self.messages[*message as usize].publisher == client {
@@ -1003,9 +1103,6 @@ impl Oracle {
         }
         session.weaken_owed(&self.messages);
         session.changed_at = events;
-        session
-            .subscribing
-            .insert(subscribe.packet_identifier.get(), requests);
     }
 
     // --- What the broker says.
@@ -1313,7 +1410,9 @@ impl Oracle {
         let got = session.got.entry(index).or_default();
         // What may as well be a retained message for a new subscription has no place in the order.
         let is_first = got.live + got.replayed == 0 && !(publish.retain && requested > 0);
-        let is_settled = session.changed_at < first_routed && groups.is_empty();
+        let is_settled = session.changed_at < first_routed
+            && groups.is_empty()
+            && removed(false).next().is_none();
 
         // [MQTT-3.3.1-8] [MQTT-3.3.1-12] [MQTT-3.3.1-13]
         let replay = publish.retain && (!as_published || owed == 0);
@@ -1473,7 +1572,8 @@ impl Oracle {
         }
         if let Some(identifier) = publish.packet_identifier.map(PacketIdentifier::get) {
             // Given out before the Client left the group, and seen after: it stays with the Client.
-            let has_left = !self.sessions[client].subscriptions.contains_key(&filter);
+            let member = self.sessions[client].subscriptions.get(&filter);
+            let has_left = member.is_none_or(|it| !it.in_force);
             if let Some(exchange) = self.sessions[client].outbound.get_mut(&identifier) {
                 exchange.group = Some(filter).filter(|_| !has_left);
             }

@@ -70,11 +70,19 @@ pub struct Plan {
     pub payload_max: usize,
     /// Exchanges an MQTT 3 Client has under way at most.
     pub v3_window: usize,
+    /// Filters of an UNSUBSCRIBE, at most.
+    pub unsubscribed_at_once: usize,
     /// Whether Sessions and retained messages are stored, on a disk that works.
     pub is_stored: bool,
 }
 
 impl Plan {
+    /// Has SUBSCRIBE and UNSUBSCRIBE packets take several turns, and more filters at once.
+    pub fn cut_filters(&mut self, steps_max: usize) {
+        self.limits.filter_steps_max = steps_max;
+        self.unsubscribed_at_once = 4;
+    }
+
     /// Draws a simulation of `shards` shards, or of some number of them.
     pub fn draw(random: &mut Random, shards: Option<usize>) -> Self {
         let drawn = *random.pick(&[1, 2, 2, 3, 3, 3, 8]);
@@ -131,6 +139,7 @@ impl Plan {
             slowness: *random.pick(&[0, 30, 80]),
             payload_max: *random.pick(&[20, 200, 3000]),
             v3_window: random.between(5, 70),
+            unsubscribed_at_once: 1,
             is_stored: random.chance(30),
         }
     }

@@ -56,6 +56,13 @@ pub enum Event {
         /// The packet.
         packet: Vec<u8>,
     },
+    /// A shard has begun with a SUBSCRIBE or UNSUBSCRIBE: what it says may be in force or not, until it is taken.
+    Begun {
+        /// The connection.
+        wire: WireId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
     /// A shard gave out packets for a connection.
     Output {
         /// The connection.
@@ -155,6 +162,8 @@ struct Wire {
     up_ended: bool,
     /// Received by the broker and not consumed.
     held: Vec<u8>,
+    /// The shard has begun with the first packet of it.
+    is_begun: bool,
     /// Taken from the shard and not accepted by the socket.
     sending: Vec<u8>,
     /// What the shard knows of `sending`.
@@ -169,6 +178,14 @@ struct Wire {
     down: VecDeque<u8>,
     /// Nothing follows `down`: the broker closed, or the Client is gone.
     down_ended: bool,
+}
+
+/// What was read of a connection: whole packets that the shard took, and what it left.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    wire: WireId,
+    consumed: &'a [u8],
+    rest: &'a [u8],
 }
 
 /// What crossed from shard to shard.
@@ -454,6 +471,7 @@ impl World {
             up: VecDeque::new(),
             up_ended: false,
             held: Vec::new(),
+            is_begun: false,
             sending: Vec::new(),
             reported_unsent: 0,
             taken: false,
@@ -783,7 +801,13 @@ impl World {
         );
         self.moved += consumed as u64;
         self.wires[wire].held = held[consumed..].to_vec();
-        self.carry_out(index, Some((wire, &held[..consumed])));
+        let (consumed, rest) = held.split_at(consumed);
+        let read = Read {
+            wire,
+            consumed,
+            rest,
+        };
+        self.carry_out(index, Some(read));
     }
 
     fn present_resumed(&mut self, index: usize) {
@@ -794,14 +818,14 @@ impl World {
     }
 
     /// Carries out what cannot wait for the end of the turn. `read`: the connection whose bytes were
-    /// just handled, and what was consumed of them.
+    /// just handled, and what was consumed of them and what was not.
     ///
     /// The log must let the oracle see causes before effects. What a shard gave to another connection
     /// that it closed because of a packet was given before that packet; what it gave to the connection
     /// that brought the packet, after it.
-    fn carry_out(&mut self, index: usize, read: Option<(WireId, &[u8])>) {
+    fn carry_out(&mut self, index: usize, read: Option<Read<'_>>) {
         let mut effects = std::mem::take(&mut self.hosts[index].effects);
-        let own = read.map(|(wire, _)| wire);
+        let own = read.map(|read| read.wire);
         for key in std::mem::take(&mut effects.suspects) {
             let host = &mut self.hosts[index];
             let &wire = host.wires.get(&key).expect("a suspect is known");
@@ -828,8 +852,9 @@ impl World {
                 self.take_last_output(index, wire, key);
             }
         }
-        if let Some((wire, consumed)) = read {
-            self.log_packets(index, wire, consumed);
+        if let Some(read) = read {
+            self.log_packets(index, read.wire, read.consumed);
+            self.log_begun(index, read);
         }
         for &(wire, _) in &closing {
             self.log.push(Event::Closing { wire });
@@ -899,6 +924,26 @@ impl World {
                 packet: packet.to_vec(),
             });
             bytes = rest;
+        }
+    }
+
+    /// Logs a packet that the shard has begun with, once.
+    fn log_begun(&mut self, index: usize, read: Read<'_>) {
+        let Read {
+            wire,
+            consumed,
+            rest,
+        } = read;
+        let state = &mut self.wires[wire];
+        let Place::At(_, key) = state.place else {
+            return;
+        };
+        let is_begun = self.hosts[index].shard.is_unfinished(key);
+        let was_begun = std::mem::replace(&mut state.is_begun, is_begun);
+        if is_begun && (!was_begun || !consumed.is_empty()) {
+            let (header, ..) = split_packet(rest).expect("a whole packet was begun with");
+            let packet = rest[..header.total_size()].to_vec();
+            self.log.push(Event::Begun { wire, packet });
         }
     }
 

@@ -34,7 +34,7 @@ use crate::codec::{
 use crate::config::Durability;
 use crate::journal::{Lsn, next_frame};
 use crate::key::PacketIdentifier;
-use crate::limits::{DISK_PATIENCE, Limits};
+use crate::limits::{DISK_PATIENCE, FILTER_STEPS_MAX, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
 use crate::time::Instant;
@@ -124,6 +124,11 @@ pub fn simulate_durable(
             outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
             peer_backlog_max: *random.pick(&[1, 6, 4096]),
             ending_steps_max: 1,
+            filter_steps_max: if seed.is_multiple_of(3) {
+                FILTER_STEPS_MAX
+            } else {
+                1
+            },
             ..Limits::default()
         },
         now: Instant::ZERO.add_seconds(1),

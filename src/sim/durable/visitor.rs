@@ -442,13 +442,17 @@ impl Visitor {
                 let Some(stay) = self.stays.last_mut() else {
                     return Err(self.violation("SUBACK came, and it never had a session"));
                 };
-                if suback.reason_codes.iter().any(ReasonCode::is_error) {
-                    // The disk takes nothing.
-                    stay.asked.pop();
-                    if is_first {
-                        stay.spans.pop();
-                        self.is_subscribed = false;
+                let mut codes = suback.reason_codes.iter();
+                if codes.any(ReasonCode::is_error) {
+                    // The disk takes nothing, or has taken nothing for a while: then some of it is in force.
+                    let is_refused = suback.reason_codes.iter().all(ReasonCode::is_error);
+                    if is_refused {
+                        stay.asked.pop();
                     }
+                    if is_refused && is_first {
+                        stay.spans.pop();
+                    }
+                    self.is_subscribed &= !is_first;
                 } else {
                     let earlier = stay.asked.iter_mut().rev().skip(1);
                     earlier.for_each(|it| it.until = it.until.min(moment));
