@@ -495,6 +495,7 @@ impl Shard {
         Ok(Step::Continue)
     }
 
+    #[inline(never)] // Acknowledgements do not pay for it.
     #[allow(clippy::too_many_arguments)] // As `handle_packet`, whose second half it is.
     fn handle_rare_packet(
         &mut self,
