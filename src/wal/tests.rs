@@ -1,8 +1,8 @@
 //! Shards with logs in a real directory: what leaves when, and what is there afterwards.
 
 use super::{
-    Directory, InstallError, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store, StoreOptions,
-    install, open, scan,
+    Directory, DirectoryError, InstallError, OpenError, SEGMENT_HEADER_SIZE, SegmentHeader, Store,
+    StoreOptions, install, open, scan,
 };
 use crate::codec::SubscriptionOptions;
 use crate::journal::{
@@ -61,6 +61,18 @@ impl Drop for Folder {
 /// What the calendar says unless it is set.
 const CALENDAR: WallClock = WallClock { start_ms: 1000 };
 
+/// Opens a directory that is in use by nobody, or for long: a process that another test begins has the lock of a broker that
+/// has just ended, from its fork to its exec.
+fn open_directory(path: &Path) -> Result<Directory, DirectoryError> {
+    for _ in 0..50 {
+        match Directory::open(path) {
+            Err(DirectoryError::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened,
+        }
+    }
+    Directory::open(path)
+}
+
 /// Shards and their logs, driven by hand.
 struct Broker {
     shards: Vec<Shard>,
@@ -96,7 +108,7 @@ impl Broker {
             mut logs,
             report,
             directory,
-        } = open(Directory::open(path)?, &options, count, 7, clock, &[0])?;
+        } = open(open_directory(path)?, &options, count, 7, clock, &[0])?;
         let now = Instant::ZERO.add_seconds(1);
         let mut shards = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {

@@ -358,7 +358,7 @@ fn warnings_come_in_order_and_none_of_what_is_behind_a_record_nobody_knows() {
         said: Mutex::default(),
         panics: false,
     });
-    let refused = tracing::subscriber::with_default(listener.clone(), || made.refused(true));
+    let refused = heard_by(listener.clone(), || made.refused(true));
     assert_eq!(refused.1, HEADER + 12 * (BUFFER / 4));
     let said = listener.said.lock().unwrap();
     assert_eq!(said.len(), 2, "{said:?}");
@@ -375,10 +375,19 @@ fn a_panic_of_the_replay_ends_the_reader_and_comes_through() {
         panics: true,
     };
     let reading = AssertUnwindSafe(|| made.read(true).map(|(_, report)| report));
-    let listening = AssertUnwindSafe(|| tracing::subscriber::with_default(listener, reading));
+    let listening = AssertUnwindSafe(|| heard_by(listener, reading));
     let panic = catch_unwind(listening).unwrap_err();
     let text = panic.downcast::<String>().unwrap();
     assert!(text.contains("frames 4 to 4 at offset"), "{text}");
+}
+
+/// Does something that `listener` hears the words of. Another test may be the first to say the same, just before anybody
+/// listens: then nobody would be told for good.
+fn heard_by<T>(listener: impl Into<tracing::Dispatch>, say: impl FnOnce() -> T) -> T {
+    tracing::dispatcher::with_default(&listener.into(), || {
+        tracing::callsite::rebuild_interest_cache();
+        say()
+    })
 }
 
 /// A directory of which only so much of each file can be read.
