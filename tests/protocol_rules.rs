@@ -32,6 +32,14 @@ fn v311(name: char, flags: &str) -> String {
     )
 }
 
+/// A broker, and a v5 Client that it sends at QoS 0 what is published to `t`.
+fn watched() -> (Broker, ConnectionKey) {
+    let mut broker = Broker::new();
+    let watcher = broker.v5('w');
+    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    (broker, watcher)
+}
+
 const PINGREQ: &[u8] = b"\xc0\0";
 const PINGRESP: &[u8] = b"\xd0\0";
 /// Default of [`Limits::outbox_bytes_max`].
@@ -124,9 +132,7 @@ fn a_packet_above_the_clients_maximum_is_left_out_and_the_next_one_sent() {
 /// [MQTT-3.1.3-9]
 #[test]
 fn a_will_with_delay_is_not_sent_if_the_client_returns_in_time() {
-    let mut broker = Broker::new();
-    let watcher = broker.v5('w');
-    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let (mut broker, watcher) = watched();
     // Will "x" to "t" after 10 s.
     let connect = v5('a', "04", "003c", HOUR, "05 18 0000000a 0001 74 0001 78");
     let (client, _) = broker.connect(&connect);
@@ -145,9 +151,7 @@ fn a_will_with_delay_is_not_sent_if_the_client_returns_in_time() {
 /// [MQTT-3.1.2-8] [MQTT-3.1.2-10]
 #[test]
 fn a_will_is_sent_for_a_lost_connection_and_not_after_disconnect() {
-    let mut broker = Broker::new();
-    let watcher = broker.v5('w');
-    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let (mut broker, watcher) = watched();
     let connect = v5('a', "06", "003c", "", "00 0001 74 0001 78");
     let (client, _) = broker.connect(&connect);
     broker.send(client, "e000");
@@ -712,9 +716,7 @@ fn a_refused_qos2_message_lets_the_next_one_go_in_its_place() {
 /// The Will's Message Expiry Interval is the lifetime of what is published, which begins then.
 #[test]
 fn a_will_lives_as_long_as_it_says_from_its_publication_on() {
-    let mut broker = Broker::new();
-    let watcher = broker.v5('w');
-    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let (mut broker, watcher) = watched();
     // Will Delay Interval 3, Message Expiry Interval 5.
     let will = "0a 18 00000003 02 00000005 0001 74 0001 78";
     let (client, _) = broker.connect(&v5('a', "06", "003c", HOUR, will));
@@ -959,9 +961,7 @@ fn a_session_that_is_resumed_in_time_does_not_end_while_it_is_connected() {
 /// [MQTT-3.1.2-8] A Session that another CONNECT ends has a Will to be published before its delay is over.
 #[test]
 fn a_will_that_waits_is_published_when_a_clean_start_ends_its_session() {
-    let mut broker = Broker::new();
-    let watcher = broker.v5('w');
-    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let (mut broker, watcher) = watched();
     let will = "05 18 0000000a 0001 74 0001 78";
     let (client, _) = broker.connect(&v5('a', "06", "003c", HOUR, will));
     broker.lose(client);
@@ -973,9 +973,7 @@ fn a_will_that_waits_is_published_when_a_clean_start_ends_its_session() {
 /// [MQTT-3.1.2-24] Without CONNACK nothing was promised, and nobody hears of a Will.
 #[test]
 fn a_client_that_takes_no_connack_leaves_no_will() {
-    let mut broker = Broker::new();
-    let watcher = broker.v5('w');
-    broker.send(watcher, "82 07 0001 00 0001 74 00");
+    let (mut broker, watcher) = watched();
     let will = "00 0001 74 0001 78";
     let (client, connack) = broker.connect(&v5('a', "06", "003c", "27 00000007", will));
     assert_eq!((connack.as_str(), broker.is_closed(client)), ("", true));

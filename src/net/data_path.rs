@@ -1501,14 +1501,8 @@ fn open_files_max() -> RawFd {
 
 /// The first file descriptor that is not for Clients. What they must leave is for the store, the log, a reload and whoever
 /// asks whether the broker is well: a broker that has all Clients that it may have is no broker that fails.
-const fn reserved_from(open_files_max: RawFd) -> RawFd {
-    let share = open_files_max / FILES_RESERVED_SHARE;
-    open_files_max
-        - if share < FILES_RESERVED_MAX {
-            share
-        } else {
-            FILES_RESERVED_MAX
-        }
+fn reserved_from(open_files_max: RawFd) -> RawFd {
+    open_files_max - (open_files_max / FILES_RESERVED_SHARE).min(FILES_RESERVED_MAX)
 }
 
 pub(super) fn peer_address(socket: &OwnedFd) -> io::Result<PeerAddress> {

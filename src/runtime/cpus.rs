@@ -19,12 +19,17 @@ impl Placed {
     /// Has the calling thread run there only.
     pub(super) fn enter(self) -> io::Result<()> {
         if let Self::Pinned(cpu) = self {
-            let mut only = CpuSet::new();
-            only.set(cpu);
-            sched_setaffinity(None, &only)?;
+            sched_setaffinity(None, &only(cpu))?;
         }
         Ok(())
     }
+}
+
+/// That CPU and no other.
+pub(super) fn only(cpu: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    set
 }
 
 /// That many shards cannot be placed.
@@ -201,7 +206,7 @@ mod tests {
             std::thread::spawn(placed).join().unwrap()
         };
         let pinned = affinity_of(Placed::Pinned(last.unwrap())).unwrap();
-        assert_eq!(pinned, set(&[last.unwrap()]));
+        assert_eq!(pinned, only(last.unwrap()));
         assert_eq!(affinity_of(Placed::Anywhere).unwrap(), all);
         let absent = affinity_of(Placed::Pinned(CpuSet::MAX_CPU - 1));
         assert_eq!(absent.unwrap_err().kind(), io::ErrorKind::InvalidInput);

@@ -20,6 +20,13 @@ use std::time::Duration;
 /// How often a shard looks whether the calendar was set.
 const CALENDAR_EVERY: Duration = Duration::from_secs(1);
 
+/// What the calendar says of the core's time by now.
+fn calendar(clock: Clock) -> WallClock {
+    WallClock {
+        start_ms: clock.start_ms(),
+    }
+}
+
 /// What one shard takes: once.
 type Part = Option<(ShardStore, Log)>;
 
@@ -47,16 +54,13 @@ pub fn open_store(
     clock: Clock,
     settings: &Settings,
 ) -> Result<(Opened, Report), OpenError> {
-    let calendar = WallClock {
-        start_ms: clock.start_ms(),
-    };
     let directory = Directory::open(&options.directory)?;
     let store = wal::open(
         directory,
         options,
         placed.len(),
         seed,
-        calendar,
+        calendar(clock),
         &settings.ports(),
     )?;
     let parts = store.shards.into_iter().zip(store.logs).map(Some).collect();
@@ -129,10 +133,7 @@ impl Core for StoredShard {
         if self.calendar_at <= now {
             self.calendar_at = now + CALENDAR_EVERY;
             // A machine that was asleep, or learns the time from others once it has started, has its calendar set.
-            let calendar = WallClock {
-                start_ms: self.clock.start_ms(),
-            };
-            if self.shard.handle_calendar(calendar) {
+            if self.shard.handle_calendar(calendar(self.clock)) {
                 tracing::info!(
                     "the clock of this machine was set: times in the store are brought up to date"
                 );

@@ -583,7 +583,8 @@ impl Clients {
             connection,
             &mut self.counters,
             &mut self.store,
-            (self.limits.outbox_bytes_max, self.sharing),
+            self.sharing,
+            self.limits.outbox_bytes_max,
             now,
         );
         if !connection.outbox.is_empty() || connection.has_parts() {
@@ -668,7 +669,8 @@ impl Clients {
         connection: &mut Connection,
         counters: &mut Counters,
         store: &mut Option<Box<Store>>,
-        (outbox_bytes_max, sharing): (usize, Sharing),
+        sharing: Sharing,
+        outbox_bytes_max: usize,
         now: Instant,
     ) -> bool {
         let resend = connection.rare_mut().and_then(|it| it.resend.as_mut());

@@ -42,6 +42,8 @@ mod pool;
 mod publish;
 mod replay;
 mod restore;
+#[cfg(test)]
+mod rig;
 mod run;
 mod sharing;
 mod slab;

@@ -153,68 +153,13 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rig::{self, NOW, Rig};
     use super::*;
-    use crate::codec::{Connect, Packet, PublishHeader, Subscribe, SubscriptionOptions, Will};
-    use crate::key::ShardId;
-    use crate::limits::Limits;
+    use crate::codec::{Connect, Packet, Will};
     use crate::message::ProtocolVersion;
     use crate::origin::Origin;
-    use std::num::NonZeroU32;
-
-    const NOW: Instant = Instant::ZERO;
-
-    struct Rig {
-        shard: Shard,
-        effects: Effects,
-    }
 
     impl Rig {
-        fn new() -> Self {
-            Self {
-                shard: Shard::new(ShardId(0), 1, Limits::default(), 1),
-                effects: Effects::default(),
-            }
-        }
-
-        fn feed(&mut self, key: ConnectionKey, bytes: &[u8]) {
-            let consumed = self.shard.handle_bytes(key, bytes, NOW, &mut self.effects);
-            assert_eq!(consumed, bytes.len());
-        }
-
-        fn output(&mut self, key: ConnectionKey) -> Vec<u8> {
-            let mut bytes = Vec::new();
-            self.shard.take_output(key, &mut bytes);
-            bytes
-        }
-
-        fn connect(
-            &mut self,
-            name: &str,
-            version: ProtocolVersion,
-            size_max: u32,
-        ) -> ConnectionKey {
-            let key = self.shard.handle_accept(Origin::default(), NOW).unwrap();
-            let mut connect = Connect::new(version, name);
-            connect.clean_start = true;
-            if version.is_v5() {
-                connect.properties.maximum_packet_size = NonZeroU32::new(size_max);
-            }
-            let mut bytes = Vec::new();
-            codec::encode(&Packet::Connect(connect), version, &mut bytes);
-            self.feed(key, &bytes);
-            self.output(key);
-            key
-        }
-
-        fn subscribe(&mut self, key: ConnectionKey, version: ProtocolVersion, qos: QoS) {
-            let filters = [("t", SubscriptionOptions::new(qos))];
-            let subscribe = Subscribe::new(PacketIdentifier::new(1).unwrap(), &filters);
-            let mut bytes = Vec::new();
-            codec::encode(&Packet::Subscribe(subscribe), version, &mut bytes);
-            self.feed(key, &bytes);
-            self.output(key);
-        }
-
         /// Whether its buffer was kept.
         fn publish(&mut self, key: ConnectionKey, packet: &[u8]) -> bool {
             let mut buffer = packet.to_vec();
@@ -228,21 +173,12 @@ mod tests {
     }
 
     fn packet(version: ProtocolVersion, qos: QoS, identifier: u16, payload_size: usize) -> Vec<u8> {
-        let header = PublishHeader {
-            duplicate: false,
+        rig::publish(
+            version,
             qos,
-            retain: false,
-            packet_identifier: PacketIdentifier::new(identifier).filter(|_| qos > QoS::AtMostOnce),
-            topic_name: b"t",
-            topic_alias: None,
-            message_expiry_interval_s: None,
-            forwarded: &[],
-            subscription_identifiers: &[],
-            payload: &vec![identifier as u8; payload_size],
-        };
-        let mut bytes = Vec::new();
-        codec::encode_publish(version, &header, &mut bytes);
-        bytes
+            identifier,
+            &vec![identifier as u8; payload_size],
+        )
     }
 
     const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::V5];

@@ -120,6 +120,7 @@ impl Shard {
         }
         let matches = self.router.remembered(first.topic_name)?;
         let run = Run::of(first, version, bytes, packet_size_max);
+        // Those whose outboxes share a payload are given one message after the other.
         if run.largest >= self.clients.sharing.payload_min && matches.targets.len() > 1 {
             return None;
         }

@@ -161,49 +161,20 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rig::{self, NOW, Rig};
     use super::*;
-    use crate::codec::{self, Connect, Packet, PublishHeader, Subscribe, SubscriptionOptions};
-    use crate::key::{PacketIdentifier, ShardId};
-    use crate::limits::Limits;
+    use crate::codec;
     use crate::message::{ProtocolVersion, QoS};
-    use crate::origin::Origin;
-    use crate::shard::Effects;
-    use crate::time::Instant;
 
-    const NOW: Instant = Instant::ZERO;
     const VERSION: ProtocolVersion = ProtocolVersion::V311;
-
-    struct Rig {
-        shard: Shard,
-        effects: Effects,
-    }
+    const PINGREQ: [u8; 2] = [0xc0, 0];
 
     impl Rig {
-        fn new() -> Self {
-            Self {
-                shard: Shard::new(ShardId(0), 1, Limits::default(), 1),
-                effects: Effects::default(),
-            }
-        }
-
-        fn send(&mut self, key: ConnectionKey, packet: &Packet<'_>) {
-            let mut bytes = Vec::new();
-            codec::encode(packet, VERSION, &mut bytes);
-            self.send_bytes(key, &bytes);
-        }
-
-        fn send_bytes(&mut self, key: ConnectionKey, bytes: &[u8]) {
-            let consumed = self.shard.handle_bytes(key, bytes, NOW, &mut self.effects);
-            assert_eq!(consumed, bytes.len());
-        }
-
         fn subscriber(&mut self, name: &str, qos: QoS) -> ConnectionKey {
-            let key = self.shard.handle_accept(Origin::default(), NOW).unwrap();
-            self.send(key, &Packet::Connect(Connect::new(VERSION, name)));
-            let filters = [("t", SubscriptionOptions::new(qos))];
-            let subscribe = Subscribe::new(PacketIdentifier::new(1).unwrap(), &filters);
-            self.send(key, &Packet::Subscribe(subscribe));
-            self.sent(key);
+            let key = self.connect(name, VERSION, 0);
+            self.subscribe(key, VERSION, qos);
+            // What it was answered has left.
+            self.shard.handle_unsent(key, 0, NOW, &mut self.effects);
             key
         }
 
@@ -226,21 +197,7 @@ mod tests {
     }
 
     fn publish(qos: QoS, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let header = PublishHeader {
-            duplicate: false,
-            qos,
-            retain: false,
-            packet_identifier: PacketIdentifier::new(1).filter(|_| qos > QoS::AtMostOnce),
-            topic_name: b"t",
-            topic_alias: None,
-            message_expiry_interval_s: None,
-            forwarded: &[],
-            subscription_identifiers: &[],
-            payload,
-        };
-        codec::encode_publish(VERSION, &header, &mut bytes);
-        bytes
+        rig::publish(VERSION, qos, 1, payload)
     }
 
     #[test]
@@ -253,7 +210,7 @@ mod tests {
             let small = publish(QoS::AtMostOnce, b"small");
             // What comes first has found its topic; the next one could be a run.
             for packet in [&small, &large, &small] {
-                rig.send_bytes(keys[0], packet);
+                rig.feed(keys[0], packet);
             }
             for key in &keys[1..] {
                 let connection = rig.shard.clients.connections.get(*key).unwrap();
@@ -277,7 +234,7 @@ mod tests {
     fn socket_that_takes_nothing_is_given_no_more_than_two_pieces() {
         let mut rig = Rig::new();
         let keys = ["a", "b"].map(|name| rig.subscriber(name, QoS::AtMostOnce));
-        rig.send_bytes(keys[0], &publish(QoS::AtMostOnce, &[7; 300_000]));
+        rig.feed(keys[0], &publish(QoS::AtMostOnce, &[7; 300_000]));
         let (mut taken, mut piece) = (0, Vec::new());
         for _ in 0..10 {
             piece.clear();
@@ -302,8 +259,8 @@ mod tests {
         let mut rig = Rig::new();
         let keys = ["a", "b"].map(|name| rig.subscriber(name, QoS::AtMostOnce));
         let large = publish(QoS::AtMostOnce, &[7; 300_000]);
-        rig.send_bytes(keys[0], &large);
-        rig.send(keys[1], &Packet::PingReq);
+        rig.feed(keys[0], &large);
+        rig.feed(keys[1], &PINGREQ);
         let mut first = Vec::new();
         rig.shard.take_output(keys[1], &mut first);
         let mut last = Vec::new();

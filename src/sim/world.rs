@@ -171,7 +171,7 @@ struct Wire {
     /// Output was taken since the shard was last told of `sending`.
     taken: bool,
     /// Of the output that was taken, the beginning of a packet whose rest was not.
-    begun: Vec<u8>,
+    cut: Vec<u8>,
     /// When output was left to the next time first, if there is some.
     left_since: Option<Instant>,
     /// Broker to Client, in the network.
@@ -475,7 +475,7 @@ impl World {
             sending: Vec::new(),
             reported_unsent: 0,
             taken: false,
-            begun: Vec::new(),
+            cut: Vec::new(),
             left_since: None,
             down: VecDeque::new(),
             down_ended: false,
@@ -971,16 +971,14 @@ impl World {
         }
         state.sending.extend_from_slice(buffer);
         state.taken = true;
-        state.begun.extend_from_slice(buffer);
-        let mut rest = &state.begun[..];
+        state.cut.extend_from_slice(buffer);
+        let mut rest = &state.cut[..];
         while let Some((_, _, behind)) = split_packet(rest) {
             rest = behind;
         }
-        let behind = rest.to_vec();
-        let size = state.begun.len() - behind.len();
-        let mut bytes = std::mem::replace(&mut state.begun, behind);
-        bytes.truncate(size);
-        if size > 0 {
+        let whole = state.cut.len() - rest.len();
+        let bytes: Vec<u8> = state.cut.drain(..whole).collect();
+        if !bytes.is_empty() {
             self.log.push(Event::Output { wire, bytes, since });
         }
     }

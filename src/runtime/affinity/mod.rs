@@ -20,6 +20,7 @@ mod pace;
 
 use self::pace::{Filling, Pace, Step};
 use super::clock::Clock;
+use super::cpus::only;
 use super::own_time::OwnTime;
 use crate::key::ShardId;
 use crate::time::Instant;
@@ -361,12 +362,6 @@ fn kept_waiting(thread: Pid) -> Option<Duration> {
     let numbers = std::fs::read_to_string(path).ok()?;
     let waited_ns = numbers.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(waited_ns))
-}
-
-fn only(cpu: usize) -> CpuSet {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    set
 }
 
 #[cfg(all(test, not(loom)))]
