@@ -381,13 +381,16 @@ fn a_panic_of_the_replay_ends_the_reader_and_comes_through() {
     assert!(text.contains("frames 4 to 4 at offset"), "{text}");
 }
 
-/// Does something that `listener` hears the words of. Another test may be the first to say the same, just before anybody
-/// listens: then nobody would be told for good.
+/// Does something that `listener` hears the words of. While there is one listener alone, whoever says something for the
+/// first time asks that of its own thread, and where another test has none nobody hears it from then on. So there are two.
 fn heard_by<T>(listener: impl Into<tracing::Dispatch>, say: impl FnOnce() -> T) -> T {
-    tracing::dispatcher::with_default(&listener.into(), || {
-        tracing::callsite::rebuild_interest_cache();
-        say()
-    })
+    let second = tracing::Dispatch::new(Listener {
+        said: Mutex::default(),
+        panics: false,
+    });
+    let heard = tracing::dispatcher::with_default(&listener.into(), say);
+    drop(second);
+    heard
 }
 
 /// A directory of which only so much of each file can be read.
