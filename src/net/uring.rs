@@ -148,12 +148,17 @@ fn build() -> io::Result<IoUring> {
         .build(SUBMISSIONS)
 }
 
-/// Whether a ring of this kind can be made here at all.
+/// Whether a ring of this kind can be made here at all, and used: each of the three system calls can be forbidden by
+/// itself.
 ///
 /// # Errors
-/// What `io_uring_setup` said.
+/// What `io_uring_setup`, `io_uring_register` or `io_uring_enter` said.
 pub fn probe() -> io::Result<()> {
-    build().map(drop)
+    let mut uring = Uring::new()?;
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: it refers to no memory.
+    unsafe { uring.ring.submission().push(&nothing) }.map_err(io::Error::other)?;
+    uring.ring.submit_and_wait(1).map(drop)
 }
 
 impl Uring {

@@ -60,7 +60,7 @@ pub enum PreflightError {
         /// Number of shards.
         shards: usize,
     },
-    /// Anything else that `io_uring_setup` said.
+    /// Anything else that its system calls said.
     #[error("io_uring cannot be set up: {source}")]
     Setup {
         /// What it said.
