@@ -22,7 +22,7 @@ use crate::message::{Message, MessageRef, QoS};
 use crate::origin::Identity;
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
-use crate::session::{Delivery, ProtocolError, ShareTag};
+use crate::session::{Delivery, Inflight, ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicName;
 
@@ -384,20 +384,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
-        let Some(member) = self.clients.members.get_mut(session) else {
-            return Ok(());
-        };
-        let identifier = acknowledgement.packet_identifier;
-        let sequence = member.session.inflight.sequence_of(identifier);
-        if member.session.inflight.puback(identifier)? {
-            if member.session.is_stored()
-                && let Some(store) = &mut self.clients.store
-            {
-                store.done(&member.session, sequence);
-            }
-            self.send_pending(session, now, effects);
-        }
-        Ok(())
+        self.end_delivery(session, acknowledgement, Inflight::puback, now, effects)
     }
 
     /// PUBREC from a Client: PUBREL follows, unless the Client refused the message.
@@ -455,12 +442,26 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
+        self.end_delivery(session, acknowledgement, Inflight::pubcomp, now, effects)
+    }
+
+    /// `end` tells the Session's flows of an acknowledgement, the last one of its message, and whether they waited for
+    /// it. The next message may follow then.
+    #[inline]
+    fn end_delivery(
+        &mut self,
+        session: SessionKey,
+        acknowledgement: &Acknowledgement<'_>,
+        end: impl FnOnce(&mut Inflight, PacketIdentifier) -> Result<bool, ProtocolError>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
         let Some(member) = self.clients.members.get_mut(session) else {
             return Ok(());
         };
         let identifier = acknowledgement.packet_identifier;
         let sequence = member.session.inflight.sequence_of(identifier);
-        if member.session.inflight.pubcomp(identifier)? {
+        if end(&mut member.session.inflight, identifier)? {
             if member.session.is_stored()
                 && let Some(store) = &mut self.clients.store
             {
