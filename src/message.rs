@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::origin::Identity;
 use crate::time::Instant;
@@ -35,6 +36,28 @@ impl QoS {
             _ => None,
         }
     }
+}
+
+/// What a Message Expiry Interval of 0 stands for. Whoever is connected is to have the message, on whichever shard they
+/// are, and the way there takes a turn or two.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// When the Message Expiry Interval `interval_s` of a message that is published `now` has passed.
+#[must_use]
+#[inline]
+pub fn expires_at(interval_s: u32, now: Instant) -> Instant {
+    match interval_s {
+        0 => now + AT_ONCE,
+        _ => now.add_seconds(interval_s.into()),
+    }
+}
+
+/// What is left of a Message Expiry Interval [MQTT-3.3.2-6]: whole seconds. One that has just been received is still the
+/// same.
+#[must_use]
+#[inline]
+pub fn expiry_interval_s(expires_at: Instant, now: Instant) -> u32 {
+    u32::try_from(expires_at.seconds_from(now + AT_ONCE)).unwrap_or(u32::MAX)
 }
 
 /// The protocol a Network Connection speaks, as its CONNECT said.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::codec;
-use crate::message::{Message, MessageRef};
+use crate::message::{self, Message, MessageRef};
 use crate::time::Instant;
 
 /// What is published when the Network Connection ends without a DISCONNECT [MQTT-3.1.2-8].
@@ -67,7 +67,7 @@ impl Will {
     pub fn message(&self, now: Instant) -> MessageRef<'_> {
         let expires_at = self
             .message_expiry_interval_s
-            .map(|seconds| now.add_seconds(seconds.into()));
+            .map(|interval_s| message::expires_at(interval_s, now));
         MessageRef {
             expires_at,
             ..self.message.as_ref()

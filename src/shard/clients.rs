@@ -21,7 +21,7 @@ use crate::auth::{Credential, Standing};
 use crate::codec::{self, PublishHeader};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::Limits;
-use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
+use crate::message::{self, Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
 use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
@@ -210,7 +210,7 @@ fn header<'a>(
         // What is left of the lifetime travels on [MQTT-3.3.2-6].
         message_expiry_interval_s: message
             .expires_at
-            .map(|at| u32::try_from(at.seconds_from(now)).unwrap_or(u32::MAX)),
+            .map(|at| message::expiry_interval_s(at, now)),
         forwarded: message.properties,
         subscription_identifiers,
         payload: message.payload,

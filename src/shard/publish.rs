@@ -18,7 +18,7 @@ use super::timers::Slot;
 use super::{Shard, Step};
 use crate::codec::{self, Acknowledgement, Publish, ReasonCode};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
-use crate::message::{Message, MessageRef, QoS};
+use crate::message::{self, Message, MessageRef, QoS};
 use crate::origin::Identity;
 use crate::policy::LogMask;
 use crate::router::{FilterKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
@@ -80,7 +80,7 @@ impl Shard {
         let expires_at = publish
             .properties
             .message_expiry_interval_s
-            .map(|seconds| now.add_seconds(seconds.into()));
+            .map(|interval_s| message::expires_at(interval_s, now));
         let mut message = MessageRef {
             topic_name: publish.topic_name.as_bytes(),
             properties,

@@ -384,7 +384,7 @@ impl Client {
         let mut will = Publication::new(self.index, topic, qos, retain, Some(filler));
         will.is_will = true;
         if self.version.is_v5() && plan.expiry && random.chance(30) {
-            will.expiry_s = Some(random.between(1, 100) as u32);
+            will.expiry_s = Some(random.between(0, 100) as u32);
         }
         oracle.publish(will)
     }
@@ -421,7 +421,7 @@ impl Client {
         let mut message = Publication::new(self.index, topic, qos, retain, filler);
         if self.version.is_v5() && !clears {
             if plan.expiry && random.chance(30) {
-                message.expiry_s = Some(random.between(1, 100) as u32);
+                message.expiry_s = Some(random.between(0, 100) as u32);
             }
             if random.chance(30) {
                 let pairs = [("from", self.identifier.as_str()), ("from", "again")];

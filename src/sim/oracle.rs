@@ -26,7 +26,7 @@ use crate::codec::{
 };
 use crate::key::{PacketIdentifier, ShardId};
 use crate::limits::{Limits, PACKET_SIZE_MAX};
-use crate::message::{ProtocolVersion, QoS};
+use crate::message::{self, ProtocolVersion, QoS};
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
 
@@ -946,7 +946,7 @@ impl Oracle {
         message.routings += 1;
         message.expires_at = message
             .expiry_s
-            .map(|seconds| now.add_seconds(seconds.into()));
+            .map(|interval_s| message::expires_at(interval_s, now));
         let message = message.clone();
         if message.retain {
             self.write_retained(message.topic, shard, Some(index));
@@ -1795,9 +1795,9 @@ fn check_expiry(
     if at <= first && !publish.duplicate {
         violation!("{who}: message {index} expired {:?} ago", first - at);
     }
-    let left = at.seconds_from(last)..=at.seconds_from(first);
+    let left = message::expiry_interval_s(at, last)..=message::expiry_interval_s(at, first);
     if let Some(remaining_s) = remaining_s
-        && !left.contains(&remaining_s.into())
+        && !left.contains(&remaining_s)
     {
         violation!("{who}: message {index} says {remaining_s} s, {left:?} are left");
     }

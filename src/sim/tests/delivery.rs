@@ -263,6 +263,32 @@ fn message_that_expires_between_shards_is_not_delivered() {
     assert_eq!(bench.world.sum(|it| it.dropped_expired), 1);
 }
 
+/// [MQTT-3.3.2-5]
+#[test]
+fn message_with_a_lifetime_of_nothing_reaches_who_is_connected_on_any_shard_and_nobody_later() {
+    on_shards(|bench| {
+        let links = ["a", "b", "c", "d"].map(|name| bench.connect(v5(name)));
+        let away = bench.connect(lasting("away"));
+        for link in links.into_iter().chain([away]) {
+            bench.subscribe(link, "t", options(Q1));
+        }
+        bench.lose(away);
+        let publisher = bench.connect(v5("publisher"));
+        let mut publish = message("t", "x", Q1, 1);
+        publish.properties.message_expiry_interval_s = Some(0);
+        publish.retain = true;
+        bench.send(publisher, &Packet::Publish(publish));
+        for link in links {
+            assert_eq!(bench.hear(link), ["publish q1 #1 t=x expiry 0"]);
+        }
+        bench.pass(0.5);
+        let (back, heard) = bench.connect_and_hear(lasting("away"));
+        assert_eq!(heard, ["connack Success present"]);
+        bench.subscribe(back, "t", options(Q1));
+        assert!(bench.hear(back).is_empty(), "not retained either");
+    });
+}
+
 /// [MQTT-4.6.0-5]
 #[test]
 fn slow_reader_loses_qos0_and_it_is_counted_but_no_qos1() {
