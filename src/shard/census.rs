@@ -145,3 +145,63 @@ impl Shard {
         messages
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::message::{ProtocolVersion, QoS};
+    use crate::metrics::Counters;
+    use crate::shard::rig::{Rig, publish};
+
+    const V311: ProtocolVersion = ProtocolVersion::V311;
+    const DISCONNECT: [u8; 2] = [0xe0, 0];
+
+    /// What was counted of packets and bytes received since `before`.
+    fn received(rig: &Rig, before: &Counters) -> (u64, u64) {
+        let counters = &rig.shard.clients.counters;
+        (
+            counters.packets_received - before.packets_received,
+            counters.bytes_received - before.bytes_received,
+        )
+    }
+
+    #[test]
+    fn the_last_packet_of_a_connection_and_what_came_with_it_are_counted() {
+        let messages = [
+            publish(V311, QoS::AtMostOnce, 0, b"a"),
+            publish(V311, QoS::AtLeastOnce, 1, b"b"),
+        ]
+        .concat();
+        // DISCONNECT, one that only a Server sends, and a PUBLISH with a QoS that there is not: whole packets
+        // that end the connection. What only begins, with a Remaining Length that there is not, is none.
+        for (last, packets, size) in [
+            (&DISCONNECT[..], 3, DISCONNECT.len()),
+            (&[0xd0, 0], 3, 2),
+            (&[0x36, 2, 0, 0], 3, 4),
+            (&[0x30, 0xff, 0xff, 0xff, 0xff, 0xff], 2, 0),
+        ] {
+            // What comes behind it is nobody's.
+            for behind in [&[][..], &DISCONNECT] {
+                let mut rig = Rig::new();
+                let key = rig.connect("client", V311, 0);
+                let before = rig.shard.clients.counters;
+                rig.feed(key, &[&messages[..], last, behind].concat());
+                let expected = (packets, (messages.len() + size) as u64);
+                assert_eq!(received(&rig, &before), expected, "{last:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_connect_that_is_refused_is_counted() {
+        let mut rig = Rig::new();
+        let key = rig
+            .shard
+            .handle_accept(Default::default(), crate::shard::rig::NOW);
+        // Without a Client Identifier, of a Session that is to stay [v3.1.1 MQTT-3.1.3-8].
+        let connect = b"\x10\x0c\0\x04MQTT\x04\0\0\0\0\0";
+        rig.feed(key.unwrap(), connect);
+        assert_eq!(rig.shard.clients.counters.connects_refused, 1);
+        let expected = (1, connect.len() as u64);
+        assert_eq!(received(&rig, &Counters::default()), expected);
+    }
+}

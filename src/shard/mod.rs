@@ -317,9 +317,11 @@ impl Shard {
         let received_before = self.clients.counters.publish_received;
         loop {
             let Some(connection) = self.clients.connections.get(key) else {
+                self.count_last(consumed, 0);
                 return bytes.len();
             };
             if connection.phase == Phase::Closing {
+                self.count_last(consumed, 0);
                 return bytes.len();
             }
             if connection.pause.any() {
@@ -356,6 +358,7 @@ impl Shard {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
                 Err(error) => {
+                    self.count_last(consumed, 0);
                     self.fail(key, error.into(), now, effects);
                     return bytes.len();
                 }
@@ -384,9 +387,13 @@ impl Shard {
             match step {
                 Ok(Step::Continue) => consumed += size,
                 Ok(Step::Blocked) => break,
-                Ok(Step::Stop) => return bytes.len(),
+                Ok(Step::Stop) => {
+                    self.count_last(consumed, size);
+                    return bytes.len();
+                }
                 Ok(Step::HandedOver) => return 0,
                 Err(error) => {
+                    self.count_last(consumed, size);
                     self.fail(key, error, now, effects);
                     return bytes.len();
                 }
@@ -404,6 +411,16 @@ impl Shard {
             }
         }
         consumed
+    }
+
+    /// Nothing more is taken of a connection that ends: so many bytes were, and the packet of `size` that ended it, if
+    /// it was one. That one was received as well, whatever it was.
+    #[cold]
+    #[inline(never)]
+    fn count_last(&mut self, consumed: usize, size: usize) {
+        let counters = &mut self.clients.counters;
+        counters.bytes_received += (consumed + size) as u64;
+        counters.packets_received += u64::from(size > 0);
     }
 
     /// So many packets have been dealt with.
