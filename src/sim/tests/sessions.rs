@@ -161,6 +161,8 @@ fn client_is_handed_over_to_the_shard_of_its_identifier_with_all_its_bytes() {
         "{shards:?}"
     );
     assert_eq!(bench.world.sum(|it| it.connections_handed_over), 2);
+    // One that moved was accepted once.
+    assert_eq!(bench.world.sum(|it| it.connections_accepted), 3);
     assert_eq!(bench.world.wires_held(), 1, "the others were taken over");
 }
 
