@@ -1,0 +1,519 @@
+//! The books balance: whatever Clients did, once they are gone every gauge is what it was before them, and the
+//! counters say what they have sent and received.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use socket2::SockRef;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::folder::Folder;
+use support::raw::{self, Raw, packet, string};
+use support::{Broker, PATIENCE};
+
+/// A broker of four shards that stores, and the ports of what it has opened.
+struct Server {
+    broker: Broker,
+    websockets: u16,
+    admin: String,
+    _folder: Folder,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = Folder::new();
+        let configuration = format!(
+            "user root\nallow_anonymous true\nsys_interval 0\nlog_type all\nlog_dest stderr\n\
+             persistence true\npersistence_location {}\nfastmq_durability interval 20\n\
+             max_queued_messages 50\nfastmq_max_outbox_bytes 65536\nfastmq_admin_listener 0\n\
+             listener 0 127.0.0.1\nlistener 0 127.0.0.1\nprotocol websockets\n",
+            folder.path().display()
+        );
+        let file = folder.write("fastmq.conf", configuration);
+        let file = file.to_str().unwrap();
+        let cores = ["--cores", "4", "--oversubscribe", "-c", file];
+        let mut broker = Broker::start_configured(&cores);
+        broker.wait_to_say("admin port on http://");
+        let said = broker.stderr();
+        let (_, rest) = said.split_once("admin port on http://").unwrap();
+        let admin = rest.split_once('/').unwrap().0.to_owned();
+        let listening = |line: &str| {
+            let (_, rest) = line.split_once("listening on 127.0.0.1:")?;
+            rest.split(|end: char| !end.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
+        };
+        let ports: Vec<u16> = said.lines().filter_map(listening).collect();
+        Self {
+            websockets: *ports.last().unwrap(),
+            broker,
+            admin,
+            _folder: folder,
+        }
+    }
+
+    /// All numbers of all shards, each added up, but for those of retained messages, of which every shard has its own.
+    fn numbers(&self) -> BTreeMap<String, u64> {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let mut numbers = BTreeMap::new();
+        for line in answer.lines() {
+            let Some((name, rest)) = line.split_once("{shard=\"") else {
+                continue;
+            };
+            let Some((_, value)) = rest.split_once("\"} ") else {
+                continue;
+            };
+            let name = name.trim_start_matches("fastmq_");
+            if let Ok(value) = value.parse::<u64>() {
+                *numbers.entry(name.to_owned()).or_default() += value;
+            }
+        }
+        numbers
+    }
+
+    /// Looks until nothing is `wrong`, and tells what was so last if that never comes.
+    fn until(&self, mut wrong: impl FnMut(&BTreeMap<String, u64>) -> Vec<String>) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let wrong = wrong(&self.numbers());
+            if wrong.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{wrong:#?}");
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+/// A connection that may be closed by the other end whenever that likes.
+struct Link {
+    stream: TcpStream,
+    is_websocket: bool,
+}
+
+impl Link {
+    fn open(server: &Server, is_websocket: bool) -> Self {
+        let port = match is_websocket {
+            true => server.websockets,
+            false => server.broker.port(),
+        };
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        if is_websocket {
+            let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+            let _ = stream.write_all(request.as_bytes());
+        }
+        Self {
+            stream,
+            is_websocket,
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        let mut all = Vec::new();
+        if self.is_websocket {
+            // A binary frame with a mask of zeros.
+            let size = u16::try_from(bytes.len()).unwrap();
+            all.extend([0x82, 0x80 | 126]);
+            all.extend(size.to_be_bytes());
+            all.extend([0; 4]);
+        }
+        all.extend(bytes);
+        let _ = self.stream.write_all(&all);
+    }
+
+    /// Reads what comes for a moment, and answers nothing.
+    fn listen(&mut self) {
+        let _ = self.stream.read(&mut [0; 4096]);
+    }
+
+    fn reset(self) {
+        let socket = SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+fn property_u32(identifier: u8, value: u32) -> Vec<u8> {
+    [&[identifier][..], &value.to_be_bytes()].concat()
+}
+
+fn with_size(properties: Vec<u8>) -> Vec<u8> {
+    [&[u8::try_from(properties.len()).unwrap()][..], &properties].concat()
+}
+
+/// A CONNECT of MQTT 5 with a Session Expiry Interval and perhaps a Will, or of 3.1.1 without.
+fn random_connect(random: &mut Random, is_v5: bool, identifier: &str) -> Vec<u8> {
+    let mut flags = 0;
+    if random.one_in(2) {
+        flags |= 0x02;
+    }
+    let mut will = Vec::new();
+    if random.one_in(2) {
+        flags |= 0x04 | (random.below(3) as u8) << 3 | (random.below(2) as u8) << 5;
+        if is_v5 {
+            will.extend(with_size(property_u32(0x18, random.below(2) as u32)));
+        }
+        will.extend(string(topic(random)));
+        will.extend(string(vec![b'w'; random.below(2000) as usize]));
+    }
+    let mut body = string("MQTT");
+    body.extend([if is_v5 { 5 } else { 4 }, flags, 0, 30]);
+    if is_v5 {
+        let mut properties = property_u32(0x11, random.below(2) as u32);
+        if random.one_in(2) {
+            // Receive Maximum.
+            properties.extend([0x21, 0, 2]);
+        }
+        if random.one_in(2) {
+            // Topic Alias Maximum.
+            properties.extend([0x22, 0, 3]);
+        }
+        body.extend(with_size(properties));
+    }
+    body.extend(string(identifier));
+    body.extend(will);
+    packet(0x10, &body)
+}
+
+const TOPICS: u64 = 40;
+
+fn topic(random: &mut Random) -> String {
+    let number = random.below(TOPICS);
+    format!("t/{}/{}", number % 4, number)
+}
+
+fn every_topic() -> impl Iterator<Item = String> {
+    (0..TOPICS).map(|number| format!("t/{}/{}", number % 4, number))
+}
+
+fn random_subscribe(random: &mut Random, is_v5: bool) -> Vec<u8> {
+    let mut body = vec![0, 1 + random.below(9) as u8];
+    if is_v5 {
+        body.extend(match random.one_in(2) {
+            true => vec![2, 0x0b, 1 + random.below(100) as u8],
+            false => vec![0],
+        });
+    }
+    for _ in 0..=random.below(4) {
+        let filters = [
+            "t/#",
+            "t/+/1",
+            "#",
+            "t/2/#",
+            "$share/a/t/#",
+            "$share/b/t/+/2",
+        ];
+        let filter = filters[random.below(6) as usize];
+        body.extend(string(filter));
+        let mut options = random.below(3) as u8;
+        if is_v5 {
+            // Retain As Published and Retain Handling, and No Local where it is allowed.
+            options |= (random.below(2) as u8) << 3 | (random.below(3) as u8) << 4;
+            if !filter.starts_with('$') {
+                options |= (random.below(2) as u8) << 2;
+            }
+        }
+        body.push(options);
+    }
+    packet(0x82, &body)
+}
+
+fn random_publish(random: &mut Random, is_v5: bool) -> Vec<u8> {
+    let qos = random.below(3) as u8;
+    let first_byte = 0x30 | qos << 1 | u8::from(random.one_in(3));
+    let mut body = string(topic(random));
+    if qos > 0 {
+        body.extend([1, 1 + random.below(9) as u8]);
+    }
+    if is_v5 {
+        body.extend(match random.below(3) {
+            0 => vec![0],
+            // Message Expiry Interval.
+            1 => with_size(property_u32(0x02, 1)),
+            // Topic Alias.
+            _ => vec![3, 0x23, 0, 1 + random.below(10) as u8],
+        });
+    }
+    let size = [0, 10, 200, 9000][random.below(4) as usize];
+    body.resize(body.len() + size, b'p');
+    packet(first_byte, &body)
+}
+
+/// One Client from its beginning to its end, neither of which has to be as it should.
+fn visit(server: &Server, random: &mut Random, identifier: &str) {
+    let mut link = Link::open(server, random.one_in(3));
+    let is_v5 = random.below(3) > 0;
+    let mut connect = random_connect(random, is_v5, identifier);
+    if random.one_in(12) {
+        connect.truncate(random.below(connect.len() as u64) as usize);
+    }
+    link.send(&connect);
+    link.listen();
+    for _ in 0..random.below(20) {
+        match random.below(12) {
+            0 | 1 => link.send(&random_subscribe(random, is_v5)),
+            2 => link.listen(),
+            // PUBREL of whatever it may be of.
+            3 => link.send(&[0x62, 2, 1, 1 + random.below(9) as u8]),
+            4 => link.send(&[0xc0, 0]),
+            _ => link.send(&random_publish(random, is_v5)),
+        }
+    }
+    match random.below(8) {
+        0 | 1 => link.send(&[0xe0, 0]),
+        2 => link.reset(),
+        3 => {
+            let whole = random_publish(random, is_v5);
+            link.send(&whole[..random.below(whole.len() as u64) as usize]);
+        }
+        4 => link.send(b"\xff\xff\xff\xff\xff\xff"),
+        5 => link.send(&raw::connect(4, "again")),
+        6 => {
+            let _ = link.stream.shutdown(Shutdown::Write);
+            link.listen();
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn everything_at_once_and_then_every_gauge_is_what_it_was() {
+    const GAUGES: [&str; 13] = [
+        "connections",
+        "clients_connected",
+        "sessions",
+        "subscriptions",
+        "shared_subscriptions",
+        "retained_messages",
+        "retained_bytes",
+        "queued_messages",
+        "queued_bytes",
+        "will_bytes",
+        "ring_backlog",
+        "waiting_for_ring",
+        "held_before_connect",
+    ];
+    let mut server = Server::start();
+    server.until(|numbers| match numbers.get("connections") {
+        Some(0) => Vec::new(),
+        other => vec![format!("{other:?} connections of nobody")],
+    });
+    // Two threads use each identifier, so that they take each other's connections over.
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut random = Random(number);
+                for _ in 0..60 {
+                    let identifier = format!("c{}-{}", number / 2, random.below(3));
+                    visit(server, &mut random, &identifier);
+                }
+            });
+        }
+    });
+    // The Sessions that nothing else ends.
+    for number in 0..4 {
+        for which in 0..3 {
+            let mut client = Raw::connect(server.broker.port(), 4, &format!("c{number}-{which}"));
+            client.send(&[0xe0, 0]);
+            assert_eq!(client.receive(), None);
+        }
+    }
+    server.until(|numbers| {
+        // A Will may have come since.
+        let mut clearing = Raw::connect(server.broker.port(), 4, "clearing");
+        for topic in every_topic() {
+            clearing.send(&packet(0x33, &[&string(topic)[..], &[0, 1]].concat()));
+            assert_eq!(clearing.receive(), Some((0x40, vec![0, 1])));
+        }
+        clearing.send(&[0xe0, 0]);
+        let left = GAUGES.iter().filter(|&&name| numbers[name] != 0);
+        left.map(|name| format!("{name} {}", numbers[*name]))
+            .collect()
+    });
+    assert!(server.broker.is_running());
+    let said = server.broker.stderr();
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// What Clients know that they have sent and received.
+#[derive(Debug, Default)]
+struct Books(BTreeMap<&'static str, u64>);
+
+impl Books {
+    fn add(&mut self, name: &'static str, count: usize) {
+        *self.0.entry(name).or_default() += count as u64;
+    }
+}
+
+/// A Client that keeps books.
+struct Client {
+    raw: Raw,
+    is_v5: bool,
+}
+
+impl Client {
+    fn connect(server: &Server, books: &mut Books, is_v5: bool, identifier: &str) -> Self {
+        let raw = Raw::open(server.broker.port());
+        let mut client = Self { raw, is_v5 };
+        books.add("connections_accepted", 1);
+        let level = if is_v5 { 5 } else { 4 };
+        client.send(books, &[&raw::connect(level, identifier)]);
+        let (first_byte, body) = client.receive(books).unwrap();
+        assert_eq!((first_byte, body[1]), (0x20, 0));
+        books.add("connects", 1);
+        client
+    }
+
+    /// All of them in one piece.
+    fn send(&mut self, books: &mut Books, packets: &[&[u8]]) {
+        let bytes = packets.concat();
+        books.add("packets_received", packets.len());
+        books.add("bytes_received", bytes.len());
+        self.raw.send(&bytes);
+    }
+
+    fn receive(&mut self, books: &mut Books) -> Option<(u8, Vec<u8>)> {
+        let (first_byte, body) = self.raw.receive()?;
+        books.add("bytes_sent", packet(first_byte, &body).len());
+        match first_byte >> 4 {
+            3 => books.add("publish_sent", 1),
+            _ => books.add("packets_sent", 1),
+        }
+        Some((first_byte, body))
+    }
+
+    fn subscribe(&mut self, books: &mut Books, filter: &str, qos: u8) {
+        let properties: &[u8] = if self.is_v5 { &[0] } else { &[] };
+        let body = [&[0, 1], properties, &string(filter), &[qos]].concat();
+        self.send(books, &[&packet(0x82, &body)]);
+        assert_eq!(self.receive(books).unwrap().0, 0x90);
+    }
+
+    fn publish(&self, topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
+        let identifier: &[u8] = if qos > 0 { &[0, 7] } else { &[] };
+        let properties: &[u8] = if self.is_v5 { &[0] } else { &[] };
+        let body = [&string(topic)[..], identifier, properties, payload].concat();
+        packet(0x30 | qos << 1, &body)
+    }
+
+    /// Publishes to the end of the exchange.
+    fn exchange(&mut self, books: &mut Books, qos: u8, payload: &[u8]) {
+        let publish = self.publish("topic", qos, payload);
+        books.add("publish_received", 1);
+        books.add("publish_bytes_received", payload.len());
+        self.send(books, &[&publish]);
+        if qos == 2 {
+            assert_eq!(self.receive(books).unwrap().0, 0x50);
+            self.send(books, &[&[0x62, 2, 0, 7]]);
+        }
+        if qos > 0 {
+            let last = if qos == 1 { 0x40 } else { 0x70 };
+            assert_eq!(self.receive(books).unwrap().0, last);
+        }
+    }
+
+    /// Receives a message to the end of the exchange.
+    fn take(&mut self, books: &mut Books, payload: &[u8]) {
+        let (first_byte, body) = self.receive(books).unwrap();
+        assert_eq!(first_byte >> 4, 3);
+        assert!(body.ends_with(payload));
+        books.add("publish_bytes_sent", payload.len());
+        // Behind the Topic Name, which is `topic`, where there is one.
+        let answer = |first_byte| [&[first_byte, 2][..], &body[7..9]].concat();
+        match first_byte >> 1 & 3 {
+            0 => {}
+            1 => self.send(books, &[&answer(0x40)]),
+            _ => {
+                self.send(books, &[&answer(0x50)]);
+                assert_eq!(self.receive(books).unwrap().0, 0x62);
+                self.send(books, &[&answer(0x70)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn counters_say_what_clients_have_sent_and_received_to_the_last_packet() {
+    let server = Server::start();
+    let mut books = Books::default();
+    let mut subscribers: Vec<_> = (0..12)
+        .map(|number| {
+            let name = format!("subscriber-{number}");
+            let mut client = Client::connect(&server, &mut books, number % 2 == 0, &name);
+            client.subscribe(&mut books, "topic", number % 3);
+            client
+        })
+        .collect();
+    let mut publishers: Vec<_> = (0..6)
+        .map(|number| {
+            let name = format!("publisher-{number}");
+            Client::connect(&server, &mut books, number % 2 == 0, &name)
+        })
+        .collect();
+    for (number, publisher) in publishers.iter_mut().enumerate() {
+        for qos in 0..3 {
+            let payload = vec![b'p'; 1 + number * 100 * usize::from(qos)];
+            publisher.exchange(&mut books, qos, &payload);
+            for subscriber in &mut subscribers {
+                subscriber.take(&mut books, &payload);
+            }
+        }
+    }
+    // The end comes with messages before it.
+    for mut client in publishers.into_iter().chain(subscribers) {
+        let publish = client.publish("nobody", 0, b"farewell");
+        books.add("publish_received", 2);
+        books.add("publish_bytes_received", 16);
+        client.send(&mut books, &[&publish, &publish, &[0xe0, 0]]);
+        assert_eq!(client.receive(&mut books), None);
+    }
+    // One that breaks the protocol, with a packet that only a Server sends.
+    let mut client = Client::connect(&server, &mut books, false, "wrong");
+    client.send(&mut books, &[&[0xc0, 0], &[0xd0, 0]]);
+    assert_eq!(client.receive(&mut books), Some((0xd0, Vec::new())));
+    assert_eq!(client.receive(&mut books), None);
+    books.add("protocol_errors", 1);
+    server.until(|numbers| {
+        let of = |name: &str| numbers[&format!("{name}_total")];
+        let differs = books.0.iter().filter(|&(name, &value)| of(name) != value);
+        differs
+            .map(|(name, value)| format!("{name} {} instead of {value}", of(name)))
+            .collect()
+    });
+}
