@@ -149,7 +149,7 @@ impl Clients {
             standing,
             credential,
         };
-        member.admitted = (admitted != Admitted::default()).then(|| Box::new(admitted));
+        member.set_admitted(admitted);
         is_other
     }
 

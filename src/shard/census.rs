@@ -52,6 +52,8 @@ pub struct Census {
     pub barriers: usize,
     /// SUBSCRIBE and UNSUBSCRIBE packets that wait for their next turn, those of connections that have ended included.
     pub unfinished: usize,
+    /// Sessions whose subscriptions have not all heard that a connection has come or gone.
+    pub visited: usize,
     /// Connections not read because a ring is full.
     pub waiting_for_ring: usize,
     /// Envelopes that wait for room in a ring.
@@ -80,6 +82,7 @@ impl Shard {
             will_bytes: self.clients.will_bytes,
             barriers: self.barriers.len(),
             unfinished: self.filtering.len(),
+            visited: self.visits.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
             unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),

@@ -62,14 +62,19 @@ impl Shard {
         not: Option<SessionKey>,
         topic: &[u8],
     ) -> Option<Chosen> {
-        let clients = &self.clients;
-        let may_read = |session| {
-            Some(session) != not
-                && clients.members.get(session).is_some()
-                && clients.may_read(session, topic)
-        };
-        if let Some(target) = self.router.pick_local_of(filter, may_read) {
-            return Some(Chosen::Local(target));
+        loop {
+            let clients = &self.clients;
+            let may_read = |session| {
+                Some(session) != not
+                    && clients.members.get(session).is_some()
+                    && clients.may_read(session, topic)
+            };
+            let Some(target) = self.router.pick_local_of(filter, may_read) else {
+                break;
+            };
+            if !self.has_just_left(&target) {
+                return Some(Chosen::Local(target));
+            }
         }
         let distance = |shard: ShardId| shard.0.wrapping_sub(self.id.0).wrapping_sub(1);
         match self.router.next_shard_with_members(filter, self.id) {

@@ -34,9 +34,9 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) session: Session,
-    pub(super) subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
-    /// What the files of its listener say of it, if anything.
-    pub(super) admitted: Option<Box<Admitted>>,
+    subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
+    /// What few of them have.
+    particular: Option<Box<Particular>>,
 }
 
 // A million idle Clients are as many of these: see `tests/allocation.rs`.
@@ -51,19 +51,107 @@ pub(super) struct Admitted {
     pub(super) credential: Option<Credential>,
 }
 
+/// What few Sessions have, in one place that they share the pointer to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Particular {
+    /// What the files of its listener say of it, if anything.
+    admitted: Admitted,
+    /// Its subscriptions that are shared.
+    shared_count: usize,
+    /// Those because of which retained messages are still to come.
+    owed_count: usize,
+}
+
+impl Particular {
+    /// The count that a subscription of this kind is in.
+    fn count_of(&mut self, kind: SubscriptionKind) -> Option<&mut usize> {
+        if kind == SubscriptionKind::Shared {
+            return Some(&mut self.shared_count);
+        }
+        kind.is_owed_retained().then_some(&mut self.owed_count)
+    }
+}
+
 impl Member {
     /// A Session without subscriptions, of which no file has been asked: see [`Clients::identify`].
     pub(super) fn new(session: Session) -> Self {
         Self {
             session,
             subscriptions: BTreeMap::new(),
-            admitted: None,
+            particular: None,
         }
     }
 
     /// What password and access files say of it.
     pub(super) fn admitted(&self) -> Admitted {
-        self.admitted.as_deref().copied().unwrap_or_default()
+        self.particular
+            .as_ref()
+            .map_or(Admitted::default(), |it| it.admitted)
+    }
+
+    /// They say something else.
+    pub(super) fn set_admitted(&mut self, admitted: Admitted) {
+        if admitted != self.admitted() {
+            self.change_particular(|particular| particular.admitted = admitted);
+        }
+    }
+
+    fn change_particular(&mut self, change: impl FnOnce(&mut Particular)) {
+        change(self.particular.get_or_insert_default());
+        self.particular.take_if(|it| **it == Particular::default());
+    }
+
+    /// What it is subscribed to, in an order that stays.
+    pub(super) fn subscriptions(&self) -> &BTreeMap<FilterKey, SubscriptionKind> {
+        &self.subscriptions
+    }
+
+    /// How many of them are shared. Told without a look at them, as the next.
+    pub(super) fn shared_count(&self) -> usize {
+        self.particular.as_ref().map_or(0, |it| it.shared_count)
+    }
+
+    /// How many of them retained messages are still to come because of.
+    pub(super) fn owed_count(&self) -> usize {
+        self.particular.as_ref().map_or(0, |it| it.owed_count)
+    }
+
+    /// It has this subscription, from now on of this kind.
+    pub(super) fn set_subscription(&mut self, filter: FilterKey, kind: SubscriptionKind) {
+        let before = self.subscriptions.insert(filter, kind);
+        self.recount(before, Some(kind));
+    }
+
+    /// It has this subscription no more; what it was.
+    pub(super) fn remove_subscription(&mut self, filter: FilterKey) -> Option<SubscriptionKind> {
+        let kind = self.subscriptions.remove(&filter)?;
+        self.recount(Some(kind), None);
+        Some(kind)
+    }
+
+    /// It has none any more; all of them, and how many are shared.
+    pub(super) fn take_subscriptions(&mut self) -> (BTreeMap<FilterKey, SubscriptionKind>, usize) {
+        let shared_count = self.shared_count();
+        if self.particular.is_some() {
+            self.change_particular(|it| (it.shared_count, it.owed_count) = (0, 0));
+        }
+        (std::mem::take(&mut self.subscriptions), shared_count)
+    }
+
+    fn recount(&mut self, before: Option<SubscriptionKind>, after: Option<SubscriptionKind>) {
+        let is_counted = |kind: SubscriptionKind| kind != SubscriptionKind::Own;
+        let [before, after] = [before, after].map(|kind| kind.filter(|&kind| is_counted(kind)));
+        if before == after {
+            return;
+        }
+        self.change_particular(|particular| {
+            if let Some(count) = after.and_then(|kind| particular.count_of(kind)) {
+                *count += 1;
+            }
+            if let Some(count) = before.and_then(|kind| particular.count_of(kind)) {
+                *count -= 1;
+            }
+        });
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clients::{Member, SubscriptionKind, mark_dirty};
+use super::clients::{Member, mark_dirty};
 use super::command::Verdict;
 use super::connection::{Pause, Phase, Resend};
 use super::effects::{Effects, HandOver};
@@ -107,10 +107,7 @@ impl Shard {
             ended
         };
         self.close_gate(key, lsn);
-        self.set_members_online(session, true);
-        if session_present {
-            self.resume_replays(key, session);
-        }
+        self.visit_resumed(session, key, lsn, now, effects);
         self.send_pending(session, now, effects);
         Step::Continue
     }
@@ -732,10 +729,8 @@ impl Shard {
         // One that ends now and has nothing to say leaves its groups as it leaves its other subscriptions.
         let ends = state.will.is_none() && state.expires_at.is_some_and(|at| at <= now);
         self.store(session, |store, session| store.detached(session));
-        self.keep_replay(session, connection, now);
-        if !ends {
-            self.set_members_online(session, false);
-        }
+        let left = self.keep_replay(session, connection, now);
+        self.visit_left(session, left, ends, now, effects);
         self.handle_session_deadline(session, now, effects);
     }
 
@@ -814,27 +809,8 @@ impl Shard {
         self.occupancy.end_session();
         self.hand_on_all(session, &mut member, now, effects);
         self.store_ended(&member.session);
-        let subscriptions = std::mem::take(&mut member.subscriptions);
+        let subscriptions = member.take_subscriptions();
         self.leave_subscriptions(session, subscriptions, now);
-    }
-
-    /// Tells the Router, and through it other shards, whether members of shared subscriptions can be
-    /// reached.
-    fn set_members_online(&mut self, session: SessionKey, online: bool) {
-        let Some(member) = self.clients.members.get(session) else {
-            return;
-        };
-        let shared: smallvec::SmallVec<[_; 4]> = member
-            .subscriptions
-            .iter()
-            .filter(|&(_, &kind)| kind == SubscriptionKind::Shared)
-            .map(|(&filter, _)| filter)
-            .collect();
-        for filter in shared {
-            if self.router.set_online(filter, session, online) {
-                self.announce(filter);
-            }
-        }
     }
 }
 

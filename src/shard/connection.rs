@@ -40,7 +40,8 @@ impl Pause {
     pub(super) const AUTHENTICATION: Self = Self(8);
     /// Its CONNECT waits until it is known whether its Client is still there.
     pub(super) const PRESENCE: Self = Self(64);
-    /// It has sent more Topic Filters in a packet than one turn has time for.
+    /// It has sent more Topic Filters in a packet than one turn has time for, or its Session has more of them than are
+    /// visited in one.
     pub(super) const FILTERS: Self = Self(128);
     /// What a Client cannot do anything about: its silence does not count meanwhile.
     pub(super) const NOT_ITS_FAULT: Self = Self(

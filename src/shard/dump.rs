@@ -105,7 +105,7 @@ impl Shard {
             session.inflight.len(),
             session.queue.len(),
         );
-        for &filter in member.subscriptions.keys() {
+        for &filter in member.subscriptions().keys() {
             let filter = String::from_utf8_lossy(self.router.filter_text(filter));
             let _ = writeln!(text, "    {filter}");
         }

@@ -24,9 +24,9 @@ use crate::time::Instant;
 /// Subscriptions that go for each new one.
 const HELP: usize = 2;
 /// Shards that are told of an end in the time that it takes.
-const PEERS_A_STEP: usize = 16;
+pub(super) const PEERS_A_STEP: usize = 16;
 /// Time between two looks at a ring that is full: other shards are told of nothing then.
-const RING_PAUSE: Duration = Duration::from_millis(1);
+pub(super) const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What ended Sessions have left in the Router.
 #[derive(Debug, Default)]
@@ -51,11 +51,11 @@ impl Ended {
 }
 
 impl Shard {
-    /// Nobody has these subscriptions any more.
+    /// Nobody has these subscriptions any more, so many of which are shared.
     pub(super) fn leave_subscriptions(
         &mut self,
         session: SessionKey,
-        subscriptions: BTreeMap<FilterKey, SubscriptionKind>,
+        (subscriptions, shared_count): (BTreeMap<FilterKey, SubscriptionKind>, usize),
         now: Instant,
     ) {
         if subscriptions.is_empty() {
@@ -63,10 +63,7 @@ impl Shard {
         }
         let ended = &mut self.ended;
         ended.count += subscriptions.len();
-        if self.router.shared_subscription_count() > 0 {
-            let is_shared = |kind: &&SubscriptionKind| **kind == SubscriptionKind::Shared;
-            ended.shared_count += subscriptions.values().filter(is_shared).count();
-        }
+        ended.shared_count += shared_count;
         ended
             .sessions
             .push_back((session, subscriptions.into_iter()));
@@ -102,7 +99,7 @@ impl Shard {
         }
     }
 
-    /// Who `pick` finds that has not ended.
+    /// Who `pick` finds that has not ended, nor just lost its connection.
     pub(super) fn pick_living(
         &mut self,
         mut pick: impl FnMut(&mut Router) -> Option<Pick>,
@@ -116,6 +113,7 @@ impl Shard {
                 {
                     self.forget_subscription(target.filter, target.session, true);
                 }
+                Some(Pick::Local(target)) if self.has_just_left(target) => {}
                 _ => return picked,
             }
         }

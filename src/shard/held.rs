@@ -28,12 +28,16 @@ use crate::time::Instant;
 /// What a connection holds back.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// CONNACK is in the outbox, and nothing leaves before this is durable. Zero: it has left.
+    /// CONNACK is in the outbox, and nothing leaves before this is durable. Zero: it has left. [`SHUT`]: it waits for
+    /// something else.
     pub(super) gate: Lsn,
     waiting: VecDeque<Waiting>,
     /// It is among those that are looked at when something is durable.
     is_listed: bool,
 }
+
+/// A place in the log that is never durable.
+const SHUT: Lsn = Lsn::MAX;
 
 #[derive(Debug)]
 struct Waiting {
@@ -250,6 +254,38 @@ impl Shard {
             rare.resend.get_or_insert_default();
         }
         self.list_holding(key, lsn);
+    }
+
+    /// The same before [`Shard::open_gate`] is told to let it leave.
+    pub(super) fn shut_gate(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.clients.connections.get_mut(key) {
+            let rare = connection.make_rare();
+            rare.held.get_or_insert_default().gate = SHUT;
+            rare.resend.get_or_insert_default();
+        }
+    }
+
+    /// A gate that was shut waits for nothing but that `lsn` is durable. Whether it is.
+    pub(super) fn open_gate(
+        &mut self,
+        key: ConnectionKey,
+        lsn: Lsn,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(connection) = self.clients.connections.get_mut(key) else {
+            return false;
+        };
+        let Some(held) = connection.held_mut().filter(|held| held.gate == SHUT) else {
+            return false;
+        };
+        held.gate = 0;
+        self.close_gate(key, lsn);
+        let connection = self.clients.connections.get_mut(key);
+        let Some(connection) = connection.filter(|connection| !connection.is_gated()) else {
+            return false;
+        };
+        mark_dirty(connection, key, effects);
+        true
     }
 
     /// Everything up to `lsn` is as safe as was promised.

@@ -54,6 +54,7 @@ mod subscribe;
 mod talkers;
 mod tickets;
 mod timers;
+mod visits;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -165,6 +166,8 @@ pub struct Shard {
     filtering: VecDeque<ConnectionKey>,
     /// What Sessions that have ended left behind.
     ended: ended::Ended,
+    /// Sessions whose connection has come or gone.
+    visits: visits::Visits,
     /// No retained version below this clock can arrive any more.
     tombstones_below: u64,
     /// What the operator asked to see and has not seen yet.
@@ -232,6 +235,7 @@ impl Shard {
             replay_budget: replay::Budget::default(),
             filtering: VecDeque::new(),
             ended: ended::Ended::default(),
+            visits: visits::Visits::default(),
             tombstones_below: 0,
             dump: None,
             unreported: Vec::new(),
@@ -713,6 +717,7 @@ impl Shard {
                 Slot::Replays => self.continue_replays(now, effects),
                 Slot::Filters => self.continue_filters(now, effects),
                 Slot::Ended => self.forget_ended(now),
+                Slot::Visits => self.continue_visits(now, effects),
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
             }

@@ -787,8 +787,22 @@ impl Shard {
             return;
         }
         let topic_name = message.topic_name();
-        let picked = self.pick_living(|router| router.pick_local(filter).map(Pick::Local));
+        // Who chose this shard may have counted on a member that has just left.
+        let mut is_local = true;
+        let is_in_circle = first != self.id;
+        let picked = self.pick_living(|router| {
+            if std::mem::replace(&mut is_local, is_in_circle) {
+                router.pick_local(filter).map(Pick::Local)
+            } else {
+                router.pick_by_text(filter)
+            }
+        });
         let chosen = match picked {
+            Some(Pick::Remote(to, filter)) => Some(Chosen::Remote {
+                to,
+                filter,
+                first: to,
+            }),
             Some(Pick::Local(target)) if self.clients.may_read(target.session, topic_name) => {
                 Some(Chosen::Local(target))
             }

@@ -27,6 +27,7 @@ use super::connection::{Replay, ReplayItems, ReplayWalk, Since};
 use super::effects::Effects;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
+use super::visits::Left;
 use crate::key::{ConnectionKey, SessionKey};
 use crate::limits::{REPLAY_KEPT_MAX, REPLAY_KEPT_STEPS_MAX};
 use crate::message::{Message, QoS};
@@ -279,7 +280,7 @@ impl Shard {
         let qos = request.qos_of(message.qos(), self.clients.qos_min);
         let member = self.clients.members.get(session);
         qos == QoS::AtMostOnce
-            && member.is_some_and(|member| member.subscriptions.len() == 1)
+            && member.is_some_and(|member| member.subscriptions().len() == 1)
             && self
                 .router
                 .subscription(request.filter, session)
@@ -298,48 +299,39 @@ impl Shard {
             })
     }
 
-    /// What a new subscription was still owed when its connection ended: a little joins the queue of a Session that stays.
-    /// More than that is looked up again once its Client is back.
+    /// What new subscriptions were still owed when their connection ended: a little joins the queue of a Session that stays.
+    /// More than that is looked up again once its Client is back. What is left to be forgotten and told.
     pub(super) fn keep_replay(
         &mut self,
         session: SessionKey,
         connection: Option<ConnectionKey>,
         now: Instant,
-    ) {
-        let replay = connection
+    ) -> Option<Left> {
+        let mut replay = connection
             .and_then(|key| self.clients.connections.get_mut(key))
-            .and_then(|connection| connection.take_replay());
-        let Some(member) = self.clients.members.get(session) else {
-            return;
-        };
-        let stays = member.session.expires_at.is_none_or(|at| at > now);
-        if let Some(mut replay) = replay {
-            if stays {
-                self.queue_replay(session, &mut replay, now);
-            }
-            drop(replay);
-            self.end_walks(now);
-        }
-        let Some(member) = self.clients.members.get_mut(session).filter(|_| stays) else {
-            return;
-        };
-        for kind in member.subscriptions.values_mut() {
-            if *kind == SubscriptionKind::Replaying {
-                *kind = SubscriptionKind::Unanswered;
-            }
-        }
+            .and_then(|connection| connection.take_replay())?;
+        let member = self.clients.members.get(session);
+        let stays =
+            member.is_some_and(|member| member.session.expires_at.is_none_or(|at| at > now));
+        let is_kept = stays && self.queue_replay(session, &mut replay, now);
+        // The index frees nothing as long as there are any.
+        replay.walks.clear();
+        self.end_walks(now);
+        Some(Left { replay, is_kept })
     }
 
-    fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) {
+    /// Whether it was little.
+    fn queue_replay(&mut self, session: SessionKey, replay: &mut Replay, now: Instant) -> bool {
+        if replay.asked.len() + replay.waiting.len() > REPLAY_KEPT_STEPS_MAX {
+            return false;
+        }
         // What comes with QoS 0 is lost with its connection.
         replay
             .walks
             .retain(|walk| walk.request.qos > QoS::AtMostOnce);
         self.look_up(session, replay, REPLAY_KEPT_STEPS_MAX, now);
-        let filters = std::mem::take(&mut replay.filters);
         if replay.looks_up() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
-            let asked = replay.asked.iter().map(|request| request.filter);
-            return self.interrupt_replays(session, filters.into_iter().chain(asked));
+            return false;
         }
         for ReplayItems { messages, request } in replay.items.drain(..) {
             for message in messages {
@@ -360,32 +352,27 @@ impl Shard {
                 self.clients.enqueue(session, delivery, now);
             }
         }
-        self.end_replays(session, filters);
+        true
     }
 
-    /// All of them begin anew when their Client comes back. What comes with QoS 0 is lost with its connection.
-    fn interrupt_replays(
-        &mut self,
-        session: SessionKey,
-        filters: impl IntoIterator<Item = FilterKey>,
-    ) {
-        let (clients, router) = (&mut self.clients, &self.router);
-        let Some(member) = clients.members.get_mut(session) else {
+    /// A replay begins anew when its Client comes back. What comes with QoS 0 is lost with its connection.
+    pub(super) fn interrupt_replay(&mut self, session: SessionKey, filter: FilterKey) {
+        let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
-        for filter in filters {
-            if let Some(kind) = member.subscriptions.get_mut(&filter)
-                && *kind == SubscriptionKind::Replaying
-            {
-                let (options, _) = router.subscription(filter, session).unzip();
-                let is_owed = options.is_some_and(|it| it.qos > QoS::AtMostOnce);
-                *kind = if is_owed {
-                    SubscriptionKind::Interrupted
-                } else {
-                    SubscriptionKind::Own
-                };
-            }
+        if member.subscriptions().get(&filter) != Some(&SubscriptionKind::Replaying) {
+            return;
         }
+        let options = self.router.subscription(filter, session);
+        let is_owed = options.is_some_and(|(options, _)| options.qos > QoS::AtMostOnce);
+        member.set_subscription(
+            filter,
+            if is_owed {
+                SubscriptionKind::Interrupted
+            } else {
+                SubscriptionKind::Own
+            },
+        );
     }
 
     /// All that these subscriptions asked for is on its way, and in the log of a stored Session.
@@ -398,11 +385,10 @@ impl Shard {
             return;
         };
         for filter in filters {
-            let kind = member.subscriptions.get_mut(&filter);
-            let Some(kind) = kind.filter(|kind| **kind == SubscriptionKind::Replaying) else {
+            if member.subscriptions().get(&filter) != Some(&SubscriptionKind::Replaying) {
                 continue;
-            };
-            *kind = SubscriptionKind::Own;
+            }
+            member.set_subscription(filter, SubscriptionKind::Own);
             if let Some(store) = &mut self.clients.store
                 && let Some(name) = member.session.stored()
                 && let Some((options, identifier)) = self.router.subscription(filter, session)
@@ -411,28 +397,6 @@ impl Shard {
             {
                 store.subscribed(name, text, options, identifier, false);
             }
-        }
-    }
-
-    /// A Client comes back to subscriptions whose replay has ended with an earlier process or connection. It begins anew:
-    /// how much of it has come is not known.
-    pub(super) fn resume_replays(&mut self, key: ConnectionKey, session: SessionKey) {
-        let Some(member) = self.clients.members.get_mut(session) else {
-            return;
-        };
-        let mut requests = SmallVec::new();
-        for (&filter, kind) in &mut member.subscriptions {
-            if *kind == SubscriptionKind::Interrupted
-                && let Some((options, subscription_identifier)) =
-                    self.router.subscription(filter, session)
-            {
-                *kind = SubscriptionKind::Replaying;
-                let request = ReplayRequest::new(filter, options, subscription_identifier);
-                requests.push(request);
-            }
-        }
-        if !requests.is_empty() {
-            self.begin_replays(key, requests);
         }
     }
 

@@ -118,7 +118,7 @@ impl Shard {
                     SubscriptionKind::Replaying => SubscriptionKind::Interrupted,
                     kind => kind,
                 };
-                member.subscriptions.insert(subscribed.filter, kind);
+                member.set_subscription(subscribed.filter, kind);
             }
         }
         // What was sent to a Client may not have been written down, but what allowed more to be sent was:

@@ -113,7 +113,7 @@ impl Shard {
                 store.detached(&member.session);
             }
             if let Some(name) = member.session.stored() {
-                for (&filter, &kind) in &member.subscriptions {
+                for (&filter, &kind) in member.subscriptions() {
                     if let Some((options, identifier)) = self.router.subscription(filter, key)
                         && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
                     {

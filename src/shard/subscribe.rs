@@ -190,9 +190,9 @@ impl Shard {
             return;
         };
         let wanted = self.router.find(&filter);
-        let known = wanted.is_some_and(|filter| member.subscriptions.contains_key(&filter));
+        let known = wanted.is_some_and(|filter| member.subscriptions().contains_key(&filter));
         let limits = &self.clients.limits;
-        let too_many = member.subscriptions.len() >= limits.max_subscriptions;
+        let too_many = member.subscriptions().len() >= limits.max_subscriptions;
         let is_full = wanted.is_none() && self.router.filter_bytes() >= limits.max_filter_bytes;
         if asked.is_stalled || is_full || (!known && too_many) {
             self.clients.counters.subscriptions_refused += 1;
@@ -202,7 +202,7 @@ impl Shard {
         let subscribed = self
             .router
             .subscribe(&filter, session, options, identifier, true);
-        let before = member.subscriptions.get(&subscribed.filter).copied();
+        let before = member.subscriptions().get(&subscribed.filter).copied();
         let wants_retained = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => {
@@ -218,7 +218,7 @@ impl Shard {
         let is_owed_retained =
             is_replayed && has_retained || before == Some(SubscriptionKind::Replaying);
         let kind = SubscriptionKind::new(is_shared, is_owed_retained);
-        member.subscriptions.insert(subscribed.filter, kind);
+        member.set_subscription(subscribed.filter, kind);
         if is_replayed {
             let request = ReplayRequest::new(subscribed.filter, options, identifier);
             answer.replays.push(request);
@@ -365,7 +365,7 @@ impl Shard {
         }
         let removed = self.router.find(&filter).and_then(|filter| {
             let member = self.clients.members.get_mut(session)?;
-            Some((filter, member.subscriptions.remove(&filter)?))
+            Some((filter, member.remove_subscription(filter)?))
         });
         let Some((filter, kind)) = removed else {
             return (ReasonCode::NoSubscriptionExisted, 0);

@@ -30,6 +30,8 @@ pub(super) enum Slot {
     Filters,
     /// More of what ended Sessions have left behind.
     Ended,
+    /// More subscriptions of Sessions whose connection has come or gone.
+    Visits,
     /// More of what removed retained messages have left behind.
     Tidying,
     /// More of what the operator asked to see.
@@ -54,6 +56,7 @@ pub(super) struct Timers {
     replays: Instant,
     filters: Instant,
     ended: Instant,
+    visits: Instant,
     tidying: Instant,
     dump: Instant,
 }
@@ -71,6 +74,7 @@ impl Timers {
             replays: UNARMED,
             filters: UNARMED,
             ended: UNARMED,
+            visits: UNARMED,
             tidying: UNARMED,
             dump: UNARMED,
         }
@@ -86,6 +90,7 @@ impl Timers {
             Slot::Replays => return &mut self.replays,
             Slot::Filters => return &mut self.filters,
             Slot::Ended => return &mut self.ended,
+            Slot::Visits => return &mut self.visits,
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
         };

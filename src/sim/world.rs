@@ -401,9 +401,10 @@ impl World {
         self.hosts.iter().map(|host| host.shard.census()).collect()
     }
 
-    /// Whether Sessions that have ended have subscriptions that are still to be forgotten.
+    /// Whether Sessions or connections that have ended have left something that is still to be forgotten.
     pub(super) fn has_left_from_ended(&self) -> bool {
-        self.censuses().iter().any(|census| census.ended > 0)
+        let censuses = self.censuses();
+        censuses.iter().any(|it| it.ended + it.visited > 0)
     }
 
     /// Once everybody has left and all is forgotten, nothing may be left.

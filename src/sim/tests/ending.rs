@@ -284,3 +284,53 @@ fn member_that_has_ended_is_not_chosen_though_its_subscription_is_still_to_be_fo
         assert_eq!(bench.hear_payloads(stays), ["last"]);
     });
 }
+
+/// [MQTT-4.8.2-4] [MQTT-3.1.4-5]
+#[test]
+fn member_that_has_lost_its_connection_is_not_chosen_though_few_of_its_groups_have_been_told() {
+    const GROUPS: usize = 40;
+    on_shards_with(&one_at_a_time(), |bench| {
+        let publishers: Vec<Link> = (0..6)
+            .map(|number| bench.connect(v5(&format!("publisher-{number}"))))
+            .collect();
+        let stays = bench.connect(v5("stays"));
+        let leaves = bench.connect(lasting("leaves"));
+        for number in 0..GROUPS {
+            for link in [stays, leaves] {
+                bench.subscribe(link, &format!("$share/g/t/{number}"), options(Q1));
+            }
+        }
+        bench.lose(leaves);
+        let visited = |bench: &Bench| total(bench, |it| it.visited);
+        assert_eq!(visited(bench), 1);
+        let mut turns = 0;
+        while visited(bench) > 0 {
+            // One that was told and one that was not, from every shard.
+            for topic in ["t/0", "t/39"] {
+                let publisher = publishers[turns % publishers.len()];
+                bench.publish(publisher, topic, "x", Q0, 0);
+                assert_eq!(bench.hear(stays), [format!("publish q0 {topic}=x")]);
+            }
+            bench.pass(0.001);
+            turns += 1;
+        }
+        assert!(turns >= GROUPS - 1, "{turns} turns");
+        // What it is told last is that it is connected.
+        let (link, heard) = bench.connect_and_hear(lasting("leaves"));
+        assert_eq!(heard, [""; 0]);
+        while visited(bench) > 0 {
+            assert_eq!(bench.hear(link), [""; 0]);
+            bench.pass(0.001);
+        }
+        assert_eq!(bench.hear(link), ["connack Success present"]);
+        for topic in ["t/0", "t/39"] {
+            for _ in 0..2 {
+                bench.publish(publishers[0], topic, "x", Q0, 0);
+            }
+            let expected = format!("publish q0 {topic}=x");
+            let heard = [bench.hear(link), bench.hear(stays)];
+            let every_second_one = [vec![expected.clone()], vec![expected]];
+            assert_eq!(heard, every_second_one);
+        }
+    });
+}
