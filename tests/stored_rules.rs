@@ -11,7 +11,7 @@ use fastmq::journal::{Journal, Origins, Replay, Replayed, WallClock, next_frame}
 use fastmq::key::ConnectionKey;
 use fastmq::limits::Limits;
 use fastmq::policy::Settings;
-use hex::{Broker, bytes};
+use hex::{Broker, bytes, hex};
 
 /// A broker that stores, and what its disk has.
 struct Stored {
@@ -567,4 +567,45 @@ fn what_a_reload_takes_from_a_session_is_forgotten_by_the_disk_as_well() {
     }));
     stored.broker.configure(stored.settings.clone());
     assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-3.1.2-5] What changes of a Session between two parts of what a snapshot says of it is in the log behind both.
+#[test]
+fn session_of_many_subscriptions_is_said_anew_a_part_at_a_time_with_what_changes_meanwhile() {
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(1);
+    let filter = |number: usize| hex(format!("{number:04}").as_bytes());
+    for number in 0..1000 {
+        stored
+            .broker
+            .send(client, &format!("82 09 0001 0004 {} 01", filter(number)));
+    }
+    stored.write();
+    stored.first = stored.replayed().1;
+    stored.log.clear();
+    stored.broker.shard.begin_snapshot();
+    let mut parts = 0;
+    while stored.broker.shard.continue_snapshot(1).is_none() {
+        let written = stored.log.len();
+        stored.write();
+        assert!(stored.log.len() - written < 64 * 64, "in one turn");
+        parts += 1;
+        if parts == 5 {
+            // What was said, what was not, and what nobody had.
+            for number in [3, 990] {
+                let unsubscribe = format!("a2 08 0002 0004 {}", filter(number));
+                stored.broker.submit(client, &bytes(&unsubscribe));
+            }
+            stored.broker.submit(
+                client,
+                &bytes(&format!("82 09 0001 0004 {} 02", filter(5000))),
+            );
+        }
+    }
+    assert!(parts >= 1000 / 64, "{parts} parts");
+    stored.restart();
+    let census = stored.broker.shard.census();
+    assert_eq!((census.sessions, census.subscriptions), (1, 1000));
+    let (_, connack) = stored.connect(STAYS);
+    assert_eq!(connack, "20020100");
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Shard;
@@ -15,11 +16,14 @@ use super::store::Store;
 use crate::journal::{Lsn, Record, StoredMessage};
 use crate::key::SessionKey;
 use crate::message::Message;
+use crate::router::{FilterKey, Router};
 use crate::session::{Delivery, Progress};
 
 /// Sessions visited at a time at most, whatever they hold: about three microseconds each, as nobody else has
 /// looked at them lately.
 const SESSIONS_A_STEP: usize = 32;
+/// Subscriptions said at a time.
+const SUBSCRIPTIONS_A_STEP: usize = 64;
 /// Rows of the retained table visited at a time.
 const RETAINED_A_STEP: usize = 256;
 
@@ -30,12 +34,21 @@ pub(super) struct Cursor {
     began: Lsn,
     /// Slot of the Session at hand.
     slot: u32,
-    /// That Session, and its next place, once its head is written.
-    session: Option<(SessionKey, u64)>,
+    /// That Session, and what of it comes next, once its head is written.
+    session: Option<(SessionKey, Next)>,
     /// Row of the retained table.
     row: u32,
     /// Names of messages that other Sessions may be owed too.
     shared: HashMap<usize, (Arc<Message>, u64), ahash::RandomState>,
+}
+
+/// What is to be said of a Session.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// Its subscriptions behind this one.
+    Subscriptions(Option<FilterKey>),
+    /// What it is owed from this place on.
+    Deliveries(u64),
 }
 
 /// What a finished snapshot makes possible.
@@ -82,11 +95,20 @@ impl Shard {
         let mut steps = 0;
         while store.journal.size() < until && steps < SESSIONS_A_STEP {
             steps += 1;
-            if let Some((key, place)) = cursor.session {
+            if let Some((key, next)) = cursor.session {
                 let member = self.clients.members.get(key);
                 cursor.session = member
-                    .and_then(|member| store.say_deliveries(&mut cursor, member, place, until))
-                    .map(|place| (key, place));
+                    .and_then(|member| match next {
+                        Next::Subscriptions(last) => {
+                            let next = store.say_subscriptions(&self.router, key, member, last);
+                            let last = next.map(|last| Next::Subscriptions(Some(last)));
+                            Some(last.unwrap_or(Next::Deliveries(0)))
+                        }
+                        Next::Deliveries(place) => store
+                            .say_deliveries(&mut cursor, member, place, until)
+                            .map(Next::Deliveries),
+                    })
+                    .map(|next| (key, next));
                 if cursor.session.is_none() {
                     cursor.slot += 1;
                 }
@@ -112,18 +134,12 @@ impl Shard {
             if member.session.connection.is_none() {
                 store.detached(&member.session);
             }
-            if let Some(name) = member.session.stored() {
-                for (&filter, &kind) in member.subscriptions() {
-                    if let Some((options, identifier)) = self.router.subscription(filter, key)
-                        && let Ok(text) = std::str::from_utf8(self.router.filter_text(filter))
-                    {
-                        let is_owed = kind.is_owed_retained();
-                        store.subscribed(name, text, options, identifier, is_owed);
-                    }
-                }
-                store.taken(&member.session);
-            }
-            cursor.session = Some((key, 0));
+            store.taken(&member.session);
+            let next = store.say_subscriptions(&self.router, key, member, None);
+            cursor.session = Some((
+                key,
+                next.map_or(Next::Deliveries(0), |last| Next::Subscriptions(Some(last))),
+            ));
         }
         if cursor.session.is_some() || (cursor.slot as usize) < self.clients.members.slots() {
             store.snapshot = Some(cursor);
@@ -157,6 +173,30 @@ impl Shard {
 }
 
 impl Store {
+    /// Says again some subscriptions of a Session, those behind `last`. The one that was said last if there may be more.
+    fn say_subscriptions(
+        &mut self,
+        router: &Router,
+        session: SessionKey,
+        member: &Member,
+        last: Option<FilterKey>,
+    ) -> Option<FilterKey> {
+        let name = member.session.stored()?;
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = member.subscriptions().range((from, Bound::Unbounded));
+        let (mut count, mut last) = (0, None);
+        for (&filter, &kind) in rest.take(SUBSCRIPTIONS_A_STEP) {
+            (count, last) = (count + 1, Some(filter));
+            if let Some((options, identifier)) = router.subscription(filter, session)
+                && let Ok(text) = std::str::from_utf8(router.filter_text(filter))
+            {
+                let is_owed = kind.is_owed_retained();
+                self.subscribed(name, text, options, identifier, is_owed);
+            }
+        }
+        last.filter(|_| count == SUBSCRIPTIONS_A_STEP)
+    }
+
     /// Says again what a Session is owed from `place` on. The place where to go on, or `None`.
     fn say_deliveries(
         &mut self,
