@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use fastmq::codec::{self, Packet, Subscribe, SubscriptionOptions};
 use fastmq::key::{ConnectionKey, PacketIdentifier};
-use fastmq::limits::ENDING_STEPS_MAX;
+use fastmq::limits::{ENDING_STEPS_MAX, Limits};
 use fastmq::message::{ProtocolVersion, QoS};
+use fastmq::shard::{Command, Notice};
 use hex::{Broker, bytes, hex};
 
 /// More than a turn visits.
@@ -348,4 +349,34 @@ fn client_that_goes_while_its_session_is_visited_may_come_with_a_new_session() {
         turn(&mut broker);
     }
     assert_eq!(broker.shard.census().subscriptions, 1);
+}
+
+#[test]
+fn dump_of_a_session_of_many_subscriptions_is_told_over_many_turns_and_names_it_each_time() {
+    let mut broker = Broker::with(Limits::default());
+    let (client, _) = broker.connect(&connect('c'));
+    send(&mut broker, client, &subscribe("", MANY));
+    broker.effects.notices.clear();
+    let (now, effects) = (broker.now, &mut broker.effects);
+    broker.shard.handle_command(Command::DumpTree, now, effects);
+    for _ in 0..TURNS {
+        turn(&mut broker);
+    }
+    let told = broker.effects.notices.drain(..);
+    let told: Vec<String> = told
+        .filter_map(|notice| match notice {
+            Notice::Tree(text) => Some(text.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert!(told.len() > 2, "{}", told.len());
+    for text in &told[1..] {
+        let start: Vec<_> = text.lines().take(2).collect();
+        assert_eq!(start, ["Shard 0, continued", "  c, continued"]);
+    }
+    let filters = told.iter().flat_map(|text| text.lines());
+    let mut filters: Vec<_> = filters.filter(|line| line.starts_with("    f/")).collect();
+    filters.sort_unstable();
+    filters.dedup();
+    assert_eq!(filters.len(), MANY);
 }

@@ -4,20 +4,28 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
+use std::ops::Bound;
 
 use super::effects::Effects;
 use super::timers::Slot;
 use super::{Notice, Shard};
+use crate::key::SessionKey;
+use crate::router::FilterKey;
 use crate::time::Instant;
 
 /// Sessions and rows of retained messages visited in one turn, whatever they hold.
 const VISITS_A_TURN: usize = 128;
+
+/// Subscriptions told in a visit.
+const SUBSCRIPTIONS_A_VISIT: usize = 8;
 
 /// How far a dump has come: what it visits next.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cursor {
     /// The Session in this slot.
     Session(u32),
+    /// Subscriptions of this Session behind that one.
+    Subscriptions(SessionKey, FilterKey),
     /// The retained message in this row.
     Retained(u32),
 }
@@ -43,6 +51,12 @@ impl Shard {
             Cursor::Session(0) => writeln!(text, "Shard {}", self.id),
             _ => writeln!(text, "Shard {}, continued", self.id),
         };
+        if let Cursor::Subscriptions(session, _) = cursor
+            && let Some(member) = self.clients.members.get(session)
+        {
+            let name = &member.session.identity.client_identifier;
+            let _ = writeln!(text, "  {name}, continued");
+        }
         for _ in 0..VISITS_A_TURN {
             match self.tell(cursor, &mut text) {
                 Some(next) => cursor = next,
@@ -61,8 +75,16 @@ impl Shard {
     fn tell(&self, cursor: Cursor, text: &mut String) -> Option<Cursor> {
         match cursor {
             Cursor::Session(slot) if (slot as usize) < self.clients.members.slots() => {
-                self.tell_session(slot, text);
-                Some(Cursor::Session(slot + 1))
+                let session = self.clients.members.key_at(slot);
+                let next = session.and_then(|session| {
+                    self.tell_session(session, text);
+                    self.tell_subscriptions(session, None, text)
+                });
+                Some(next.unwrap_or(Cursor::Session(slot + 1)))
+            }
+            Cursor::Subscriptions(session, last) => {
+                let next = self.tell_subscriptions(session, Some(last), text);
+                Some(next.unwrap_or(Cursor::Session(session.index + 1)))
             }
             // Every shard has the same.
             Cursor::Session(_) if self.id.0 == 0 => {
@@ -83,13 +105,8 @@ impl Shard {
         }
     }
 
-    fn tell_session(&self, slot: u32, text: &mut String) {
-        let Some(member) = self
-            .clients
-            .members
-            .key_at(slot)
-            .and_then(|key| self.clients.members.get(key))
-        else {
+    fn tell_session(&self, session: SessionKey, text: &mut String) {
+        let Some(member) = self.clients.members.get(session) else {
             return;
         };
         let session = &member.session;
@@ -105,9 +122,25 @@ impl Shard {
             session.inflight.len(),
             session.queue.len(),
         );
-        for &filter in member.subscriptions().keys() {
+    }
+
+    /// Tells some of a Session's subscriptions, those behind `last`. What comes next if there may be more.
+    fn tell_subscriptions(
+        &self,
+        session: SessionKey,
+        last: Option<FilterKey>,
+        text: &mut String,
+    ) -> Option<Cursor> {
+        let member = self.clients.members.get(session)?;
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = member.subscriptions().range((from, Bound::Unbounded));
+        let (mut count, mut last) = (0, None);
+        for &filter in rest.map(|(filter, _)| filter).take(SUBSCRIPTIONS_A_VISIT) {
+            (count, last) = (count + 1, Some(filter));
             let filter = String::from_utf8_lossy(self.router.filter_text(filter));
             let _ = writeln!(text, "    {filter}");
         }
+        let last = last.filter(|_| count == SUBSCRIPTIONS_A_VISIT)?;
+        Some(Cursor::Subscriptions(session, last))
     }
 }
