@@ -129,7 +129,11 @@ impl Shard {
             }
         }
         if unfinished.unapplied == unfinished.filters_size {
-            self.check_answer(key, unfinished.checked_count)?;
+            let count = unfinished.checked_count;
+            self.check_answer(key, count)?;
+            let is_replayed = packet.is_subscribe() && self.has_retained();
+            let replay_count = if is_replayed { count } else { 0 };
+            unfinished.answer.reserve(count, replay_count);
         }
         let settings = self.clients.settings.clone();
         let identifier = unfinished.subscription_identifier;

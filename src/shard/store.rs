@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -233,7 +233,9 @@ pub(super) struct Store {
     /// Sessions with a QoS 2 delivery that is not durable.
     pub(super) awaiting: Vec<SessionKey>,
     /// The texts of shared subscriptions of stored Sessions.
-    shares: HashMap<u32, Arc<str>, ahash::RandomState>,
+    ///
+    /// A hash table that grows would move all of them in one turn.
+    shares: BTreeMap<u32, Arc<str>>,
     /// Messages that may come again, by their publishers' Sessions: as many as a start has found. Those of other shards'
     /// Sessions that are never heard of again stay until the process ends.
     suspects: HashMap<u64, Vec<Suspect>, ahash::RandomState>,
@@ -268,7 +270,7 @@ impl Store {
             routing: Routing::default(),
             holding: Vec::new(),
             awaiting: Vec::new(),
-            shares: HashMap::with_hasher(hasher()),
+            shares: BTreeMap::new(),
             suspects: table,
             handing_on: HashMap::with_hasher(hasher()),
             brought: VecDeque::new(),

@@ -80,6 +80,12 @@ impl Answer {
         }
     }
 
+    /// There will be so many, and so many replays: nothing is moved as they come.
+    pub(super) fn reserve(&mut self, count: usize, replay_count: usize) {
+        self.codes.reserve_exact(count);
+        self.replays.reserve_exact(replay_count);
+    }
+
     /// Topic Filters that are answered.
     pub(super) fn len(&self) -> usize {
         self.codes.len()
@@ -186,6 +192,7 @@ impl Shard {
             self.log_subscribe(session, &text, ReasonCode::NotAuthorized, effects);
             return answer.push(ReasonCode::NotAuthorized);
         }
+        let has_retained = self.has_retained();
         let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
@@ -212,14 +219,12 @@ impl Shard {
         };
         // A new shared subscription is sent no retained messages [MQTT-4.8.2].
         let is_replayed = wants_retained && !is_shared;
-        // What others retain until the barrier is not delivered as it comes.
-        let has_retained = self.router.retained_count() > 0 || self.peers.len() > 1;
         // An earlier SUBSCRIBE of this connection may not have got all of what it asked for.
         let is_owed_retained =
             is_replayed && has_retained || before == Some(SubscriptionKind::Replaying);
         let kind = SubscriptionKind::new(is_shared, is_owed_retained);
         member.set_subscription(subscribed.filter, kind);
-        if is_replayed {
+        if is_replayed && has_retained {
             let request = ReplayRequest::new(subscribed.filter, options, identifier);
             answer.replays.push(request);
         }
@@ -240,6 +245,12 @@ impl Shard {
         if subscribed.announce {
             self.announce(subscribed.filter);
         }
+    }
+
+    /// Whether there may be retained messages to be sent because of a subscription that is in force here.
+    pub(super) fn has_retained(&self) -> bool {
+        // What others retain until the barrier is not delivered as it comes.
+        self.router.retained_count() > 0 || self.peers.len() > 1
     }
 
     /// All of a SUBSCRIBE is in force here: it is answered once all of it is in force everywhere.
