@@ -131,6 +131,11 @@ pub trait Core {
     /// more comes, the connection is named in [`Effects::dirty`] again.
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>);
 
+    /// Bytes that there are to be taken, if the core tells: much waits for its turn where others have little.
+    fn output_size(&self, _connection: ConnectionKey) -> usize {
+        0
+    }
+
     /// The same of everything that there is: the connection ends.
     fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
         self.take_output(connection, buffer);
@@ -252,6 +257,10 @@ impl Core for Shard {
 
     fn take_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
         self.take_output(connection, buffer);
+    }
+
+    fn output_size(&self, connection: ConnectionKey) -> usize {
+        Shard::output_size(self, connection)
     }
 
     fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {

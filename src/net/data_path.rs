@@ -11,7 +11,7 @@ use super::buffer_ring::BUFFER_SIZE;
 use super::connection::{Adopted, Connection, Connections, State};
 use super::core::Core;
 use super::listener::{ListenerChange, ShardListener};
-use super::pace::{EVENT_WEIGHT, Pace, SENDS_MANY, SLICE_SIZE};
+use super::pace::{BATCH_SIZE_MAX, BULK_SEND_MIN, EVENT_WEIGHT, Pace, SENDS_MANY, SLICE_SIZE};
 use super::straight::{LARGE_MIN, large_packets};
 use super::transport::{Transport, Wrapping};
 use super::unconnected::{Room, Unconnected};
@@ -62,8 +62,29 @@ struct Send {
     offset: usize,
 }
 
+/// Something to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// In the core, or behind what was unsent.
+    New(ConnectionKey),
+    /// Unsent, of the connection in this slot, whose socket has room for it.
+    Unsent(u32),
+}
+
+/// Whose output is sent next.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Who has something new.
+    New,
+    Late,
+    Bulk,
+}
+
 /// What a receive takes that is for one buffer only.
 const ONE_BUFFER: NonZeroU32 = NonZeroU32::new(BUFFER_SIZE as u32).unwrap();
+
+/// A send of much takes as long as so many others, or longer.
+const BULK_SENDS: usize = 8;
 
 /// Who has so much to say at once has more, as a rule.
 const BULK_MIN: usize = BUFFER_SIZE / 2;
@@ -128,6 +149,8 @@ pub struct DataPath<C: Core> {
     pub(super) dirty: Vec<ConnectionKey>,
     /// Had it in turns before, which had no time to send it.
     pub(super) late: VecDeque<ConnectionKey>,
+    /// Have much to be sent, and are sent some of it by turns: what is small, or new, does not wait for all of them.
+    pub(super) bulk: VecDeque<Next>,
     pub(super) handshakes: Handshakes,
     /// Zero but for those of what happens here.
     pub(super) counters: Counters,
@@ -181,6 +204,7 @@ impl<C: Core> DataPath<C> {
             connecting: Vec::new(),
             dirty: Vec::new(),
             late: VecDeque::new(),
+            bulk: VecDeque::new(),
             handshakes: Handshakes::default(),
             counters: Counters::default(),
             unconnected: Unconnected::new(room, now),
@@ -271,6 +295,7 @@ impl<C: Core> DataPath<C> {
     pub fn has_work(&self) -> bool {
         !(self.dirty.is_empty()
             && self.late.is_empty()
+            && self.bulk.is_empty()
             && self.writable.is_empty()
             && self.resumed.is_empty()
             && self.handshakes.deferred.is_empty())
@@ -307,68 +332,131 @@ impl<C: Core> DataPath<C> {
         if !self.writable.is_empty() {
             let mut writable = std::mem::take(&mut self.writable);
             for slot in writable.drain(..) {
-                self.continue_sending(slot);
+                if self.connections.get(slot).unsent_size() >= BULK_SEND_MIN {
+                    self.bulk.push_back(Next::Unsent(slot));
+                } else {
+                    self.continue_sending(slot);
+                }
             }
             self.writable = writable;
         }
         let mut dirty = std::mem::take(&mut self.dirty);
-        if dirty.len() < SENDS_MANY && self.late.is_empty() {
+        if dirty.len() < SENDS_MANY && self.late.is_empty() && self.bulk.is_empty() {
             for key in dirty.drain(..) {
                 self.send_to(key);
             }
         } else {
             self.send_in_time(&mut dirty);
         }
+        // Nobody is lost who was named meanwhile.
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
         // What was waiting for its turn to be sent waits for the next one.
         self.carry_out_effects();
+        self.set_bulk_aside();
     }
 
-    /// Sends to those who have something new and to those who are late, by turns, until the time of the turn is over. A
-    /// few of each in any case. Who has something new is late then.
+    /// Sends to those who have something new, to those who are late and to those who have much, by turns, until the time
+    /// of the turn is over. A few of each in any case. Who has something new is late then, or one of those who have much.
     // HOT: per connection and turn.
     fn send_in_time(&mut self, dirty: &mut Vec<ConnectionKey>) {
         let mut dirty = dirty.drain(..);
         let mut looked = std::time::Instant::now();
+        let mut put_off = 0;
         loop {
-            for is_late in [false, true] {
-                let waiting = if is_late {
-                    self.late.len()
-                } else {
-                    dirty.len()
+            for kind in [Kind::New, Kind::Late, Kind::Bulk] {
+                let waiting = match kind {
+                    Kind::New => dirty.len(),
+                    Kind::Late => self.late.len(),
+                    Kind::Bulk => self.bulk.len(),
                 };
+                let mut size = 0;
                 for _ in 0..self.pace.batch(waiting, looked) {
-                    let next = if is_late {
-                        self.late.pop_front()
-                    } else {
-                        dirty.next()
+                    let before = self.sends.len();
+                    let next = match kind {
+                        Kind::New => dirty.next().map(Next::New),
+                        Kind::Late => self.late.pop_front().map(Next::New),
+                        Kind::Bulk => self.bulk.pop_front(),
                     };
-                    if let Some(key) = next {
-                        self.send_to(key);
+                    match next {
+                        Some(Next::New(key)) => self.send_to(key),
+                        Some(Next::Unsent(slot)) => self.continue_sending(slot),
+                        None => break,
+                    }
+                    if let Some(send) = self.sends.get(before) {
+                        size += send.bytes.len() - send.offset;
+                    }
+                    if size >= BATCH_SIZE_MAX {
+                        break;
                     }
                 }
-                if self.late.is_empty() && dirty.len() == 0 {
+                if size >= BATCH_SIZE_MAX && matches!(kind, Kind::New) {
+                    // Others may have little behind those.
+                    put_off += self.put_off_sends(&mut dirty);
+                }
+                if self.late.is_empty() && self.bulk.is_empty() && dirty.len() == 0 {
                     return;
                 }
-                looked = self.submit_batch(looked);
+                looked = self.submit_batch(looked, size);
             }
             if self.pace.time_to_send(looked).is_zero() {
                 break;
             }
         }
-        self.counters.late_sends += dirty.len() as u64;
-        self.late.extend(dirty);
+        put_off += self.put_off_sends(&mut dirty);
+        // Of those that were put off some have had their turn by now.
+        self.counters.late_sends += put_off.min(self.late.len() + self.bulk.len()) as u64;
     }
 
-    /// Submits what was queued since `looked`, and looks at the clock.
-    fn submit_batch(&mut self, looked: std::time::Instant) -> std::time::Instant {
+    /// Has those who had something new wait, the ones with much and the others by themselves. Returns how many.
+    #[cold]
+    fn put_off_sends(&mut self, dirty: &mut std::vec::Drain<'_, ConnectionKey>) -> usize {
+        let count = dirty.len();
+        for key in dirty {
+            if self.is_bulk(key) {
+                self.bulk.push_back(Next::New(key));
+            } else {
+                self.late.push_back(key);
+            }
+        }
+        count
+    }
+
+    /// Has those with much wait for their turn among each other, who are named because some of it was sent.
+    // HOT: per turn.
+    #[inline]
+    fn set_bulk_aside(&mut self) {
+        if !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            dirty.retain(|&key| {
+                let is_bulk = self.is_bulk(key);
+                if is_bulk {
+                    self.bulk.push_back(Next::New(key));
+                }
+                !is_bulk
+            });
+            self.dirty = dirty;
+        }
+    }
+
+    fn is_bulk(&mut self, key: ConnectionKey) -> bool {
+        let slot = self.connections.find(key);
+        let behind = slot.map_or(0, |slot| self.connections.get(slot).backlog_size());
+        behind + self.core.output_size(key) >= BULK_SEND_MIN
+    }
+
+    /// Submits what was queued since `looked`, of this size, and looks at the clock.
+    fn submit_batch(&mut self, looked: std::time::Instant, size: usize) -> std::time::Instant {
         let count = self.uring.pending();
         if count == 0 {
             return looked;
         }
         self.uring.submit();
         let now = std::time::Instant::now();
-        self.pace.batch_submitted(count, now - looked);
+        // Many bytes do not tell what a send takes.
+        if size < BATCH_SIZE_MAX {
+            self.pace.batch_submitted(count, now - looked);
+        }
         now
     }
 
@@ -397,8 +485,8 @@ impl<C: Core> DataPath<C> {
 
     /// A turn began at `start`: [`DataPath::handle_completions`] follows.
     pub fn begin_turn(&mut self, start: std::time::Instant) {
-        self.pace
-            .begin_turn(start, self.core.turn_max(), self.late.len());
+        let late = self.late.len() + self.bulk.len() * BULK_SENDS;
+        self.pace.begin_turn(start, self.core.turn_max(), late);
     }
 
     /// Its next part begins, which has some time of its own.
@@ -1366,6 +1454,7 @@ impl<C: Core> DataPath<C> {
             }
         }
         self.carry_out_effects();
+        self.set_bulk_aside();
         self.sends = sends;
     }
 

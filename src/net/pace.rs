@@ -28,6 +28,11 @@ const SENDS_FEW: usize = 8;
 const SEND_TIME_MAX: Duration = Duration::from_micros(20);
 /// Sends that leave without a look at the clock, and of each kind in any turn.
 pub(super) const BATCH_MIN: usize = 8;
+/// Bytes that leave without a look at the clock, but for the last send of them: the kernel takes up to a millisecond for
+/// each megabyte. So much of what goes to others, and no more, may come before a few bytes.
+pub(super) const BATCH_SIZE_MAX: usize = 256 * 1024;
+/// Who has so much to be sent waits for its turn among those who have as much.
+pub(super) const BULK_SEND_MIN: usize = 32 * 1024;
 /// What each part of a turn gets even if those before it took longer: envelopes of other shards, and what was paused.
 const PART_MIN: Duration = Duration::from_micros(50);
 /// Bytes given to the core at once, and what may pass between two looks at the clock: so many at most, fewer

@@ -84,6 +84,13 @@ impl<S: Default> Peers<S> {
         self.mark_dirty(index, effects);
     }
 
+    /// For [`Core::output_size`](super::Core::output_size).
+    pub fn output_size(&self, key: ConnectionKey) -> usize {
+        let peer = self.peers.get(key.index as usize);
+        peer.filter(|peer| peer.generation == key.generation)
+            .map_or(0, |peer| peer.out.len())
+    }
+
     /// For [`Core::take_output`](super::Core::take_output).
     pub fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
         let peer = self.get(key.index);
@@ -123,6 +130,7 @@ mod tests {
         peers.send(new.index, b"a", &mut effects);
         peers.send(new.index, b"b", &mut effects);
         assert_eq!(effects.dirty, [old, new], "once each");
+        assert_eq!((peers.output_size(old), peers.output_size(new)), (0, 2));
         let mut out = Vec::new();
         peers.take_output(old, &mut out);
         assert!(out.is_empty());

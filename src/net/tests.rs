@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::connection::State;
-use super::pace::{BATCH_MIN, SLICE_SIZE};
+use super::pace::{BATCH_MIN, BATCH_SIZE_MAX, SLICE_SIZE};
 use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
@@ -20,7 +20,8 @@ use std::time::Duration;
 /// Says whatever is said to it. Who ends with "!" is let go, and "." says that nothing more follows.
 #[derive(Default)]
 struct Echo {
-    peers: Peers<()>,
+    /// Their state: whether they are to have more again.
+    peers: Peers<bool>,
     outbound: VecDeque<()>,
     /// How often it was asked what is to be sent.
     asked: Rc<Cell<usize>>,
@@ -36,6 +37,11 @@ struct Echo {
     /// Messages in each envelope.
     batch: usize,
     flood: Option<Flood>,
+    /// Who was sent as much has as much to be sent again, as soon as all of that was taken.
+    again: Vec<u8>,
+    /// Bytes that were taken to be sent, and what was then when few were last taken.
+    taken: Rc<Cell<usize>>,
+    taken_before: Rc<Cell<usize>>,
 }
 
 /// Bytes that are told apart by their place, more of them whenever all before them were taken.
@@ -143,11 +149,22 @@ impl Core for Echo {
     fn take_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
         self.asked.set(self.asked.get() + 1);
         self.peers.take_output(key, buffer);
+        if (1..100).contains(&buffer.len()) {
+            self.taken_before.set(self.taken.get());
+        }
+        self.taken.set(self.taken.get() + buffer.len());
+        if !self.again.is_empty() && buffer.len() == self.again.len() {
+            self.peers.get(key.index).state = true;
+        }
         if let Some(flood) = &mut self.flood
             && flood.unsent == 0
         {
             flood.go_on(50_000, buffer);
         }
+    }
+
+    fn output_size(&self, key: ConnectionKey) -> usize {
+        self.peers.output_size(key)
     }
 
     fn handle_unsent(
@@ -157,6 +174,9 @@ impl Core for Echo {
         _: Instant,
         effects: &mut Effects,
     ) {
+        if unsent == 0 && std::mem::take(&mut self.peers.get(key.index).state) {
+            self.peers.send(key.index, &self.again, effects);
+        }
         if let Some(flood) = &mut self.flood {
             flood.unsent = unsent;
             if unsent == 0 {
@@ -196,6 +216,7 @@ struct Rig {
     address: SocketAddr,
     now: Instant,
     asked: Rc<Cell<usize>>,
+    taken: Rc<Cell<usize>>,
 }
 
 impl Rig {
@@ -203,13 +224,14 @@ impl Rig {
         let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let (waker, room) = (Waker::new().unwrap(), Room::new(1));
         let echo = Echo::default();
-        let asked = echo.asked.clone();
+        let (asked, taken) = (echo.asked.clone(), echo.taken.clone());
         let path = DataPath::new(echo, listeners, waker, room, Instant::ZERO);
         Self {
             path: path.unwrap(),
             address,
             now: Instant::ZERO,
             asked,
+            taken,
         }
     }
 
@@ -806,4 +828,92 @@ fn a_turn_with_time_for_it_sends_to_all_at_once() {
         let mut received = [0; 8];
         assert_eq!(client.read(&mut received).unwrap(), 3);
     }
+}
+
+/// What each of a crowd is to be sent beside whom somebody else waits for a few bytes.
+const MUCH: usize = 64 * 1024;
+/// Bytes of others that a few bytes may wait for: a batch, and the send that was more than it may be.
+const BEFORE_MAX: usize = BATCH_SIZE_MAX + MUCH;
+
+#[test]
+fn a_small_answer_waits_for_no_more_than_a_batch_of_what_is_sent_to_many_at_once() {
+    const CLIENTS: usize = 150;
+    for is_hurried in [true, false] {
+        let mut rig = Rig::new();
+        let mut clients = crowd(&mut rig, CLIENTS);
+        rig.path.core.is_hurried = is_hurried;
+        rig.turn_within(None);
+        let (mut other, key) = clients.pop().unwrap();
+        for (_, key) in &clients {
+            rig.say(*key, &[b'x'; MUCH]);
+        }
+        // It comes last in this turn, and is answered at its end all the same.
+        rig.say(key, b"pong");
+        rig.taken.set(0);
+        rig.turn_within(None);
+        let before = rig.path.core.taken_before.get();
+        assert!(before <= BEFORE_MAX, "{before} bytes of others");
+        let mut received = [0; 8];
+        assert_eq!(other.read(&mut received).unwrap(), 4);
+        // The others have theirs all the same.
+        while rig.path.has_work() {
+            rig.turn_within(None);
+        }
+        let mut part = vec![0; MUCH];
+        for (client, _) in &mut clients {
+            let mut received = 0;
+            while received < MUCH {
+                match client.read(&mut part) {
+                    Ok(size) => received += size,
+                    Err(_) => rig.turn_within(None),
+                }
+            }
+            assert_eq!(received, MUCH);
+        }
+    }
+}
+
+#[test]
+fn a_small_answer_waits_for_nobody_who_is_sent_more_and_more_and_all_of_them_have_the_same() {
+    const CLIENTS: usize = 100;
+    let mut rig = Rig::new();
+    let mut clients = crowd(&mut rig, CLIENTS);
+    rig.path.core.is_hurried = true;
+    rig.path.core.again = vec![b'x'; MUCH];
+    rig.turn_within(None);
+    let (mut other, key) = clients.pop().unwrap();
+    for (_, key) in &clients {
+        rig.say(*key, &[b'x'; MUCH]);
+    }
+    let mut received = vec![0; clients.len()];
+    let mut part = vec![0; MUCH];
+    for _ in 0..300 {
+        rig.turn_within(None);
+        for (index, (client, _)) in clients.iter_mut().enumerate() {
+            while let Ok(size) = client.read(&mut part) {
+                received[index] += size;
+            }
+        }
+        other.write_all(b"ping").unwrap();
+        // It is heard in this turn or a later one, since none has time.
+        while rig.path.core.peers.get(key.index).out.is_empty() {
+            rig.path.enter(None);
+            rig.path.begin_turn(std::time::Instant::now());
+            rig.path.handle_completions(rig.now);
+        }
+        rig.taken.set(0);
+        rig.path.flush();
+        rig.path.enter(None);
+        let size = other.read(&mut part).expect("an answer");
+        assert_eq!(&part[..size], b"ping");
+        let before = rig.path.core.taken_before.get();
+        assert!(before <= BEFORE_MAX, "{before} bytes of others");
+        let taken = rig.taken.get();
+        assert!(taken <= 2 * BEFORE_MAX, "{taken} bytes without time");
+        rig.path.begin_turn(std::time::Instant::now());
+        rig.path.handle_completions(rig.now);
+    }
+    let (least, most) = (received.iter().min(), received.iter().max());
+    let (least, most) = (least.unwrap(), most.unwrap());
+    assert!(*most < 2 * least, "{least} to {most}");
 }

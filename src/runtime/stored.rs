@@ -235,6 +235,10 @@ impl Core for StoredShard {
         self.shard.take_output(connection, buffer);
     }
 
+    fn output_size(&self, connection: ConnectionKey) -> usize {
+        self.shard.output_size(connection)
+    }
+
     fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
         self.shard.take_last_output(connection, buffer);
     }

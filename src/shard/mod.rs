@@ -776,6 +776,15 @@ impl Shard {
         self.take_output_in_pieces(key, piece_size, buffer);
     }
 
+    /// Bytes that a connection has to be sent, in its outbox and before it.
+    #[must_use]
+    pub fn output_size(&self, key: ConnectionKey) -> usize {
+        let connection = self.clients.connections.get(key);
+        connection.map_or(0, |connection| {
+            connection.outbox.len() + connection.parts_size()
+        })
+    }
+
     /// As [`Shard::take_output`], of everything: nobody will ask again.
     pub fn take_last_output(&mut self, key: ConnectionKey, buffer: &mut Vec<u8>) {
         self.take_output_in_pieces(key, usize::MAX, buffer);
