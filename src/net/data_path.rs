@@ -38,7 +38,7 @@ use std::time::Duration;
 /// From the core's wish to close until the socket is closed whatever the peer does: for what is
 /// unsent to leave, and for the peer to read it. Closing while the peer still sends would answer with
 /// a reset, which takes the last packet away from a peer that has not read it yet.
-const CLOSE_LINGER: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_LINGER: Duration = Duration::from_secs(2);
 /// Connections closed in one turn because of that; each is a system call. The next one goes on at once.
 const ABANDONED_A_TURN: usize = 32;
 /// How long accepting rests when the process or the system has no file descriptor left.

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::connection::State;
+use super::data_path::CLOSE_LINGER;
 use super::pace::{BATCH_MIN, BATCH_SIZE_MAX, SLICE_SIZE};
 use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
+use crate::limits::{UNCONNECTED_BYTES_FREE, UNCONNECTED_BYTES_MAX, UNCONNECTED_PATIENCE};
 use crate::origin::Origin;
 use crate::shard::{Effects, Kept};
 use crate::time::Instant;
@@ -221,8 +223,12 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with_room(Room::new(1))
+    }
+
+    fn with_room(room: Room) -> Self {
         let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-        let (waker, room) = (Waker::new().unwrap(), Room::new(1));
+        let waker = Waker::new().unwrap();
         let echo = Echo::default();
         let (asked, taken) = (echo.asked.clone(), echo.taken.clone());
         let path = DataPath::new(echo, listeners, waker, room, Instant::ZERO);
@@ -916,4 +922,184 @@ fn a_small_answer_waits_for_nobody_who_is_sent_more_and_more_and_all_of_them_hav
     let (least, most) = (received.iter().min(), received.iter().max());
     let (least, most) = (least.unwrap(), most.unwrap());
     assert!(*most < 2 * least, "{least} to {most}");
+}
+
+/// Without that wait the socket would be closed while there is something to be read in it, and the kernel would take what
+/// was said last from a peer that has not read it yet.
+#[test]
+fn what_was_said_last_reaches_a_client_that_goes_on_sending_and_reads_only_then() {
+    const MORE: usize = 16 << 20;
+    let mut rig = Rig::new();
+    let mut client = rig.connect();
+    client.write_all(b"bye!").unwrap();
+    while rig.path.core.peers.keys().count() > 0 {
+        rig.turn();
+    }
+    // Far more than both sockets hold: all of it is received, and goes nowhere.
+    let more = vec![b'x'; 1 << 20];
+    let (mut said, mut stuck) = (0, 0);
+    while said < MORE {
+        match client.write(&more) {
+            Ok(size) => (said, stuck) = (said + size, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "after {said} bytes");
+                stuck += 1;
+                assert!(stuck < 1000, "not read after {said} bytes");
+            }
+        }
+        rig.turn();
+    }
+    rig.expect(&mut client, b"bye!");
+    rig.turn();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "an end and no reset");
+    let slot = 0;
+    let held = &rig.path.connections.get(slot).held;
+    assert_eq!(held.capacity(), 0, "nothing is kept of it");
+    // It is waited for, but not for ever, whatever it sends.
+    let began = rig.now;
+    rig.now = began + (CLOSE_LINGER - Duration::from_millis(1));
+    while client.write(b"more").is_err() {
+        rig.turn();
+    }
+    rig.turn();
+    assert_eq!(rig.path.connections.count(), 1);
+    rig.now = began + CLOSE_LINGER;
+    let mut turns = 0;
+    while !rig.path.is_empty() {
+        let _ = client.write(b"more");
+        rig.turn();
+        turns += 1;
+        assert!(turns < 1000, "for ever");
+    }
+}
+
+/// Clients that have sent some of a packet of so many bytes and not its end, oldest first, and how much.
+fn unconnected(rig: &mut Rig, count: usize, size: usize) -> Vec<(TcpStream, usize)> {
+    rig.path.core.is_framed = true;
+    let start = &framed(size, 0)[..size - 1];
+    let clients = (0..count).map(|number| {
+        let mut client = TcpStream::connect(rig.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let said = client.write(start).unwrap();
+        assert!(said > 2 * UNCONNECTED_BYTES_FREE);
+        while rig.path.connections.count() <= number {
+            rig.turn();
+        }
+        (client, said)
+    });
+    let clients: Vec<_> = clients.collect();
+    // They are read as far as they may be.
+    for _ in 0..200 {
+        rig.turn_within(None);
+    }
+    clients
+}
+
+/// Slots of those that are there, and whether they wait for room or have some.
+fn states(rig: &mut Rig, count: usize) -> Vec<(bool, u32)> {
+    let states = (0..count as u32).map(|slot| {
+        let connection = rig.path.connections.get(slot);
+        (connection.state.has(State::WAITING), connection.charged())
+    });
+    states.collect()
+}
+
+#[test]
+fn before_its_first_packet_a_connection_has_a_little_for_itself_and_a_shard_its_share_for_those_who_need_more()
+ {
+    const SIZE: usize = 100_000;
+    const COUNT: usize = 40;
+    let room = Room::new(2);
+    let mut rig = Rig::with_room(room.clone());
+    let clients = unconnected(&mut rig, COUNT, SIZE);
+    let held = rig.path.unconnected.held;
+    assert!(held <= UNCONNECTED_BYTES_MAX, "{held} held");
+    let fitting = UNCONNECTED_BYTES_MAX / (SIZE + UNCONNECTED_BYTES_FREE);
+    let mut charged = 0;
+    for (slot, (is_waiting, has)) in states(&mut rig, COUNT).into_iter().enumerate() {
+        // Those who came first have what their packet needs, the others wait for that.
+        assert_eq!(is_waiting, slot >= fitting, "{slot}");
+        assert_eq!(has > 0, slot < fitting, "{slot}");
+        charged += has as usize;
+        let most = if is_waiting {
+            UNCONNECTED_BYTES_FREE
+        } else {
+            SIZE
+        };
+        let room = rig.path.connections.get(slot as u32).held.capacity();
+        assert!(room <= most, "{slot}: {room}");
+    }
+    assert_eq!(charged, held);
+    assert_eq!(
+        rig.path.counters.waited_before_connect,
+        (COUNT - fitting) as u64
+    );
+    // Those who have had it for long are let go, since others wait, but for one whose password is being checked.
+    rig.path.connections.get(0).state.set(State::PAUSED);
+    rig.now = rig.now + (UNCONNECTED_PATIENCE - Duration::from_millis(1));
+    rig.turn_within(None);
+    assert_eq!(rig.path.counters.refused_held_too_much, 0);
+    rig.now = rig.now + Duration::from_millis(1);
+    rig.path.handle_timeouts(rig.now);
+    assert_eq!(rig.path.counters.refused_held_too_much, fitting as u64 - 1);
+    for _ in 0..200 {
+        rig.turn_within(None);
+    }
+    let states = states(&mut rig, COUNT);
+    assert!(states[0].1 > 0);
+    // Who came last is read first.
+    for (slot, &(is_waiting, has)) in states.iter().enumerate().skip(fitting) {
+        assert_eq!(
+            (is_waiting, has > 0),
+            (slot < COUNT - fitting + 1, slot >= COUNT - fitting + 1),
+            "{slot}"
+        );
+    }
+    // All of it is given back.
+    rig.path.connections.get(0).state.clear(State::PAUSED);
+    drop(clients);
+    while !rig.path.is_empty() {
+        rig.now = rig.now + Duration::from_millis(100);
+        rig.turn();
+    }
+    assert_eq!(rig.path.unconnected.held, 0);
+    assert!(room.is_free());
+}
+
+#[test]
+fn a_slow_first_packet_may_take_its_time_as_long_as_nobody_waits_for_its_room() {
+    const SIZE: usize = 100_000;
+    let mut rig = Rig::new();
+    let mut clients = unconnected(&mut rig, 20, SIZE);
+    // Those who wait are ended by the core, as it does with those whose CONNECT is late, or go by themselves.
+    let waiting: Vec<_> = states(&mut rig, 20).iter().map(|it| it.0).collect();
+    assert!(waiting[10] && waiting[19] && !waiting[9]);
+    let keys: Vec<_> = rig.path.core.peers.keys().collect();
+    for key in &keys[10..15] {
+        rig.path.effects.closes.push(*key);
+    }
+    rig.path.carry_out_effects();
+    clients.truncate(15);
+    for _ in 0..200 {
+        rig.turn_within(None);
+    }
+    // What was waited for has not come, and who has gone in silence is noticed when it is to be read.
+    for key in &keys[15..] {
+        rig.path.effects.closes.push(*key);
+    }
+    rig.path.carry_out_effects();
+    for _ in 0..5 {
+        rig.now = rig.now + UNCONNECTED_PATIENCE;
+        rig.turn_within(None);
+    }
+    assert_eq!(rig.path.counters.refused_held_too_much, 0);
+    let packet = framed(SIZE, 0);
+    for (client, said) in &mut clients[..10] {
+        while *said < SIZE {
+            *said += client.write(&packet[*said..]).unwrap_or(0);
+            rig.turn();
+        }
+        rig.expect(client, &packet);
+    }
+    assert_eq!(rig.path.unconnected.held, 0);
 }

@@ -69,6 +69,12 @@ impl Room {
         self.shared.used.fetch_sub(size, Ordering::Relaxed);
     }
 
+    /// Whether nobody has any of it, or waits for it.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn is_free(&self) -> bool {
+        self.shared.used.load(Ordering::Relaxed) == 0 && !self.is_waited_for()
+    }
+
     fn is_waited_for(&self) -> bool {
         self.shared.waiting.load(Ordering::Relaxed) > 0
     }

@@ -391,3 +391,57 @@ fn unmask(bytes: &mut [u8], mut mask: [u8; 4]) -> [u8; 4] {
     mask.rotate_left(bytes.len() % 4);
     mask
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A frame of that size has begun, and all of it has come.
+    fn pass(web_socket: &mut WebSocket, opcode: OpCode, is_final: bool, size: u64) -> bool {
+        let header = FrameHeader {
+            opcode,
+            is_final,
+            mask: Some([0; 4]),
+            ..FrameHeader::default()
+        };
+        let begun = web_socket.begin_frame(&header, size);
+        assert!(begun.is_ok() || begun == Err(WebSocketError::TooLarge));
+        web_socket.payload_left = 0;
+        web_socket.control = None;
+        begun.is_ok()
+    }
+
+    #[test]
+    fn a_connection_carries_messages_without_end_and_each_is_bounded_by_itself_with_all_its_fragments()
+     {
+        const BINARY: OpCode = OpCode::Data(Data::Binary);
+        const CONTINUE: OpCode = OpCode::Data(Data::Continue);
+        const PING: OpCode = OpCode::Control(Control::Ping);
+        let open = || WebSocket {
+            state: State::Open,
+            ..WebSocket::default()
+        };
+        let mut it = open();
+        // A gigabyte and more, in frames of any size.
+        for size in [
+            MESSAGE_SIZE_MAX,
+            1,
+            MESSAGE_SIZE_MAX,
+            MESSAGE_SIZE_MAX - 1,
+            2,
+        ] {
+            assert!(pass(&mut it, BINARY, true, size), "{size}");
+        }
+        // And in fragments, which are counted together, but for what comes between them.
+        for _ in 0..3 {
+            assert!(pass(&mut it, BINARY, false, MESSAGE_SIZE_MAX / 2));
+            assert!(pass(&mut it, PING, true, CONTROL_SIZE_MAX as u64));
+            assert!(pass(&mut it, CONTINUE, false, MESSAGE_SIZE_MAX / 2 - 1));
+            assert!(pass(&mut it, CONTINUE, true, 1));
+        }
+        assert!(pass(&mut it, BINARY, false, MESSAGE_SIZE_MAX));
+        assert!(pass(&mut it, CONTINUE, false, 0));
+        assert!(!pass(&mut it, CONTINUE, true, 1));
+        assert!(!pass(&mut open(), BINARY, true, MESSAGE_SIZE_MAX + 1));
+    }
+}

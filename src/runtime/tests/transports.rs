@@ -915,3 +915,79 @@ fn certificates_of_the_script_are_what_a_listener_and_its_clients_need() {
     assert!(said.unwrap_err().to_string().contains("Revoked"));
     served.stop();
 }
+
+/// What a Client says behind its CONNECT may be all that it says: nothing else wakes the shard that it is handed over to.
+#[test]
+fn a_ping_and_a_close_behind_the_first_packet_are_answered_by_whichever_shard_the_client_belongs_to()
+ {
+    let tls = Tls::new();
+    for tls in [None, Some(&tls)] {
+        let served = Served::wrapped(3, web_socket(tls));
+        for number in 0..30_u8 {
+            let shard = number % 3;
+            let stream: Box<dyn Stream> = match tls {
+                None => Box::new(served.connect()),
+                Some(tls) => Box::new(tls.connect(&served)),
+            };
+            let mut socket = Framed::over(stream).socket;
+            let first = packet(b'H', &[shard]);
+            let (start, rest) = first.split_at(usize::from(number) % first.len());
+            let close = number % 2 == 0;
+            // All of it in one segment.
+            for part in [start, rest, &packet(b'E', b"behind it")] {
+                socket.write(Message::binary(part.to_vec())).unwrap();
+            }
+            socket.write(Message::Ping(vec![number].into())).unwrap();
+            if close {
+                socket.close(None).unwrap();
+            }
+            socket.flush().unwrap();
+            let (mut said, mut ponged, mut closed) = (Vec::new(), false, false);
+            let expected = [packet(b'H', &[shard]), packet(b'E', b"behind it")].concat();
+            while !(if close {
+                closed
+            } else {
+                ponged && said.len() == expected.len()
+            }) {
+                match socket.read() {
+                    Ok(Message::Binary(bytes)) => said.extend_from_slice(&bytes),
+                    Ok(Message::Pong(payload)) => {
+                        assert_eq!(payload[..], [number]);
+                        ponged = true;
+                    }
+                    Ok(Message::Close(_)) => closed = true,
+                    other => panic!("{number}: {other:?}"),
+                }
+            }
+            // No data may follow a close frame: what was asked for before it may stay without an answer.
+            assert!(close || said == expected);
+            if close {
+                // The end of the socket comes as well, which nobody but the broker begins.
+                let end = socket.read();
+                assert!(matches!(end, Err(tungstenite::Error::ConnectionClosed)));
+            }
+        }
+        served.stop();
+    }
+}
+
+#[test]
+fn a_client_that_says_good_bye_behind_its_first_packet_gets_its_answers_from_another_shard() {
+    let tls = Tls::new();
+    let served = Served::wrapped(3, tls.wrapping());
+    for number in 0..30_u8 {
+        let shard = number % 3;
+        let mut client = tls.connect(&served);
+        client.conn.complete_io(&mut client.sock).unwrap();
+        let mut writer = client.conn.writer();
+        writer.write_all(&packet(b'H', &[shard])).unwrap();
+        writer.write_all(&packet(b'E', &[number; 1000])).unwrap();
+        client.conn.send_close_notify();
+        client.flush().unwrap();
+        let mut answers = Vec::new();
+        client.read_to_end(&mut answers).unwrap();
+        let expected = [packet(b'H', &[shard]), packet(b'E', &[number; 1000])].concat();
+        assert_eq!(answers, expected);
+    }
+    served.stop();
+}
