@@ -1048,6 +1048,14 @@ pub(super) fn merge(logs: impl IntoIterator<Item = Replayed>) -> Replayed {
             }
         }
     }
+    // A log may have lost that it began a Session of which another one knows. Used again, its name would be taken for
+    // that one.
+    let named = merged.suspects.iter().flat_map(|it| {
+        let publisher = [it.origin.session];
+        publisher.into_iter().chain(it.sessions.iter().copied())
+    });
+    let named = named.chain(merged.handed_on.iter().map(|it| it.0));
+    merged.session_max = merged.session_max.max(named.max().unwrap_or_default());
     // In an order that does not depend on hashing: shards restore the same tables.
     merged.retained = retained.into_values().collect();
     merged.retained.sort_by_key(|it| it.version);

@@ -1,7 +1,8 @@
 //! Logs that are longer than what is read at a time, and what two threads must not change.
 
 use super::*;
-use crate::journal::{FRAME_HEADER_SIZE, Record, StoredIdentity, StoredMessage};
+use crate::journal::{FRAME_HEADER_SIZE, Origin, Record, StoredIdentity, StoredMessage};
+use crate::key::PacketIdentifier;
 use crate::message::QoS;
 use crate::wal::segment::BUFFER_SIZE;
 use crate::wal::storage::{Source, StoredFile};
@@ -493,6 +494,29 @@ fn a_record_nobody_knows_is_what_is_said_though_the_disk_fails_behind_it() {
     let error = made.read(false).map(|(_, report)| report).unwrap_err();
     assert!(matches!(error, OpenError::Directory(_)), "{error:?}");
     assert!(error.to_string().contains("the disk is old"), "{error}");
+}
+
+#[test]
+fn the_name_of_a_session_that_only_another_log_knows_is_not_used_again() {
+    let origin = Origin {
+        session: 40,
+        exchange: 1,
+        packet_identifier: PacketIdentifier::new(1).unwrap(),
+    };
+    let suspect = Suspect {
+        origin,
+        digest: None,
+        sessions: vec![41],
+        groups: Vec::new(),
+    };
+    let log = |suspects, handed_on| Replayed {
+        suspects,
+        handed_on,
+        session_max: 7,
+        ..Replayed::default()
+    };
+    assert_eq!(merge([log(vec![suspect], Vec::new())]).session_max, 41);
+    assert_eq!(merge([log(Vec::new(), vec![(50, 3)])]).session_max, 50);
 }
 
 #[test]
