@@ -114,11 +114,12 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the directory if need be and takes its lock.
     pub(super) fn open(path: &Path) -> Result<Self, DirectoryError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(at(path))?;
-            if let Some(parent) = path.parent() {
-                sync_folder(parent).map_err(at(parent))?;
-            }
+        let is_absent = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+        let absent: Vec<_> = path.ancestors().take_while(is_absent).collect();
+        fs::create_dir_all(path).map_err(at(path))?;
+        // The store is lost with the name of any of them.
+        for parent in absent.iter().rev().filter_map(|folder| folder.parent()) {
+            sync_folder(parent).map_err(at(parent))?;
         }
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new()
