@@ -234,7 +234,9 @@ impl Simulation<'_> {
     /// Disks do not hang here: what they are at is done before time passes.
     fn let_disks_work(&mut self) {
         for _ in 0..REQUESTS_MAX {
-            (0..self.plan.shards).for_each(|shard| self.world.turn_disk(shard));
+            for shard in 0..self.plan.shards {
+                self.world.turn_disk(shard);
+            }
         }
     }
 

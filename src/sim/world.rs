@@ -618,11 +618,19 @@ impl World {
         }
     }
 
-    /// The disk of one shard does one thing that it was asked for.
-    pub fn turn_disk(&mut self, index: usize) {
-        if let Some((_, writer)) = &mut self.hosts[index].log {
-            self.moved += u64::from(writer.step());
-        }
+    /// The disk of one shard does one thing that it was asked for, or that is due. Whether there was one.
+    pub fn turn_disk(&mut self, index: usize) -> bool {
+        let log = self.hosts[index].log.as_mut();
+        let has_moved = log.is_some_and(|(_, writer)| writer.step(self.now));
+        self.moved += u64::from(has_moved);
+        has_moved
+    }
+
+    /// Whether the disk of one shard has all that it was given.
+    #[must_use]
+    pub fn is_stored(&self, index: usize) -> bool {
+        let log = self.hosts[index].log.as_ref();
+        log.is_none_or(|(_, writer)| writer.is_synced())
     }
 
     /// Turns of all shards until nothing moves. False if that takes more than `turns_max` rounds.

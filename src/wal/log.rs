@@ -46,6 +46,8 @@ pub struct Log {
     is_outdated: bool,
     /// A snapshot that is said to its end, and whether the shards were asked what is under way.
     finished: Option<(Snapshot, bool)>,
+    /// No snapshot that began before this frame replaces anything: the disk may not have all of it.
+    lost: Lsn,
 }
 
 impl std::fmt::Debug for Log {
@@ -84,6 +86,7 @@ impl Log {
             grown_min,
             is_outdated: false,
             finished: None,
+            lost: 0,
         }
     }
 
@@ -132,8 +135,8 @@ impl Log {
 
     /// Passes on what the disk has done, and gives it what has come meanwhile.
     pub fn turn(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
-        // HOT: per turn. A writer that was asked nothing since has nothing to say.
-        if self.is_writing || self.synced + 1 < self.next {
+        // HOT: per turn. A writer that was asked nothing since and has nothing to make good has nothing to say.
+        if self.is_writing || self.synced + 1 < self.next || self.is_refused {
             while let Ok(response) = self.responses.try_recv() {
                 self.handle(response, shard, now, effects);
             }
@@ -235,6 +238,11 @@ impl Log {
                     shard.begin_settling();
                 }
             }
+            Response::Lost { last } => {
+                self.lost = last;
+                self.is_outdated = true;
+                self.finished = None;
+            }
             Response::Stalled(is_refused) => {
                 self.is_refused = is_refused;
                 self.tell_stalled(shard, now, effects);
@@ -255,8 +263,9 @@ impl Log {
         }
         for _ in 0..SNAPSHOT_STEPS_MAX {
             let finished = shard.continue_snapshot(SNAPSHOT_STEP);
-            self.finished = finished.map(|snapshot| (snapshot, false));
-            if self.finished.is_some() {
+            if let Some(snapshot) = finished {
+                let is_whole = snapshot.began > self.lost;
+                self.finished = is_whole.then_some((snapshot, false));
                 return true;
             }
             if shard.has_journal() {

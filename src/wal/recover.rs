@@ -380,6 +380,7 @@ pub fn open(
                 Box::new(|| ()),
                 full,
                 inventory,
+                next,
             );
             let grown_min = 2 * options.segment_size;
             Log::new(requests, responses, writer, next, grown, grown_min, alive)

@@ -268,7 +268,7 @@ impl<'a> ShardFile<'a> {
             first: self.next,
         };
         let storage = &**self.directory.storage();
-        let (file, room) = make_segment(storage, name, size, self.segment_size)
+        let (file, room) = make_segment(storage, name, &[], size, self.segment_size)
             .map_err(self.directory.at(&name.file_name()))?;
         self.file = Some((file, SEGMENT_HEADER_SIZE as u64, room));
         self.segments.push(name);

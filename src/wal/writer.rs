@@ -9,18 +9,25 @@
 //! What a write or a sync failed for is written again, to another segment: after a failed sync nobody
 //! knows what the old one holds, and asking again would be answered with a success that means nothing.
 //! Until that works the shard is told that it is stalled.
+//!
+//! Where acknowledgements do not wait for the disk, what they have acknowledged may be in a segment that failed, and
+//! the disk without it. That part is read back as long as the system has it, and is the beginning of the next segment,
+//! which has its name only once the disk has all of it: neither the end of the process nor of the power finds less
+//! than there was before. Nothing behind that part counts as synced earlier, so no snapshot does that lies in it.
 
 #![forbid(unsafe_code)]
 
 use super::directory::SegmentName;
 use super::inventory::{Extent, Inventory, UNFINISHED};
-use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader};
+use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader, scan};
 use super::storage::{Storage, StoredFile};
 use crate::config::Durability;
 use crate::journal::{Lsn, keep_spare};
+use crate::time::Instant;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io};
 
 /// Time between two attempts to write to a disk that refuses.
@@ -52,6 +59,8 @@ pub(super) enum Response {
     },
     /// Everything up to here is on stable storage.
     Synced { last: Lsn },
+    /// Frames up to here may be missing on the disk, and cannot be written again.
+    Lost { last: Lsn },
     /// The disk refuses, or does not any more.
     Stalled(bool),
 }
@@ -65,6 +74,22 @@ struct Segment {
     offset: u64,
     /// Room that was set aside.
     size: u64,
+    /// Where what the disk may not have begins.
+    synced: u64,
+    /// A sync has failed. Another one would succeed and mean nothing.
+    is_doubtful: bool,
+}
+
+/// A part of a segment that failed: frames that were written, and that the disk may not have.
+#[derive(Clone, Copy, Debug)]
+struct Unsynced {
+    name: SegmentName,
+    /// Its frames.
+    first: Lsn,
+    last: Lsn,
+    /// Where they are.
+    from: u64,
+    to: u64,
 }
 
 /// Frames that are to be written.
@@ -93,10 +118,13 @@ pub struct Writer {
     segment: Option<Segment>,
     /// What the disk has refused so far.
     refused: Option<Write>,
-    /// The last frame written, and whether the disk has it.
+    /// What is written again before anything else is.
+    unsynced: Option<Unsynced>,
+    /// The last frame written, and the last one that the disk has.
     written: Lsn,
+    synced: Lsn,
     unsynced_since: Option<Instant>,
-    /// Frames were written that the disk may not have, and nobody will ask it again.
+    /// Frames were written that the disk may not have, and that cannot be written again.
     is_doubtful: bool,
     stalled: bool,
 }
@@ -123,6 +151,7 @@ impl Writer {
         wake: Box<dyn Fn() + Send>,
         full: Vec<SegmentName>,
         inventory: Inventory,
+        next: Lsn,
     ) -> Self {
         Self {
             storage,
@@ -137,7 +166,9 @@ impl Writer {
             inventory,
             segment: None,
             refused: None,
-            written: 0,
+            unsynced: None,
+            written: next - 1,
+            synced: next - 1,
             unsynced_since: None,
             is_doubtful: false,
             stalled: false,
@@ -146,13 +177,15 @@ impl Writer {
 
     /// Works until the shard is gone, and leaves nothing unwritten that the disk takes.
     pub(super) fn run(mut self) {
+        let began = std::time::Instant::now();
+        let clock = || Instant::ZERO + began.elapsed();
         loop {
-            match self.requests.recv_timeout(self.patience()) {
-                Ok(request) => self.handle(request),
-                Err(RecvTimeoutError::Timeout) => self.go_on(),
+            match self.requests.recv_timeout(self.patience(clock())) {
+                Ok(request) => self.handle(request, clock()),
+                Err(RecvTimeoutError::Timeout) => self.go_on(clock()),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.is_sync_due() {
+            if self.is_sync_due(clock()) {
                 self.sync_some_time();
             }
         }
@@ -162,10 +195,7 @@ impl Writer {
     /// Best effort for the weaker promises, since `always` has synced already; and so that the next start
     /// notices if the last segment has lost its end meanwhile.
     pub(crate) fn finish(&mut self) {
-        let Some(segment) = &mut self.segment else {
-            return;
-        };
-        if segment.file.sync_data().is_ok() && !self.is_doubtful {
+        if self.sync().is_ok() && !self.is_doubtful && self.segment.is_some() {
             let extent = self.inventory.extent();
             let _ = self.inventory.set(Extent {
                 stored: extent.stored.max(self.written),
@@ -175,33 +205,43 @@ impl Writer {
     }
 
     /// How long to wait for a request.
-    fn patience(&self) -> Duration {
+    fn patience(&self, now: Instant) -> Duration {
         match (self.durability, self.unsynced_since) {
-            _ if self.refused.is_some() => RETRY_AFTER,
-            (Durability::Interval(every), Some(since)) => every.saturating_sub(since.elapsed()),
+            _ if self.refused.is_some() || self.unsynced.is_some() => RETRY_AFTER,
+            (Durability::Interval(every), Some(since)) => every.saturating_sub(now - since),
             _ => WAIT_MAX,
         }
     }
 
-    fn is_sync_due(&self) -> bool {
+    fn is_sync_due(&self, now: Instant) -> bool {
         matches!(
             (self.durability, self.unsynced_since),
-            (Durability::Interval(every), Some(since)) if since.elapsed() >= every
+            (Durability::Interval(every), Some(since)) if now - since >= every
         )
     }
 
-    /// One thing that is to be done, without waiting: a request, or what the disk refused before. For
-    /// who drives it by hand. Whether there was one.
-    pub fn step(&mut self) -> bool {
+    /// One thing that is to be done `now`, without waiting: a request, what the disk refused before, or a sync
+    /// that is due. For who drives it by hand. Whether there was one.
+    pub fn step(&mut self, now: Instant) -> bool {
         match self.requests.try_recv() {
-            Ok(request) => self.handle(request),
-            Err(_) if self.refused.is_some() => self.go_on(),
+            Ok(request) => self.handle(request, now),
+            Err(_) if self.refused.is_some() || self.unsynced.is_some() => self.go_on(now),
+            Err(_) if self.is_sync_due(now) => {}
             Err(_) => return false,
+        }
+        if self.is_sync_due(now) {
+            self.sync_some_time();
         }
         true
     }
 
-    fn handle(&mut self, request: Request) {
+    /// Whether the disk has all that was written.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced == self.written
+    }
+
+    fn handle(&mut self, request: Request, now: Instant) {
         match request {
             Request::Write {
                 frames,
@@ -213,20 +253,43 @@ impl Writer {
                     first,
                     last,
                 };
-                self.write_or_keep(write);
+                self.write_or_keep(write, now);
             }
             Request::Forget { before } => {
                 self.forget(before);
                 // That may have made room.
-                self.go_on();
+                self.go_on(now);
             }
         }
     }
 
-    fn go_on(&mut self) {
+    fn go_on(&mut self, now: Instant) {
         if let Some(write) = self.refused.take() {
-            self.write_or_keep(write);
+            self.write_or_keep(write, now);
+        } else if self.unsynced.is_some() {
+            match self.write_again() {
+                Ok(()) => self.tell_stalled(None),
+                Err(error) => self.tell_stalled(Some(&error)),
+            }
         }
+    }
+
+    /// Tells the shard whether the disk refuses, and why, if it does not know.
+    fn tell_stalled(&mut self, why: Option<&io::Error>) {
+        if std::mem::replace(&mut self.stalled, why.is_some()) == why.is_some() {
+            return;
+        }
+        let directory = self.storage.path("");
+        let (directory, shard) = (directory.display(), self.shard);
+        match why {
+            Some(error) => tracing::error!(
+                "{directory}: shard {shard}: {error}; what must be stored is refused until the disk takes it"
+            ),
+            None => {
+                tracing::info!("{directory}: shard {shard}: the disk takes what is stored again")
+            }
+        }
+        self.respond(Response::Stalled(why.is_some()));
     }
 
     fn respond(&self, response: Response) {
@@ -236,18 +299,10 @@ impl Writer {
     }
 
     /// Writes, or keeps what the disk refused until it is asked again.
-    fn write_or_keep(&mut self, write: Write) {
+    fn write_or_keep(&mut self, write: Write, now: Instant) {
         if let Err(error) = self.write(&write.frames, write.first) {
             self.give_up_segment();
-            if !self.stalled {
-                self.stalled = true;
-                tracing::error!(
-                    "{}: shard {}: {error}; what must be stored is refused until the disk takes it",
-                    self.storage.path("").display(),
-                    self.shard
-                );
-                self.respond(Response::Stalled(true));
-            }
+            self.tell_stalled(Some(&error));
             self.refused = Some(write);
             return;
         }
@@ -256,25 +311,19 @@ impl Writer {
         } = write;
         keep_spare(&mut frames);
         self.written = last;
-        if self.stalled {
-            self.stalled = false;
-            tracing::info!(
-                "{}: shard {}: the disk takes what is stored again",
-                self.storage.path("").display(),
-                self.shard
-            );
-            self.respond(Response::Stalled(false));
-        }
+        self.tell_stalled(None);
         if self.durability == Durability::Always {
+            self.synced = last;
             let _ = self.responses.send(Response::Synced { last });
         } else {
-            self.unsynced_since.get_or_insert_with(Instant::now);
+            self.unsynced_since.get_or_insert(now);
         }
         self.respond(Response::Written { frames, last });
     }
 
     /// Writes frames, and brings them to the disk if that was promised.
     fn write(&mut self, frames: &[Vec<u8>], first: Lsn) -> io::Result<()> {
+        self.write_again()?;
         let size = size_of_pieces(frames);
         let has_room = self
             .segment
@@ -289,6 +338,7 @@ impl Writer {
         let end = write_pieces(segment.file.as_mut(), frames, segment.offset)?;
         if self.durability == Durability::Always {
             segment.file.sync_data()?;
+            segment.synced = end;
         }
         segment.offset = end;
         Ok(())
@@ -296,15 +346,9 @@ impl Writer {
 
     /// Ends the segment and makes another one whose first frame is `first`.
     fn begin_segment(&mut self, first: Lsn, size: u64) -> io::Result<()> {
-        if let Some(mut segment) = self.segment.take() {
+        self.sync()?;
+        if let Some(segment) = self.segment.take() {
             self.full.push(segment.name);
-            if self.durability != Durability::Always {
-                let synced = segment.file.sync_data();
-                self.is_doubtful |= synced.is_err();
-                synced?;
-                self.unsynced_since = None;
-                self.respond(Response::Synced { last: first - 1 });
-            }
         }
         let name = SegmentName {
             generation: self.generation,
@@ -312,18 +356,8 @@ impl Writer {
             first,
         };
         let storage = &*self.storage;
-        let (mut file, size) = make_segment(storage, name, size, self.segment_size)?;
-        let extent = self.inventory.extent();
-        let named = Extent {
-            first: if extent.first == 0 {
-                first
-            } else {
-                extent.first
-            },
-            last: first,
-            ..extent
-        };
-        if let Err(error) = storage.sync().and_then(|()| self.inventory.set(named)) {
+        let (mut file, size) = make_segment(storage, name, &[], size, self.segment_size)?;
+        if let Err(error) = self.name(first) {
             // Maybe it is named already, so it stays, as long as the next attempt has not replaced it. Its
             // room is for that.
             let _ = file.set_len(SEGMENT_HEADER_SIZE as u64);
@@ -334,20 +368,117 @@ impl Writer {
             file,
             offset: SEGMENT_HEADER_SIZE as u64,
             size,
+            synced: SEGMENT_HEADER_SIZE as u64,
+            is_doubtful: false,
         });
         Ok(())
     }
 
-    /// Nothing more is written to a segment that failed. What it holds before the failed frames counts,
-    /// and the next segment says where that ends.
+    /// Writes down that a segment which begins with `first` and has its name is the last one.
+    fn name(&mut self, first: Lsn) -> io::Result<()> {
+        self.storage.sync()?;
+        let extent = self.inventory.extent();
+        self.inventory.set(Extent {
+            first: if extent.first == 0 {
+                first
+            } else {
+                extent.first
+            },
+            last: first,
+            ..extent
+        })
+    }
+
+    /// Brings to the disk what it may not have.
+    fn sync(&mut self) -> io::Result<()> {
+        let Some(segment) = &mut self.segment else {
+            return self.write_again();
+        };
+        if segment.synced == segment.offset {
+            return Ok(());
+        }
+        if let Err(error) = segment.file.sync_data() {
+            segment.is_doubtful = true;
+            return Err(error);
+        }
+        segment.synced = segment.offset;
+        self.has_synced();
+        Ok(())
+    }
+
+    /// The disk has all that was written.
+    fn has_synced(&mut self) {
+        self.synced = self.written;
+        self.unsynced_since = None;
+        self.respond(Response::Synced { last: self.synced });
+    }
+
+    /// Makes what a segment that failed may not have brought to the disk the beginning of another one.
+    fn write_again(&mut self) -> io::Result<()> {
+        let Some(unsynced) = self.unsynced else {
+            return Ok(());
+        };
+        let storage = &*self.storage;
+        let Some(frames) = read_back(storage, unsynced)? else {
+            let Unsynced { first, last, .. } = unsynced;
+            tracing::error!(
+                "{}: frames {first} to {last} cannot be read any more; all that is still known is written anew, \
+                 and the next start may need --recover if the broker ends before that",
+                storage.path(&unsynced.name.file_name()).display()
+            );
+            self.unsynced = None;
+            self.is_doubtful = true;
+            self.full.retain(|name| *name != unsynced.name);
+            self.full.push(unsynced.name);
+            self.respond(Response::Lost { last });
+            return Ok(());
+        };
+        let name = SegmentName {
+            first: unsynced.first,
+            ..unsynced.name
+        };
+        let frames = [frames];
+        let size = size_of_pieces(&frames);
+        let (file, room) = make_segment(storage, name, &frames, size, self.segment_size)?;
+        self.name(name.first)?;
+        let end = SEGMENT_HEADER_SIZE as u64 + size;
+        self.segment = Some(Segment {
+            name,
+            file,
+            offset: end,
+            size: room,
+            synced: end,
+            is_doubtful: false,
+        });
+        self.unsynced = None;
+        self.has_synced();
+        Ok(())
+    }
+
+    /// Nothing more is written to a segment that failed. What it holds before the failed frames counts, if the disk
+    /// has it, and the next segment says where that ends.
     fn give_up_segment(&mut self) {
         let Some(mut segment) = self.segment.take() else {
             return;
         };
-        self.is_doubtful |= self.durability != Durability::Always;
         // Room it does not need is room for the next one.
         let _ = segment.file.set_len(segment.offset);
-        if segment.offset > SEGMENT_HEADER_SIZE as u64 {
+        if segment.synced < segment.offset {
+            // If it was a write that failed, a sync still tells the truth.
+            if !segment.is_doubtful && segment.file.sync_data().is_ok() {
+                segment.synced = segment.offset;
+                self.has_synced();
+            } else {
+                self.unsynced = Some(Unsynced {
+                    name: segment.name,
+                    first: self.synced + 1,
+                    last: self.written,
+                    from: segment.synced,
+                    to: segment.offset,
+                });
+            }
+        }
+        if segment.synced > SEGMENT_HEADER_SIZE as u64 {
             self.full.push(segment.name);
         }
         // One that holds nothing stays as well, since it is named. The next one has its name and replaces it.
@@ -356,18 +487,19 @@ impl Writer {
     /// Brings what was written to the disk, for a promise that does not wait for it.
     fn sync_some_time(&mut self) {
         self.unsynced_since = None;
-        let Some(segment) = &mut self.segment else {
+        let name = self.segment.as_ref().map(|segment| segment.name);
+        let Err(error) = self.sync() else {
             return;
         };
-        match segment.file.sync_data() {
-            Ok(()) => self.respond(Response::Synced { last: self.written }),
-            Err(error) => {
-                tracing::error!(
-                    "{}: {error}; what was stored since the last success may be lost at a power failure",
-                    self.storage.path(&segment.name.file_name()).display()
-                );
-                self.give_up_segment();
-            }
+        if let Some(name) = name {
+            tracing::error!(
+                "{}: {error}; what was stored since the last success is written to another file",
+                self.storage.path(&name.file_name()).display()
+            );
+        }
+        self.give_up_segment();
+        if let Err(error) = self.write_again() {
+            self.tell_stalled(Some(&error));
         }
     }
 
@@ -432,11 +564,33 @@ pub(super) fn write_pieces(
     Ok(offset)
 }
 
-/// Makes a segment with room for frames of `needed` bytes, and as much as `wanted` if the disk has it. One
-/// that has its name is replaced. The file, and its size.
+/// The frames of a part of a segment that failed, if the system still has them: it may have taken them for written
+/// and forgotten them.
+fn read_back(storage: &dyn Storage, unsynced: Unsynced) -> io::Result<Option<Vec<u8>>> {
+    let Unsynced {
+        name,
+        first,
+        last,
+        from,
+        to,
+    } = unsynced;
+    let (mut source, _) = match storage.open(&name.file_name()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    source.seek(SeekFrom::Start(from))?;
+    let mut frames = Vec::new();
+    source.take(to - from).read_to_end(&mut frames)?;
+    let found = scan::<io::Error>(&mut &frames[..], first, last + 1, from, |_| Ok(()))?;
+    Ok((found.next == last + 1).then_some(frames))
+}
+
+/// Makes a segment that begins with `frames` and has room for `needed` bytes of them, and as much as `wanted` if the
+/// disk has it. One that has its name is replaced, once all of this is on the disk. The file, and its size.
 pub(super) fn make_segment(
     storage: &dyn Storage,
     name: SegmentName,
+    frames: &[Vec<u8>],
     needed: u64,
     wanted: u64,
 ) -> io::Result<(Box<dyn StoredFile>, u64)> {
@@ -459,6 +613,7 @@ pub(super) fn make_segment(
             }
         };
         file.write_all_at(&header.encode(), 0)?;
+        write_pieces(file.as_mut(), frames, SEGMENT_HEADER_SIZE as u64)?;
         file.sync_all()?;
         storage.rename(&unfinished, &file_name)?;
         Ok((file, size))

@@ -305,7 +305,9 @@ impl Scene<'_> {
         match self.random.below(100) {
             0..45 => world.turn(shard, &mut Pace::Random(&mut self.random)),
             // Less often than shards have turns, so that much is under way.
-            45..55 => world.turn_disk(shard),
+            45..55 => {
+                world.turn_disk(shard);
+            }
             55..63 => {
                 let index = self.random.below(self.group.len());
                 let count = self.read_size();

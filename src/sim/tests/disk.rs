@@ -1,5 +1,8 @@
 //! What a broker finds on a disk that failed it.
 
+use std::time::Duration;
+
+use crate::config::Durability;
 use crate::key::ShardId;
 use crate::limits::Limits;
 use crate::origin::Origin;
@@ -30,7 +33,11 @@ impl Broker {
     }
 
     fn try_open(disk: &Disk) -> Result<Self, OpenError> {
-        let mut store = disk.open(&options(), 1, 7)?;
+        Self::try_open_with(disk, &options())
+    }
+
+    fn try_open_with(disk: &Disk, options: &StoreOptions) -> Result<Self, OpenError> {
+        let mut store = disk.open(options, 1, 7)?;
         let mut shard = Shard::new(ShardId(0), 1, Limits::default(), 7);
         let part = store.shards.remove(0);
         part.restore(&mut shard, 0, 1, Instant::ZERO);
@@ -47,7 +54,7 @@ impl Broker {
     fn work(&mut self) {
         self.log
             .turn(&mut self.shard, Instant::ZERO, &mut self.effects);
-        self.writer.step();
+        self.writer.step(Instant::ZERO);
         self.log
             .turn(&mut self.shard, Instant::ZERO, &mut self.effects);
     }
@@ -90,6 +97,84 @@ fn what_a_broker_has_found_after_a_failed_sync_outlives_the_power_failure_that_f
         found += before.deliveries;
     }
     assert!(found > 300, "only {found}");
+}
+
+/// The time after which what is written is brought to the disk.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many messages a broker whose promise is that of `durability` finds after a failure of the power, and how many
+/// were acknowledged more than [`INTERVAL`] before. The disk fails now and then until then; not in that time.
+fn found_after_failures(seed: u64, durability: Durability) -> (usize, usize) {
+    let options = StoreOptions {
+        durability,
+        ..options()
+    };
+    let disk = Disk::new(Random::new(seed));
+    let mut random = Random::new(seed + 1000);
+    let mut broker = Broker::try_open_with(&disk, &options).unwrap();
+    let mut now = Instant::ZERO;
+    let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
+    let mut acknowledged = 0;
+    let mut send = |broker: &mut Broker, bytes: &[u8], now: Instant| {
+        let _ = broker
+            .shard
+            .handle_bytes(key, bytes, now, &mut broker.effects);
+        for _ in 0..4 {
+            broker.log.turn(&mut broker.shard, now, &mut broker.effects);
+            broker.writer.step(now);
+        }
+        broker.log.turn(&mut broker.shard, now, &mut broker.effects);
+        let mut output = Vec::new();
+        broker.shard.take_output(key, &mut output);
+        let mut rest = &output[..];
+        while let [first, size, ..] = *rest {
+            acknowledged += usize::from(first == 0x40);
+            rest = &rest[2 + usize::from(size)..];
+        }
+    };
+    send(&mut broker, b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01a", now);
+    send(&mut broker, b"\x82\x06\0\x01\0\x01t\x01", now);
+    for number in 1..=40 {
+        disk.set_faults(Faults {
+            failing: *random.pick(&[0, 0, 30, 100]),
+            is_full: random.one_in(8),
+            ..Faults::default()
+        });
+        let mut packet = vec![0x32, 105, 0, 1, b't', 0, number];
+        packet.extend([b'x'; 100]);
+        send(&mut broker, &packet, now);
+        now = now + INTERVAL / 3;
+    }
+    disk.set_faults(Faults::default());
+    send(&mut broker, &[], now);
+    now = now + INTERVAL;
+    while broker.writer.step(now) {
+        broker.log.turn(&mut broker.shard, now, &mut broker.effects);
+    }
+    drop(broker);
+    disk.lose_power();
+    let broker = Broker::try_open_with(&disk, &options)
+        .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    (broker.report.deliveries, acknowledged)
+}
+
+#[test]
+fn with_an_interval_a_disk_that_failed_has_everything_an_interval_after_it_works_again() {
+    for seed in 0..300 {
+        let (found, acknowledged) = found_after_failures(seed, Durability::Interval(INTERVAL));
+        assert!(
+            found >= acknowledged,
+            "seed {seed}: {found} of {acknowledged}"
+        );
+        assert!(acknowledged > 5, "seed {seed}: only {acknowledged}");
+    }
+}
+
+#[test]
+fn a_store_that_leaves_syncs_to_the_system_opens_after_failures_of_the_disk_and_the_power() {
+    for seed in 0..300 {
+        found_after_failures(seed, Durability::Os);
+    }
 }
 
 /// A Client that publishes to itself, never acknowledges, and ends with the process. How many of its messages
