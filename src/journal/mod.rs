@@ -206,6 +206,12 @@ impl Journal {
         lsn <= self.durable
     }
 
+    /// Whether everything up to `lsn` is on stable storage, whatever was promised.
+    #[must_use]
+    pub const fn is_synced(&self, lsn: Lsn) -> bool {
+        lsn <= self.synced
+    }
+
     /// The disk has everything up to `lsn`.
     pub fn set_durable(&mut self, lsn: Lsn) {
         debug_assert!(lsn < self.lsn, "frame {lsn} was never written");

@@ -72,6 +72,10 @@ pub enum Envelope {
     Settle,
     /// Those that were when the receiver asked are.
     Settled,
+    /// The sender wants to know when what was written down so far is on stable storage.
+    Sync,
+    /// What was when the receiver asked is.
+    Synced,
     /// Whether the sender's disk takes anything.
     StoreStalled {
         /// It does not.

@@ -15,7 +15,7 @@ use super::Shard;
 use super::clients::mark_dirty;
 use super::connection::Pause;
 use super::effects::Effects;
-use super::store::{Reply, Waiter};
+use super::store::{Kept, Reply, Waiter};
 use super::subscribe::Answer;
 use crate::codec::{self, ReasonCode};
 use crate::journal::Lsn;
@@ -355,8 +355,10 @@ impl Shard {
     /// Everything up to `lsn` is on stable storage, whatever was promised.
     pub fn handle_synced(&mut self, lsn: Lsn) {
         if let Some(store) = &mut self.clients.store {
-            store.journal.set_synced(lsn);
+            store.set_synced(lsn);
         }
+        self.advance_settling();
+        self.advance_syncs();
     }
 
     /// Another shard has stored what we gave it.
@@ -387,9 +389,10 @@ impl Shard {
                 }
             }
             Waiter::Shard { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn),
-            Waiter::Session(handed_on) => store.handed_on(handed_on),
-            Waiter::Will(name) => store.will_has_come(name),
+            Waiter::Session(handed_on) => store.written_elsewhere(Kept::HandedOn(handed_on)),
+            Waiter::Will(name) => store.written_elsewhere(Kept::Will(name)),
         }
+        self.advance_keeping();
         for key in waiting {
             self.release_answered(key, ticket, now, effects);
         }

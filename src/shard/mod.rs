@@ -654,6 +654,8 @@ impl Shard {
             }
             Envelope::Settle => self.handle_settle(from),
             Envelope::Settled => self.handle_settled(),
+            Envelope::Sync => self.handle_sync(from),
+            Envelope::Synced => self.handle_others_synced(),
             Envelope::Stored { ticket, more } => {
                 self.handle_stored(ticket, now, effects);
                 let mut left = more;

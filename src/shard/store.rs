@@ -17,6 +17,7 @@ use super::effects::Effects;
 use super::tickets::Tickets;
 use super::timers::Slot;
 use crate::codec::{Publish, SubscriptionOptions};
+use crate::config::Durability;
 use crate::journal::{
     Journal, Lsn, Origin, Record, StoredIdentity, StoredMessage, Suspect, WallClock, WillRecord,
 };
@@ -139,8 +140,33 @@ struct Settle {
     from: ShardId,
     /// Tickets before this one have to be answered.
     ticket: u64,
-    /// What must be durable then, once they are.
+    /// What has to be over then, once they are: see [`Keeping`].
+    kept: Option<u64>,
+    /// What must be durable then, once that is.
     lsn: Option<Lsn>,
+}
+
+/// What is this log's until what came of it is another's.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kept {
+    /// A delivery that another Session has instead.
+    HandedOn(HandedOn),
+    /// The Will that a Session of this name was.
+    Will(u64),
+}
+
+/// What another log has instead, where logs are brought to stable storage only after a while: this one keeps it until
+/// then. It may be there for long, and a power failure that took what came of it, but not its end, would lose it.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// What came since all shards were last asked.
+    next: Vec<Kept>,
+    /// What they were asked for, and how many have not answered.
+    asked: Vec<Kept>,
+    missing: usize,
+    /// How many there were so far, and how many of them are over.
+    begun: u64,
+    ended: u64,
 }
 
 /// An answer to another shard that waits for our disk.
@@ -247,6 +273,11 @@ pub(super) struct Store {
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
+    /// When a message counts as stored.
+    pub(super) durability: Durability,
+    pub(super) keeping: Keeping,
+    /// Who wants to know when everything up to there is on stable storage.
+    syncs: VecDeque<(ShardId, Lsn)>,
     /// The last message written, while its frame is open.
     last_message: Option<LastMessage>,
     /// The disk takes nothing.
@@ -280,6 +311,9 @@ impl Store {
             },
             settles: VecDeque::new(),
             unsettled: 0,
+            durability: Durability::Always,
+            keeping: Keeping::default(),
+            syncs: VecDeque::new(),
             last_message: None,
             stalled: false,
             snapshot: None,
@@ -296,6 +330,9 @@ impl Store {
             + self.brought.len()
             + self.endings.all.len()
             + self.settles.len()
+            + self.keeping.next.len()
+            + self.keeping.asked.len()
+            + self.syncs.len()
     }
 
     pub(super) fn name_share(&mut self, share: ShareTag, filter: &str) {
@@ -357,10 +394,28 @@ impl Store {
     /// The disk has everything up to `lsn`.
     pub(super) fn set_durable(&mut self, lsn: Lsn) {
         self.journal.set_durable(lsn);
-        let is_durable = |it: &Brought| self.journal.is_durable(it.lsn);
-        let durable = self.brought.partition_point(is_durable);
-        self.brought.drain(..durable);
+        self.forget_brought();
         self.endings.set_durable(lsn);
+    }
+
+    /// Stable storage has everything up to `lsn`.
+    pub(super) fn set_synced(&mut self, lsn: Lsn) {
+        self.journal.set_synced(lsn);
+        self.forget_brought();
+    }
+
+    fn forget_brought(&mut self) {
+        let kept = self.brought.partition_point(|it| self.is_kept(it.lsn));
+        self.brought.drain(..kept);
+    }
+
+    /// Whether no failure takes what is up to `lsn`, but for what was promised to nobody.
+    const fn is_kept(&self, lsn: Lsn) -> bool {
+        if self.syncs_later() {
+            self.journal.is_synced(lsn)
+        } else {
+            self.journal.is_durable(lsn)
+        }
     }
 
     pub(super) fn put_delivery(
@@ -656,7 +711,7 @@ impl Store {
             sequence: place.sequence,
         };
         self.begin(Waiter::Session(handed_on));
-        if !self.journal.is_durable(place.lsn) {
+        if !self.is_kept(place.lsn) {
             let first = self.brought.partition_point(|it| it.lsn < place.lsn);
             let mut brought = self.brought.range(first..);
             if let Some(brought) = brought.find(|it| it.delivery == handed_on) {
@@ -707,6 +762,29 @@ impl Store {
             exchanges: 0,
             will: Some(will),
         });
+    }
+
+    /// What came of something is written down by other shards. It is over here, at once or when that is on stable
+    /// storage.
+    pub(super) fn written_elsewhere(&mut self, kept: Kept) {
+        if self.syncs_later() {
+            self.keeping.next.push(kept);
+            self.keeping.begun += 1;
+        } else {
+            self.end_kept(kept);
+        }
+    }
+
+    /// Whether stable storage has what counts as stored only after a while.
+    const fn syncs_later(&self) -> bool {
+        matches!(self.durability, Durability::Interval(_))
+    }
+
+    fn end_kept(&mut self, kept: Kept) {
+        match kept {
+            Kept::HandedOn(handed_on) => self.handed_on(handed_on),
+            Kept::Will(name) => self.will_has_come(name),
+        }
     }
 
     /// It has come everywhere.
@@ -868,6 +946,7 @@ impl Store {
         self.settles.push_back(Settle {
             from,
             ticket: self.tickets.next(),
+            kept: None,
             lsn: None,
         });
     }
@@ -879,8 +958,11 @@ impl Store {
         if self.tickets.first_open() < first.ticket {
             return None;
         }
+        if self.keeping.ended < *first.kept.get_or_insert(self.keeping.begun) {
+            return None;
+        }
         let lsn = *first.lsn.get_or_insert(position);
-        if !self.journal.is_durable(lsn) {
+        if !self.is_kept(lsn) {
             return None;
         }
         self.settles.pop_front().map(|it| it.from)
@@ -1046,6 +1128,69 @@ impl Shard {
                 self.post(to, super::Envelope::Settled);
             }
         }
+    }
+
+    /// What counts as stored is that from now on.
+    pub fn set_durability(&mut self, durability: Durability) {
+        if let Some(store) = &mut self.clients.store {
+            store.durability = durability;
+        }
+    }
+
+    /// Asks all others when they have on stable storage what came of what this log keeps, unless they are being asked.
+    pub(super) fn advance_keeping(&mut self) {
+        let peer_count = self.peers.len() - 1;
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        let keeping = &mut store.keeping;
+        if keeping.missing > 0 || keeping.next.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut keeping.asked, &mut keeping.next);
+        keeping.missing = peer_count;
+        for to in self.peer_ids() {
+            self.post(to, super::Envelope::Sync);
+        }
+    }
+
+    /// A shard wants to know when what was written down here so far is on stable storage.
+    pub(super) fn handle_sync(&mut self, from: ShardId) {
+        if let Some(store) = &mut self.clients.store {
+            let position = store.journal.position();
+            store.syncs.push_back((from, position));
+        }
+        self.advance_syncs();
+    }
+
+    /// Tells those who have asked.
+    pub(super) fn advance_syncs(&mut self) {
+        while let Some(store) = &mut self.clients.store
+            && let Some(&(to, lsn)) = store.syncs.front()
+            && store.journal.is_synced(lsn)
+        {
+            store.syncs.pop_front();
+            self.post(to, super::Envelope::Synced);
+        }
+    }
+
+    /// A shard says that it has what was asked for.
+    pub(super) fn handle_others_synced(&mut self) {
+        let Some(store) = &mut self.clients.store else {
+            return;
+        };
+        store.keeping.missing = store.keeping.missing.saturating_sub(1);
+        if store.keeping.missing > 0 {
+            return;
+        }
+        for kept in std::mem::take(&mut store.keeping.asked) {
+            store.end_kept(kept);
+            store.keeping.ended += 1;
+            // However many there are, frames end.
+            store.journal.end_packet();
+        }
+        self.advance_keeping();
+        self.advance_settling();
     }
 
     /// Whether Sessions outlive the process.

@@ -20,6 +20,7 @@ use super::segment::{
 };
 use super::storage::Storage;
 use super::writer::Writer;
+use crate::config::Durability;
 use crate::journal::{
     Digest, Frame, Lsn, NUMBER_MAX, Origins, Replay, Replayed, ReplayedRetained, ReplayedSession,
     ReplayedWill, Suspect, WallClock,
@@ -195,6 +196,8 @@ pub struct Common {
     pub suspects: Vec<Suspect>,
     /// The calendar.
     pub clock: WallClock,
+    /// When a message counts as stored.
+    pub durability: Durability,
 }
 
 /// What one shard goes on with.
@@ -215,6 +218,7 @@ impl ShardStore {
         let common = &self.common;
         let journal = Journal::new(index, count, self.origins, common.clock);
         shard.store_in(journal, &common.suspects);
+        shard.set_durability(common.durability);
         for interest in &common.interests {
             shard.restore_interest(interest);
         }
@@ -351,6 +355,7 @@ pub fn open(
         retained: merged.retained,
         suspects: merged.suspects,
         clock,
+        durability: options.durability,
     });
     let shards = sessions
         .into_iter()
