@@ -24,6 +24,8 @@ struct Flow {
     awaiting_pubrel: VecDeque<u16>,
     /// Those of messages that other shards have yet to store: see `shard`. Answered in this order nearly always.
     tickets: VecDeque<u64>,
+    /// Those of which a power failure may have taken that they were released.
+    doubtful: Vec<u16>,
 }
 
 impl Inbound {
@@ -37,6 +39,35 @@ impl Inbound {
         new
     }
 
+    /// Remembers a PUBLISH of before a crash that may have been released since, if its Client knows that.
+    pub fn restore(&mut self, packet_identifier: PacketIdentifier, may_be_released: bool) {
+        if self.publish(packet_identifier)
+            && may_be_released
+            && let Some(flow) = &mut self.flow
+        {
+            flow.doubtful.push(packet_identifier.get());
+        }
+    }
+
+    /// Whether a PUBLISH without DUP, whose identifier awaits its PUBREL, is another message all the same: the end of
+    /// the one before was lost. Said of each once, and only before anything else has come with it.
+    pub fn begins_anew(&mut self, packet_identifier: PacketIdentifier, duplicate: bool) -> bool {
+        self.settle(packet_identifier) && !duplicate
+    }
+
+    /// What came with this identifier is known from now on. Whether it was in doubt.
+    fn settle(&mut self, packet_identifier: PacketIdentifier) -> bool {
+        let Some(flow) = &mut self.flow else {
+            return false;
+        };
+        let mut doubtful = flow.doubtful.iter();
+        let found = doubtful.position(|&it| it == packet_identifier.get());
+        found.is_some_and(|index| {
+            flow.doubtful.swap_remove(index);
+            true
+        })
+    }
+
     /// Whether the PUBLISH with this identifier was received and not yet released.
     #[must_use]
     pub fn contains(&self, packet_identifier: PacketIdentifier) -> bool {
@@ -47,6 +78,7 @@ impl Inbound {
 
     /// Forgets an identifier at its PUBREL. False if it was unknown.
     pub fn release(&mut self, packet_identifier: PacketIdentifier) -> bool {
+        self.settle(packet_identifier);
         let wanted = packet_identifier.get();
         let Some(flow) = &mut self.flow else {
             return false;
@@ -89,6 +121,14 @@ impl Inbound {
         flow.flat_map(|flow| flow.tickets.iter().copied())
     }
 
+    /// Messages received and not released, as far as their Client knows: one whose end was lost is over for it, and may
+    /// never be heard of again.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        let doubtful = self.flow.as_ref().map_or(0, |flow| flow.doubtful.len());
+        self.len() - doubtful
+    }
+
     /// Messages received and not released.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -112,6 +152,23 @@ mod tests {
     }
 
     /// [MQTT-4.3.3-10]
+    #[test]
+    fn one_that_may_have_been_released_is_another_message_unless_it_is_said_to_be_a_repetition() {
+        let mut inbound = Inbound::default();
+        for (value, in_doubt) in [(1, true), (2, true), (3, true), (4, false)] {
+            inbound.restore(id(value), in_doubt);
+        }
+        assert!(inbound.begins_anew(id(1), false) && !inbound.begins_anew(id(1), false));
+        assert!(!inbound.begins_anew(id(2), true) && !inbound.begins_anew(id(2), false));
+        assert!(inbound.release(id(3)) && inbound.publish(id(3)));
+        assert!(!inbound.begins_anew(id(3), false));
+        assert!(!inbound.begins_anew(id(4), false));
+        inbound.restore(id(5), true);
+        assert_eq!((inbound.len(), inbound.known()), (5, 4));
+        assert!(!inbound.begins_anew(id(5), true) && inbound.release(id(5)));
+        assert_eq!(inbound.len(), 4);
+    }
+
     #[test]
     fn a_repeated_publish_is_new_again_only_after_its_pubrel() {
         let mut inbound = Inbound::default();

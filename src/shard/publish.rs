@@ -299,17 +299,24 @@ impl Shard {
         };
         let inbound = &mut member.session.inbound;
         // Looked for once: a Client may have many on their way.
+        let mut begins_anew = false;
         if !inbound.publish(packet_identifier) {
-            // A duplicate is acknowledged again but not routed again [MQTT-4.3.3-10].
-            return Ok(ReasonCode::Success);
+            begins_anew = inbound.begins_anew(packet_identifier, publish.duplicate);
+            if !begins_anew {
+                // A duplicate is acknowledged again but not routed again [MQTT-4.3.3-10].
+                return Ok(ReasonCode::Success);
+            }
         }
         // [MQTT-3.3.4-7]
-        if receive_maximum != 0 && inbound.len() > usize::from(receive_maximum) {
+        if receive_maximum != 0 && inbound.known() > usize::from(receive_maximum) {
             // It was not taken: sent again, it is no duplicate.
             inbound.release(packet_identifier);
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
         }
         let is_stored = member.session.is_stored();
+        if is_stored && begins_anew {
+            self.store_freed(session, packet_identifier);
+        }
         if is_stored {
             self.store_received(session, publish, message);
         }

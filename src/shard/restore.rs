@@ -11,6 +11,7 @@ use super::clients::{Member, SubscriptionKind};
 use super::effects::Effects;
 use super::store::Store;
 use super::timers::Slot;
+use crate::config::Durability;
 use crate::journal::{
     Journal, Progress as Stored, ReplayedDelivery, ReplayedRetained, ReplayedSession, Suspect,
 };
@@ -22,6 +23,10 @@ use crate::session::{
 };
 use crate::time::Instant;
 use crate::topic::{TopicFilter, TopicName};
+
+/// Places of deliveries that a Session is to have been given at most which a power failure took. Its Client may hold
+/// their Packet Identifiers as those of QoS 2 messages that were not released, and takes another one for a repetition.
+const PLACES_LOST_MAX: u64 = 1024;
 
 /// What another shard will want of a filter once it is restored.
 #[derive(Clone, Debug)]
@@ -54,13 +59,17 @@ impl Shard {
         let Some(identity) = replayed.identity.clone() else {
             return;
         };
-        let Some(clock) = self.clients.store.as_ref().map(|it| it.journal.clock()) else {
+        let Some(store) = &self.clients.store else {
             return;
         };
+        let clock = store.journal.clock();
+        // If there was a power failure.
+        let may_have_lost = store.durability != Durability::Always;
+        let places_lost = if may_have_lost { PLACES_LOST_MAX } else { 0 };
         let mut state = Session::new(identity.clone());
         state.log = NonZeroU64::new(replayed.session).map(|name| {
             Box::new(Logged {
-                next_sequence: replayed.next_sequence,
+                next_sequence: replayed.next_sequence + places_lost,
                 exchanges: replayed.exchanges,
                 ..Logged::new(name)
             })
@@ -89,7 +98,7 @@ impl Shard {
             Box::new(Will::from_stored(will.message, delay, expiry))
         });
         for packet_identifier in replayed.inbound {
-            state.inbound.publish(packet_identifier);
+            state.inbound.restore(packet_identifier, may_have_lost);
         }
         let deadline = state.deadline();
         let member = Member::new(state);
