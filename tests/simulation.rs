@@ -140,6 +140,7 @@ fn no_crash_takes_what_was_acknowledged_whatever_the_disk_does() {
         sum.syncs += report.syncs;
         sum.damages += report.damages;
         sum.wills += report.wills;
+        sum.losses += report.losses;
     };
     let count = for_each_seed(DURABLE_SEEDS, run_durable, |it| it.hash, add);
     println!("{sum:?}");

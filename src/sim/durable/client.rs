@@ -47,6 +47,16 @@ enum Kind {
     Retained { qos: QoS, topic: usize, value: u32 },
 }
 
+impl Kind {
+    const fn qos(self) -> QoS {
+        match self {
+            Self::Counted { qos, .. } | Self::Shared { qos, .. } | Self::Retained { qos, .. } => {
+                qos
+            }
+        }
+    }
+}
+
 const QOS_OF_PUBLICATIONS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +64,9 @@ struct Flow {
     identifier: u16,
     kind: Kind,
     is_released: bool,
+    /// It was under way when a power failure took what was not on the disk yet, which may be part of it. So it is not
+    /// known what becomes of its message, whatever is acknowledged.
+    is_doubtful: bool,
 }
 
 /// What a Client knows of a retained message that it alone writes. Zero is none.
@@ -63,6 +76,8 @@ pub(super) struct Retained {
     /// What may have come behind that: under way, or refused when it was repeated.
     possible: Vec<u32>,
     is_under_way: bool,
+    /// What was acknowledged, at which moments, and what was possible then.
+    history: Vec<(u64, Vec<u32>)>,
     /// Values that expire.
     expiring: BTreeMap<u32, Expiring>,
 }
@@ -90,12 +105,27 @@ impl Expiring {
 }
 
 impl Retained {
-    fn acknowledge(&mut self, value: u32, now: Instant) {
+    fn acknowledge(&mut self, value: u32, moment: u64, now: Instant) {
         self.acknowledged = value;
-        self.possible.clear();
+        let mut possible = std::mem::take(&mut self.possible);
+        possible.push(value);
+        self.history.push((moment, possible));
         if let Some(expiring) = self.expiring.get_mut(&value) {
             expiring.acknowledged.get_or_insert(now);
         }
+    }
+
+    /// What was acknowledged after `safe` may be gone.
+    fn lose(&mut self, safe: u64) {
+        let begun = self.history.partition_point(|(moment, _)| *moment <= safe);
+        let lost = self.history.split_off(begun);
+        if lost.is_empty() {
+            return;
+        }
+        let last = self.history.last().and_then(|(_, values)| values.last());
+        self.acknowledged = last.copied().unwrap_or_default();
+        let lost = lost.into_iter().flat_map(|(_, values)| values);
+        self.possible.splice(0..0, lost);
     }
 
     fn lifetime_s(&self, value: u32) -> u32 {
@@ -137,12 +167,15 @@ pub(super) struct Published {
     pub(super) acknowledged: Option<(u64, Instant)>,
     /// Its Message Expiry Interval; zero: none.
     lifetime_s: u32,
+    /// A power failure may have taken it, or what tells a repetition from it.
+    may_be_lost: bool,
+    may_repeat: bool,
 }
 
 impl Published {
     /// Whether all who are subscribed must get it.
     pub(super) const fn must_come(&self) -> bool {
-        self.acknowledged.is_some() && self.lifetime_s == 0
+        self.acknowledged.is_some() && self.lifetime_s == 0 && !self.may_be_lost
     }
 }
 
@@ -201,12 +234,20 @@ pub(super) struct Client {
     pub(super) link: Link,
     /// The broker has said that there is a Session: it must never be gone.
     has_session: bool,
+    /// The moment at which it was first said.
+    session_since: u64,
     /// The moment at which it was known to be subscribed.
     subscribed: Option<u64>,
+    /// The moment at which its Subscriptions last changed.
+    subscriptions_since: u64,
     /// Whether it shares as well, as far as it knows.
     is_in_pair: bool,
     is_subscribing: bool,
     flows: VecDeque<Flow>,
+    /// When QoS 2 exchanges with these Packet Identifiers last ended, and those of which a power failure may have taken
+    /// that: until the next one has, a repetition may be taken for one of the exchange before.
+    ended: BTreeMap<u16, u64>,
+    stale: BTreeSet<u16>,
     next_identifier: u16,
     /// Messages of QoS 1 and 2, from 1.
     pub(super) published: [BTreeMap<u32, Published>; 2],
@@ -214,7 +255,9 @@ pub(super) struct Client {
     unacknowledged: u32,
     /// Those to the groups.
     shared_begun: u32,
-    pub(super) shared_acknowledged: BTreeSet<u32>,
+    pub(super) shared_acknowledged: BTreeMap<u32, u64>,
+    /// Those of which a power failure may have taken what tells a repetition from them.
+    shared_doubtful: BTreeSet<u32>,
     pub(super) refused: u64,
     /// The broker has refused something because of its disk, by now.
     broker_refused: bool,
@@ -227,6 +270,12 @@ pub(super) struct Client {
     pub(super) retained: [Retained; RETAINED_TOPICS],
     /// QoS 2 messages received and not released.
     received: BTreeSet<u16>,
+    /// What they are.
+    unreleased: BTreeMap<u16, Content>,
+    /// What was released, at which moments, since a power failure last took what was not on the disk.
+    released: Vec<(u64, Content)>,
+    /// What may come again because of such a power failure.
+    may_come_again: BTreeSet<(bool, usize, u32)>,
     /// What came, by publisher and flow.
     got: BTreeMap<(usize, usize), Vec<u32>>,
     /// The same of what is shared.
@@ -270,15 +319,20 @@ impl Client {
             is_transient: !is_subscriber && index != 0 && random.chance(40),
             qos: *random.pick(&[QoS::ExactlyOnce, QoS::ExactlyOnce, QoS::AtLeastOnce]),
             has_session: false,
+            session_since: 0,
+            subscriptions_since: 0,
             subscribed: (!is_subscriber).then_some(0),
             is_in_pair: false,
             is_subscribing: false,
             flows: VecDeque::new(),
+            ended: BTreeMap::new(),
+            stale: BTreeSet::new(),
             next_identifier: 1,
             published: Default::default(),
             unacknowledged: 0,
             shared_begun: 0,
-            shared_acknowledged: BTreeSet::new(),
+            shared_acknowledged: BTreeMap::new(),
+            shared_doubtful: BTreeSet::new(),
             refused: 0,
             broker_refused: false,
             may_be_late: Default::default(),
@@ -286,6 +340,9 @@ impl Client {
             value: 0,
             retained: Default::default(),
             received: BTreeSet::new(),
+            unreleased: BTreeMap::new(),
+            released: Vec::new(),
+            may_come_again: BTreeSet::new(),
             got: BTreeMap::new(),
             got_shared: BTreeMap::new(),
             got_wills: BTreeMap::new(),
@@ -314,6 +371,57 @@ impl Client {
         if self.is_transient {
             self.flows.clear();
         }
+    }
+
+    /// The power has failed, and what came after the moment `safe` may be gone with it. Whether Subscriptions may be.
+    pub(super) fn lose(&mut self, safe: u64) -> bool {
+        if self.session_since > safe {
+            self.has_session = false;
+        }
+        let may_lose_subscriptions =
+            self.is_subscriber && self.subscribed.is_some() && self.subscriptions_since > safe;
+        if may_lose_subscriptions {
+            self.subscribed = None;
+            self.is_in_pair = false;
+        }
+        for (flow, published) in self.published.iter_mut().enumerate() {
+            for message in published.values_mut() {
+                match message.acknowledged {
+                    Some((moment, _)) if moment > safe => message.may_be_lost = true,
+                    Some(_) => continue,
+                    // What came of it may be gone, and that it was taken not.
+                    None => message.may_be_lost |= flow == slot(QoS::ExactlyOnce),
+                }
+                message.may_repeat = true;
+            }
+        }
+        let ended = self.ended.iter().filter(|(_, moment)| **moment > safe);
+        self.stale.extend(ended.map(|(identifier, _)| *identifier));
+        for flow in &mut self.flows {
+            flow.is_doubtful |= flow.kind.qos() == QoS::ExactlyOnce;
+            if let Kind::Shared { number, .. } = flow.kind {
+                self.shared_doubtful.insert(number);
+            }
+        }
+        let doubtful = self
+            .shared_acknowledged
+            .extract_if(.., |_, moment| *moment > safe);
+        self.shared_doubtful
+            .extend(doubtful.map(|(number, _)| number));
+        self.retained.iter_mut().for_each(|it| it.lose(safe));
+        let released = self.released.drain(..).filter(|(moment, _)| *moment > safe);
+        let doubtful = released.map(|(_, content)| content);
+        let doubtful = doubtful.chain(self.unreleased.values().copied());
+        self.may_come_again.extend(doubtful.map(|it| it.key()));
+        may_lose_subscriptions
+    }
+
+    /// Somebody else may have lost its Subscriptions while messages were under way.
+    pub(super) fn lose_under_way(&mut self) {
+        for message in self.published.iter_mut().flat_map(BTreeMap::values_mut) {
+            message.may_be_lost |= message.acknowledged.is_none();
+        }
+        self.flows.iter_mut().for_each(|it| it.is_doubtful = true);
     }
 
     fn connect(&mut self, world: &mut World, random: &mut Random) {
@@ -422,6 +530,8 @@ impl Client {
                 } else {
                     *random.pick(&LIFETIMES_S)
                 },
+                may_be_lost: false,
+                may_repeat: false,
             };
             published.insert(number, message);
             Kind::Counted { qos, number }
@@ -430,6 +540,7 @@ impl Client {
             identifier: self.identifier(),
             kind,
             is_released: false,
+            is_doubtful: false,
         };
         self.flows.push_back(flow);
         self.publish(world, flow, false);
@@ -503,11 +614,31 @@ impl Client {
                 if self.has_session && !connack.session_present {
                     return Err(self.violation("its session is gone"));
                 }
+                if !connack.session_present {
+                    // [MQTT-3.2.2-5]
+                    self.received.clear();
+                    self.unreleased.clear();
+                }
+                if !self.has_session {
+                    self.session_since = self.moment;
+                }
                 self.has_session = !self.is_transient;
                 self.link.is_connected = true;
                 let receive_maximum = connack.properties.receive_maximum;
                 self.receive_maximum = receive_maximum.map_or(WINDOW, |it| it.get().into());
                 self.observe(world);
+                for flow in &mut self.flows {
+                    let is_taken_for_another = flow.kind.qos() == QoS::ExactlyOnce
+                        && !flow.is_released
+                        && self.stale.contains(&flow.identifier);
+                    flow.is_doubtful |= is_taken_for_another;
+                    if is_taken_for_another
+                        && let Kind::Counted { qos, number } = flow.kind
+                        && let Some(message) = self.published[slot(qos)].get_mut(&number)
+                    {
+                        message.may_be_lost = true;
+                    }
+                }
                 for flow in self.flows.clone() {
                     if let Kind::Counted { qos, number } = flow.kind
                         && self.broker_refused
@@ -530,14 +661,19 @@ impl Client {
                     self.subscribed.get_or_insert(self.moment);
                 }
                 self.is_in_pair |= is_taken;
+                self.subscriptions_since = self.moment;
             }
             Packet::UnsubAck(_) => {
                 self.is_subscribing = false;
                 self.is_in_pair = false;
+                self.subscriptions_since = self.moment;
             }
             Packet::Publish(publish) => self.take(publish)?,
             Packet::PubRel(ack) => {
-                self.received.remove(&ack.packet_identifier.get());
+                let identifier = ack.packet_identifier.get();
+                self.received.remove(&identifier);
+                let content = self.unreleased.remove(&identifier);
+                self.released.extend(content.map(|it| (self.moment, it)));
                 self.link
                     .answer(&Packet::PubComp(success(ack.packet_identifier)));
             }
@@ -554,8 +690,8 @@ impl Client {
                 if let Some(flow) = flows.find(|flow| flow.identifier == identifier) {
                     flow.is_released = true;
                     // From here on the message is the broker's.
-                    let kind = flow.kind;
-                    self.acknowledged(kind, world.now());
+                    let flow = *flow;
+                    self.acknowledged(flow, world.now());
                 }
                 self.link
                     .answer(&Packet::PubRel(success(ack.packet_identifier)));
@@ -572,28 +708,37 @@ impl Client {
         let Some(flow) = found.and_then(|index| self.flows.remove(index)) else {
             return;
         };
+        if flow.kind.qos() == QoS::ExactlyOnce {
+            self.ended.insert(identifier, self.moment);
+            self.stale.remove(&identifier);
+        }
         if let Kind::Retained { topic, .. } = flow.kind {
             self.retained[topic].is_under_way = false;
         }
         if is_refused {
             self.refused += 1;
         } else {
-            self.acknowledged(flow.kind, now);
+            self.acknowledged(flow, now);
         }
     }
 
     /// The broker has taken a message.
-    fn acknowledged(&mut self, kind: Kind, now: Instant) {
-        match kind {
+    fn acknowledged(&mut self, flow: Flow, now: Instant) {
+        match flow.kind {
             Kind::Counted { qos, number } => {
                 if let Some(message) = self.published[slot(qos)].get_mut(&number) {
                     message.acknowledged.get_or_insert((self.moment, now));
                 }
             }
+            _ if flow.is_doubtful => {}
             Kind::Shared { number, .. } => {
-                self.shared_acknowledged.insert(number);
+                self.shared_acknowledged
+                    .entry(number)
+                    .or_insert(self.moment);
             }
-            Kind::Retained { topic, value, .. } => self.retained[topic].acknowledge(value, now),
+            Kind::Retained { topic, value, .. } => {
+                self.retained[topic].acknowledge(value, self.moment, now);
+            }
         }
     }
 
@@ -619,6 +764,11 @@ impl Client {
             return Err(self.violation(&format!("{content:?} came with {:?}", publish.qos)));
         }
         self.late.extend(Late::new(&content, publish, &self.link));
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(identifier) = publish.packet_identifier
+        {
+            self.unreleased.insert(identifier.get(), content);
+        }
         let Content {
             publisher,
             flow,
@@ -649,11 +799,29 @@ impl Client {
             && !self.link.has_answers()
     }
 
+    /// Whether a message may be routed twice, because a power failure took what told of the first time.
+    pub(super) fn may_repeat(&self, flow: usize, number: u32) -> bool {
+        let message = self.published[flow].get(&number);
+        message.is_some_and(|it| it.may_repeat)
+    }
+
     /// Whether a message may come first behind later ones of its flow: refused, and sent again; or expired on its way,
-    /// before a crash, and sent again.
+    /// before a crash, and sent again; or on its way when the Subscription was lost.
     pub(super) fn may_be_late(&self, flow: usize, number: u32) -> bool {
         let message = self.published[flow].get(&number);
-        self.may_be_late[flow].contains(&number) || message.is_some_and(|it| it.lifetime_s > 0)
+        self.may_be_late[flow].contains(&number)
+            || message.is_some_and(|it| it.lifetime_s > 0 || it.may_be_lost)
+    }
+
+    /// Whether a QoS 2 message to the pair may come twice, because a power failure took what told of the first time.
+    pub(super) fn may_share_again(&self, number: u32) -> bool {
+        self.shared_doubtful.contains(&number)
+    }
+
+    /// The same of what came to this subscriber, or did not come as far as the broker knows then.
+    pub(super) fn may_get_again(&self, publisher: usize, number: u32, is_shared: bool) -> bool {
+        self.may_come_again
+            .contains(&(is_shared, publisher, number))
     }
 
     /// Messages of its own that were acknowledged.
@@ -695,7 +863,12 @@ impl Client {
                 let got = self.got.get(&(publisher.index, flow));
                 let got = got.map_or(&[][..], Vec::as_slice);
                 count += got.len() as u64;
-                let may_repeat = flow == 0 || self.qos == QoS::AtLeastOnce;
+                let may_repeat = |number| {
+                    flow == 0
+                        || self.qos == QoS::AtLeastOnce
+                        || publisher.may_repeat(flow, number)
+                        || self.may_get_again(publisher.index, number, false)
+                };
                 let may_be_late = |number| publisher.may_be_late(flow, number);
                 check_order(got, may_repeat, may_be_late)
                     .and_then(|()| check_complete(got, &publisher.published[flow]))
@@ -729,14 +902,14 @@ impl Client {
 /// Whether what one subscriber got of one flow came in order, once if it may not be repeated.
 pub(super) fn check_order(
     got: &[u32],
-    may_repeat: bool,
+    may_repeat: impl Fn(u32) -> bool,
     may_be_late: impl Fn(u32) -> bool,
 ) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for &number in got {
         let is_new = seen.last().is_none_or(|&last| last < number);
         if !seen.insert(number) {
-            if !may_repeat {
+            if !may_repeat(number) {
                 return Err(format!("{number} came twice"));
             }
         } else if !is_new && !may_be_late(number) {

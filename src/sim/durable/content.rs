@@ -55,6 +55,11 @@ impl Content {
         Ok(content)
     }
 
+    /// What tells it from others of QoS 2 that are counted or shared.
+    pub(super) fn key(&self) -> (bool, usize, u32) {
+        (self.sort == Sort::Shared, self.publisher, self.number)
+    }
+
     fn parse(publish: &Publish<'_>) -> Option<Self> {
         let mut levels = publish.topic_name.split('/');
         let sort = match levels.next()? {

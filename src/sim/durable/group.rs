@@ -38,6 +38,9 @@ pub(super) struct GroupMember {
     pub(super) link: Link,
     /// The broker has said that it is subscribed.
     is_subscribed: bool,
+    /// Counts what Clients do, all over the simulation, and when its Subscription last changed.
+    pub(super) moment: u64,
+    subscribed_since: u64,
     is_asking: bool,
     /// What came, by publisher.
     got: BTreeMap<usize, BTreeSet<u32>>,
@@ -49,6 +52,8 @@ impl GroupMember {
             index,
             link: Link::new(VERSION),
             is_subscribed: false,
+            moment: 0,
+            subscribed_since: 0,
             is_asking: false,
             got: BTreeMap::new(),
         }
@@ -89,6 +94,14 @@ impl GroupMember {
     pub(super) fn drop_connection(&mut self) {
         self.link.drop();
         self.is_asking = false;
+    }
+
+    /// The power has failed, and what came after the moment `safe` may be gone with it. Whether that may be the
+    /// Subscription of who stays.
+    pub(super) fn lose(&mut self, safe: u64) -> bool {
+        let is_lost = self.is_subscribed && self.subscribed_since > safe;
+        self.is_subscribed &= !is_lost;
+        is_lost && self.stays()
     }
 
     fn connect(&mut self, world: &mut World, random: &mut Random, clean_start: bool) {
@@ -165,6 +178,7 @@ impl GroupMember {
             }
             Packet::SubAck(suback) => {
                 self.is_asking = false;
+                self.subscribed_since = self.moment;
                 self.is_subscribed = suback.reason_codes.iter().all(|code| !code.is_error());
             }
             Packet::UnsubAck(_) => {

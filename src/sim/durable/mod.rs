@@ -44,6 +44,10 @@ use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Storage, Store, St
 const MEMBERS: usize = 4;
 /// Clients whose Sessions end.
 const VISITORS: usize = 2;
+/// What the seed of those who weaken the promise differs in, so that others are as they were.
+const WEAKER: u64 = 0x7765_616b_6572;
+/// Times after which all that was written is brought to the disk.
+const INTERVALS_MS: [u64; 3] = [1, 20, 400];
 /// Rounds within which everything must have come to rest.
 const REST_ROUNDS: usize = 20_000;
 
@@ -66,6 +70,8 @@ pub struct DurableReport {
     pub damages: u64,
     /// Wills that had to be published, and were.
     pub wills: u64,
+    /// Power failures that may have taken what was acknowledged shortly before.
+    pub losses: u64,
 }
 
 /// The broker, its disk, its Clients.
@@ -83,8 +89,14 @@ struct Scene<'a> {
     clients: Vec<Client>,
     group: Vec<GroupMember>,
     visitors: Vec<Visitor>,
+    /// Those who were forgotten, as what became of their Sessions was not known any more: names and topics.
+    forgotten: Vec<(String, String)>,
     /// Counts what Clients do.
     moment: u64,
+    /// The last moment at which a shard's disk had all that it was given.
+    stored: Vec<u64>,
+    /// Draws what only brokers of a weaker promise do.
+    weaker: Random,
     report: DurableReport,
 }
 
@@ -102,6 +114,12 @@ pub fn simulate_durable(
     let durability = match random.below(5) {
         0 => Durability::Os,
         _ => Durability::Always,
+    };
+    let mut weaker = Random::new(seed ^ WEAKER);
+    let durability = if weaker.chance(40) {
+        Durability::Interval(Duration::from_millis(*weaker.pick(&INTERVALS_MS)))
+    } else {
+        durability
     };
     let options = StoreOptions {
         durability,
@@ -135,7 +153,10 @@ pub fn simulate_durable(
         clients,
         group: (0..MEMBERS).map(GroupMember::new).collect(),
         visitors: (0..VISITORS).map(Visitor::new).collect(),
+        forgotten: Vec::new(),
         moment: 0,
+        stored: Vec::new(),
+        weaker,
         report: DurableReport::default(),
         random,
         tail,
@@ -174,8 +195,13 @@ impl Scene<'_> {
             for client in &mut self.clients {
                 client.observe(&world);
             }
+            let failure = self.end_of_power(&mut world);
+            self.now = world.now();
             drop(world);
-            self.end()?;
+            self.end(failure.is_some())?;
+            if let Some(safe) = failure {
+                self.lose(safe);
+            }
             if self.random.chance(30) {
                 // It is away for a while.
                 self.now = self.now.add_seconds(self.random.between(1, 12) as u64);
@@ -200,8 +226,10 @@ impl Scene<'_> {
         let visitors = self.visitors.iter().map(Visitor::name);
         let own = (0..RETAINED_TOPICS).map(|topic| format!("r/{topic}"));
         let of_wills = self.visitors.iter().map(Visitor::topic_name);
-        let topics: Vec<String> = own.chain(of_wills).collect();
-        let names: Vec<String> = clients.chain(members).chain(visitors).collect();
+        let (forgotten, their_topics): (Vec<_>, Vec<_>) = self.forgotten.iter().cloned().unzip();
+        let topics: Vec<String> = own.chain(of_wills).chain(their_topics).collect();
+        let names = clients.chain(members).chain(visitors).chain(forgotten);
+        let names: Vec<String> = names.collect();
         for name in &names {
             let mut bytes = Vec::new();
             let mut connect = Connect::new(version, name);
@@ -302,6 +330,7 @@ impl Scene<'_> {
     fn step(&mut self, world: &mut World) -> Result<(), Violation> {
         let shard = self.random.below(world.shard_count());
         self.moment += 1;
+        self.look_at_disks(world);
         match self.random.below(100) {
             0..45 => world.turn(shard, &mut Pace::Random(&mut self.random)),
             // Less often than shards have turns, so that much is under way.
@@ -312,6 +341,7 @@ impl Scene<'_> {
                 let index = self.random.below(self.group.len());
                 let count = self.read_size();
                 let member = &mut self.group[index];
+                member.moment = self.moment;
                 member.read(world, count)?;
                 member.act(world, &mut self.random, true);
             }
@@ -371,6 +401,8 @@ impl Scene<'_> {
         let mut still = 0;
         for _ in 0..REST_ROUNDS {
             let before = world.moved();
+            self.moment += 1;
+            self.look_at_disks(world);
             for index in 0..self.clients.len() {
                 let client = &mut self.clients[index];
                 self.moment += 1;
@@ -382,6 +414,7 @@ impl Scene<'_> {
                 client.link.answer_all(world);
             }
             for member in &mut self.group {
+                member.moment = self.moment;
                 member.read(world, usize::MAX)?;
                 if !member.is_at_rest() {
                     member.act(world, &mut self.random, false);
@@ -423,10 +456,76 @@ impl Scene<'_> {
         )))
     }
 
+    /// Whether the power fails with the process, and then the moment up to which nothing may be lost.
+    fn end_of_power(&mut self, world: &mut World) -> Option<u64> {
+        let durability = self.options.durability;
+        if durability == Durability::Always {
+            return self.random.chance(60).then_some(u64::MAX);
+        }
+        if !self.weaker.chance(60) {
+            return None;
+        }
+        if let Durability::Interval(every) = durability
+            && self.weaker.chance(50)
+        {
+            // All that was acknowledged was so before an interval.
+            self.disk.set_faults(Faults::default());
+            world.pass(every);
+            for shard in 0..world.shard_count() {
+                while world.turn_disk(shard) {}
+            }
+            return Some(u64::MAX);
+        }
+        if durability == Durability::Os {
+            // What the system has written nobody knows.
+            return Some(0);
+        }
+        self.look_at_disks(world);
+        self.stored.iter().min().copied()
+    }
+
+    /// Looks which disks have all that they were given.
+    fn look_at_disks(&mut self, world: &World) {
+        self.stored.resize(world.shard_count(), self.moment);
+        for (shard, stored) in self.stored.iter_mut().enumerate() {
+            if world.is_stored(shard) {
+                *stored = self.moment;
+            }
+        }
+    }
+
+    /// What came after the moment `safe` may be lost.
+    fn lose(&mut self, safe: u64) {
+        if safe == u64::MAX {
+            return;
+        }
+        self.note(format!(
+            "--- what came after moment {safe} of {} may be lost",
+            self.moment
+        ));
+        self.report.losses += 1;
+        let mut may_lose_subscriptions = false;
+        for client in &mut self.clients {
+            may_lose_subscriptions |= client.lose(safe);
+        }
+        for member in &mut self.group {
+            may_lose_subscriptions |= member.lose(safe);
+        }
+        if may_lose_subscriptions {
+            self.clients.iter_mut().for_each(Client::lose_under_way);
+        }
+        // What is known of them is when they were subscribed and connected, which is all in doubt.
+        for visitor in &mut self.visitors {
+            let next = Visitor::new(visitor.index + VISITORS);
+            let last = std::mem::replace(visitor, next);
+            self.forgotten.push((last.name(), last.topic_name()));
+        }
+    }
+
     /// The process is gone, and perhaps the power was.
-    fn end(&mut self) -> Result<(), Violation> {
+    fn end(&mut self, is_power_loss: bool) -> Result<(), Violation> {
         self.report.crashes += 1;
-        let is_power_loss = self.options.durability == Durability::Always && self.random.chance(60);
+        self.stored.clear();
         self.disk.set_faults(Faults::default());
         if is_power_loss {
             self.disk.lose_power();
@@ -658,7 +757,8 @@ impl Scene<'_> {
             let members = self.group.iter();
             let got: BTreeSet<u32> = members.flat_map(|it| it.got(publisher.index)).collect();
             self.report.deliveries += got.len() as u64;
-            if let Some(number) = publisher.shared_acknowledged.difference(&got).next() {
+            let mut acknowledged = publisher.shared_acknowledged.keys();
+            if let Some(number) = acknowledged.find(|number| !got.contains(number)) {
                 return Err(Violation(format!(
                     "message {number} of client {} to the group was acknowledged and did not come",
                     publisher.index
@@ -685,7 +785,12 @@ impl Scene<'_> {
                 for &number in got {
                     count += 1;
                     seen.insert(number);
-                    if is_once && !seen_once.insert(number) {
+                    let may_repeat = publisher.may_share_again(number)
+                        || self
+                            .clients
+                            .iter()
+                            .any(|it| it.may_get_again(publisher.index, number, true));
+                    if is_once && !seen_once.insert(number) && !may_repeat {
                         return Err(Violation(format!(
                             "message {number} of client {} came to the pair twice, at last to client {}",
                             publisher.index, subscriber.index
@@ -694,7 +799,8 @@ impl Scene<'_> {
                 }
             }
         }
-        match publisher.shared_acknowledged.difference(&seen).next() {
+        let mut acknowledged = publisher.shared_acknowledged.keys();
+        match acknowledged.find(|number| !seen.contains(number)) {
             Some(number) => Err(Violation(format!(
                 "message {number} of client {} to the pair was acknowledged and did not come",
                 publisher.index

@@ -682,7 +682,9 @@ impl Visitor {
                 };
                 let what = format!("flow {flow} of client {publisher}");
                 let is_once = |it: &Asked| it.qos == QoS::ExactlyOnce;
-                let may_repeat = flow == 0 || !stay.asked.iter().all(is_once);
+                let may_always = flow == 0 || !stay.asked.iter().all(is_once);
+                let may_repeat =
+                    |number| may_always || publishers[publisher].may_repeat(flow, number);
                 let may_be_late = |number: u32| {
                     // It may have been published first when nobody was subscribed.
                     let message = messages.get(&number);
