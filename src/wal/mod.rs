@@ -27,6 +27,36 @@
 //!
 //! `shard/held.rs` holds what waits; what waits behind it on the same connection keeps its order.
 //!
+//! # As safe as was promised
+//!
+//! | `fastmq_durability` | waited for | a power failure leaves |
+//! | --- | --- | --- |
+//! | `always` | the sync of the frame, on every shard that has to remember | everything that was acknowledged |
+//! | `interval` | that the system has the frame; its sync begins an interval after the first one that is not synced | of each log a beginning, with all that was acknowledged before the last interval and that a disk took meanwhile |
+//! | `os` | that the system has the frame; a segment is synced when it is full | of each log a beginning, with all segments but the last |
+//!
+//! The end of the process alone takes nothing that was acknowledged. In no case does a start need help after either.
+//!
+//! Logs are synced one by one, so of something that two of them say a power failure may leave half, if it came in the last
+//! interval: a QoS 2 message counts as taken, and a subscriber on another shard has not got it; or it has, its
+//! publisher's shard does not know, and a repetition comes again. What is older has its sync on all of them. So what ends
+//! something old in one log has to wait for the sync of what comes of it in another (`shard/store.rs`, `Keeping`): what was
+//! handed on, Wills, and what a snapshot is to replace.
+//!
+//! # Which sync stands before what
+//!
+//! | before | is on stable storage |
+//! | --- | --- |
+//! | a segment has its name | its header |
+//! | the inventory names it | the name |
+//! | it gets frames | the inventory, and but for `always` all frames of the segment before it |
+//! | the part of a segment that failed has a new one | all frames of that part, in the new one |
+//! | the inventory forgets old segments | the snapshot that replaces them, and what other shards had under way |
+//! | old segments are removed, oldest first | the inventory |
+//! | `STORE` names another generation | all frames and names of that one, and `STORE.new` |
+//! | the generation before is removed | `STORE` |
+//! | a broker that starts promises anything | all it has found, written again where nobody says that it was synced; the inventories |
+//!
 //! # Always true
 //! - One write and one `fdatasync` a shard are under way. What comes meanwhile shares the next one.
 //! - A segment that failed is not written to again: see `writer.rs`.
