@@ -800,7 +800,11 @@ impl Scene<'_> {
             }
         }
         let mut acknowledged = publisher.shared_acknowledged.keys();
-        match acknowledged.find(|number| !seen.contains(number)) {
+        let is_mistaken = |number| {
+            let mut clients = self.clients.iter();
+            clients.any(|it| it.has_mistaken(publisher.index, number))
+        };
+        match acknowledged.find(|number| !seen.contains(number) && !is_mistaken(**number)) {
             Some(number) => Err(Violation(format!(
                 "message {number} of client {} to the pair was acknowledged and did not come",
                 publisher.index
