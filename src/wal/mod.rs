@@ -43,6 +43,11 @@
 //! something old in one log has to wait for the sync of what comes of it in another (`shard/store.rs`, `Keeping`): what was
 //! handed on, Wills, and what a snapshot is to replace.
 //!
+//! Not covered, because nothing on the disk tells of it: a QoS 2 message whose first PUBLISH came right before another end
+//! of the process, under a Packet Identifier whose last end a power failure took, is taken for a repetition of the one
+//! before; and after two power failures without a sync between them a subscriber that holds a Packet Identifier of the time
+//! between may take a message that is given it for a repetition.
+//!
 //! # Which sync stands before what
 //!
 //! | before | is on stable storage |
