@@ -45,8 +45,8 @@
 //!
 //! Not covered, because nothing on the disk tells of it: a QoS 2 message whose first PUBLISH came right before another end
 //! of the process, under a Packet Identifier whose last end a power failure took, is taken for a repetition of the one
-//! before; and after two power failures without a sync between them a subscriber that holds a Packet Identifier of the time
-//! between may take a message that is given it for a repetition.
+//! before; and where a power failure takes all that a session was given since a start, the next start gives it the same
+//! Packet Identifiers again, and a subscriber that still holds one may take the message for a repetition.
 //!
 //! # Which sync stands before what
 //!

@@ -276,8 +276,8 @@ pub(super) struct Client {
     released: Vec<(u64, Content)>,
     /// What may come again because of such a power failure.
     may_come_again: BTreeSet<(bool, usize, u32)>,
-    /// Such power failures, and what was taken for something of before them. After the second one that may be: the broker
-    /// may go on with the same Packet Identifiers as after the first, if nothing of that time is left.
+    /// Such power failures, and what was taken for something of before one. The broker goes on with the Packet Identifiers
+    /// that it went on with at the start before, if of a Session nothing of the time between is left.
     losses: u32,
     taken_for_another: BTreeSet<(bool, usize, u32)>,
     /// What came, by publisher and flow.
@@ -768,7 +768,7 @@ impl Client {
                 && let Ok(content) = Content::read(publish, self.link.version())
                 && content.key() != held.key()
                 && self.may_come_again.contains(&held.key())
-                && self.losses > 1
+                && self.losses > 0
             {
                 self.taken_for_another.insert(content.key());
             }
