@@ -1051,7 +1051,7 @@ fn before_its_first_packet_a_connection_has_a_little_for_itself_and_a_shard_its_
     for (slot, &(is_waiting, has)) in states.iter().enumerate().skip(fitting) {
         assert_eq!(
             (is_waiting, has > 0),
-            (slot < COUNT - fitting + 1, slot >= COUNT - fitting + 1),
+            (slot <= COUNT - fitting, slot > COUNT - fitting),
             "{slot}"
         );
     }
