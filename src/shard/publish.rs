@@ -308,7 +308,8 @@ impl Shard {
             }
         }
         // [MQTT-3.3.4-7]
-        if receive_maximum != 0 && inbound.known() > usize::from(receive_maximum) {
+        let most = usize::from(receive_maximum);
+        if receive_maximum != 0 && inbound.len() > most && inbound.known() > most {
             // It was not taken: sent again, it is no duplicate.
             inbound.release(packet_identifier);
             return Err(ProtocolError::ReceiveMaximumExceeded { receive_maximum });
