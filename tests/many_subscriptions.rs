@@ -351,24 +351,50 @@ fn client_that_goes_while_its_session_is_visited_may_come_with_a_new_session() {
     assert_eq!(broker.shard.census().subscriptions, 1);
 }
 
+/// What the operator is told, turn by turn.
+fn dump(broker: &mut Broker) -> Vec<String> {
+    broker.effects.notices.clear();
+    let (now, effects) = (broker.now, &mut broker.effects);
+    broker.shard.handle_command(Command::DumpTree, now, effects);
+    for _ in 0..TURNS {
+        turn(broker);
+    }
+    let told = broker.effects.notices.drain(..);
+    told.filter_map(|notice| match notice {
+        Notice::Tree(text) => Some(text.to_string()),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn dump_of_many_sessions_that_have_ended_is_told_as_one_of_none() {
+    let mut broker = Broker::with(Limits::default());
+    let clients: Vec<_> = (0..1000)
+        .map(|number| {
+            let name = format!("{:02x}{:02x}", 65 + number / 32, 65 + number % 32);
+            let (client, _) =
+                broker.connect(&format!("10 0e 0004 4d515454 04 02 0000 0002 {name}"));
+            client
+        })
+        .collect();
+    assert!(dump(&mut broker).len() > 2);
+    for client in clients {
+        broker.lose(client);
+    }
+    let told = dump(&mut broker).concat();
+    let told: Vec<_> = told.lines().collect();
+    assert_eq!(told.first(), Some(&"Shard 0"));
+    assert_eq!(told.last(), Some(&"Retained messages: 0"));
+    assert!(told.len() <= 3, "{told:?}");
+}
+
 #[test]
 fn dump_of_a_session_of_many_subscriptions_is_told_over_many_turns_and_names_it_each_time() {
     let mut broker = Broker::with(Limits::default());
     let (client, _) = broker.connect(&connect('c'));
     send(&mut broker, client, &subscribe("", MANY));
-    broker.effects.notices.clear();
-    let (now, effects) = (broker.now, &mut broker.effects);
-    broker.shard.handle_command(Command::DumpTree, now, effects);
-    for _ in 0..TURNS {
-        turn(&mut broker);
-    }
-    let told = broker.effects.notices.drain(..);
-    let told: Vec<String> = told
-        .filter_map(|notice| match notice {
-            Notice::Tree(text) => Some(text.to_string()),
-            _ => None,
-        })
-        .collect();
+    let told = dump(&mut broker);
     assert!(told.len() > 2, "{}", told.len());
     for text in &told[1..] {
         let start: Vec<_> = text.lines().take(2).collect();

@@ -42,10 +42,11 @@ impl Shard {
     /// One line for each Session, subscription and retained message that the turn has time for. What
     /// changes while a dump is under way is told as it is when its turn comes.
     pub(super) fn continue_dump(&mut self, now: Instant, effects: &mut Effects) {
-        let Some(mut cursor) = self.dump.take() else {
+        let Some(cursor) = self.dump.take() else {
             return;
         };
         let mut text = String::new();
+        let is_start = matches!(cursor, Cursor::Session(0));
         // Writing to a `String` does not fail.
         let _ = match cursor {
             Cursor::Session(0) => writeln!(text, "Shard {}", self.id),
@@ -57,18 +58,22 @@ impl Shard {
             let name = &member.session.identity.client_identifier;
             let _ = writeln!(text, "  {name}, continued");
         }
+        let heading_size = text.len();
+        let mut next = Some(cursor);
         for _ in 0..VISITS_A_TURN {
-            match self.tell(cursor, &mut text) {
-                Some(next) => cursor = next,
-                None => {
-                    effects.notices.push(Notice::Tree(text.into()));
-                    return;
-                }
-            }
+            let Some(cursor) = next else {
+                break;
+            };
+            next = self.tell(cursor, &mut text);
         }
-        effects.notices.push(Notice::Tree(text.into()));
-        self.dump = Some(cursor);
-        self.arm_next_turn(Slot::Dump, now);
+        // Slots and rows may be empty for many turns.
+        if is_start || text.len() > heading_size {
+            effects.notices.push(Notice::Tree(text.into()));
+        }
+        self.dump = next;
+        if self.dump.is_some() {
+            self.arm_next_turn(Slot::Dump, now);
+        }
     }
 
     /// Tells what is at `cursor`, and what comes after it.
