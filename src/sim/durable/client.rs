@@ -410,11 +410,14 @@ impl Client {
                 self.shared_doubtful.insert(number);
             }
         }
-        let doubtful = self
-            .shared_acknowledged
-            .extract_if(.., |_, moment| *moment > safe);
-        self.shared_doubtful
-            .extend(doubtful.map(|(number, _)| number));
+        let doubtful = &mut self.shared_doubtful;
+        self.shared_acknowledged.retain(|&number, moment| {
+            let is_safe = *moment <= safe;
+            if !is_safe {
+                doubtful.insert(number);
+            }
+            is_safe
+        });
         self.retained.iter_mut().for_each(|it| it.lose(safe));
         let released = self.released.drain(..).filter(|(moment, _)| *moment > safe);
         let doubtful = released.map(|(_, content)| content);
