@@ -5,7 +5,7 @@
 use super::pace::TURN_MAX;
 use super::waker::Waker;
 use crate::key::{ConnectionKey, ShardId};
-use crate::metrics::{Snapshot, Talkers};
+use crate::metrics::{Counters, Snapshot, Talkers};
 use crate::origin::Origin;
 use crate::shard::{Command, Effects, Envelope, Shard};
 use crate::time::Instant;
@@ -24,6 +24,11 @@ pub trait Core {
     /// How long a turn handles what has arrived, at most: the rest waits for the next one.
     fn turn_max(&self) -> Duration {
         TURN_MAX
+    }
+
+    /// What it has counted, if it counts.
+    fn counters(&self) -> Option<&Counters> {
+        None
     }
 
     /// The shard begins on its thread, before anything else. By `waker` any thread ends its waits.
@@ -261,6 +266,10 @@ impl Core for Shard {
 
     fn output_size(&self, connection: ConnectionKey) -> usize {
         Shard::output_size(self, connection)
+    }
+
+    fn counters(&self) -> Option<&Counters> {
+        Some(Shard::counters(self))
     }
 
     fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {

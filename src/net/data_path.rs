@@ -473,6 +473,11 @@ impl<C: Core> DataPath<C> {
         self.uring.enter(u32::from(wait.is_some()), wait);
     }
 
+    /// The same; waits for `many` completions that long, and for one after that.
+    pub fn enter_for_many(&mut self, many: u32, for_many: Duration, wait: Duration) {
+        self.uring.enter_for_many(many, for_many, wait);
+    }
+
     /// How much the next [`DataPath::enter`] submits.
     pub fn pending(&mut self) -> usize {
         self.uring.pending()

@@ -134,6 +134,8 @@ pub(super) struct Uring {
     buffers: ManuallyDrop<BufferRing>,
     /// Index under which the kernel knows the ring without a descriptor lookup.
     registered: Option<u32>,
+    /// Whether the kernel can wait for many completions a while, and for one after that: Linux 6.12 and later.
+    waits_for_many: bool,
     handle: RingHandle,
 }
 
@@ -176,12 +178,14 @@ impl Uring {
             )?;
         }
         let registered = register(ring.as_raw_fd());
+        let waits_for_many = ring.params().is_feature_min_timeout();
         // SAFETY: the ring's descriptor is open as long as `ring`, which outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.try_clone_to_owned()?;
         Ok(Self {
             ring,
             buffers: ManuallyDrop::new(buffers),
             registered,
+            waits_for_many,
             handle: RingHandle { fd: Arc::new(fd) },
         })
     }
@@ -352,9 +356,22 @@ impl Uring {
     ///
     /// Returns with an empty submission queue. Tells nothing of completions: those are in the queue.
     pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) {
+        self.enter_and_wait(want, timeout, Duration::ZERO);
+    }
+
+    /// The same; after `for_many` one completion is enough. On a kernel that cannot wait like this, one always is.
+    pub(super) fn enter_for_many(&mut self, many: u32, for_many: Duration, timeout: Duration) {
+        if self.waits_for_many {
+            self.enter_and_wait(many, Some(timeout), for_many);
+        } else {
+            self.enter(1, Some(timeout));
+        }
+    }
+
+    fn enter_and_wait(&mut self, want: u32, timeout: Option<Duration>, for_many: Duration) {
         loop {
             let pending = self.ring.submission().len() as u32;
-            match self.enter_once(pending, want, timeout) {
+            match self.enter_once(pending, want, timeout, for_many) {
                 Ok(submitted) if submitted >= pending => return,
                 // The kernel had no memory for the rest, or was interrupted: try those again.
                 Ok(_) => {}
@@ -378,12 +395,13 @@ impl Uring {
         pending: u32,
         want: u32,
         timeout: Option<Duration>,
+        for_many: Duration,
     ) -> io::Result<u32> {
         let timespec = timeout.map(types::Timespec::from);
         let argument = EnterArgument {
             signal_mask: 0,
             signal_mask_size: 0,
-            min_wait_us: 0,
+            min_wait_us: for_many.as_micros() as u32,
             timespec: timespec
                 .as_ref()
                 .map_or(0, |timespec| &raw const *timespec as u64),

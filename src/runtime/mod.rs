@@ -30,6 +30,7 @@ mod preflight;
 mod shard_loop;
 mod signals;
 mod stored;
+mod streams;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -10,6 +10,7 @@ use super::mailbox::{Inbox, Letter};
 use super::mesh::Mesh;
 use super::notices::ShardNotices;
 use super::own_time::OwnTime;
+use super::streams::{RECEIVES_WANTED, Streams, WAIT_FOR_MORE};
 use crate::metrics::{Slot, Snapshot, Turns};
 use crate::net::{Core, DataPath};
 use crate::time::Instant;
@@ -45,6 +46,7 @@ pub(super) struct ShardLoop<C: Core> {
     own: OwnTime,
     member: Member,
     lapse: Lapse,
+    streams: Streams,
 }
 
 impl<C: Core> ShardLoop<C> {
@@ -72,6 +74,7 @@ impl<C: Core> ShardLoop<C> {
             turns: Turns::default(),
             now,
             own: OwnTime::start(now),
+            streams: Streams::new(now),
             member,
             lapse: Lapse::default(),
         }
@@ -133,6 +136,8 @@ impl<C: Core> ShardLoop<C> {
                     break;
                 }
             }
+            let counters = self.path.core_mut().counters();
+            self.streams.handle_turn(completed, counters, self.now);
             let is_quiet = completed == 0 && !self.path.is_behind();
             if self.lapse.is_over(self.now, is_quiet) {
                 self.path.handle_timeouts(self.now);
@@ -204,7 +209,12 @@ impl<C: Core> ShardLoop<C> {
         }
         let may_wait = self.mesh.announce_sleep();
         if may_wait {
-            self.path.enter(Some(wait));
+            if self.streams.is_streaming() && wait > WAIT_FOR_MORE {
+                self.path
+                    .enter_for_many(RECEIVES_WANTED, WAIT_FOR_MORE, wait);
+            } else {
+                self.path.enter(Some(wait));
+            }
             self.mesh.retract_sleep();
         } else {
             self.path.enter(None);

@@ -5,7 +5,7 @@
 use super::{Beside, Clock, Placed};
 use crate::journal::WallClock;
 use crate::key::{ConnectionKey, ShardId};
-use crate::metrics::{Snapshot, Talkers};
+use crate::metrics::{Counters, Snapshot, Talkers};
 use crate::net::{Core, Waker};
 use crate::origin::Origin;
 use crate::policy::Settings;
@@ -237,6 +237,10 @@ impl Core for StoredShard {
 
     fn output_size(&self, connection: ConnectionKey) -> usize {
         self.shard.output_size(connection)
+    }
+
+    fn counters(&self) -> Option<&Counters> {
+        Some(self.shard.counters())
     }
 
     fn take_last_output(&mut self, connection: ConnectionKey, buffer: &mut Vec<u8>) {
