@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -104,6 +105,16 @@ impl Member {
     /// What it is subscribed to, in an order that stays.
     pub(super) fn subscriptions(&self) -> &BTreeMap<FilterKey, SubscriptionKind> {
         &self.subscriptions
+    }
+
+    /// Those behind `last`, or all of them.
+    pub(super) fn subscriptions_behind(
+        &self,
+        last: Option<FilterKey>,
+    ) -> impl Iterator<Item = (FilterKey, SubscriptionKind)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.subscriptions.range((from, Bound::Unbounded));
+        rest.map(|(&filter, &kind)| (filter, kind))
     }
 
     /// How many of them are shared. Told without a look at them, as the next.

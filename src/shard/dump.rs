@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
-use std::ops::Bound;
 
 use super::effects::Effects;
 use super::timers::Slot;
@@ -137,10 +136,9 @@ impl Shard {
         text: &mut String,
     ) -> Option<Cursor> {
         let member = self.clients.members.get(session)?;
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = member.subscriptions().range((from, Bound::Unbounded));
+        let rest = member.subscriptions_behind(last);
         let (mut count, mut last) = (0, None);
-        for &filter in rest.map(|(filter, _)| filter).take(SUBSCRIPTIONS_A_VISIT) {
+        for (filter, _) in rest.take(SUBSCRIPTIONS_A_VISIT) {
             (count, last) = (count + 1, Some(filter));
             let filter = String::from_utf8_lossy(self.router.filter_text(filter));
             let _ = writeln!(text, "    {filter}");

@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Shard;
@@ -182,10 +181,9 @@ impl Store {
         last: Option<FilterKey>,
     ) -> Option<FilterKey> {
         let name = member.session.stored()?;
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = member.subscriptions().range((from, Bound::Unbounded));
+        let rest = member.subscriptions_behind(last);
         let (mut count, mut last) = (0, None);
-        for (&filter, &kind) in rest.take(SUBSCRIPTIONS_A_STEP) {
+        for (filter, kind) in rest.take(SUBSCRIPTIONS_A_STEP) {
             (count, last) = (count + 1, Some(filter));
             if let Some((options, identifier)) = router.subscription(filter, session)
                 && let Ok(text) = std::str::from_utf8(router.filter_text(filter))

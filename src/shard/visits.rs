@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 
 use smallvec::SmallVec;
 
@@ -251,11 +250,10 @@ impl Shard {
             connection = member.session.connection;
             // No more than there are steps for, should all be of those that take one.
             let looks = LOOKS_A_STEP.min(steps_max - steps);
-            let from = visit.last.map_or(Bound::Unbounded, Bound::Excluded);
             let mut found: SmallVec<[_; LOOKS_A_STEP]> = SmallVec::new();
             let mut looked_at = 0;
-            let rest = member.subscriptions().range((from, Bound::Unbounded));
-            for (&filter, &kind) in rest.take(looks) {
+            let rest = member.subscriptions_behind(visit.last);
+            for (filter, kind) in rest.take(looks) {
                 looked_at += 1;
                 visit.last = Some(filter);
                 if kind != SubscriptionKind::Own {
