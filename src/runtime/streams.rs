@@ -27,13 +27,13 @@ const BYTES_A_RECEIVE_MAX: u64 = 4096;
 /// One packet among so many messages may be something else, received or sent.
 const OTHERS_SHARE: u64 = 16;
 
-/// What came in since the last look.
+/// What there was at the last look, and what has come since.
 #[derive(Debug)]
 pub(super) struct Streams {
     looked_at: Instant,
     receives: usize,
     messages: u64,
-    others: u64,
+    packets: u64,
     bytes: u64,
     is_streaming: bool,
 }
@@ -44,7 +44,7 @@ impl Streams {
             looked_at: now,
             receives: 0,
             messages: 0,
-            others: 0,
+            packets: 0,
             bytes: 0,
             is_streaming: false,
         }
@@ -78,16 +78,11 @@ impl Streams {
         let Some(counters) = counters else {
             return;
         };
-        let messages = counters.publish_received;
+        let messages = news(&mut self.messages, counters.publish_received);
         // What was answered is QoS 1 or 2, or wants to know whether somebody is there.
-        let others = counters.packets_received.saturating_sub(messages) + counters.packets_sent;
-        let bytes = counters.bytes_received;
-        let news = [
-            messages - std::mem::replace(&mut self.messages, messages),
-            others.saturating_sub(std::mem::replace(&mut self.others, others)),
-            bytes - std::mem::replace(&mut self.bytes, bytes),
-        ];
-        let [messages, others, bytes] = news;
+        let packets = counters.packets_received + counters.packets_sent;
+        let others = news(&mut self.packets, packets).saturating_sub(messages);
+        let bytes = news(&mut self.bytes, counters.bytes_received);
         let count = receives as u64;
         self.is_streaming = took < 2 * LOOK_EVERY
             && receives >= RECEIVES_MIN
@@ -95,6 +90,11 @@ impl Streams {
             && bytes <= count * BYTES_A_RECEIVE_MAX
             && others * OTHERS_SHARE <= messages;
     }
+}
+
+/// What has come to a count since it was `before`.
+fn news(before: &mut u64, count: u64) -> u64 {
+    count - std::mem::replace(before, count)
 }
 
 #[cfg(all(test, not(loom)))]
