@@ -151,7 +151,7 @@ mod tests {
         PacketIdentifier::new(value).unwrap()
     }
 
-    /// [MQTT-4.3.3-10]
+    /// [MQTT-3.3.1-1]
     #[test]
     fn one_that_may_have_been_released_is_another_message_unless_it_is_said_to_be_a_repetition() {
         let mut inbound = Inbound::default();
@@ -169,6 +169,7 @@ mod tests {
         assert_eq!(inbound.len(), 4);
     }
 
+    /// [MQTT-4.3.3-10]
     #[test]
     fn a_repeated_publish_is_new_again_only_after_its_pubrel() {
         let mut inbound = Inbound::default();
