@@ -341,12 +341,13 @@ impl<C: Core> DataPath<C> {
             self.writable = writable;
         }
         let mut dirty = std::mem::take(&mut self.dirty);
-        if dirty.len() < SENDS_MANY && self.late.is_empty() && self.bulk.is_empty() {
-            for key in dirty.drain(..) {
-                self.send_to(key);
-            }
-        } else {
-            self.send_in_time(&mut dirty);
+        let is_late = !self.late.is_empty() || !self.bulk.is_empty();
+        let size = match dirty.len() < SENDS_MANY && !is_late {
+            true => self.send_few(&mut dirty),
+            false => 0,
+        };
+        if is_late || !dirty.is_empty() {
+            self.send_in_time(&mut dirty, size);
         }
         // Nobody is lost who was named meanwhile.
         dirty.append(&mut self.dirty);
@@ -356,10 +357,25 @@ impl<C: Core> DataPath<C> {
         self.set_bulk_aside();
     }
 
+    /// Sends to those who have something new, until that is a batch. Its size.
+    // HOT: per connection and turn.
+    fn send_few(&mut self, dirty: &mut Vec<ConnectionKey>) -> usize {
+        let (mut count, mut size) = (0, 0);
+        while size < BATCH_SIZE_MAX
+            && let Some(&key) = dirty.get(count)
+        {
+            size += self.send_to(key);
+            count += 1;
+        }
+        dirty.drain(..count);
+        size
+    }
+
     /// Sends to those who have something new, to those who are late and to those who have much, by turns, until the time
     /// of the turn is over. A few of each in any case. Who has something new is late then, or one of those who have much.
+    /// `sent` bytes have left to the first of those who have something new.
     // HOT: per connection and turn.
-    fn send_in_time(&mut self, dirty: &mut Vec<ConnectionKey>) {
+    fn send_in_time(&mut self, dirty: &mut Vec<ConnectionKey>, mut sent: usize) {
         let mut dirty = dirty.drain(..);
         let mut looked = std::time::Instant::now();
         let mut put_off = 0;
@@ -370,25 +386,21 @@ impl<C: Core> DataPath<C> {
                     Kind::Late => self.late.len(),
                     Kind::Bulk => self.bulk.len(),
                 };
-                let mut size = 0;
+                let mut size = std::mem::take(&mut sent);
                 for _ in 0..self.pace.batch(waiting, looked) {
-                    let before = self.sends.len();
+                    if size >= BATCH_SIZE_MAX {
+                        break;
+                    }
                     let next = match kind {
                         Kind::New => dirty.next().map(Next::New),
                         Kind::Late => self.late.pop_front().map(Next::New),
                         Kind::Bulk => self.bulk.pop_front(),
                     };
-                    match next {
+                    size += match next {
                         Some(Next::New(key)) => self.send_to(key),
-                        Some(Next::Unsent(slot)) => self.continue_sending(slot),
+                        Some(Next::Unsent(slot)) => self.sized(|this| this.continue_sending(slot)),
                         None => break,
-                    }
-                    if let Some(send) = self.sends.get(before) {
-                        size += send.bytes.len() - send.offset;
-                    }
-                    if size >= BATCH_SIZE_MAX {
-                        break;
-                    }
+                    };
                 }
                 if size >= BATCH_SIZE_MAX && matches!(kind, Kind::New) {
                     // Others may have little behind those.
@@ -460,12 +472,23 @@ impl<C: Core> DataPath<C> {
         now
     }
 
+    /// Submits what this connection has to be sent, if it can be; how much that is.
     // HOT: per connection and turn.
     #[inline]
-    fn send_to(&mut self, key: ConnectionKey) {
-        if let Some(slot) = self.connections.find(key) {
-            self.send_output(slot, key);
+    fn send_to(&mut self, key: ConnectionKey) -> usize {
+        match self.connections.find(key) {
+            Some(slot) => self.sized(|this| this.send_output(slot, key)),
+            None => 0,
         }
+    }
+
+    /// The size of the send that `submit` submits, if it does.
+    #[inline]
+    fn sized(&mut self, submit: impl FnOnce(&mut Self)) -> usize {
+        let before = self.sends.len();
+        submit(self);
+        let send = self.sends.get(before);
+        send.map_or(0, |send| send.bytes.len() - send.offset)
     }
 
     /// Submits all that was queued. With `wait`, waits that long for something to arrive.

@@ -4,7 +4,7 @@
 
 use super::connection::State;
 use super::data_path::CLOSE_LINGER;
-use super::pace::{BATCH_MIN, BATCH_SIZE_MAX, SLICE_SIZE};
+use super::pace::{BATCH_MIN, BATCH_SIZE_MAX, SENDS_MANY, SLICE_SIZE};
 use super::straight::LARGE_MIN;
 use super::{Core, DataPath, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
@@ -842,11 +842,11 @@ const MUCH: usize = 64 * 1024;
 const BEFORE_MAX: usize = BATCH_SIZE_MAX + MUCH;
 
 #[test]
-fn a_small_answer_waits_for_no_more_than_a_batch_of_what_is_sent_to_many_at_once() {
-    const CLIENTS: usize = 150;
-    for is_hurried in [true, false] {
+fn a_small_answer_waits_for_no_more_than_a_batch_of_what_is_sent_to_others_at_once() {
+    let few = SENDS_MANY - 1;
+    for (count, is_hurried) in [(150, true), (150, false), (few, true), (few, false)] {
         let mut rig = Rig::new();
-        let mut clients = crowd(&mut rig, CLIENTS);
+        let mut clients = crowd(&mut rig, count);
         rig.path.core.is_hurried = is_hurried;
         rig.turn_within(None);
         let (mut other, key) = clients.pop().unwrap();
