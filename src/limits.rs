@@ -118,8 +118,8 @@ pub struct Limits {
     /// a microsecond each. To check a Topic Filter is one, to have it in force is eight, and more if it is long or there are
     /// many shards. The rest waits for the next turn.
     pub filter_steps_max: usize,
-    /// Subscriptions of ended Sessions that a turn of a shard forgets, and as many again of those whose connection has come
-    /// or gone that it visits, one microsecond each. The rest waits for the next turn; each new subscription forgets two more.
+    /// Subscriptions of ended Sessions that a turn of a shard forgets, as many again of those whose connection has come
+    /// or gone that it visits, and Sessions that it tells of a reload, one microsecond each. The rest waits for the next turn; each new subscription forgets two more.
     pub ending_steps_max: usize,
     /// Connections of one shard.
     pub max_connections: usize,

@@ -62,6 +62,25 @@ impl Settings {
                 .all(|(one, other)| one.admits_as(other))
     }
 
+    /// Whether all Clients have the mount point that they have by `other`.
+    #[must_use]
+    pub fn mounts_as(&self, other: &Self) -> bool {
+        (0..self.listeners.len().max(other.listeners.len()))
+            .all(|index| self.mounts_alike(other, ListenerId(index as u16)))
+    }
+
+    /// Whether the Clients of `listener` do.
+    #[must_use]
+    pub fn mounts_alike(&self, other: &Self, listener: ListenerId) -> bool {
+        self.mount_point(listener) == other.mount_point(listener)
+    }
+
+    /// What begins every topic of the Clients of `listener`, if anything does.
+    #[must_use]
+    pub fn mount_point(&self, listener: ListenerId) -> Option<&str> {
+        self.listener(listener)?.mount_point.as_deref()
+    }
+
     /// The policy of `listener`.
     #[must_use]
     pub fn listener(&self, listener: ListenerId) -> Option<&ListenerPolicy> {

@@ -11,7 +11,7 @@
 //!
 //! What was decided for a topic is kept with its matches, so a message of a topic seen before asks
 //! nothing. When rules change, everything kept is forgotten and everything that waits is asked about
-//! again, so nothing is delivered after a reload that the new rules deny.
+//! again (`reload.rs`), so nothing is delivered after a reload that the new rules deny.
 //!
 //! A mount point is part of the door: a Client sees what lies below its own and nothing else.
 
@@ -19,19 +19,14 @@
 
 use std::sync::Arc;
 
-use super::Shard;
 use super::clients::{Admitted, Clients, Member};
-use super::effects::Effects;
-use super::notice::DisconnectCause;
 use crate::auth::{Access, Security, Subject, permits};
-use crate::codec::ReasonCode;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::PACKET_SIZE_MAX;
 use crate::message::{Message, QoS};
 use crate::origin::{Identity, ListenerId};
 use crate::policy::{ListenerPolicy, LogMask, Settings};
 use crate::session::Progress;
-use crate::time::Instant;
 
 impl Clients {
     /// What `listener` has been told. A listener that is not configured any more admits nobody.
@@ -71,10 +66,8 @@ impl Clients {
         let Some(member) = self.members.get(session) else {
             return false;
         };
-        let mount_point = self
-            .listener(member.session.identity.listener)
-            .and_then(|listener| listener.mount_point.as_deref());
-        if let Some(mount_point) = mount_point {
+        let listener = member.session.identity.listener;
+        if let Some(mount_point) = self.settings.mount_point(listener) {
             // Nothing would be left of the mount point itself.
             let inside = topic.strip_prefix(mount_point.as_bytes());
             if inside.is_none_or(<[u8]>::is_empty) {
@@ -153,13 +146,13 @@ impl Clients {
         is_other
     }
 
-    /// Drops what waits for `session` and may not be read any more.
+    /// Drops what waits for `session` and may not be read any more. How many messages it looked at.
     ///
     /// What its connection was sent stays in flight until it is acknowledged; what would have to be
     /// sent again does not.
-    pub(super) fn purge(&mut self, session: SessionKey) {
+    pub(super) fn purge(&mut self, session: SessionKey) -> usize {
         let Some(member) = self.members.get_mut(session) else {
-            return;
+            return 0;
         };
         // Taken out, because who may read what is asked of all the rest.
         let mut queue = std::mem::take(&mut member.session.queue);
@@ -171,6 +164,7 @@ impl Clients {
 
         let may_read = |message: &Message| self.may_read(session, message.topic_name());
         let (before, queued_before) = (queue.bytes(), queue.len());
+        let mut looked_at = queued_before + usize::from(inflight.len());
         let denied = queue.take_if(|delivery| !may_read(&delivery.message));
         let mut done: Vec<u64> = denied.iter().map(|it| it.place.sequence).collect();
         if !is_sent {
@@ -192,6 +186,7 @@ impl Clients {
         if let Some(replay) = &mut replay {
             replay.items.retain_mut(|items| {
                 let count = items.messages.len();
+                looked_at += count;
                 items
                     .messages
                     .retain(|message| may_read(message) && self.source_may_write(message));
@@ -219,6 +214,7 @@ impl Clients {
                 connection.make_rare().replay = replay;
             }
         }
+        looked_at
     }
 }
 
@@ -226,101 +222,5 @@ fn subject(identity: &Identity) -> Subject<'_> {
     Subject {
         username: identity.username.as_deref(),
         client_identifier: &identity.client_identifier,
-    }
-}
-
-impl Shard {
-    /// The configuration was read again. What is connected stays connected, unless the new rules do
-    /// not let it in; what waits and is denied now is dropped.
-    pub(super) fn configure(
-        &mut self,
-        settings: Arc<Settings>,
-        now: Instant,
-        effects: &mut Effects,
-    ) {
-        let before = self.clients.settings.clone();
-        self.clients.configure(settings);
-        let connections: Vec<_> = self.clients.connections.keys().collect();
-        for key in connections {
-            if let Some(connection) = self.clients.connections.get_mut(key) {
-                // Of files that may have been replaced: its CONNECT asks again.
-                connection.verdict = None;
-                let told = before.policy.limits.max_inflight_messages;
-                if connection.session().is_some()
-                    && told != self.clients.limits.max_inflight_messages
-                {
-                    connection.make_rare().receive_maximum.get_or_insert(told);
-                }
-            }
-            self.clients.vet(key);
-        }
-        if self.clients.settings.admits_as(&before) {
-            return;
-        }
-        self.router.forget_matches();
-        let sessions: Vec<_> = self.clients.members.keys().collect();
-        for session in sessions {
-            let Some(member) = self.clients.members.get(session) else {
-                continue;
-            };
-            let (identity, credential) = (
-                member.session.identity.clone(),
-                member.admitted().credential,
-            );
-            let connection = member.session.connection;
-            self.clients.identify(session, identity.clone());
-            if self.clients.guarded {
-                self.clients.purge(session);
-            }
-            let mount_point = |settings: &Settings| {
-                let listener = settings.listener(identity.listener);
-                listener.and_then(|listener| listener.mount_point.clone())
-            };
-            // What it subscribed to is below the old one.
-            let has_moved = mount_point(&before) != mount_point(&self.clients.settings);
-            // As Mosquitto does with Clients that could not log in again.
-            if let Some(key) = connection
-                && (has_moved || !self.is_still_admitted(key, session, credential))
-            {
-                let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
-                self.disconnect(key, cause, now, effects);
-            }
-            self.end_frame();
-        }
-    }
-
-    /// Whether a Client that is connected could be now: its User Name is still good, and the password or
-    /// certificate that it was shown with.
-    fn is_still_admitted(
-        &self,
-        key: ConnectionKey,
-        session: SessionKey,
-        before: Option<crate::auth::Credential>,
-    ) -> bool {
-        let Some(member) = self.clients.members.get(session) else {
-            return false;
-        };
-        let identity = &member.session.identity;
-        let Some(policy) = self.clients.listener(identity.listener) else {
-            return false;
-        };
-        if policy.takes_username_from_certificate() {
-            // It may have come with a password, or with nothing, before the listener had TLS.
-            let connection = self.clients.connections.get(key);
-            let certificate = connection.and_then(|it| it.certificate());
-            let name = policy.username_in(certificate);
-            return name.is_some() && name == identity.username.as_deref();
-        }
-        let passwords = policy
-            .security
-            .as_ref()
-            .is_some_and(|security| security.passwords.is_some());
-        if passwords && identity.username.is_some() {
-            // Without one before, there was no password to give.
-            let credential = member.admitted().credential;
-            credential.is_some() && credential == before
-        } else {
-            policy.allow_anonymous
-        }
     }
 }

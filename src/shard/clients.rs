@@ -14,6 +14,7 @@ use super::directory::Directory;
 use super::effects::Effects;
 use super::moving::Moving;
 use super::pool::MessagePool;
+use super::reload::Reload;
 use super::sharing::Sharing;
 use super::slab::Slab;
 use super::store::Store;
@@ -206,6 +207,8 @@ pub(super) struct Clients {
     pub(super) settings: Arc<Settings>,
     /// Whether access rules or mount points can deny anything: see [`Clients::may_read`].
     pub(super) guarded: bool,
+    /// Who has still to be told of these settings.
+    pub(super) reload: Option<Box<Reload>>,
     /// What a QoS is raised to before the subscription bounds it (`upgrade_outgoing_qos`).
     pub(super) qos_min: QoS,
     pub(super) counters: Counters,
@@ -378,6 +381,7 @@ impl Clients {
             by_client_identifier: Directory::new(seed),
             limits: settings.policy.limits.clone(),
             guarded: Self::is_guarded(&settings),
+            reload: None,
             qos_min: qos_min(&settings),
             settings,
             counters: Counters::default(),

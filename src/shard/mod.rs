@@ -40,6 +40,7 @@ mod peer;
 mod placement;
 mod pool;
 mod publish;
+mod reload;
 mod replay;
 mod restore;
 #[cfg(test)]
@@ -319,6 +320,9 @@ impl Shard {
     ) -> usize {
         let mut consumed = 0;
         let received_before = self.clients.counters.publish_received;
+        if self.clients.reload.is_some() {
+            self.reload_first(key, now, effects);
+        }
         loop {
             let Some(connection) = self.clients.connections.get(key) else {
                 self.count_last(consumed, 0);
@@ -722,6 +726,7 @@ impl Shard {
                 Slot::Visits => self.continue_visits(now, effects),
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
+                Slot::Reload => self.continue_reload(now, effects),
             }
             self.end_frame();
         }

@@ -186,6 +186,9 @@ impl Shard {
         while self.replay_budget.left(now, steps_max) > 0
             && let Some(key) = self.replaying.pop_front()
         {
+            if self.clients.reload.is_some() {
+                self.reload_first(key, now, effects);
+            }
             if let Some(connection) = self.clients.connections.get_mut(key)
                 && let Some(replay) = connection.replay_mut()
             {

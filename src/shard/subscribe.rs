@@ -338,6 +338,9 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        if self.clients.reload.is_some() {
+            self.purge_first(session);
+        }
         self.clients.send_queued(session, now, effects);
         let connection = self
             .clients

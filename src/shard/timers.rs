@@ -36,6 +36,8 @@ pub(super) enum Slot {
     Tidying,
     /// More of what the operator asked to see.
     Dump,
+    /// More of those who have to be told that the configuration was read again.
+    Reload,
 }
 
 /// Entries beyond two for each slot that is armed.
@@ -59,6 +61,7 @@ pub(super) struct Timers {
     visits: Instant,
     tidying: Instant,
     dump: Instant,
+    reload: Instant,
 }
 
 impl Timers {
@@ -77,6 +80,7 @@ impl Timers {
             visits: UNARMED,
             tidying: UNARMED,
             dump: UNARMED,
+            reload: UNARMED,
         }
     }
 
@@ -93,6 +97,7 @@ impl Timers {
             Slot::Visits => return &mut self.visits,
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
+            Slot::Reload => return &mut self.reload,
         };
         table.grow_to(index, || UNARMED)
     }

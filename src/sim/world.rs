@@ -563,6 +563,18 @@ impl World {
     pub fn turn(&mut self, index: usize, pace: &mut Pace<'_>) {
         self.hosts[index].is_asleep = false;
         self.forget(index, pace);
+        while let Some(command) = self.hosts[index].commands.pop_front() {
+            if matches!(command, Command::Configure(_)) {
+                self.log.push(Event::Configured {
+                    shard: ShardId(index as u16),
+                });
+            }
+            let host = &mut self.hosts[index];
+            host.shard
+                .handle_command(command, self.now, &mut host.effects);
+            self.moved += 1;
+            self.carry_out(index, None);
+        }
         if self.hosts[index]
             .shard
             .next_deadline()
@@ -573,18 +585,6 @@ impl World {
             });
             let host = &mut self.hosts[index];
             host.shard.handle_timeout(self.now, &mut host.effects);
-            self.moved += 1;
-            self.carry_out(index, None);
-        }
-        while let Some(command) = self.hosts[index].commands.pop_front() {
-            if matches!(command, Command::Configure(_)) {
-                self.log.push(Event::Configured {
-                    shard: ShardId(index as u16),
-                });
-            }
-            let host = &mut self.hosts[index];
-            host.shard
-                .handle_command(command, self.now, &mut host.effects);
             self.moved += 1;
             self.carry_out(index, None);
         }

@@ -18,6 +18,9 @@ use crate::message::ProtocolVersion;
 use crate::policy::Settings;
 use crate::shard::Command;
 
+/// After so long a shard goes on with what it had no time for.
+const A_TURN: Duration = Duration::from_micros(1);
+
 const NAMES: [&str; 4] = ["ann", "bob", "eve", "joe"];
 const TOPICS: [&str; 5] = ["a/1", "a/2", "b/1", "b/2", "c"];
 const FILTERS: [&str; 5] = ["#", "a/+", "b/1", "c", "$share/g/#"];
@@ -36,6 +39,10 @@ fn matches(filter: &str, topic: &str) -> bool {
 struct Rules {
     read: [[bool; TOPICS.len()]; NAMES.len()],
     write: [[bool; TOPICS.len()]; NAMES.len()],
+    /// Who comes first in the file.
+    first: usize,
+    /// How much of the way through all Clients, and through what is retained, a turn has time for.
+    steps_max: [usize; 2],
 }
 
 impl Rules {
@@ -44,12 +51,15 @@ impl Rules {
         Self {
             read: draw(),
             write: draw(),
+            first: random.below(NAMES.len()),
+            steps_max: std::array::from_fn(|_| *random.pick(&[1, 2, 256])),
         }
     }
 
     fn settings(&self) -> Settings {
         let mut text = String::new();
-        for (user, name) in NAMES.iter().enumerate() {
+        for user in (self.first..NAMES.len()).chain(0..self.first) {
+            let name = NAMES[user];
             text += &format!("user {name}\n");
             for (topic, topic_name) in TOPICS.iter().enumerate() {
                 let access = match (self.read[user][topic], self.write[user][topic]) {
@@ -61,7 +71,12 @@ impl Rules {
                 text += &format!("topic {access} {topic_name}\n");
             }
         }
-        let mut settings = Settings::permissive(Limits::default());
+        let limits = Limits {
+            ending_steps_max: self.steps_max[0],
+            replay_steps_max: self.steps_max[1],
+            ..Limits::default()
+        };
+        let mut settings = Settings::permissive(limits);
         let acl = Acl::parse("acl", text.as_bytes()).expect("rules that were just written");
         settings.listeners[0].security = Some(Arc::new(Security {
             passwords: None,
@@ -286,7 +301,7 @@ impl Scene {
                 let mut rules = self.rules[versions.clone()].iter();
                 assert!(
                     rules.any(|rules| rules.read[user][sent.topic]),
-                    "message {index} is not {name}'s to read by rules {versions:?}: {sent:?}"
+                    "message {index} is not {name}'s to read by rules {versions:?}: {sent:?}: {publish:?}"
                 );
             }
             Packet::PubAck(puback) => {
@@ -312,7 +327,12 @@ impl Scene {
             }
             assert!(self.world.settle(ROUNDS), "the broker comes to rest");
             self.judge();
-            if self.world.moved() == before && self.users.iter().all(|it| it.is_connected) {
+            // What one turn had no time for.
+            self.world.pass(A_TURN);
+            let goes_on = self.world.next_deadline();
+            let goes_on = goes_on.is_some_and(|at| at <= self.world.now());
+            let is_at_rest = self.world.moved() == before && !goes_on;
+            if is_at_rest && self.users.iter().all(|it| it.is_connected) {
                 break;
             }
         }
@@ -361,7 +381,8 @@ fn nobody_reads_or_writes_against_the_rules_of_the_moment_and_all_else_arrives()
             for _ in 0..600 {
                 match scene.random.below(100) {
                     0 => scene.reload(),
-                    1..50 => {
+                    1..10 => scene.world.pass(A_TURN),
+                    10..50 => {
                         let user = scene.random.below(NAMES.len());
                         scene.act(user);
                     }
