@@ -177,7 +177,8 @@ impl Scene {
             return;
         }
         self.listen(user);
-        if !self.users[user].is_connected {
+        // An earlier connection, of which its shard heard late, may have taken its place.
+        if self.users[user].wire.is_none() || !self.users[user].is_connected {
             return;
         }
         if self.random.chance(60) {
@@ -375,7 +376,7 @@ fn index_of(payload: &[u8]) -> usize {
 #[test]
 fn nobody_reads_or_writes_against_the_rules_of_the_moment_and_all_else_arrives() {
     let (mut denied, mut got) = (0, 0);
-    for seed in 0..40 {
+    for seed in 0..400 {
         let mut scene = Scene::new(seed);
         for _ in 0..3 {
             for _ in 0..600 {
