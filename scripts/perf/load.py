@@ -4,6 +4,8 @@ import json
 import shlex
 import subprocess
 
+from perf.results import placeless
+
 #: Seconds that setting up and draining may take besides what is measured, and without any progress.
 LIMIT_S = 60
 PATIENCE_S = 20
@@ -36,6 +38,8 @@ def run(loadgen, arguments, broker, cpu, duration, warmup, extra=(), ceiling=Fal
                         f"  {shlex.join(command)}") from error
     if report.get("error"):
         raise LoadError(f"{report['error']}\n  {shlex.join(command)}")
+    if broker_command := (report.get("broker") or {}).get("command"):
+        report["broker"]["command"] = placeless(broker_command)
     return report
 
 

@@ -93,9 +93,17 @@ def begun(kind, options):
         "broker_cpu": options.broker_cpu, "load_cpu": options.load_cpu}
 
 
+def placeless(words):
+    """The words of a command; of what lies somewhere on this machine only the names, since a result is read elsewhere."""
+    def name(word):
+        option, separator, place = word.rpartition("=")
+        return f"{option}{separator}{Path(place).name}" if Path(place).is_absolute() else word
+    return [name(word) for word in words]
+
+
 def command():
     """As it was called."""
-    return shlex.join([f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return shlex.join([f"scripts/{Path(sys.argv[0]).name}", *placeless(sys.argv[1:])])
 
 
 def write(folder, contents):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from perf import load  # noqa: E402
+from perf import load, results  # noqa: E402
 
 REPORT = {
     "schema": 1, "delivered": 10, "delivered_per_s": 5.0,
@@ -35,6 +35,14 @@ class Figures(unittest.TestCase):
         self.assertIsNone(figures["cpu_us_per_delivered"])
         self.assertIsNone(figures["rss_bytes_per_connection"])
 
+
+class Placeless(unittest.TestCase):
+    def test_a_result_names_what_was_measured_and_not_where_it_lay(self):
+        words = ["--fastmq", "/somewhere/bin/fastmq", "--json=/somewhere/a.json", "--peer", "mine=/else/where --port {port}",
+                 "-c", "relative/one.conf", "--name", "first"]
+        self.assertEqual(results.placeless(words), [
+            "--fastmq", "fastmq", "--json=a.json", "--peer", "mine=where --port {port}", "-c", "relative/one.conf", "--name",
+            "first"])
 
 if __name__ == "__main__":
     unittest.main()
