@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shard;
@@ -25,6 +25,8 @@ const SESSIONS_A_STEP: usize = 32;
 const SUBSCRIPTIONS_A_STEP: usize = 64;
 /// Rows of the retained table visited at a time.
 const RETAINED_A_STEP: usize = 256;
+/// Messages that are let go of at a time, each of which may be the last to be known here.
+const SHARED_A_STEP: usize = 256;
 
 /// How far a snapshot has come.
 #[derive(Debug)]
@@ -37,8 +39,8 @@ pub(super) struct Cursor {
     session: Option<(SessionKey, Next)>,
     /// Row of the retained table.
     row: u32,
-    /// Names of messages that other Sessions may be owed too.
-    shared: HashMap<usize, (Arc<Message>, u64), ahash::RandomState>,
+    /// Names of messages that other Sessions may be owed too. No table that has to move as a whole when it grows.
+    shared: BTreeMap<usize, (Arc<Message>, u64)>,
 }
 
 /// What is to be said of a Session.
@@ -72,7 +74,7 @@ impl Shard {
                 slot: 0,
                 session: None,
                 row: 0,
-                shared: HashMap::with_hasher(ahash::RandomState::with_seeds(4, 3, 2, 1)),
+                shared: BTreeMap::new(),
             });
         }
     }
@@ -141,6 +143,16 @@ impl Shard {
             ));
         }
         if cursor.session.is_some() || (cursor.slot as usize) < self.clients.members.slots() {
+            store.snapshot = Some(cursor);
+            return None;
+        }
+        // Nobody else is owed any of those.
+        for _ in 0..SHARED_A_STEP {
+            if cursor.shared.pop_first().is_none() {
+                break;
+            }
+        }
+        if !cursor.shared.is_empty() {
             store.snapshot = Some(cursor);
             return None;
         }
