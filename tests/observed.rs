@@ -135,6 +135,29 @@ fn sighup_and_sigusr1_do_not_end_it_and_sigusr2_shows_the_tree() {
     assert_eq!(client.receive(), Some((0xd0, Vec::new())), "PINGRESP");
 }
 
+#[test]
+fn what_a_client_calls_things_ends_no_line_of_the_tree() {
+    let broker = Broker::on_cores(1);
+    let forged = "\n1: Client somebody disconnected.";
+    let mut client = Raw::connect(broker.port(), 4, &format!("name{forged}"));
+    subscribe(&mut client, &format!("filter{forged}"));
+    let topic = format!("topic{forged}");
+    let mut retained = raw::publish(&topic, b"kept");
+    retained[0] |= 1;
+    client.send(&retained);
+    client.send(&[0xc0, 0]);
+    assert_eq!(client.receive(), Some((0xd0, Vec::new())), "PINGRESP");
+    signal(&broker, Signal::USR2);
+    until("the retained topic", || broker.stderr().contains("  topic"));
+    let said = broker.stderr();
+    for name in ["  name", "    filter", "  topic"] {
+        let whole = format!("{name}\\n1: Client somebody disconnected.");
+        assert!(said.contains(&whole), "{whole} in {said}");
+    }
+    let forged = |line: &&str| line.ends_with(": 1: Client somebody disconnected.");
+    assert_eq!(said.lines().find(forged), None);
+}
+
 /// A broker that root starts becomes somebody else, who has to reach this all the same.
 fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
