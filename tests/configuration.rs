@@ -606,6 +606,34 @@ fn what_keeps_it_from_starting_in_the_background_is_said_by_its_starter() {
 }
 
 #[test]
+fn more_cores_than_cpus_are_refused_with_the_line_that_asks_for_them() {
+    let folder = Folder::new();
+    let cpus = thread::available_parallelism().unwrap().get();
+    let file = folder.write(
+        "fastmq.conf",
+        &format!("{FIRST}fastmq_cores {}\n", cpus + 1),
+    );
+    let (code, said) = run_to_end(command().args(["-c", &file]));
+    assert_eq!(code, USAGE, "{said}");
+    assert!(
+        said.contains(&format!("Error: fastmq_cores {}: ", cpus + 1)),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("Error found at {file}:3.")),
+        "{said}"
+    );
+    // Of the option it is no line's.
+    let more = (cpus + 2).to_string();
+    let (code, said) = run_to_end(command().args(["-c", &file, "--cores", &more]));
+    assert_eq!(code, USAGE, "{said}");
+    assert!(
+        said.contains(&format!("--cores {more}: ")) && !said.contains("Error found at"),
+        "{said}"
+    );
+}
+
+#[test]
 fn quiet_says_nothing_and_unknown_options_are_said() {
     let (code, said) = run_to_end(command().args(["-q", "-v"]));
     assert_eq!(code, USAGE, "{said}");

@@ -32,12 +32,12 @@ pub(super) fn only(cpu: usize) -> CpuSet {
     set
 }
 
-/// That many shards cannot be placed.
+/// That many shards cannot be placed. Its text follows the name of the option or directive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CoresError {
     /// More shards than CPUs.
     #[error(
-        "--cores {cores}: this process may use {allowed} CPUs; \
+        "{cores}: this process may use {allowed} CPUs; \
          --oversubscribe runs more shards than CPUs, unpinned and slower"
     )]
     TooFewCpus {
@@ -47,7 +47,7 @@ pub enum CoresError {
         allowed: usize,
     },
     /// Zero, or more than there may be.
-    #[error("--cores {cores}: between 1 and {SHARDS_MAX}")]
+    #[error("{cores}: between 1 and {SHARDS_MAX}")]
     OutOfRange {
         /// What was asked for.
         cores: usize,

@@ -25,7 +25,7 @@ use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
-use crate::runtime::{self, Beside, Clock, Placed, StoredShard, open_store};
+use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_store};
 use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::{AllListening, START_PATIENCE};
@@ -184,7 +184,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     }
     let cores = arguments.cores.or(config.cores);
     let placed = runtime::place(cores, arguments.oversubscribe)
-        .map_err(|error| Failure::configuration(format!("fastmq: {error}")))?;
+        .map_err(|error| cores_failure(config, arguments, &error))?;
     if arguments.test_config {
         check::check(&found, arguments)?;
         for remark in &config.remarks {
@@ -373,6 +373,17 @@ fn serve_found(
     *listening.lock().unwrap_or_else(PoisonError::into_inner) = AllListening::default();
     tracing::info!("ended");
     Ok(())
+}
+
+/// There cannot be that many shards, wherever they were asked for.
+fn cores_failure(config: &Config, arguments: &Arguments, error: &CoresError) -> Failure {
+    match config.written.place("fastmq_cores") {
+        Some(place) if arguments.cores.is_none() => Failure::from(ConfigError {
+            problem: Problem::Contradiction(format!("fastmq_cores {error}.").into()),
+            place: Some(place.clone()),
+        }),
+        _ => Failure::configuration(format!("fastmq: --cores {error}")),
+    }
 }
 
 /// Where and how to store, if anything is to be stored.
