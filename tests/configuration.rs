@@ -633,6 +633,22 @@ fn more_cores_than_cpus_are_refused_with_the_line_that_asks_for_them() {
     );
 }
 
+/// What only the process in the background finds out.
+#[test]
+fn a_mistake_that_is_found_in_the_background_has_the_exit_status_that_it_has_otherwise() {
+    let folder = Folder::new();
+    let missing = folder.path("missing").join("pid").display().to_string();
+    let file = folder.write("fastmq.conf", &format!("{FIRST}pid_file {missing}\n"));
+    for extra in [&[][..], &["-d"]] {
+        let (code, said) = run_to_end(command().args(["-c", &file, "--cores", "1"]).args(extra));
+        assert_eq!(code, USAGE, "{extra:?}: {said}");
+        assert!(
+            said.contains(&format!("pid_file '{missing}'")),
+            "{extra:?}: {said}"
+        );
+    }
+}
+
 #[test]
 fn quiet_says_nothing_and_unknown_options_are_said() {
     let (code, said) = run_to_end(command().args(["-q", "-v"]));

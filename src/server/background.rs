@@ -5,12 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::cli::Arguments;
+use super::Failure;
+use crate::cli::{Arguments, EXIT_BAD_ARGUMENTS};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// What the one in the background says when it serves.
 const READY: &[u8] = b"ready\n";
@@ -18,8 +19,21 @@ const READY: &[u8] = b"ready\n";
 /// Starts the broker in the background and waits until it serves.
 ///
 /// # Errors
-/// When it does not; it has said why.
-pub(super) fn start() -> io::Result<()> {
+/// When it does not; it has said why. With the exit status that it ended with.
+pub(super) fn start() -> Result<(), Failure> {
+    let status = try_start().map_err(Failure::start)?;
+    let Some(status) = status else { return Ok(()) };
+    let said = format!("the broker did not start ({status})");
+    Err(match status.code() {
+        Some(code) if code == i32::from(EXIT_BAD_ARGUMENTS) => {
+            Failure::configuration(format!("Error: {said}"))
+        }
+        _ => Failure::start(said),
+    })
+}
+
+/// How it ended, if it does not serve.
+fn try_start() -> io::Result<Option<ExitStatus>> {
     let mut arguments = std::env::args_os();
     let _ = arguments.next();
     // It has no use for a standard input, and its log may have one for the standard output.
@@ -34,12 +48,9 @@ pub(super) fn start() -> io::Result<()> {
         .read_to_end(&mut said)
         .map_err(|error| io::Error::other(format!("the broker is not heard of: {error}")))?;
     if said == READY {
-        return Ok(());
+        return Ok(None);
     }
-    let status = child.wait()?;
-    Err(io::Error::other(format!(
-        "the broker did not start ({status})"
-    )))
+    child.wait().map(Some)
 }
 
 /// Whether this process is the one in the background.

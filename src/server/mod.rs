@@ -194,7 +194,7 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
         return Ok(());
     }
     let background = if arguments.daemon && !arguments.in_background {
-        return background::start().map_err(Failure::start);
+        return background::start();
     } else {
         background::Background::of(arguments)
     };
