@@ -650,6 +650,32 @@ fn a_mistake_that_is_found_in_the_background_has_the_exit_status_that_it_has_oth
 }
 
 #[test]
+fn an_included_file_whose_name_is_no_text_is_not_missed() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    let included = folder.path("conf.d");
+    fs::create_dir(&included).unwrap();
+    let file = folder.write(
+        "fastmq.conf",
+        &format!("{FIRST}include_dir {}\n", included.display()),
+    );
+    let check = || run_to_end(command().args(["-c", &file, "--test-config"]));
+    // Not one that would be read.
+    fs::write(included.join(std::ffi::OsStr::from_bytes(b"\xff")), "frob").unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    let name = std::ffi::OsStr::from_bytes(b"\xff.conf");
+    fs::write(included.join(name), "allow_anonymous false").unwrap();
+    let (code, said) = check();
+    assert_eq!(code, USAGE, "{said}");
+    assert!(said.contains("is no UTF-8"), "{said}");
+    assert!(
+        said.contains(&format!("Error found at {file}:3.")),
+        "{said}"
+    );
+}
+
+#[test]
 fn quiet_says_nothing_and_unknown_options_are_said() {
     let (code, said) = run_to_end(command().args(["-q", "-v"]));
     assert_eq!(code, USAGE, "{said}");

@@ -31,9 +31,13 @@ impl Files for Disk {
         let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(|error| reason(&error))?.file_name();
-            // A name that is no text ends in no `.conf` that anybody could have typed.
-            if let Ok(name) = name.into_string() {
-                names.push(name);
+            match name.into_string() {
+                Ok(name) => names.push(name),
+                // Its directives must not be missed in silence.
+                Err(name) if name.as_encoded_bytes().ends_with(b".conf") => {
+                    return Err(format!("the name of a file in it is no UTF-8: {name:?}"));
+                }
+                Err(_) => {}
             }
         }
         Ok(names)
