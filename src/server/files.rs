@@ -235,7 +235,7 @@ fn passwords(file: &FileReference, warnings: &mut Vec<String>) -> Result<Passwor
     warnings.extend(passwords.warnings().iter().map(|it| warning(&name, it)));
     if is_readable_by_everybody(&file.path) {
         warnings.push(format!(
-            "{name} can be read by everybody. Future versions will refuse it: chmod 0700 {name}"
+            "everybody can read {name}. To change that: chmod o= {name}"
         ));
     }
     Ok(passwords)
