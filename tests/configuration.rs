@@ -288,6 +288,14 @@ fn what_the_system_would_not_let_it_do_is_said_by_a_check_as_well_as_by_a_start(
             "something that is not a socket".to_owned(),
             None,
         ),
+        (
+            format!(
+                "fastmq_admin_listener 1 192.0.2.1\nfastmq_admin_token_file {}\n",
+                folder.write("token", "0123456789abcdef")
+            ),
+            "cannot listen on 192.0.2.1:1 (admin port): ".to_owned(),
+            Some(3),
+        ),
     ];
     for (rest, named, line) in cases {
         let file = folder.write("bad.conf", &format!("{FIRST}{rest}"));
@@ -327,18 +335,27 @@ fn what_the_system_would_not_let_it_do_is_said_by_a_check_as_well_as_by_a_start(
 #[test]
 fn a_check_leaves_nothing_behind_and_does_not_mind_a_broker_that_runs() {
     let folder = Folder::new();
-    let names = ["pid", "socket", "store"].map(|name| folder.path(name));
-    let [pid, socket, store] = names.each_ref().map(|path| path.display());
+    let names = ["pid", "socket", "store", "keys"].map(|name| folder.path(name));
+    let [pid, socket, store, keys] = names.each_ref().map(|path| path.display().to_string());
     let rest = format!(
         "pid_file {pid}\nlistener 0 {socket}\npersistence true\npersistence_location {store}\n"
     );
     let file = folder.write("fastmq.conf", &format!("{FIRST}{rest}"));
-    let check = || run_to_end(command().args(["-c", &file, "--test-config"]));
-    let (code, said) = check();
+    let check = |keys: &str| {
+        let arguments = ["-c", &file, "--test-config", "--tls-keylog", keys];
+        run_to_end(command().args(arguments))
+    };
+    let (code, said) = check(&format!("{store}/keys"));
+    assert_eq!(code, USAGE, "{said}");
+    assert!(
+        said.contains(&format!("Unable to open {store}/keys: ")),
+        "{said}"
+    );
+    let (code, said) = check(&keys);
     assert_eq!(code, Some(0), "{said}");
     assert!(names.iter().all(|path| !path.exists()), "{said}");
     let it = Configured::start_in(folder, &rest);
-    let (code, said) = check();
+    let (code, said) = check(&keys);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(
         fs::read_to_string(&names[0]).unwrap(),
@@ -605,6 +622,22 @@ fn what_keeps_it_from_starting_in_the_background_is_said_by_its_starter() {
     );
 }
 
+/// What only the process in the background finds out.
+#[test]
+fn a_mistake_that_is_found_in_the_background_has_the_exit_status_that_it_has_otherwise() {
+    let folder = Folder::new();
+    let missing = folder.path("missing").join("pid").display().to_string();
+    let file = folder.write("fastmq.conf", &format!("{FIRST}pid_file {missing}\n"));
+    for extra in [&[][..], &["-d"]] {
+        let (code, said) = run_to_end(command().args(["-c", &file, "--cores", "1"]).args(extra));
+        assert_eq!(code, USAGE, "{extra:?}: {said}");
+        assert!(
+            said.contains(&format!("pid_file '{missing}'")),
+            "{extra:?}: {said}"
+        );
+    }
+}
+
 #[test]
 fn more_cores_than_cpus_are_refused_with_the_line_that_asks_for_them() {
     let folder = Folder::new();
@@ -633,19 +666,25 @@ fn more_cores_than_cpus_are_refused_with_the_line_that_asks_for_them() {
     );
 }
 
-/// What only the process in the background finds out.
 #[test]
-fn a_mistake_that_is_found_in_the_background_has_the_exit_status_that_it_has_otherwise() {
+fn a_check_warns_of_what_a_start_warns_of() {
     let folder = Folder::new();
-    let missing = folder.path("missing").join("pid").display().to_string();
-    let file = folder.write("fastmq.conf", &format!("{FIRST}pid_file {missing}\n"));
-    for extra in [&[][..], &["-d"]] {
-        let (code, said) = run_to_end(command().args(["-c", &file, "--cores", "1"]).args(extra));
-        assert_eq!(code, USAGE, "{extra:?}: {said}");
-        assert!(
-            said.contains(&format!("pid_file '{missing}'")),
-            "{extra:?}: {said}"
-        );
+    let rules = folder.write("acl", "pattern read everything\n");
+    let users = folder.write("passwords", "nobody\n");
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let file = folder.write(
+        "fastmq.conf",
+        &format!("{FIRST}acl_file {rules}\npassword_file {users}\nlog_dest file {users}/log\n"),
+    );
+    let (code, said) = run_to_end(command().args(["-c", &file, "--test-config", "-p", "1884"]));
+    assert_eq!(code, Some(0), "{said}");
+    for warning in [
+        format!("Warning: {rules}:1: ACL pattern 'everything' does not contain"),
+        format!("Warning: {users}:1: a line without a colon"),
+        format!("Warning: the log would not reach {users}/log: "),
+        "Warning: -p and --bind change nothing".to_owned(),
+    ] {
+        assert!(said.contains(&warning), "{warning}: {said}");
     }
 }
 

@@ -300,6 +300,19 @@ fn tls_settings(listener: &Listener, key_log: &Option<Arc<KeyLogFile>>) -> TlsSe
     }
 }
 
+/// Whether a file could be written, or made if it is not there.
+pub(super) fn may_be_written(file: &Path) -> std::io::Result<()> {
+    match fs::metadata(file) {
+        Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(access(file, Access::WRITE_OK)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let directory = directory_of(file);
+            Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The directory that a file is in.
 fn directory_of(file: &Path) -> &Path {
     let parent = file.parent().filter(|it| !it.as_os_str().is_empty());
@@ -335,18 +348,7 @@ impl PidFile {
         let Some(file) = file else {
             return Ok(());
         };
-        let check = || -> std::io::Result<()> {
-            match fs::metadata(&file.path) {
-                Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
-                Ok(_) => Ok(access(&file.path, Access::WRITE_OK)?),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    let directory = directory_of(&file.path);
-                    Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
-                }
-                Err(error) => Err(error),
-            }
-        };
-        check().map_err(|error| unreadable(file, &error))
+        may_be_written(&file.path).map_err(|error| unreadable(file, &error))
     }
 }
 

@@ -153,10 +153,18 @@ impl Found {
     fn read(arguments: &Arguments) -> Result<Self, Failure> {
         let config = configuration(arguments)?;
         let key_log = match &arguments.tls_keylog {
-            Some(path) => Some(Arc::new(KeyLogFile::open(path).map_err(|error| {
-                let path = path.display();
-                Failure::configuration(format!("Error: Unable to open {path}: {error}."))
-            })?)),
+            Some(path) => {
+                let not_opened = |error: io::Error| {
+                    let path = path.display();
+                    Failure::configuration(format!("Error: Unable to open {path}: {error}."))
+                };
+                if arguments.test_config {
+                    files::may_be_written(path).map_err(not_opened)?;
+                    None
+                } else {
+                    Some(Arc::new(KeyLogFile::open(path).map_err(not_opened)?))
+                }
+            }
             None => None,
         };
         let guards = Guards::load(&config, key_log.clone(), &[])?;
@@ -186,9 +194,14 @@ fn serve(arguments: &Arguments, is_said: &mut bool) -> Result<(), Failure> {
     let placed = runtime::place(cores, arguments.oversubscribe)
         .map_err(|error| cores_failure(config, arguments, &error))?;
     if arguments.test_config {
-        check::check(&found, arguments)?;
+        let lost = check::check(&found, arguments)?;
         for remark in &config.remarks {
             eprintln!("{remark}");
+        }
+        let in_vain = asked_in_vain(config, arguments);
+        let warnings = found.guards.warnings().iter().chain(&lost);
+        for warning in warnings.map(String::as_str).chain(in_vain) {
+            eprintln!("Warning: {warning}");
         }
         eprintln!("Configuration file is OK.");
         return Ok(());
@@ -242,11 +255,8 @@ fn serve_found(
     let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
     listening.open(&config, &acceptors, shard_count, START_PATIENCE)?;
-    let admin_listener = admin::listen(&config.admin).map_err(|error| {
-        let address = config.admin.listener.map(|it| it.to_string());
-        let address = address.unwrap_or_default();
-        Failure::start(format!("cannot listen on {address} (admin port): {error}"))
-    })?;
+    let admin_listener =
+        admin::listen(&config.admin).map_err(|error| admin_failure(&config, &error))?;
     // Whoever reads the file may send them.
     let requests = runtime::HeldSignals::requests()?;
     let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
@@ -386,6 +396,17 @@ fn cores_failure(config: &Config, arguments: &Arguments, error: &CoresError) -> 
     }
 }
 
+/// The admin port cannot be opened.
+fn admin_failure(config: &Config, error: &io::Error) -> Failure {
+    let address = config.admin.listener.map(|it| it.to_string());
+    let address = address.unwrap_or_default();
+    let said = format!("cannot listen on {address} (admin port): {error}");
+    Failure::start(match config.written.place("fastmq_admin_listener") {
+        Some(place) => format!("{said}.\nError found at {place}."),
+        None => said,
+    })
+}
+
 /// Where and how to store, if anything is to be stored.
 fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions> {
     let persistence = &config.persistence;
@@ -421,11 +442,17 @@ fn remark(config: &Config, guards: &Guards) {
     }
 }
 
+/// What the command line asks for in vain.
+fn asked_in_vain(config: &Config, arguments: &Arguments) -> Option<&'static str> {
+    let has_addresses = !arguments.ports.is_empty() || !arguments.bind.is_empty();
+    (has_addresses && !config.is_local_only)
+        .then_some("-p and --bind change nothing: the configuration has listeners")
+}
+
 /// Says what the command line asks for in vain, and what its absence means.
 fn remark_arguments(config: &Config, arguments: &Arguments) {
-    let has_addresses = !arguments.ports.is_empty() || !arguments.bind.is_empty();
-    if has_addresses && !config.is_local_only {
-        tracing::warn!("-p and --bind change nothing: the configuration has listeners");
+    if let Some(in_vain) = asked_in_vain(config, arguments) {
+        tracing::warn!("{in_vain}");
     }
     if config.is_local_only && arguments.bind.is_empty() {
         tracing::info!(
