@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     pub persistence_location: Option<PathBuf>,
 
-    /// When a message counts as stored: always (on the disk), `interval <ms>`, os [default: always]
+    /// When a message counts as stored: always (on the disk), `interval <ms>` (of 1 to 60000), os [default: always]
     #[arg(long, value_name = "WHEN")]
     pub durability: Option<Durability>,
 

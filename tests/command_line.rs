@@ -18,7 +18,7 @@ const USAGE: Option<i32> = Some(3);
 
 #[test]
 fn bad_arguments_are_refused_by_name() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--no-such-option"], "--no-such-option"),
         (&["--cores", "0"], "--cores"),
         (&["--cores", "many"], "--cores"),
@@ -27,6 +27,8 @@ fn bad_arguments_are_refused_by_name() {
         (&["--port", "65536"], "--port"),
         (&["--port"], "--port"),
         (&["--bind", "nowhere at all"], "--bind"),
+        // As long as the directive may be.
+        (&["--durability", "interval 60001"], "--durability"),
     ];
     for (arguments, named) in cases {
         let (code, stderr) = run_to_end(command().args(arguments));

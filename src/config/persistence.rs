@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Longest interval of [`Durability::Interval`], in milliseconds: who wants more of a risk wants [`Durability::Os`].
+pub(super) const INTERVAL_MS_MAX: u64 = 60_000;
+
 /// The configuration of the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PersistenceOptions {
@@ -72,7 +75,9 @@ impl fmt::Display for Durability {
 
 /// What is meant is not among `always`, `interval <ms>` and `os`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected `always`, `interval <milliseconds>` or `os`")]
+#[error(
+    "expected `always`, `interval <milliseconds>` with 1 to {INTERVAL_MS_MAX} of them, or `os`"
+)]
 pub struct DurabilityError;
 
 impl FromStr for Durability {
@@ -84,7 +89,7 @@ impl FromStr for Durability {
             (Some("always"), None) => Self::Always,
             (Some("os"), None) => Self::Os,
             (Some("interval"), Some(ms)) => match ms.parse() {
-                Ok(ms @ 1..) => Self::Interval(Duration::from_millis(ms)),
+                Ok(ms @ 1..=INTERVAL_MS_MAX) => Self::Interval(Duration::from_millis(ms)),
                 _ => return Err(DurabilityError),
             },
             _ => return Err(DurabilityError),
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_promise_is_read_as_it_is_shown_and_anything_else_is_refused() {
-        for text in ["always", "interval 100", "os"] {
+        for text in ["always", "interval 100", "interval 60000", "os"] {
             assert_eq!(text.parse::<Durability>().unwrap().to_string(), text);
         }
         for text in [
@@ -110,6 +115,7 @@ mod tests {
             "never",
             "interval",
             "interval 0",
+            "interval 60001",
             "interval x",
             "os now",
             "interval 1 2",

@@ -4,7 +4,7 @@
 
 use super::Section;
 use crate::config::directive::{Directive, Scope};
-use crate::config::persistence::Durability;
+use crate::config::persistence::{Durability, INTERVAL_MS_MAX};
 use crate::config::problem::Problem;
 use crate::config::value::{Arguments, Value};
 use crate::config::{Config, PersistenceOptions};
@@ -97,8 +97,11 @@ fn read_durability(
         "always" => Durability::Always,
         "os" => Durability::Os,
         "interval" => match u64::try_from(arguments.integer()?) {
-            Ok(ms @ 1..=60_000) => Durability::Interval(Duration::from_millis(ms)),
-            _ => return Err(arguments.invalid("interval", "it must be from 1 to 60000 ms")),
+            Ok(ms @ 1..=INTERVAL_MS_MAX) => Durability::Interval(Duration::from_millis(ms)),
+            _ => {
+                let expected = format!("it must be from 1 to {INTERVAL_MS_MAX} ms");
+                return Err(arguments.invalid("interval", expected));
+            }
         },
         other => return Err(arguments.invalid(other, "it must be always, interval or os")),
     };
