@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Most shards one broker can have: one bit each in [`crate::router::ShardSet`].
 pub const SHARDS_MAX: usize = 256;
 /// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
+/// Most listeners of one broker, those included that a reload has closed. With more it does not start, and a reload changes
+/// nothing.
+pub const LISTENERS_MAX: usize = 1024;
 /// at most, and of 4.5 KiB with their topics, beside 2.8 KiB that say where they lie and who waits for them.
 pub const RING_SLOTS: usize = 4096;
 /// Default of [`Limits::peer_backlog_max`].

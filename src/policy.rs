@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::auth::Security;
-use crate::limits::Limits;
+use crate::limits::{LISTENERS_MAX, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId};
 
@@ -249,9 +249,6 @@ impl ListenerPolicy {
     }
 }
 
-/// Listeners with a count of their own; more than that share the last one.
-const LISTENERS_COUNTED_MAX: usize = 256;
-
 /// What bounds hold for all shards together. Touched when a connection or a Session comes or goes,
 /// never for a message.
 #[derive(Debug)]
@@ -266,16 +263,14 @@ impl Default for Occupancy {
         Self {
             connections: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
-            listeners: (0..LISTENERS_COUNTED_MAX)
-                .map(|_| AtomicUsize::new(0))
-                .collect(),
+            listeners: (0..LISTENERS_MAX).map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 }
 
 impl Occupancy {
     fn listener(&self, listener: ListenerId) -> &AtomicUsize {
-        &self.listeners[listener.index().min(LISTENERS_COUNTED_MAX - 1)]
+        &self.listeners[listener.index().min(LISTENERS_MAX - 1)]
     }
 
     /// Counts a connection, unless its listener or the broker has as many as it may have.
@@ -381,6 +376,16 @@ mod tests {
         assert!(!occupancy.enter(other, None, Some(2)));
         assert_eq!(occupancy.connections(), 2);
         occupancy.leave(one);
+
+    #[test]
+    fn each_of_as_many_listeners_as_there_may_be_has_a_count_of_its_own() {
+        let occupancy = Occupancy::default();
+        for index in 0..LISTENERS_MAX {
+            let listener = ListenerId(u16::try_from(index).unwrap());
+            assert!(occupancy.enter(listener, Some(1), None), "{index}");
+            assert!(!occupancy.enter(listener, Some(1), None), "{index}");
+        }
+    }
         assert!(occupancy.enter(one, Some(1), Some(2)));
     }
 }

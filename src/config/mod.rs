@@ -37,7 +37,7 @@ pub use listener::{
     ListenAddress, Listener, PORT, Protocol, ProxyProtocol, SocketDomain, TlsOptions, TlsVersion,
 };
 pub use log::{Destinations, Facility, LogOptions, LogTypes, TimestampPattern};
-pub use parser::{Files, LISTENERS_MAX, Parser};
+pub use parser::{Files, Parser};
 pub use persistence::{Durability, DurabilityError, PersistenceOptions};
 pub use problem::{ConfigError, Place, Problem, Remark, Severity};
 pub use security::SecurityOptions;

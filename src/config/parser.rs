@@ -11,12 +11,10 @@ use super::listener::{ListenAddress, Listener};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::value::Arguments;
 use super::{Config, table};
+use crate::limits::LISTENERS_MAX;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Most listeners of one broker.
-pub const LISTENERS_MAX: usize = 1024;
 
 /// Gives the parser the files it asks for.
 pub trait Files {

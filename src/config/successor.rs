@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::problem::{ConfigError, Problem};
-use super::{Config, LISTENERS_MAX, Listener};
+use super::{Config, Listener};
+use crate::limits::LISTENERS_MAX;
 use crate::policy::ListenerPolicy;
 
 impl Config {
