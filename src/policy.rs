@@ -142,14 +142,12 @@ impl LogMask {
     pub const NONE: Self = Self(0);
     /// Connections accepted, Clients connected, disconnected and refused (`connection_messages`).
     pub const CONNECTIONS: Self = Self(1 << 0);
-    /// Messages dropped and other things an operator should look at.
-    pub const WARNINGS: Self = Self(1 << 1);
     /// SUBSCRIBE packets (`log_type subscribe`).
-    pub const SUBSCRIBE: Self = Self(1 << 2);
+    pub const SUBSCRIBE: Self = Self(1 << 1);
     /// UNSUBSCRIBE packets (`log_type unsubscribe`).
-    pub const UNSUBSCRIBE: Self = Self(1 << 3);
-    /// Every packet received and sent (`log_type debug`).
-    pub const PACKETS: Self = Self(1 << 4);
+    pub const UNSUBSCRIBE: Self = Self(1 << 2);
+    /// Every packet received from a Client that is connected (`log_type debug`).
+    pub const PACKETS: Self = Self(1 << 3);
 
     /// These and `other`.
     #[must_use]

@@ -147,7 +147,6 @@ impl Config {
             mask = mask.or(LogMask::CONNECTIONS);
         }
         for (kind, events) in [
-            (LogTypes::WARNING, LogMask::WARNINGS),
             (LogTypes::SUBSCRIBE, LogMask::SUBSCRIBE),
             (LogTypes::UNSUBSCRIBE, LogMask::UNSUBSCRIBE),
             (LogTypes::DEBUG, LogMask::PACKETS),
