@@ -426,6 +426,45 @@ fn a_session_whose_client_was_there_when_the_broker_stopped_ends_in_its_time_aft
     assert_eq!(stored.sessions(), 0);
 }
 
+#[test]
+fn an_expiration_that_the_operator_sets_later_ends_sessions_that_nobody_has_come_back_to() {
+    for asked in ["ffffffff", "00000e10"] {
+        let mut stored = Stored::with(Limits::default());
+        let connect = format!("10 13 0004 4d515454 05 00 0000 05 11 {asked} 0001 61");
+        let (client, connack) = stored.connect(&connect);
+        assert!(connack.starts_with("20"), "{connack}");
+        stored.broker.lose(client);
+        stored.write();
+        let limits = &mut stored.settings.policy.limits;
+        limits.persistent_client_expiration = Some(Duration::from_secs(60));
+        // From the first start on: the second one does not put it off.
+        stored.restart();
+        stored.pass(30);
+        stored.restart();
+        stored.pass(29);
+        assert_eq!(stored.sessions(), 1, "{asked}");
+        stored.pass(1);
+        assert_eq!(stored.sessions(), 0, "{asked}");
+    }
+}
+
+#[test]
+fn a_session_that_was_to_stay_stays_once_the_operator_sets_no_expiration_any_more() {
+    let mut stored = Stored::with(Limits {
+        persistent_client_expiration: Some(Duration::from_secs(60)),
+        ..Limits::default()
+    });
+    let (client, _) = stored.connect("10 13 0004 4d515454 05 00 0000 05 11 ffffffff 0001 61");
+    stored.broker.lose(client);
+    stored.write();
+    stored.settings.policy.limits.persistent_client_expiration = None;
+    for _ in 0..2 {
+        stored.restart();
+        stored.pass(120);
+        assert_eq!(stored.sessions(), 1);
+    }
+}
+
 /// [MQTT-3.1.2-8] [MQTT-3.1.3-9] Time goes on while nobody is there to see it.
 #[test]
 fn a_session_and_its_will_that_were_waiting_are_due_when_they_were_after_a_snapshot_and_a_restart()

@@ -83,11 +83,22 @@ impl Shard {
             (Some(asked), Some(limit)) => Some(asked.min(limit)),
             (one, other) => one.or(other),
         };
+        let written = replayed.expires_at_ms.map(|ms| clock.instant(ms));
+        // What the operator has decided since counts from now on, as nobody has written down when the connection
+        // was lost.
+        let decided = limit.map(|limit| now + limit);
         state.expires_at = if replayed.is_connected {
             lifetime.map(|lifetime| now + lifetime)
+        } else if asked.is_none() && limit.is_none() {
+            None
         } else {
-            replayed.expires_at_ms.map(|ms| clock.instant(ms))
+            match (written, decided) {
+                (Some(written), Some(decided)) => Some(written.min(decided)),
+                (one, other) => one.or(other),
+            }
         };
+        // Or each start would put it off.
+        let has_moved = !replayed.is_connected && state.expires_at != written;
         let will = replayed.will.map(|will| {
             let due = match replayed.will_at_ms {
                 Some(ms) if !replayed.is_connected => clock.instant(ms),
@@ -158,6 +169,9 @@ impl Shard {
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Session(key.index), deadline);
+        }
+        if has_moved {
+            self.store(key, |store, session| store.detached(session));
         }
         if let Some(store) = &mut self.clients.store
             && let Some(name) = NonZeroU64::new(replayed.session)

@@ -185,7 +185,8 @@ pub(super) const SECTION: Section = Section {
         )
         .text(
             "A session that nobody came back to for so long ends, whatever its client asked for. A month \
-             (m) has 30 days and a year (y) 365.",
+             (m) has 30 days and a year (y) 365. A reload that changes it holds for connections that end later; at a \
+             start it holds for all sessions, of which those that nobody has come back to yet count from then on.",
         ),
         Directive::new(
             "retain_available",
