@@ -10,11 +10,12 @@ use super::{Config, Durability};
 /// Directives that contradict or lack one another.
 pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
     for listener in &config.listeners {
-        check_tls(listener)?;
+        check_tls(listener, &mut config.remarks)?;
         check_names(listener)?;
         check_proxy(listener)?;
         check_websockets(listener, &mut config.remarks)?;
         check_unix_socket(listener, &mut config.remarks);
+        check_handshakes(listener, &mut config.remarks);
         if listener.policy.use_username_as_clientid && config.policy.clientid_prefixes.is_some() {
             config.remarks.push(Remark {
                 severity: Severity::Warning,
@@ -46,7 +47,7 @@ fn contradiction(
     }
 }
 
-fn check_tls(listener: &Listener) -> Result<(), ConfigError> {
+fn check_tls(listener: &Listener, remarks: &mut Vec<Remark>) -> Result<(), ConfigError> {
     let tls = &listener.tls;
     let place = |file: &Option<super::FileReference>| file.as_ref().map(|file| file.place.clone());
     match (&tls.certfile, &tls.keyfile) {
@@ -62,6 +63,26 @@ fn check_tls(listener: &Listener) -> Result<(), ConfigError> {
                     "crlfile needs require_certificate: there is no certificate to be revoked.",
                     place(&tls.crlfile).as_ref(),
                 ));
+            }
+            for (is_in_vain, name, why) in [
+                (
+                    tls.ciphers.is_some() && tls.version_min == TlsVersion::V13,
+                    "ciphers",
+                    "with `tls_version tlsv1.3`",
+                ),
+                (
+                    tls.disable_client_cert_date_checks && !tls.require_certificate,
+                    "disable_client_cert_date_checks",
+                    "without `require_certificate true`",
+                ),
+            ] {
+                if is_in_vain {
+                    remarks.push(Remark {
+                        severity: Severity::Warning,
+                        place: listener.place_of(name).cloned(),
+                        text: format!("{name} has no effect {why}"),
+                    });
+                }
             }
             return Ok(());
         }
@@ -194,6 +215,27 @@ fn check_unix_socket(listener: &Listener, remarks: &mut Vec<Remark>) {
                 severity: Severity::Warning,
                 place: listener.place_of(name).cloned(),
                 text: format!("{name} has no effect on a unix socket"),
+            });
+        }
+    }
+}
+
+/// What bounds handshakes means nothing where there are none.
+fn check_handshakes(listener: &Listener, remarks: &mut Vec<Remark>) {
+    let is_wrapped = listener.has_tls()
+        || listener.protocol == Protocol::Websockets
+        || listener.proxy_protocol.is_some();
+    if is_wrapped {
+        return;
+    }
+    for name in ["fastmq_handshake_timeout", "fastmq_max_pending_connections"] {
+        if let Some(place) = listener.written.place(name) {
+            remarks.push(Remark {
+                severity: Severity::Warning,
+                place: Some(place.clone()),
+                text: format!(
+                    "{name} has no effect on a listener without TLS, WebSockets and PROXY headers"
+                ),
             });
         }
     }

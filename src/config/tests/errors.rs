@@ -249,6 +249,51 @@ fn what_means_nothing_on_a_unix_socket_is_said() {
 }
 
 #[test]
+fn what_means_nothing_beside_other_settings_of_tls_is_said() {
+    let tls = "listener 1\ncertfile c\nkeyfile k\n";
+    for (rest, said) in [
+        (
+            "ciphers A\ntls_version tlsv1.3",
+            "ciphers has no effect with `tls_version tlsv1.3` (m.conf:4)",
+        ),
+        (
+            "disable_client_cert_date_checks true",
+            "disable_client_cert_date_checks has no effect without `require_certificate true` \
+             (m.conf:4)",
+        ),
+    ] {
+        let config = good(&format!("{tls}{rest}"));
+        assert_eq!(
+            remarks(&config, Severity::Warning),
+            [format!("Warning: {said}")]
+        );
+    }
+    let all = "cafile a\nrequire_certificate true\ndisable_client_cert_date_checks true\nciphers A";
+    let config = good(&format!("{tls}{all}"));
+    assert!(remarks(&config, Severity::Warning).is_empty());
+}
+
+#[test]
+fn bounds_of_handshakes_are_said_to_mean_nothing_where_there_are_none() {
+    for name in ["fastmq_handshake_timeout", "fastmq_max_pending_connections"] {
+        let config = good(&format!("listener 1\n{name} 7"));
+        let expected = format!(
+            "Warning: {name} has no effect on a listener without TLS, WebSockets and PROXY headers \
+             (m.conf:2)"
+        );
+        assert_eq!(remarks(&config, Severity::Warning), [expected]);
+        for wrapped in [
+            "certfile c\nkeyfile k",
+            "protocol websockets",
+            "enable_proxy_protocol 1",
+        ] {
+            let config = good(&format!("listener 1\n{name} 7\n{wrapped}"));
+            assert!(remarks(&config, Severity::Warning).is_empty(), "{wrapped}");
+        }
+    }
+}
+
+#[test]
 fn a_type_of_log_lines_that_there_are_none_of_is_said() {
     let config = good("log_type error\nlog_type internal");
     assert_eq!(config.log.types, LogTypes::ERROR);
