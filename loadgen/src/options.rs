@@ -97,7 +97,7 @@ pub struct Common {
     #[arg(long, global = true)]
     pub tls: bool,
     /// Certificates to trust, PEM; needs --tls.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "insecure")]
     pub cafile: Option<PathBuf>,
     /// Do not check the broker's certificate; needs --tls.
     #[arg(long, global = true)]
@@ -263,10 +263,15 @@ impl Options {
         }
     }
 
-    /// What was given and would do nothing: an option is honoured or refused.
+    /// What was given and would do nothing: an option is honoured or refused. Not what says how a run goes, so that
+    /// whoever makes many runs can say it for all of them: `--duration`, `--warmup`, `--payload`, `--drain`, `--seed` and
+    /// `--no-ceiling`.
     fn idle_option(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
         let common = &self.common;
         let has_rate = !matches!(self.workload, Workload::Idle { .. });
+        // Before MQTT 5 no CONNECT has a Password alone [v3.1.1 MQTT-3.1.2-22].
+        let has_user = common.user.is_some() || common.protocol.is_v5();
+        let has_json = common.json.is_some();
         let needs = [
             ("topic_aliases", common.protocol.is_v5(), "--version 5"),
             ("p99_us", common.find_max, "--find-max"),
@@ -275,6 +280,9 @@ impl Options {
             ("ws_path", common.ws, "--ws"),
             ("cross", common.threads > 1, "--threads 2 or more"),
             ("rate", has_rate, "a workload that has one"),
+            ("password", has_user, "--user or --version 5"),
+            ("broker_name", has_json, "--json"),
+            ("broker_config", has_json, "--json"),
         ];
         let (workload, ignored): (_, &[&str]) = match self.workload {
             Workload::SelfTest { .. } => (
@@ -288,13 +296,17 @@ impl Options {
                     "ws",
                     // The sink knows topics by their names.
                     "topic_aliases",
+                    // And no Sessions.
+                    "persistent",
                     "broker_pid",
                     "broker_name",
                     "broker_config",
                     "find_max",
                 ],
             ),
-            Workload::Idle { .. } | Workload::Connect { .. } => (
+            Workload::Idle {
+                subscribe: true, ..
+            } => (
                 "a workload that publishes nothing",
                 &[
                     "find_max",
@@ -302,10 +314,31 @@ impl Options {
                     "window",
                     "topics",
                     "topic_aliases",
+                    "cross",
                 ],
             ),
+            Workload::Idle { .. } | Workload::Connect { .. } => (
+                "a workload that publishes nothing and subscribes to nothing",
+                &[
+                    "find_max",
+                    "qos",
+                    "publish_qos",
+                    "subscribe_qos",
+                    "window",
+                    "topics",
+                    "topic_aliases",
+                    "cross",
+                ],
+            ),
+            Workload::Trickle { .. } => (
+                "trickle, whose clients both publish and subscribe",
+                &["cross"],
+            ),
             Workload::Retained { .. } => ("retained, which has --messages", &["topics"]),
-            Workload::Reconnect { .. } => ("reconnect, which has --messages", &["topics"]),
+            Workload::Reconnect { .. } => (
+                "reconnect, which has --messages, and sessions that are kept",
+                &["topics", "persistent"],
+            ),
             _ => ("", &[]),
         };
         let option = |id: &str| format!("--{}", id.replace('_', "-"));
@@ -426,6 +459,19 @@ mod tests {
             ),
             ("pairs --duration 0", "more than 0"),
             ("pairs --hdr -", "the name of a file"),
+            ("pairs --tls --insecure --cafile x", "cannot be used with"),
+            ("pairs --password x", "--password needs --user"),
+            ("pairs --broker-name x", "--broker-name needs --json"),
+            ("pairs --broker-config x", "--broker-config needs --json"),
+            ("self-test --persistent", "--persistent does nothing"),
+            (
+                "reconnect --qos 1 --persistent",
+                "--persistent does nothing",
+            ),
+            ("connect --qos 1", "--qos does nothing"),
+            ("idle --subscribe-qos 1", "--subscribe-qos does nothing"),
+            ("idle --threads 2 --cross", "--cross does nothing"),
+            ("trickle --threads 2 --cross", "--cross does nothing"),
         ] {
             let said = parse(line).unwrap_err();
             assert!(said.contains(named), "{line}: {said}");
@@ -442,7 +488,12 @@ mod tests {
             "pairs --ws --ws-path /x",
             "pairs --cross --threads 2",
             "connect --rate 10",
+            "idle --subscribe --qos 1",
+            "pairs --user x --password x",
+            "pairs --version 5 --password x",
+            "pairs --broker-name x --json -",
             "self-test --pairs 2 --rate 10",
+            "connect --warmup 1 --payload 64 --drain 1 --seed 2 --no-ceiling",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
         }
