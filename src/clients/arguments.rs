@@ -201,9 +201,9 @@ pub struct ConnectionArguments {
     #[arg(long, help_heading = CONNECTION)]
     pub ws: bool,
 
-    /// Path of the WebSocket
-    #[arg(long, value_name = "PATH", default_value = "/mqtt", help_heading = CONNECTION)]
-    pub ws_path: String,
+    /// Path of the WebSocket [default: /mqtt]
+    #[arg(long, value_name = "PATH", help_heading = CONNECTION)]
+    pub ws_path: Option<String>,
 
     /// Send small packets at once (TCP_NODELAY)
     #[arg(long, help_heading = CONNECTION)]
@@ -351,7 +351,7 @@ Otherwise than in mosquitto_sub 2.0.11:
   a session that somebody else took over is not taken back: the broker's code is the exit status
   -k 0 turns keep alive off, and --help ends with 0
   options that would do nothing are refused: those of TLS without TLS, of a Will without --will-topic,
-  -h and -p with -L
+  -h and -p with -L, those of TCP with --unix, --ws-path without --ws
   --ciphers, --keyform, --psk, --psk-identity, --proxy, --tls-engine and --tls-engine-kpass-sha1 are
   refused, with the reason";
 
@@ -368,6 +368,6 @@ Otherwise than in mosquitto_pub 2.0.11:
   properties and topics that the specification does not allow are refused
   -k 0 turns keep alive off, and --help ends with 0
   options that would do nothing are refused: those of TLS without TLS, of a Will without --will-topic,
-  -h and -p with -L
+  -h and -p with -L, those of TCP with --unix, --ws-path without --ws
   --ciphers, --keyform, --psk, --psk-identity, --proxy, --tls-engine and --tls-engine-kpass-sha1 are
   refused, with the reason";

@@ -227,8 +227,13 @@ fn endpoint(arguments: &ConnectionArguments, url: &Url) -> Result<Endpoint, Fail
     if has_url && (arguments.host.is_some() || arguments.port.is_some()) {
         return usage("-L says the host and the port: not together with -h or -p");
     }
-    if arguments.unix.is_some() && (has_url || arguments.host.is_some()) {
-        return usage("--unix is instead of -h and -L");
+    if arguments.unix.is_some() {
+        if has_url || arguments.host.is_some() || arguments.port.is_some() {
+            return usage("--unix is instead of -h, -p and -L");
+        }
+        if arguments.bind_address.is_some() || arguments.nodelay {
+            return usage("-A and --nodelay are for TCP: not together with --unix");
+        }
     }
     let has_authority =
         arguments.cafile.is_some() || arguments.capath.is_some() || arguments.tls_use_os_certs;
@@ -260,7 +265,11 @@ fn endpoint(arguments: &ConnectionArguments, url: &Url) -> Result<Endpoint, Fail
         }
     }
     let web_socket = arguments.ws || url.web_socket;
-    if web_socket && !arguments.ws_path.starts_with('/') {
+    if !web_socket && arguments.ws_path.is_some() {
+        return usage("--ws-path needs --ws");
+    }
+    let ws_path = arguments.ws_path.as_deref().unwrap_or("/mqtt");
+    if !ws_path.starts_with('/') {
         return usage("--ws-path has to begin with a slash");
     }
     let target = match &arguments.unix {
@@ -284,7 +293,7 @@ fn endpoint(arguments: &ConnectionArguments, url: &Url) -> Result<Endpoint, Fail
         bind_address: arguments.bind_address.clone(),
         nodelay: arguments.nodelay,
         tls,
-        web_socket: web_socket.then(|| arguments.ws_path.clone()),
+        web_socket: web_socket.then(|| ws_path.to_owned()),
     })
 }
 
@@ -423,7 +432,7 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let cases: [(&[&str], &str); 20] = [
+        let cases: [(&[&str], &str); 24] = [
             (&["-i", "a", "-I", "b"], "-i and -I"),
             (&["-i", ""], "-i is empty"),
             (&["-P", "secret"], "-P needs -u"),
@@ -446,6 +455,10 @@ mod tests {
             (&["--no-tls", "--cafile", "x"], "--no-tls"),
             (&["-L", "mqtt://h/t", "-h", "h"], "-L"),
             (&["--unix", "s", "-h", "h"], "--unix"),
+            (&["--unix", "s", "-p", "1884"], "--unix"),
+            (&["--unix", "s", "-A", "127.0.0.1"], "--unix"),
+            (&["--unix", "s", "--nodelay"], "--unix"),
+            (&["--ws-path", "/here"], "--ws-path needs --ws"),
             (&["--ws", "--ws-path", "mqtt"], "slash"),
         ];
         for (arguments, named) in cases {
