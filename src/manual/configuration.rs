@@ -75,7 +75,10 @@ fn facts(directive: &Directive) -> String {
         facts.push(format!("Range: {lowest} to {highest}."));
     }
     facts.push(format!("Scope: {}.", directive.scope_name()));
-    if !matches!(directive.status, Status::Refused { .. }) {
+    if matches!(
+        directive.status,
+        Status::Supported | Status::Deprecated { .. }
+    ) {
         if directive.repeat == Repeat::Adds {
             facts.push("May be given more than once.".to_owned());
         }
@@ -94,7 +97,7 @@ const WIDTH: usize = 100;
 pub fn example() -> String {
     let mut example = String::from(
         "# Every directive that fastmq obeys, with its default. See fastmq.conf(5) for those of Mosquitto's\n\
-         # that change nothing here or are refused.\n",
+         # that are deprecated, change nothing here or are refused.\n",
     );
     for section in &DIRECTIVES {
         let obeyed = section
