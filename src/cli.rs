@@ -40,8 +40,8 @@ pub struct Arguments {
     #[arg(short, long = "port", value_name = "PORT")]
     pub ports: Vec<u16>,
 
-    /// Address to listen on instead, if the configuration has no listener; may be given more than once
-    /// [default: 127.0.0.1 and ::1]
+    /// Address to listen on instead, if the configuration has no listener, for anonymous clients as well unless it
+    /// says otherwise; may be given more than once [default: 127.0.0.1 and ::1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Vec<IpAddr>,
 
@@ -74,7 +74,7 @@ pub struct Arguments {
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Go on in the background
+    /// Go on in the background; the log goes to syslog, unless log_dest says otherwise
     #[arg(short, long)]
     pub daemon: bool,
 
@@ -94,7 +94,7 @@ pub struct Arguments {
 /// Where shards run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum CpuAffinity {
-    /// All on one CPU while together they need less than half of it: no other one has to be woken for a message that crosses
+    /// All on one CPU while together they need little of it: no other one has to be woken for a message that crosses
     /// shards. Wherever the system finds room while something else keeps busy the CPU of one. Otherwise each on its own
     Auto,
     /// Each on its own CPU, whatever happens

@@ -191,7 +191,8 @@ pub(super) const SECTION: Section = Section {
         .adds()
         .text(
             "Accepts WebSocket handshakes with this Origin header only, as a browser writes it, for example \
-             http://example.com:8080. Several may be given; without any, every origin is accepted.",
+             http://example.com:8080. Several may be given; without any, every origin is accepted. A handshake without \
+             the header is no browser's, and accepted.",
         ),
         Directive::no_effect(
             "websockets_headers_size",
@@ -207,7 +208,8 @@ pub(super) const SECTION: Section = Section {
         .once()
         .text(
             "On a listener with protocol websockets, answers requests that are no WebSocket handshakes with \
-             the files in DIRECTORY.",
+             the files in DIRECTORY. They are read into memory at the start and at every reload, 10,000 files of \
+             64 MiB together at most. Links that lead out of DIRECTORY are left out.",
         ),
     ],
 };

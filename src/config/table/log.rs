@@ -24,7 +24,7 @@ pub(super) const SECTION: Section = Section {
         .adds()
         .text(
             "Where log lines go; several may be given. topic publishes them to $SYS/broker/log/E, W, N, I, \
-             M/subscribe and M/unsubscribe, debug lines excepted. A file that is made belongs to the user that the broker becomes; it is \
+             M/subscribe, M/unsubscribe and WS, debug lines excepted. A file that is made belongs to the user that the broker becomes; it is \
              opened again at SIGHUP, and if that fails, lines go on to the one that is open. none takes back \
              those before it. Mosquitto's destinations dlt and android are refused.",
         ),

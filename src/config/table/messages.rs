@@ -175,7 +175,7 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .default("-1")
-        .text("Connected clients of the whole broker. -1 and 0 are no bound."),
+        .text("Connections to the whole broker at one time. -1 and 0 are no bound."),
         Directive::new(
             "persistent_client_expiration",
             "NUMBER(s|h|d|w|m|y)",

@@ -155,8 +155,8 @@ pub(super) const SECTION: Section = Section {
         )
         .default("4096")
         .text(
-            "Messages that wait for room in the ring from one core to another. Beyond it, QoS 0 messages \
-             to that core are dropped and publishers of others are not read until there is room.",
+            "What waits for room in the ring from one core to another, each a message or a batch of up to 32 small ones. \
+             Beyond it, QoS 0 messages to that core are dropped and publishers of others are not read until there is room.",
         ),
     ],
 };

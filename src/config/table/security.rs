@@ -32,7 +32,7 @@ pub(super) const SECTION: Section = Section {
         .default("false; true without any listener")
         .text(
             "Whether clients without a user name, or with an empty one, may connect. Without any listener in the configuration \
-             the broker is reachable from this machine only, and then the default is true.",
+             the broker is reachable from this machine only, unless --bind says otherwise, and then the default is true.",
         ),
         Directive::new(
             "listener_allow_anonymous",
