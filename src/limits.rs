@@ -1,7 +1,8 @@
-//! Every bound of the broker, its default and the relations between them.
+//! The bounds of what Clients can make the broker do and keep, their defaults and the relations between them.
 //!
-//! Reaching a bound is a decision, named at the field, with a counter of the same name in
-//! [`crate::metrics::Counters`]. Defaults are Mosquitto 2.1's where it has the bound.
+//! Reaching a bound is a decision, named at the field; what becomes of it is counted in
+//! [`crate::metrics::Counters`]. Defaults are Mosquitto 2.1's where it has the bound. What is no Client's to reach, such
+//! as the lines of a log that wait, has its bound where it is kept.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 /// Most shards one broker can have: one bit each in [`crate::router::ShardSet`].
 pub const SHARDS_MAX: usize = 256;
-/// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
 /// Most listeners of one broker, those included that a reload has closed. With more it does not start, and a reload changes
 /// nothing.
 pub const LISTENERS_MAX: usize = 1024;
+/// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
 /// at most, and of 4.5 KiB with their topics, beside 2.8 KiB that say where they lie and who waits for them.
 pub const RING_SLOTS: usize = 4096;
 /// Default of [`Limits::peer_backlog_max`].

@@ -101,7 +101,7 @@ pub struct Policy {
     pub message_size_limit: usize,
     /// Sessions of the broker, connected or not.
     pub global_max_clients: Option<usize>,
-    /// Connected Clients of the broker.
+    /// Connections to the broker at a time.
     pub global_max_connections: Option<usize>,
     /// Begins every Client Identifier that may connect.
     pub clientid_prefixes: Option<Arc<str>>,
@@ -374,6 +374,8 @@ mod tests {
         assert!(!occupancy.enter(other, None, Some(2)));
         assert_eq!(occupancy.connections(), 2);
         occupancy.leave(one);
+        assert!(occupancy.enter(one, Some(1), Some(2)));
+    }
 
     #[test]
     fn each_of_as_many_listeners_as_there_may_be_has_a_count_of_its_own() {
@@ -383,7 +385,5 @@ mod tests {
             assert!(occupancy.enter(listener, Some(1), None), "{index}");
             assert!(!occupancy.enter(listener, Some(1), None), "{index}");
         }
-    }
-        assert!(occupancy.enter(one, Some(1), Some(2)));
     }
 }

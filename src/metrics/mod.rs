@@ -54,11 +54,12 @@ macro_rules! numbers {
 
 // Not indented, so that the lines of this list are easy to follow through its history.
 numbers! {
-/// What a shard has done and refused since it started. Every bound of [`crate::limits`] has its row.
+/// What a shard has done and refused since it started. What is refused, dropped or made to wait at a bound of
+/// [`crate::limits`] has its row; a Client that breaks one that it was told of counts as a protocol error.
 pub struct Counters {
     /// Connections accepted here.
     pub connections_accepted: u64,
-    /// Connections refused because `max_connections` was reached.
+    /// Connections refused because their listener or the broker had as many as it may have.
     pub connections_refused: u64,
     /// Connections handed to the shard that owns their Client Identifier.
     pub connections_handed_over: u64,
@@ -74,7 +75,7 @@ pub struct Counters {
     pub dropped_outbox_full: u64,
     /// QoS 1 and 2 deliveries dropped: the Session's queue was full.
     pub dropped_queue_full: u64,
-    /// QoS 1 and 2 deliveries dropped: the queues of the shard's Sessions hold `memory_bytes_max`.
+    /// QoS 1 and 2 deliveries dropped: the queues of the shard's Sessions hold all that `memory_limit` leaves them.
     pub dropped_memory_full: u64,
     /// QoS 0 messages dropped: the ring to another shard was full.
     pub dropped_ring_full: u64,
@@ -93,8 +94,8 @@ pub struct Counters {
     pub retained_refused: u64,
     /// Retained messages removed because their lifetime was over.
     pub retained_expired: u64,
-    /// Subscriptions refused: by the access rules, because the Session had `max_subscriptions` or the shard
-    /// `max_filter_bytes`, or because a disk took nothing.
+    /// Subscriptions refused: by the access rules, because of `fastmq_max_subscriptions` or
+    /// `fastmq_max_filter_bytes`, or because a disk took nothing.
     pub subscriptions_refused: u64,
     /// Times a publisher was not read because a ring was full.
     pub paused_ring_full: u64,
@@ -108,7 +109,7 @@ pub struct Counters {
     pub paused_disk_stalled: u64,
     /// Times the disk of a shard took nothing, or not for too long, or not enough, and what must be stored was not taken.
     pub store_stalls: u64,
-    /// Publications refused because a disk took nothing for `DISK_PATIENCE`.
+    /// Publications refused because a disk took nothing for five seconds.
     pub refused_disk_stalled: u64,
     /// Messages handed on from a leaving member of a shared subscription.
     pub shared_handed_on: u64,
@@ -130,9 +131,9 @@ pub struct Counters {
     pub handshakes_completed: u64,
     /// Handshakes whose peer broke the protocol, or is not who it should be.
     pub handshakes_failed: u64,
-    /// Handshakes that took longer than a listener's `handshake_timeout`.
+    /// Handshakes that took longer than a listener's `fastmq_handshake_timeout`.
     pub handshakes_timed_out: u64,
-    /// Handshakes let go for a newer one: the listener had `pending_max` of them.
+    /// Handshakes let go for a newer one: the listener had `fastmq_max_pending_connections` of them.
     pub handshakes_displaced: u64,
     /// Connections that broke their transport's protocol after the handshake.
     pub transport_errors: u64,
