@@ -2,7 +2,7 @@
 //!
 //! `session` is one Session's QoS flow through the shard's door with nobody subscribed; `shard` is a
 //! turn with everything that follows from it, acknowledgements of both sides included.
-//! `cargo bench --bench turn`. `instructions.rs` counts the same turns.
+//! `cargo bench --bench turn`. `benches/instructions` counts the same turns.
 
 #![forbid(unsafe_code)]
 #![allow(missing_docs)]

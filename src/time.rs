@@ -1,7 +1,7 @@
 //! Time as the pure core sees it: a number that somebody hands in.
 //!
 //! The core reads no clock. Every `handle_*` call takes `now`, the simulator owns one clock for all
-//! shards, and `runtime` reads the monotonic clock once a turn.
+//! shards, and `runtime` hands in one reading of the monotonic clock a turn.
 
 #![forbid(unsafe_code)]
 

@@ -10,8 +10,8 @@
 //! # Always true
 //! - [`permits`] neither allocates nor locks, and costs the levels of the topic, not the number of
 //!   rules.
-//! - Verifying a password takes the same time whether the user exists or not.
-//! - A Client Identifier or User Name is only ever compared with a topic level, never read as a part
+//! - Verifying the password of a user that does not exist takes as long as that of most who do.
+//! - A Client Identifier or User Name is only ever compared with levels of a topic, never read as a part
 //!   of a Topic Filter.
 //!
 //! Read next: `acl/mod.rs` (what a rule decides), `password_file.rs`, `hash.rs`.

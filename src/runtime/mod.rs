@@ -5,7 +5,7 @@
 //! **Knows nothing of** MQTT: it starts any [`Core`] and drives it through `net`.
 //!
 //! # Always true
-//! - The clock is read once a turn, and all shards count from the same start.
+//! - What a turn does happens at one time, for the core, and all shards count from the same start.
 //! - A shard drains its inbound rings without waiting for an outbound one.
 //! - Only a shard that has announced its sleep is woken, by one of its peers, once.
 //! - A shard that panics ends the process: a broker without one of its shards would look alive and

@@ -633,7 +633,7 @@ impl World {
         log.is_none_or(|(_, writer)| writer.is_synced())
     }
 
-    /// Turns of all shards until nothing moves. False if that takes more than `turns_max` rounds.
+    /// Turns of all shards until nothing moves. False if that takes more than `rounds_max` of them.
     pub fn settle(&mut self, rounds_max: usize) -> bool {
         for _ in 0..rounds_max {
             let before = self.moved;
