@@ -76,7 +76,10 @@ pub(super) const SECTION: Section = Section {
             })),
         )
         .default("10")
-        .text("Time between two updates of the $SYS topics. With 0 there are none."),
+        .text(
+            "Time between two updates of the $SYS topics. With 0 there are none, or after a reload those that there \
+             were, as they were.",
+        ),
         Directive::no_effect(
             "enable_control_api",
             "true|false",
