@@ -223,6 +223,8 @@ fn a_fifo_or_a_device_in_place_of_a_file_is_refused_at_once_and_a_link_to_a_file
         (format!("password_file {fifo}\n"), "a FIFO"),
         (format!("acl_file {fifo}\n"), "a FIFO"),
         ("password_file /dev/null\n".to_owned(), "a device"),
+        (format!("pid_file {fifo}\n"), "a FIFO"),
+        ("pid_file /dev/null\n".to_owned(), "a device"),
         (
             format!("certfile {fifo}\nkeyfile {there}\n"),
             "it is a FIFO and must be a regular file",

@@ -64,7 +64,7 @@ fn unreadable(file: &FileReference, error: &std::io::Error) -> ConfigError {
     }
 }
 
-/// Whoever opens a FIFO waits for somebody to write, for ever if nobody does; and what that or a device has said
+/// Whoever opens a FIFO waits for somebody at its other end, for ever if nobody comes; and what that or a device has said
 /// at the start it does not say again at a reload. A link to a file is one.
 fn check_is_file(file: &FileReference) -> Result<(), ConfigError> {
     // What is not there, or is a directory, reading has words for.
@@ -332,6 +332,8 @@ impl PidFile {
         let Some(file) = file else {
             return Ok(Self(None));
         };
+        // It is removed at the end, too.
+        check_is_file(file)?;
         let write = || -> std::io::Result<()> {
             let mut out = fs::File::create(&file.path)?;
             write!(out, "{}", std::process::id())
@@ -348,6 +350,7 @@ impl PidFile {
         let Some(file) = file else {
             return Ok(());
         };
+        check_is_file(file)?;
         may_be_written(&file.path).map_err(|error| unreadable(file, &error))
     }
 }
