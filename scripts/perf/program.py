@@ -1,6 +1,7 @@
 """A script as a program: what ends it, what its exit status says, what its options take."""
 
 import argparse
+import json
 import math
 import os
 import re
@@ -118,6 +119,17 @@ def check_programs(*paths):
     for path in paths:
         if not path.is_file() or not os.access(path, os.X_OK):
             sys.exit(f"{path} cannot be run")
+
+
+def read_json(path):
+    """What a file of a script's own holds: an object. A file that does not is named."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: {error}")
+    if not isinstance(value, dict):
+        sys.exit(f"{path}: no JSON object is in it")
+    return value
 
 
 def check_outputs(parser, *paths):

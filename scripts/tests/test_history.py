@@ -32,6 +32,19 @@ class Series(unittest.TestCase):
         found = self.series([result(1, 0.1), result(2, 0.2, cores=2), result(3, 0.3, awake=True), result(4, 0.4, default_log=True)])
         self.assertEqual(sorted(found.values()), [[0.1], [0.2], [0.3], [0.4]])
 
+    def test_a_file_that_is_no_whole_result_is_named_and_not_left_out(self):
+        whole = json.dumps(result(1, 0.1))
+        future = json.dumps(result(1, 0.1, schema=2))
+        unknown = whole.replace("cpu_us_per_delivered", "of_the_future")
+        for text, said in [(whole[:40], "raw.json: "), ("[]", "raw.json: no JSON object"), (future, "raw.json: a result of schema 2"),
+                           ('{"kind": "perf-peers"}', "raw.json: not a whole result"), (unknown, "of_the_future")]:
+            with self.subTest(text=text), tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "one").mkdir()
+                (Path(folder) / "one" / "raw.json").write_text(text)
+                with self.assertRaises(SystemExit) as ended:
+                    perf_history.peer_series(Path(folder))
+                self.assertIn(said, str(ended.exception.code))
+
 
 if __name__ == "__main__":
     unittest.main()
