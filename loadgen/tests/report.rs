@@ -418,13 +418,17 @@ fn a_result_is_never_overwritten_by_its_page() {
     let folder = folder("overwrite");
     let run = result("fastmq", 1000.0, 80.0, 1).to_string();
     fs::write(folder.join("run.json"), &run).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .current_dir(&folder)
-        .args(["report", "run.json", "-o", "run.json"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(fs::read_to_string(folder.join("run.json")).unwrap(), run);
+    std::os::unix::fs::symlink("run.json", folder.join("link.html")).unwrap();
+    for page in ["run.json", "./run.json", "link.html"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .current_dir(&folder)
+            .args(["report", "run.json", "-o", page])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{page}");
+        let kept = fs::read_to_string(folder.join("run.json")).unwrap();
+        assert_eq!(kept, run, "{page}");
+    }
 }
 
 #[test]

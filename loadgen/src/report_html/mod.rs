@@ -17,6 +17,7 @@ mod text;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -69,11 +70,15 @@ pub fn run_if_asked() -> Option<ExitCode> {
 }
 
 fn write_report(arguments: &Arguments) -> Result<(), ReportError> {
-    if let Some(path) = arguments
-        .runs
-        .iter()
-        .find(|path| **path == arguments.output)
-    {
+    // The same file may have several names.
+    let place = |path: &Path| {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let page_place = place(&arguments.output);
+    if let Some(path) = arguments.runs.iter().find(|path| {
+        **path == arguments.output || page_place.is_some_and(|page| place(path) == Some(page))
+    }) {
         return Err(ReportError::WouldOverwrite(path.clone()));
     }
     let mut runs = Vec::new();
