@@ -120,10 +120,13 @@ enum Handshake {
 /// has it and, at QoS 1 and 2, its acknowledgement is complete.
 ///
 /// Limiting both keeps a saturating load within what the broker promises to hold: neither side can
-/// run ahead until something must be dropped.
+/// run ahead until something must be dropped. A schedule waits as well, but not for what others have
+/// overtaken: a message that is lost must not move what is due after it.
 #[derive(Debug)]
 pub struct Window {
     limit: u64,
+    /// What was overtaken holds nothing back.
+    is_open: bool,
     mask: u64,
     /// Deliveries each message needs.
     needed: u32,
@@ -132,6 +135,11 @@ pub struct Window {
     handshakes: Vec<Handshake>,
     head: u64,
     next: u64,
+    /// All before it are acknowledged.
+    acknowledged_to: u64,
+    /// One more than the last one that reached all its subscribers: what is missing before it is lost, or
+    /// out of order.
+    complete_to: u64,
     /// The first one that was not given up: older ones may still arrive.
     kept_from: u64,
 }
@@ -141,10 +149,15 @@ pub const WINDOW_MAX: u64 = 32_768;
 
 impl Window {
     pub fn new(limit: u64, needed: u32, qos: u8) -> Self {
+        Self::with_places(limit, limit, needed, qos)
+    }
+
+    fn with_places(places: u64, limit: u64, needed: u32, qos: u8) -> Self {
         let limit = limit.clamp(1, WINDOW_MAX);
-        let slots = limit.next_power_of_two();
+        let slots = places.clamp(limit, WINDOW_MAX).next_power_of_two();
         Self {
             limit,
+            is_open: false,
             mask: slots - 1,
             needed,
             is_acknowledged: qos > 0,
@@ -152,7 +165,17 @@ impl Window {
             handshakes: vec![Handshake::None; slots as usize],
             head: 0,
             next: 0,
+            acknowledged_to: 0,
+            complete_to: 0,
             kept_from: 0,
+        }
+    }
+
+    /// One of a schedule. Deliveries that are too many are seen among so many of the last messages.
+    pub fn open_loop(history: u64, limit: u64, needed: u32, qos: u8) -> Self {
+        Self {
+            is_open: true,
+            ..Self::with_places(history, limit, needed, qos)
         }
     }
 
@@ -169,11 +192,21 @@ impl Window {
     /// Messages that may be published now.
     #[inline]
     pub fn free(&self) -> u64 {
-        self.limit.saturating_sub(self.next - self.head)
+        let waited_for = if self.is_open {
+            self.acknowledged_to.min(self.complete_to.max(self.head))
+        } else {
+            self.head
+        };
+        self.limit.saturating_sub(self.next - waited_for)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.head == self.next
+    /// Whether nothing is under way, where `arrived` deliveries were not too many.
+    pub fn is_empty(&self, arrived: u64) -> bool {
+        if self.is_open {
+            self.acknowledged_to == self.next && arrived >= self.next * u64::from(self.needed)
+        } else {
+            self.head == self.next
+        }
     }
 
     /// Takes the next sequence and its Packet Identifier.
@@ -182,13 +215,25 @@ impl Window {
     pub fn open(&mut self) -> (u64, u16) {
         debug_assert!(self.free() > 0);
         let sequence = self.next;
-        self.next += 1;
         let slot = sequence & self.mask;
+        if self.next - self.head > self.mask {
+            // Only in an open loop: the oldest makes room, and its deliveries are not looked at any more.
+            self.deliveries[slot as usize] = 0;
+            self.head += 1;
+            self.kept_from = self.head;
+        }
+        self.next += 1;
+        if self.needed == 0 {
+            // Nobody will ever say that it arrived.
+            self.complete_to = self.next;
+        }
         if self.is_acknowledged {
             self.handshakes[slot as usize] = Handshake::Published;
-        } else if self.needed == 0 {
-            // Nobody will ever say that it arrived.
-            self.head = self.next;
+        } else {
+            self.acknowledged_to = self.next;
+            if self.needed == 0 {
+                self.head = self.next;
+            }
         }
         (sequence, slot as u16 + 1)
     }
@@ -208,6 +253,9 @@ impl Window {
             let deliveries = &mut self.deliveries[(sequence & self.mask) as usize];
             surplus += u64::from(*deliveries >= self.needed);
             *deliveries += 1;
+            if *deliveries >= self.needed && sequence >= self.complete_to {
+                self.complete_to = sequence + 1;
+            }
         }
         self.advance();
         surplus
@@ -246,6 +294,11 @@ impl Window {
             return false;
         }
         *handshake = Handshake::None;
+        while self.acknowledged_to < self.next
+            && self.handshakes[(self.acknowledged_to & self.mask) as usize] == Handshake::None
+        {
+            self.acknowledged_to += 1;
+        }
         self.advance();
         true
     }
@@ -273,6 +326,8 @@ impl Window {
     /// Stops waiting for everything outstanding. Only for QoS 0, where loss is allowed.
     pub fn give_up(&mut self) {
         self.head = self.next;
+        self.acknowledged_to = self.next;
+        self.complete_to = self.next;
         self.kept_from = self.next;
         self.deliveries.fill(0);
         self.handshakes.fill(Handshake::None);
@@ -336,6 +391,64 @@ mod tests {
     }
 
     #[test]
+    fn in_an_open_loop_what_is_late_is_waited_for_and_what_was_overtaken_is_not() {
+        let mut window = Window::open_loop(0, 2, 1, 0);
+        for _ in 0..2 {
+            window.open();
+        }
+        assert_eq!(window.free(), 0);
+        assert_eq!(window.deliver(1, 1), 0);
+        assert_eq!(window.free(), 2);
+    }
+
+    #[test]
+    fn in_an_open_loop_one_that_is_lost_holds_nothing_back() {
+        for qos in [0, 1] {
+            let mut window = Window::open_loop(0, 2, 1, qos);
+            for arrived in 0..100 {
+                assert!(window.free() > 0, "QoS {qos}, after {arrived}");
+                let (sequence, identifier) = window.open();
+                if qos > 0 {
+                    assert!(window.acknowledge(identifier, qos));
+                }
+                if sequence > 0 {
+                    assert_eq!(window.deliver(sequence, 1), 0);
+                }
+                // The first one never comes.
+                assert!(!window.is_empty(arrived));
+            }
+            assert!(window.is_empty(100));
+            assert_eq!(window.deliver(0, 1), 0, "late, and not one too many");
+        }
+    }
+
+    #[test]
+    fn in_an_open_loop_what_is_not_acknowledged_holds_the_rest_back() {
+        let mut window = Window::open_loop(0, 2, 0, 1);
+        let (_, first) = window.open();
+        let (_, second) = window.open();
+        assert!(window.acknowledge(second, 1));
+        assert_eq!(window.free(), 0);
+        assert_eq!(window.unacknowledged(), 1);
+        assert!(window.acknowledge(first, 1));
+        assert_eq!(window.free(), 2);
+        assert!(!window.acknowledge(first, 1), "acknowledged twice");
+    }
+
+    #[test]
+    fn in_an_open_loop_a_delivery_too_many_is_seen_among_the_last_messages() {
+        let mut window = Window::open_loop(8, 1, 1, 1);
+        for _ in 0..20 {
+            let (sequence, identifier) = window.open();
+            assert!(window.acknowledge(identifier, 1));
+            assert_eq!(window.deliver(sequence, 1), 0);
+            if let Some(earlier) = sequence.checked_sub(5) {
+                assert_eq!(window.deliver(earlier, 1), 1);
+            }
+        }
+    }
+
+    #[test]
     fn qos2_handshake_has_two_steps_and_identifiers_are_used_again() {
         let mut window = Window::new(3, 1, 2);
         for _ in 0..100 {
@@ -343,10 +456,10 @@ mod tests {
             assert!(!window.acknowledge(identifier, 2), "PUBCOMP before PUBREC");
             assert!(window.release(identifier));
             window.deliver(sequence, 1);
-            assert!(!window.is_empty());
+            assert!(!window.is_empty(0));
             assert!(window.acknowledge(identifier, 2));
         }
-        assert!(window.is_empty());
+        assert!(window.is_empty(0));
         assert!(!window.release(1));
         assert!(!window.acknowledge(0, 1));
     }
@@ -358,10 +471,10 @@ mod tests {
         window.give_up();
         assert_eq!(window.free(), 4);
         assert_eq!(window.deliver(old, 1), 0, "late, and not one too many");
-        assert!(window.is_empty());
+        assert!(window.is_empty(0));
         let (new, _) = window.open();
         window.deliver(new, 1);
-        assert!(window.is_empty());
+        assert!(window.is_empty(0));
         assert_eq!(window.deliver(new, 1), 1, "one too many");
     }
 
@@ -372,7 +485,7 @@ mod tests {
             assert_eq!(window.free(), 1);
             window.open();
         }
-        assert!(window.is_empty());
+        assert!(window.is_empty(0));
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn run(options: &Options, started: SystemTime) -> Result<(RunResult, Outcome), F
         name: plan.name,
         mode: match plan.script {
             Script::Load if common.find_max => "find-max",
-            Script::Load if !plan.schedules.is_empty() => "open",
+            Script::Load if !plan.schedules.is_empty() => result::OPEN,
             Script::Load => "closed",
             _ => result::COUNTED,
         },

@@ -61,7 +61,7 @@ pub struct Common {
     pub protocol: Version,
     /// Messages one publisher may have under way: published and not yet with every subscriber, nor
     /// (QoS 1 and 2) acknowledged. Default: 1000 at QoS 0 (fan-out: 100), 16 otherwise; fan-in: 1000
-    /// shared by all publishers at most.
+    /// shared by all publishers at most. With a rate, what others have overtaken is not waited for.
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=crate::accounting::WINDOW_MAX))]
     pub window: Option<u64>,
     /// Open loop: so many messages (of `connect`: connections) a second in all, on an absolute

@@ -23,6 +23,8 @@ use crate::self_test::Ceiling;
 
 /// The name of a run against the generator's own sinks.
 pub const SELF_TEST: &str = "self-test";
+/// The mode of a run on a schedule.
+pub const OPEN: &str = "open";
 /// The mode of a run that has no load to measure for a time.
 pub const COUNTED: &str = "count";
 /// The name of a run that is about connecting.
@@ -228,8 +230,13 @@ impl RunResult {
         }
         if outcome.window_restarts > 0 {
             warnings.push(format!(
-                "{} times a window waited a second for lost messages: speed is understated",
-                outcome.window_restarts
+                "{} times a window waited a second for messages that were late or lost: {}",
+                outcome.window_restarts,
+                if about.mode == OPEN {
+                    "what was due meanwhile left after them"
+                } else {
+                    "speed is understated"
+                }
             ));
         }
         if outcome.overruns > 0 {

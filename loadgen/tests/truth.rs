@@ -186,6 +186,23 @@ fn one_lost_message_is_seen_and_breaks_the_promise_of_qos_1_only() {
     assert_run(Defect::Drop, "1", 1, " messages lost at QoS 1");
 }
 
+/// The generator must not wait for what is lost: what it holds back would count as the broker's latency.
+#[test]
+fn a_schedule_goes_on_whatever_is_lost() {
+    // A fan-out has the smallest window.
+    for (workload, qos, code) in [
+        ("fan-out --subscribers 1 --rate 1000", "0", 0),
+        ("pairs --rate 1000", "1", 1),
+    ] {
+        let (status, text) = run(workload, Defect::Drop, qos);
+        assert_eq!(status, Some(code), "{text}");
+        for said in ["\"lost\": 1,", "\"unsent\": 0,", " of 400 messages lost"] {
+            assert!(text.contains(said), "should say {said:?}: {text}");
+        }
+        assert!(!text.contains("a window waited"), "{text}");
+    }
+}
+
 #[test]
 fn one_duplicate_is_seen_and_breaks_the_promise_of_qos_0_only() {
     assert_run(

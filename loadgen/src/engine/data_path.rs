@@ -194,7 +194,7 @@ impl Core for Engine {
             let outstanding = self
                 .publishers
                 .iter()
-                .filter(|p| !p.window.is_empty() || !p.due_ns.is_empty())
+                .filter(|publisher| publisher.has_outstanding())
                 .count() as u64;
             let status = self.status();
             status.outstanding.store(outstanding, Ordering::Relaxed);

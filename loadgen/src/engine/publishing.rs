@@ -12,6 +12,9 @@ use super::{Engine, Run};
 
 /// Bytes of output of one connection at which publishing waits until they are sent.
 const BATCH_SIZE_MAX: usize = 64 * 1024;
+/// Of a schedule whose messages are shared out: among so many of the last ones it is seen that two have the
+/// same one.
+const SHARED_HISTORY: u64 = 1024;
 /// A message sent so much later than it was due is an overrun.
 const OVERRUN_NS: u64 = 1_000_000;
 
@@ -49,6 +52,13 @@ impl Schedule {
     }
 }
 
+impl Publisher {
+    /// Whether something is due, or under way.
+    pub(super) fn has_outstanding(&self) -> bool {
+        !self.due_ns.is_empty() || !self.window.is_empty(self.arrivals - self.surplus)
+    }
+}
+
 impl Engine {
     pub(super) fn publisher(run: &Run, global: u32, peer: u32) -> Publisher {
         let plan = &run.plan.publishers[global as usize];
@@ -80,7 +90,12 @@ impl Engine {
             templates,
             short_templates,
             qos: plan.qos,
-            window: Window::new(plan.window, plan.needed, plan.qos),
+            window: if plan.schedule.is_some() {
+                let history = if plan.is_shared { SHARED_HISTORY } else { 0 };
+                Window::open_loop(history, plan.window, plan.needed, plan.qos)
+            } else {
+                Window::new(plan.window, plan.needed, plan.qos)
+            },
             due_ns: VecDeque::with_capacity(if plan.schedule.is_some() { 64 } else { 0 }),
             is_scheduled: plan.schedule.is_some(),
             quota: plan.quota,
