@@ -1,5 +1,6 @@
 //! Who connects, who subscribes to whom, and how fast publishers may go.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -227,7 +228,7 @@ impl Plan {
     }
 
     fn add_part(&mut self, part: &Part, common: &Common) -> Result<(), Failure> {
-        self.prefix = format!("load/{}/{}", std::process::id(), self.clients.len());
+        self.prefix = format!("load/{}/{}", tag(), self.clients.len());
         let rate = match part.workload.as_str() {
             "trickle" => part.rate.or(common.rate).or(Some(1000.0)),
             _ => part.rate.or(common.rate),
@@ -446,7 +447,7 @@ impl Plan {
     }
 
     fn hold(&mut self, connections: u32, subscribe: bool, common: &Common) {
-        self.prefix = format!("load/{}/0", std::process::id());
+        self.prefix = format!("load/{}/0", tag());
         let style = Style {
             publish_qos: 0,
             subscribe_qos: common.subscribe_qos.unwrap_or(common.qos),
@@ -650,8 +651,30 @@ fn read_parts(file: &Path) -> Result<Vec<Part>, Failure> {
     Ok(parts.load)
 }
 
+/// What tells this run's Clients and topics from those of another one. Not the process id: in two containers that
+/// is the same, and the Clients of one run would take over the connections of the other.
+fn tag() -> &'static str {
+    static TAG: LazyLock<String> = LazyLock::new(|| {
+        let mut chance = RandomState::new().build_hasher().finish();
+        let letters = (0..TAG_SIZE).map(|_| {
+            let letter = TAG_LETTERS[(chance % TAG_LETTERS.len() as u64) as usize];
+            chance /= TAG_LETTERS.len() as u64;
+            char::from(letter)
+        });
+        letters.collect()
+    });
+    &TAG
+}
+
+/// With the longest index a Client Identifier stays within the 23 bytes that every broker takes [MQTT-3.1.3-5].
+const TAG_SIZE: usize = 6;
+const TAG_LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// What all Client Identifiers of this run begin with.
+pub fn client_prefix() -> String {
+    format!("load-{}", tag())
+}
+
 pub fn client_identifier(index: u32) -> String {
-    // Asked for once: it is a system call, and this is said of each connection.
-    static PROCESS: LazyLock<u32> = LazyLock::new(std::process::id);
-    format!("load-{}-{index}", *PROCESS)
+    format!("{}-{index}", client_prefix())
 }

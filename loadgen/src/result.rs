@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::options::{Common, Options};
+use crate::plan::client_prefix;
 use crate::process;
 use crate::run::Outcome;
 use crate::self_test::Ceiling;
@@ -90,6 +91,8 @@ struct StoredPart {
 struct WorkloadPart {
     name: &'static str,
     mode: &'static str,
+    /// What all its Client Identifiers begin with: by them Sessions are found that were left behind.
+    clients: String,
     options: Value,
 }
 
@@ -291,6 +294,7 @@ impl RunResult {
             workload: WorkloadPart {
                 name: about.name,
                 mode: about.mode,
+                clients: client_prefix(),
                 options: options_value(about.options),
             },
             found_rate_per_s: about.found_rate_per_s,

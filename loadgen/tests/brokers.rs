@@ -427,6 +427,26 @@ fn the_highest_rate_is_found_below_a_bound_and_every_step_is_told() {
     running.join().unwrap();
 }
 
+/// In two containers it is alike, and a Client that comes by the name of another ends its connection [MQTT-3.1.4-3].
+#[test]
+fn names_of_clients_do_not_depend_on_the_process_id() {
+    let (address, running) = start_fastmq(1);
+    let run = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["connect", "--count", "1", "--json", "-"])
+        .args(["--port", &address.port().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process_id = run.id().to_string();
+    let output = run.wait_with_output().unwrap();
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let clients = result["workload"]["clients"].as_str().unwrap();
+    assert!(clients.starts_with("load-"), "{clients}");
+    assert_ne!(clients, format!("load-{process_id}"));
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
 #[test]
 fn what_storing_took_is_told_apart_from_reading() {
     let (address, running) = start_fastmq(1);
@@ -459,15 +479,15 @@ fn has_session(address: SocketAddr, client_identifier: &str) -> bool {
 fn sessions_of_subscribers_outlive_a_run_where_that_is_asked_for() {
     let (address, running) = start_fastmq(1);
     for (more, outlives) in [(&["--persistent"][..], true), (&[], false)] {
-        let mut run = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        let run = Command::new(env!("CARGO_BIN_EXE_loadgen"))
             .args(["pairs", "--qos", "1", "--duration", "0.2", "--no-ceiling"])
-            .args(["--port", &address.port().to_string()])
+            .args(["--json", "-", "--port", &address.port().to_string()])
             .args(more)
-            .stdout(Stdio::null())
-            .spawn()
+            .output()
             .unwrap();
-        assert!(run.wait().unwrap().success());
-        let subscriber = format!("load-{}-0", run.id());
+        assert!(run.status.success());
+        let result: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        let subscriber = format!("{}-0", result["workload"]["clients"].as_str().unwrap());
         assert_eq!(has_session(address, &subscriber), outlives);
     }
     running.stopper().stop();
