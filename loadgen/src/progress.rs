@@ -41,13 +41,17 @@ impl Progress {
         if let Some(bar) = &self.bar {
             let seconds = (line.end_s - line.start_s).max(1e-9);
             bar.set_prefix("measuring");
-            bar.set_message(format!(
-                "published {:.0}/s, delivered {:.0}/s, p50 {:.0} us, p99 {:.0} us",
+            let mut said = format!(
+                "published {:.0}/s, delivered {:.0}/s",
                 line.published as f64 / seconds,
                 line.delivered as f64 / seconds,
-                line.intended.value_at_quantile(0.5) as f64 / 1e3,
-                line.intended.value_at_quantile(0.99) as f64 / 1e3,
-            ));
+            );
+            if !line.intended.is_empty() {
+                let quantile = |quantile| line.intended.value_at_quantile(quantile) as f64 / 1e3;
+                let (p50_us, p99_us) = (quantile(0.5), quantile(0.99));
+                said += &format!(", p50 {p50_us:.0} us, p99 {p99_us:.0} us");
+            }
+            bar.set_message(said);
         }
     }
 }

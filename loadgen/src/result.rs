@@ -120,8 +120,9 @@ struct TimelineLine {
     t_s: f64,
     published_per_s: f64,
     delivered_per_s: f64,
-    p50_us: f64,
-    p99_us: f64,
+    /// Of nothing that arrived there is none.
+    p50_us: Option<f64>,
+    p99_us: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,7 +173,8 @@ pub struct RunResult {
     measured_s: f64,
     published: u64,
     delivered: u64,
-    published_per_s: f64,
+    /// Not of what was stored before it was measured: that has a speed of its own.
+    published_per_s: Option<f64>,
     pub delivered_per_s: f64,
     truth: Truth,
     latency_us: Latencies,
@@ -263,12 +265,16 @@ impl RunResult {
         let timeline = outcome.lines.iter().map(|line| {
             let seconds = (line.end_s - line.start_s).max(1e-9);
             let zero_s = outcome.lines.first().map_or(0.0, |first| first.start_s);
+            let quantile = |quantile| {
+                let latency = &line.intended;
+                (!latency.is_empty()).then(|| microseconds(latency.value_at_quantile(quantile)))
+            };
             TimelineLine {
                 t_s: line.end_s - zero_s,
                 published_per_s: line.published as f64 / seconds,
                 delivered_per_s: line.delivered as f64 / seconds,
-                p50_us: microseconds(line.intended.value_at_quantile(0.5)),
-                p99_us: microseconds(line.intended.value_at_quantile(0.99)),
+                p50_us: quantile(0.5),
+                p99_us: quantile(0.99),
             }
         });
         Self {
@@ -301,10 +307,12 @@ impl RunResult {
             measured_s: outcome.measured_s,
             published,
             delivered,
-            published_per_s: if is_timed {
-                published as f64 / seconds
+            published_per_s: if outcome.stored.is_some() {
+                None
+            } else if is_timed {
+                Some(published as f64 / seconds)
             } else {
-                0.0
+                Some(0.0)
             },
             delivered_per_s: if is_timed { delivered_per_s } else { 0.0 },
             truth,
@@ -404,7 +412,9 @@ impl RunResult {
         if workload.name == CONNECT {
             writeln!(out, "  connections {:.0}/s", self.delivered_per_s)?;
         } else if self.published > 0 {
-            writeln!(out, "  published   {:.0}/s", self.published_per_s)?;
+            if let Some(rate) = self.published_per_s {
+                writeln!(out, "  published   {rate:.0}/s")?;
+            }
             writeln!(out, "  delivered   {:.0}/s", self.delivered_per_s)?;
         }
         let latencies = [

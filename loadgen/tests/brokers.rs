@@ -455,6 +455,8 @@ fn what_storing_took_is_told_apart_from_reading() {
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(result["stored"]["count"], 200, "{result}");
     assert!(result["stored"]["per_s"].as_f64() > Some(0.0), "{result}");
+    // They were published before anything was measured.
+    assert!(result["published_per_s"].is_null(), "{result}");
     running.stopper().stop();
     running.join().unwrap();
 }
