@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::options::{Common, Workload};
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::result::KEPT_UP;
 use crate::run::{self, Outcome};
 
 /// The rate that the search begins with.
@@ -14,8 +15,6 @@ const FIRST_RATE: f64 = 1000.0;
 const LAST_RATE: f64 = 2.0;
 /// The search ends when what passes and what fails are so close.
 const PRECISION: f64 = 1.05;
-/// Share of what was due that has to have been published.
-const KEPT_UP: f64 = 0.99;
 
 /// The run at the highest rate that passed, and that rate; all rates tried as notes.
 pub fn execute(

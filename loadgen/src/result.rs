@@ -32,6 +32,8 @@ pub const COUNTED: &str = "count";
 pub const CONNECT: &str = "connect";
 /// Share of a CPU from which the generator, not the broker, may be what is measured.
 const SATURATED_SHARE: f64 = 0.97;
+/// Share of what was due that has to have been published.
+pub const KEPT_UP: f64 = 0.99;
 /// Share of the ceiling from which that is so.
 const CEILING_SHARE: f64 = 0.9;
 
@@ -249,6 +251,20 @@ impl RunResult {
                 "{} messages left more than a millisecond after they were due",
                 outcome.overruns
             ));
+        }
+        let due_per_s = outcome.due_per_s.filter(|_| is_timed && !is_self_test);
+        if let Some(due_per_s) = due_per_s {
+            // Where little is due, one is much.
+            let (kept_up, published_per_s) = (
+                KEPT_UP * due_per_s * seconds - 1.0,
+                published as f64 / seconds,
+            );
+            if (published as f64) < kept_up {
+                warnings.push(format!(
+                    "{published_per_s:.0}/s were published where {due_per_s:.0}/s were due: \
+                     the rate was not reached"
+                ));
+            }
         }
         if about.mode != COUNTED && !is_self_test && delivered == 0 {
             warnings.push("nothing was delivered while it was measured".to_owned());

@@ -262,6 +262,24 @@ fn what_is_delivered_and_never_acknowledged_breaks_a_promise() {
 }
 
 #[test]
+fn what_a_schedule_could_not_send_is_told_and_is_no_promise_of_the_broker() {
+    let (status, text) = run("pairs --rate 200", Defect::NoAck, "1");
+    assert_eq!(status, Some(1), "{text}");
+    for said in [
+        " messages at QoS 1 were due and never sent",
+        "/s were published where 200/s were due: the rate was not reached",
+    ] {
+        assert!(text.contains(said), "should say {said:?}: {text}");
+    }
+    assert_eq!(text.matches("BROKEN PROMISE").count(), 1, "{text}");
+}
+
+#[test]
+fn a_second_in_which_nothing_arrives_has_no_latency() {
+    assert_run(Defect::NoAck, "1", 1, "\"p99_us\": null");
+}
+
+#[test]
 fn one_swap_is_seen_at_every_qos() {
     assert_run(
         Defect::Swap,
@@ -287,6 +305,13 @@ fn one_changed_byte_is_seen() {
 #[test]
 fn broker_that_goes_away_ends_the_run_with_an_error() {
     assert_run(Defect::Die, "1", 2, "the broker closed the connection");
+    // Nobody waited for what was under way.
+    let (_, text) = run("pairs", Defect::Die, "1");
+    assert!(
+        text.contains(" messages lost at QoS 1 when the run broke off"),
+        "{text}"
+    );
+    assert!(!text.contains("BROKEN PROMISE"), "{text}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::engine::{Command, End, Event, Interval, Run, Status, TICK_NS, histogr
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::options::Common;
-use crate::plan::Script;
+use crate::plan::{Plan, Script};
 use crate::process::{self, Cost};
 use crate::progress::Progress;
 
@@ -429,7 +429,10 @@ impl Conductor<'_> {
         self.progress.phase("closing", 0.0);
         let joined = running.join().err().map(Failure::from);
         let error = error.or(joined);
-        let verdict = self.verdict();
+        let broke_off = error
+            .as_ref()
+            .is_some_and(|failure| !matches!(failure, Failure::Interrupted));
+        let verdict = self.verdict(broke_off);
         let is_load = self.run.plan.script == Script::Load;
         // The sum of nothing is a negative zero.
         let cpu_s = 0.0 + self.busy.iter().map(|(cpu, _)| cpu).sum::<f64>();
@@ -448,6 +451,7 @@ impl Conductor<'_> {
             measured_s: self.measured_s.unwrap_or(time_s / threads),
             published: if is_load { self.published } else { published },
             delivered: if is_load { self.delivered } else { delivered },
+            due_per_s: due_per_s(&self.run.plan),
             truth: verdict.truth,
             broken: verdict.broken,
             allowed: verdict.allowed,
@@ -464,6 +468,11 @@ impl Conductor<'_> {
             memory_kib: self.memory_kib,
         }
     }
+}
+
+fn due_per_s(plan: &Plan) -> Option<f64> {
+    let all_scheduled = plan.publishers.iter().all(|p| p.schedule.is_some());
+    (all_scheduled && !plan.schedules.is_empty()).then(|| plan.schedules.iter().sum())
 }
 
 fn nanoseconds(seconds: f64) -> u64 {

@@ -56,6 +56,8 @@ pub struct Outcome {
     pub measured_s: f64,
     pub published: u64,
     pub delivered: u64,
+    /// What the schedules ask for, where every load has one.
+    pub due_per_s: Option<f64>,
     pub truth: Truth,
     /// Every promise the broker broke.
     pub broken: Vec<String>,
