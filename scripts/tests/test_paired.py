@@ -8,6 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from perf import paired  # noqa: E402
+from scripts import script  # noqa: E402
+
+perf_compare = script("perf-compare")
 
 
 def runs(chance, count, cost, noise, drift):
@@ -100,6 +103,23 @@ class Trials(unittest.TestCase):
     def test_noise_larger_than_the_difference_is_not_called_anything(self):
         verdicts = {trial(seed, 1.02, noise=0.15).verdict for seed in range(20)}
         self.assertNotIn(paired.NO_DIFFERENCE, verdicts)
+
+
+class Advice(unittest.TestCase):
+    """What stands below the table."""
+
+    def said(self, verdict):
+        comparison = {"verdict": verdict, "interval": (-1.0, 24.3), "floor": 10.6}
+        return "\n".join(perf_compare.advice({"pipe": {"comparison": comparison}}))
+
+    def test_what_is_slower_is_named_with_the_script_that_says_where(self):
+        self.assertRegex(self.said(paired.SLOWER), "Slower: pipe.*perf-profile")
+
+    def test_what_could_not_be_told_is_not_passed_over_as_no_difference(self):
+        self.assertRegex(self.said(paired.CANNOT_TELL), r"pipe \(up to 24.3 %\).*--runs")
+
+    def test_a_clear_result_needs_no_advice(self):
+        self.assertEqual(self.said(paired.NO_DIFFERENCE) + self.said(paired.FASTER), "")
 
 
 if __name__ == "__main__":
