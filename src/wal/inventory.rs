@@ -13,6 +13,7 @@
 //! # Always true
 //! - A segment is on the disk, with its header, before it is named here, and gets frames after that.
 //! - It is not named here any more before it is removed. One that is named is replaced in one step only.
+//! - What is before the first that is named does not count. It is removed by the next start, if it is still there.
 //! - So whenever the process or the power ends, what is named is there, and what is not named and behind
 //!   it holds no frame.
 //!

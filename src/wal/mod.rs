@@ -57,7 +57,7 @@
 //! | it gets frames | the inventory, and but for `always` all frames of the segment before it |
 //! | the part of a segment that failed has a new one | all frames of that part, in the new one |
 //! | the inventory forgets old segments | the snapshot that replaces them, and what other shards had under way |
-//! | old segments are removed, oldest first | the inventory |
+//! | old segments are removed, in any order | the inventory |
 //! | `STORE` names another generation | all frames and names of that one, and `STORE.new` |
 //! | the generation before is removed | `STORE` |
 //! | a broker that starts promises anything | all it has found, written again where nobody says that it was synced; the inventories |

@@ -298,6 +298,9 @@ pub fn open(
         }
         storage.sync().map_err(directory.at(""))?;
     }
+    for name in logs.iter().flat_map(|log| &log.forgotten) {
+        directory.remove(name)?;
+    }
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
@@ -525,6 +528,8 @@ struct ReadLog {
     /// The frame that comes next.
     next: Lsn,
     segments: Vec<SegmentName>,
+    /// Segments that were to be removed: what they say has been said anew.
+    forgotten: Vec<SegmentName>,
     bytes: u64,
     /// Files with room, or an unfinished write, behind their last frame, and where that ends.
     ends: Vec<(String, u64)>,
@@ -631,16 +636,21 @@ fn inventories(
 /// Reads a log. One thread reads and checks its files, this one replays what it has found.
 fn read_log(
     directory: &Directory,
-    segments: Vec<SegmentName>,
+    mut segments: Vec<SegmentName>,
     listed: Option<Listed>,
     recover: bool,
     clock: WallClock,
     ports: &[u16],
 ) -> Result<(ReadLog, Report), OpenError> {
+    let extent = extent(directory, &segments, listed)?;
+    // Which of those the end of the process or of the power has left, nobody knows.
+    let kept = segments.split_off(segments.partition_point(|name| name.first < extent.first));
+    let forgotten = std::mem::replace(&mut segments, kept);
     let mut replay = Replay::new(clock, ports);
     let (feed, steps) = blocks(clock);
     let (replayed, files) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read_files(directory, &segments, listed, recover, feed));
+        let reader =
+            scope.spawn(|| read_files(directory, &segments, listed, extent, recover, feed));
         let replayed = steps.replay(&mut replay);
         let files = reader.join();
         (
@@ -676,6 +686,7 @@ fn read_log(
         replayed: replay.finish(),
         next,
         segments: segments.collect(),
+        forgotten,
         bytes: report.bytes,
         ends,
         unsynced,
@@ -721,11 +732,11 @@ fn read_files(
     directory: &Directory,
     segments: &[SegmentName],
     listed: Option<Listed>,
+    extent: Extent,
     recover: bool,
     mut feed: Feed,
 ) -> Result<(ReadFiles, Report), Stop> {
     let mut report = Report::default();
-    let extent = extent(directory, segments, listed)?;
     for path in missing(directory, segments, listed, extent) {
         if !recover {
             return Err(OpenError::Missing { path }.into());

@@ -527,7 +527,7 @@ impl Writer {
             tracing::warn!("{}: {error}", self.storage.path(&name).display());
             return;
         }
-        // The oldest first, and none after one that stays: a log must have no gaps.
+        // Whichever of them are there at the next start are removed then.
         let mut removed = 0;
         for name in self.full.iter().take(count) {
             let name = name.file_name();
@@ -538,11 +538,6 @@ impl Writer {
             removed += 1;
         }
         self.full.drain(..removed);
-        if removed > 0
-            && let Err(error) = self.storage.sync()
-        {
-            tracing::warn!("{}: {error}", self.storage.path("").display());
-        }
     }
 }
 

@@ -664,7 +664,15 @@ impl Scene<'_> {
             return Vec::new();
         };
         let mut places = Vec::new();
-        let counts = |name: &SegmentName| name.generation == manifest.generation;
+        let first = |shard| {
+            directory
+                .extent(manifest.generation, shard)
+                .map_or(0, |it| it.first)
+        };
+        // What was to be removed may still be there.
+        let counts = |name: &SegmentName| {
+            name.generation == manifest.generation && name.first >= first(name.shard)
+        };
         for (index, name) in segments.iter().enumerate().filter(|(_, name)| counts(name)) {
             let following = segments.get(index + 1);
             let following = following.filter(|it| counts(it) && it.shard == name.shard);
