@@ -1,9 +1,11 @@
 //! A disk under control: it forgets what was not brought to it, tears, refuses, runs full, rots.
 //!
 //! What processes see is the cache. What a power failure leaves is the platter: everything that a sync
-//! brought there, and of what came later whatever chance decides, sector by sector. Names are kept as
-//! a journaling file system keeps them: in order, up to some point. After a sync that failed the cache
-//! counts as clean, so the next one succeeds and brings nothing.
+//! brought there, and of what came later whatever chance decides, sector by sector. Changes of names since
+//! they were last brought there are kept or lost one by one, in any order: a journaling file system keeps
+//! them up to some point, others promise nothing, and all that can be relied on is that a file has its old
+//! name or its new one. After a sync that failed the cache counts as clean, so the next one succeeds and
+//! brings nothing.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +41,7 @@ struct State {
     random: Random,
     faults: Faults,
     names: BTreeMap<String, usize>,
-    /// Changes of names since they were last brought to the platter.
+    /// Changes of names since they were last brought to the platter, oldest first.
     renamings: Vec<Renaming>,
     names_on_platter: BTreeMap<String, usize>,
     files: Vec<File>,
@@ -47,11 +49,9 @@ struct State {
     syncs: u64,
 }
 
+/// Names that change at once, and the files that they are of then, if any.
 #[derive(Clone, Debug)]
-enum Renaming {
-    Set(String, usize),
-    Remove(String),
-}
+struct Renaming(Vec<(String, Option<usize>)>);
 
 #[derive(Clone, Debug, Default)]
 struct File {
@@ -116,10 +116,12 @@ impl File {
 
 impl Renaming {
     fn apply(self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Set(name, file) => names.insert(name, file),
-            Self::Remove(name) => names.remove(&name),
-        };
+        for (name, file) in self.0 {
+            match file {
+                Some(file) => names.insert(name, file),
+                None => names.remove(&name),
+            };
+        }
     }
 }
 
@@ -143,9 +145,32 @@ impl State {
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn rename(&mut self, renaming: Renaming) {
+    fn rename(&mut self, names: Vec<(String, Option<usize>)>) {
+        let renaming = Renaming(names);
         renaming.clone().apply(&mut self.names);
         self.renamings.push(renaming);
+    }
+
+    /// The power fails: some changes of names come to the platter, and the others never happened.
+    fn leak_names(&mut self) {
+        let Self {
+            random, renamings, ..
+        } = self;
+        match random.below(3) {
+            // As a journal keeps them.
+            0 => renamings.truncate(random.below(renamings.len() + 1)),
+            1 => renamings.retain(|_| random.chance(50)),
+            // All but one: what only counts together with another one is seen without it.
+            _ if renamings.is_empty() => {}
+            _ => drop(renamings.remove(random.below(renamings.len()))),
+        }
+        self.sync_names();
+    }
+
+    fn sync_names(&mut self) {
+        for renaming in self.renamings.drain(..) {
+            renaming.apply(&mut self.names_on_platter);
+        }
     }
 }
 
@@ -216,10 +241,7 @@ impl Disk {
     pub fn lose_power(&self) {
         let state = &mut *self.state();
         state.faults = Faults::default();
-        let kept = state.random.below(state.renamings.len() + 1);
-        for renaming in state.renamings.drain(..).take(kept) {
-            renaming.apply(&mut state.names_on_platter);
-        }
+        state.leak_names();
         state.names = state.names_on_platter.clone();
         for file in &mut state.files {
             file.leak(&mut state.random);
@@ -267,16 +289,27 @@ impl Storage for Disk {
     }
 
     fn create(&self, name: &str, size: u64) -> io::Result<Box<dyn StoredFile>> {
-        let mut state = self.state();
+        let state = &mut *self.state();
         state.begin()?;
-        if state.faults.is_full {
-            return Err(io::ErrorKind::StorageFull.into());
+        // One that is there stays the same file, whatever else its name is going to be.
+        let file = match state.names.get(name) {
+            Some(&file) => file,
+            None => {
+                let file = state.files.len();
+                state.files.push(File::default());
+                state.rename(vec![(name.to_owned(), Some(file))]);
+                file
+            }
+        };
+        if !state.files[file].cache.is_empty() {
+            state.files[file].change(Change::Resize(0));
         }
-        let mut file = File::default();
-        file.change(Change::Resize(size as usize));
-        state.files.push(file);
-        let file = state.files.len() - 1;
-        state.rename(Renaming::Set(name.to_owned(), file));
+        if size > 0 {
+            if state.faults.is_full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state.files[file].change(Change::Resize(size as usize));
+        }
         let disk = self.clone();
         Ok(Box::new(Open { disk, file }))
     }
@@ -302,11 +335,7 @@ impl Storage for Disk {
         let mut state = self.state();
         state.begin()?;
         let file = state.find(from)?;
-        // Both at once, as a journal keeps them.
-        let from = Renaming::Remove(from.to_owned());
-        from.clone().apply(&mut state.names);
-        state.rename(Renaming::Set(to.to_owned(), file));
-        state.renamings.push(from);
+        state.rename(vec![(from.to_owned(), None), (to.to_owned(), Some(file))]);
         Ok(())
     }
 
@@ -314,16 +343,14 @@ impl Storage for Disk {
         let mut state = self.state();
         state.begin()?;
         state.find(name)?;
-        state.rename(Renaming::Remove(name.to_owned()));
+        state.rename(vec![(name.to_owned(), None)]);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let state = &mut *self.state();
         state.begin()?;
-        for renaming in state.renamings.drain(..) {
-            renaming.apply(&mut state.names_on_platter);
-        }
+        state.sync_names();
         Ok(())
     }
 }
@@ -369,7 +396,7 @@ impl StoredFile for Open {
         if outcome.is_ok() {
             file.sync();
             state.syncs += 1;
-        } else if state.faults.power_for.is_none() {
+        } else if state.faults.power_for != Some(0) {
             file.leak(&mut state.random);
         }
         outcome

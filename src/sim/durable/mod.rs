@@ -527,7 +527,9 @@ impl Scene<'_> {
         self.report.crashes += 1;
         self.stored.clear();
         self.disk.set_faults(Faults::default());
-        if is_power_loss {
+        // At the end, or while the broker starts, or at both.
+        let fails_at_start = is_power_loss && self.random.chance(30);
+        if is_power_loss && !(fails_at_start && self.random.chance(50)) {
             self.disk.lose_power();
         }
         self.note(format!("--- the end; of the power too: {is_power_loss}"));
@@ -541,8 +543,7 @@ impl Scene<'_> {
             self.damage()?;
             self.lose_file()?;
         }
-        if is_power_loss && self.random.chance(30) {
-            // It fails again while the broker starts.
+        if fails_at_start {
             let power_for = Some(self.random.below(60));
             self.disk.set_faults(Faults {
                 power_for,
