@@ -28,6 +28,8 @@ pub struct Faults {
     pub is_full: bool,
     /// Percent of operations that fail.
     pub failing: usize,
+    /// What a sync that fails did not bring to the platter is not shown for long either.
+    pub forgets: bool,
     /// Operations until the power fails; everything fails from then on.
     pub power_for: Option<usize>,
 }
@@ -398,6 +400,9 @@ impl StoredFile for Open {
             state.syncs += 1;
         } else if state.faults.power_for != Some(0) {
             file.leak(&mut state.random);
+            if state.faults.forgets {
+                file.cache.clone_from(&file.platter);
+            }
         }
         outcome
     }

@@ -633,6 +633,13 @@ impl World {
         log.is_none_or(|(_, writer)| writer.is_synced())
     }
 
+    /// Whether the disk of one shard has a log without gaps.
+    #[must_use]
+    pub fn is_whole(&self, index: usize) -> bool {
+        let log = self.hosts[index].log.as_ref();
+        log.is_none_or(|(_, writer)| writer.is_whole())
+    }
+
     /// Turns of all shards until nothing moves. False if that takes more than `rounds_max` of them.
     pub fn settle(&mut self, rounds_max: usize) -> bool {
         for _ in 0..rounds_max {

@@ -136,7 +136,7 @@ impl Log {
     /// Passes on what the disk has done, and gives it what has come meanwhile.
     pub fn turn(&mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
         // HOT: per turn. A writer that was asked nothing since and has nothing to make good has nothing to say.
-        if self.is_writing || self.synced + 1 < self.next || self.is_refused {
+        if self.is_writing || self.synced + 1 < self.next || self.is_refused || self.lost > 0 {
             while let Ok(response) = self.responses.try_recv() {
                 self.handle(response, shard, now, effects);
             }

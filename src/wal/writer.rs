@@ -14,6 +14,8 @@
 //! the disk without it. That part is read back as long as the system has it, and is the beginning of the next segment,
 //! which has its name only once the disk has all of it: neither the end of the process nor of the power finds less
 //! than there was before. Nothing behind that part counts as synced earlier, so no snapshot does that lies in it.
+//! What the system has forgotten meanwhile is lost: the shard says all anew, and that is synced without delay, since
+//! until it replaces what was before, a start finds a gap.
 
 #![forbid(unsafe_code)]
 
@@ -124,8 +126,9 @@ pub struct Writer {
     written: Lsn,
     synced: Lsn,
     unsynced_since: Option<Instant>,
-    /// Frames were written that the disk may not have, and that cannot be written again.
-    is_doubtful: bool,
+    /// The last of the frames that were written, that the disk may not have, and that cannot be written again, as long
+    /// as nothing has replaced them. Zero: there are none.
+    lost: Lsn,
     stalled: bool,
 }
 
@@ -170,7 +173,7 @@ impl Writer {
             written: next - 1,
             synced: next - 1,
             unsynced_since: None,
-            is_doubtful: false,
+            lost: 0,
             stalled: false,
         }
     }
@@ -195,7 +198,7 @@ impl Writer {
     /// Best effort for the weaker promises, since `always` has synced already; and so that the next start
     /// notices if the last segment has lost its end meanwhile.
     pub(crate) fn finish(&mut self) {
-        if self.sync().is_ok() && !self.is_doubtful && self.segment.is_some() {
+        if self.sync().is_ok() && self.lost == 0 && self.segment.is_some() {
             let extent = self.inventory.extent();
             let _ = self.inventory.set(Extent {
                 stored: extent.stored.max(self.written),
@@ -206,18 +209,24 @@ impl Writer {
 
     /// How long to wait for a request.
     fn patience(&self, now: Instant) -> Duration {
-        match (self.durability, self.unsynced_since) {
-            _ if self.refused.is_some() || self.unsynced.is_some() => RETRY_AFTER,
-            (Durability::Interval(every), Some(since)) => every.saturating_sub(now - since),
-            _ => WAIT_MAX,
+        if self.refused.is_some() || self.unsynced.is_some() {
+            return RETRY_AFTER;
         }
+        self.sync_at().map_or(WAIT_MAX, |at| at - now)
+    }
+
+    /// When a sync that nobody waits for is due.
+    fn sync_at(&self) -> Option<Instant> {
+        let every = match self.durability {
+            Durability::Interval(every) => every,
+            Durability::Os if self.lost > 0 => RETRY_AFTER,
+            Durability::Always | Durability::Os => return None,
+        };
+        self.unsynced_since.map(|since| since + every)
     }
 
     fn is_sync_due(&self, now: Instant) -> bool {
-        matches!(
-            (self.durability, self.unsynced_since),
-            (Durability::Interval(every), Some(since)) if now - since >= every
-        )
+        self.sync_at().is_some_and(|at| at <= now)
     }
 
     /// One thing that is to be done `now`, without waiting: a request, what the disk refused before, or a sync
@@ -241,6 +250,12 @@ impl Writer {
         self.synced == self.written
     }
 
+    /// Whether the log has no gap that a start would find.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.unsynced.is_none() && self.lost == 0
+    }
+
     fn handle(&mut self, request: Request, now: Instant) {
         match request {
             Request::Write {
@@ -257,6 +272,10 @@ impl Writer {
             }
             Request::Forget { before } => {
                 self.forget(before);
+                if before > self.lost && self.lost > 0 {
+                    // The gap is still there, so all is said once more.
+                    self.respond(Response::Lost { last: self.lost });
+                }
                 // That may have made room.
                 self.go_on(now);
             }
@@ -427,7 +446,7 @@ impl Writer {
                 storage.path(&unsynced.name.file_name()).display()
             );
             self.unsynced = None;
-            self.is_doubtful = true;
+            self.lost = last;
             self.full.retain(|name| *name != unsynced.name);
             self.full.push(unsynced.name);
             self.respond(Response::Lost { last });
@@ -526,6 +545,9 @@ impl Writer {
             let name = self.inventory.file_name();
             tracing::warn!("{}: {error}", self.storage.path(&name).display());
             return;
+        }
+        if first > self.lost {
+            self.lost = 0;
         }
         // Whichever of them are there at the next start are removed then.
         let mut removed = 0;

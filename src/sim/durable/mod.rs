@@ -97,6 +97,8 @@ struct Scene<'a> {
     stored: Vec<u64>,
     /// Draws what only brokers of a weaker promise do.
     weaker: Random,
+    /// What counts as stored may be on no disk, until it is said anew.
+    may_lack: bool,
     report: DurableReport,
 }
 
@@ -157,6 +159,7 @@ pub fn simulate_durable(
         moment: 0,
         stored: Vec::new(),
         weaker,
+        may_lack: false,
         report: DurableReport::default(),
         random,
         tail,
@@ -176,6 +179,9 @@ impl Scene<'_> {
             }
             if may_rest {
                 self.rest(&mut world)?;
+            }
+            if std::mem::take(&mut self.may_lack) {
+                self.make_good(&mut world)?;
             }
             if self.random.chance(20) {
                 self.note("--- it is told to end".to_owned());
@@ -369,6 +375,9 @@ impl Scene<'_> {
             }
             97 => world.pass(Duration::from_millis(self.random.below(50) as u64)),
             98 if self.random.one_in(10) => {
+                let forgets = self.random.chance(50);
+                // Where acknowledgements do not wait for a sync.
+                self.may_lack |= forgets && self.options.durability != Durability::Always;
                 self.disk.set_faults(match self.random.below(4) {
                     0 => Faults {
                         is_full: true,
@@ -376,10 +385,12 @@ impl Scene<'_> {
                     },
                     1 => Faults {
                         failing: 100,
+                        forgets,
                         ..Faults::default()
                     },
                     _ => Faults {
                         failing: 30,
+                        forgets,
                         ..Faults::default()
                     },
                 });
@@ -392,6 +403,24 @@ impl Scene<'_> {
         }
         self.observe(world);
         Ok(())
+    }
+
+    /// The disk works until what it has lost of the log is said anew: before that, a failure would take it.
+    fn make_good(&mut self, world: &mut World) -> Result<(), Violation> {
+        self.disk.set_faults(Faults::default());
+        for _ in 0..REST_ROUNDS {
+            let mut has_moved = false;
+            for shard in 0..world.shard_count() {
+                world.turn(shard, &mut Pace::Full);
+                has_moved |= world.turn_disk(shard);
+            }
+            self.observe(world);
+            world.pass(Duration::from_millis(1));
+            if !has_moved && (0..world.shard_count()).all(|shard| world.is_whole(shard)) {
+                return Ok(());
+            }
+        }
+        Err(Violation("the log is never whole".to_owned()))
     }
 
     /// All Clients are there, all of them read and answer, the disk works: everything that is under

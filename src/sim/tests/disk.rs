@@ -61,6 +61,12 @@ impl Broker {
 
     /// Hears what a Client says `now`, while the disk does so many things. How many PUBACKs it sends.
     fn hear(&mut self, key: ConnectionKey, bytes: &[u8], now: Instant, steps: usize) -> usize {
+        let output = self.answer(key, bytes, now, steps);
+        packets(&output).filter(|it| it[0] == 0x40).count()
+    }
+
+    /// The same, and all that it sends.
+    fn answer(&mut self, key: ConnectionKey, bytes: &[u8], now: Instant, steps: usize) -> Vec<u8> {
         let Self { shard, effects, .. } = self;
         // While the disk refuses, nothing is read.
         let _ = shard.handle_bytes(key, bytes, now, effects);
@@ -71,12 +77,7 @@ impl Broker {
         self.log.turn(shard, now, effects);
         let mut output = Vec::new();
         shard.take_output(key, &mut output);
-        let (mut rest, mut acknowledged) = (&output[..], 0);
-        while let [first, size, ..] = *rest {
-            acknowledged += usize::from(first == 0x40);
-            rest = &rest[2 + usize::from(size)..];
-        }
-        acknowledged
+        output
     }
 
     /// Has the disk do what is left, and what is due `now`.
@@ -85,6 +86,17 @@ impl Broker {
             self.log.turn(&mut self.shard, now, &mut self.effects);
         }
     }
+}
+
+/// Each of some packets of less than 128 bytes.
+fn packets(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let size = 2 + usize::from(*rest.get(1)?);
+        let (packet, after) = rest.split_at(size);
+        rest = after;
+        Some(packet)
+    })
 }
 
 /// CONNECT of a Client whose Session stays, and SUBSCRIBE to what it is going to publish.
@@ -220,6 +232,108 @@ fn with_an_interval_a_snapshot_replaces_nothing_before_the_disk_has_it() {
     }
 }
 
+/// What a broker leaves whose acknowledgements do not wait for the disk, and which was killed so many steps after a sync
+/// that failed and took with it what was to be synced. Its disk, how many messages that had before, and how many were
+/// acknowledged.
+fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usize, usize) {
+    const SYNCED: u8 = 8;
+    let options = StoreOptions {
+        durability,
+        ..options()
+    };
+    let disk = Disk::new(Random::new(seed));
+    let mut random = Random::new(seed + 1000);
+    let mut broker = Broker::try_open_with(&disk, &options).unwrap();
+    let mut now = Instant::ZERO;
+    let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
+    broker.hear(key, CONNECT, now, 4);
+    broker.hear(key, SUBSCRIBE, now, 4);
+    let mut acknowledged = 0;
+    for number in 1..=SYNCED {
+        acknowledged += broker.hear(key, &publish(0x32, b't', number), now, 4);
+    }
+    now = now + INTERVAL;
+    broker.rest(now);
+    broker.writer.finish();
+    // So that the log is being said anew, or has been, or has not.
+    for number in 1..=random.between(1, 60) as u8 {
+        broker.hear(key, &publish(0x33, b'r', number), now, random.between(1, 4));
+        now = now + INTERVAL / 50;
+    }
+    broker.hear(key, &[], now, 4);
+    for number in SYNCED + 1..=SYNCED + 14 {
+        if number == SYNCED + 5 {
+            disk.set_faults(Faults {
+                failing: 100,
+                forgets: true,
+                ..Faults::default()
+            });
+            now = now + INTERVAL;
+        }
+        acknowledged += broker.hear(key, &publish(0x32, b't', number), now, 2);
+    }
+    disk.set_faults(Faults::default());
+    for _ in 0..steps {
+        acknowledged += broker.hear(key, &[], now, 1);
+        now = now + INTERVAL / 10;
+    }
+    (disk, usize::from(SYNCED), acknowledged)
+}
+
+const SOME_TIME: [Durability; 2] = [Durability::Interval(INTERVAL), Durability::Os];
+
+#[test]
+fn what_a_failed_sync_took_for_good_is_said_anew_and_is_there_after_a_failure_of_the_power() {
+    for (seed, durability) in (0..200).flat_map(|seed| SOME_TIME.map(|it| (seed, it))) {
+        let (disk, _, acknowledged) = lost_for_good(seed, durability, 400);
+        let directory = disk.directory();
+        let first = directory.extent(1, 0).unwrap().first;
+        let mut segments = directory.segments().unwrap().into_iter();
+        assert!(segments.all(|name| name.first >= first), "seed {seed}");
+        let options = StoreOptions {
+            durability,
+            ..options()
+        };
+        let found = |disk: &Disk| {
+            Broker::try_open_with(disk, &options)
+                .unwrap_or_else(|error| panic!("seed {seed}, {durability:?}: {error}"))
+                .report
+        };
+        let killed = found(&disk.copy());
+        disk.lose_power();
+        let failed = found(&disk);
+        // Of what came last nobody has said when a sync of it begins.
+        let is_lost = durability == Durability::Os;
+        for report in [killed, failed].iter().take(if is_lost { 1 } else { 2 }) {
+            assert!(
+                report.deliveries >= acknowledged && acknowledged > 11 && report.retained == 1,
+                "seed {seed}, {durability:?}: {acknowledged} and {report:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_failed_sync_took_for_good_replaces_nothing_that_the_disk_had_before() {
+    for (seed, durability) in (0..400).flat_map(|seed| SOME_TIME.map(|it| (seed, it))) {
+        let steps = Random::new(seed).below(40);
+        let (disk, synced, _) = lost_for_good(seed, durability, steps);
+        if seed % 2 == 0 {
+            disk.lose_power();
+        }
+        let options = StoreOptions {
+            durability,
+            recover: true,
+            ..options()
+        };
+        let report = Broker::try_open_with(&disk, &options).unwrap().report;
+        assert!(
+            report.sessions == 1 && report.deliveries >= synced,
+            "seed {seed}, {durability:?}: {report:?}"
+        );
+    }
+}
+
 #[test]
 fn a_store_that_leaves_syncs_to_the_system_opens_after_failures_of_the_disk_and_the_power() {
     for seed in 0..300 {
@@ -245,11 +359,7 @@ fn live(disk: &Disk, messages: u8, later: Option<Faults>) -> Option<usize> {
         }
         let mut output = Vec::new();
         broker.shard.take_output(key, &mut output);
-        let mut rest = &output[..];
-        while let [first, size, ..] = *rest {
-            acknowledged += usize::from(first == 0x40);
-            rest = &rest[2 + usize::from(size)..];
-        }
+        acknowledged += packets(&output).filter(|it| it[0] == 0x40).count();
     };
     send(&mut broker, b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01a");
     send(&mut broker, b"\x82\x06\0\x01\0\x01t\x01");
@@ -356,6 +466,7 @@ fn a_store_opens_after_any_failures_of_a_disk_that_is_full_or_refuses() {
             let faults = Faults {
                 is_full: seed % 3 == 0 && life % 2 == 1,
                 failing: 10 * (seed % 4) as usize,
+                forgets: seed % 8 > 3,
                 power_for: None,
             };
             all = found + live(&disk, 30, Some(faults)).unwrap();
