@@ -29,8 +29,8 @@ pub(super) const RETAINED: &str = "r/#";
 const WILLS: &str = "w/#";
 /// Topics with a retained message, `r/0` and so on.
 pub(super) const RETAINED_TOPICS: usize = 4;
-/// Packet Identifiers a Client uses: few, so that they come again soon.
-const IDENTIFIERS: u16 = 40;
+/// Packet Identifiers a Client uses: few, so that they come again soon, or at once.
+const IDENTIFIERS: [u16; 2] = [10, 40];
 /// Exchanges a Client has under way at most.
 const WINDOW: usize = 8;
 /// Message Expiry Intervals, of messages that have one.
@@ -249,6 +249,7 @@ pub(super) struct Client {
     ended: BTreeMap<u16, u64>,
     stale: BTreeSet<u16>,
     next_identifier: u16,
+    identifiers: u16,
     /// Messages of QoS 1 and 2, from 1.
     pub(super) published: [BTreeMap<u32, Published>; 2],
     /// Messages of QoS 0, which may be lost.
@@ -270,15 +271,17 @@ pub(super) struct Client {
     pub(super) retained: [Retained; RETAINED_TOPICS],
     /// QoS 2 messages received and not released.
     received: BTreeSet<u16>,
-    /// What they are.
-    unreleased: BTreeMap<u16, Content>,
+    /// What they are, and in which life of the broker they came.
+    unreleased: BTreeMap<u16, (Content, u32)>,
     /// What was released, at which moments, since a power failure last took what was not on the disk.
     released: Vec<(u64, Content)>,
     /// What may come again because of such a power failure.
     may_come_again: BTreeSet<(bool, usize, u32)>,
-    /// Such power failures, and what was taken for something of before one. The broker goes on with the Packet Identifiers
-    /// that it went on with at the start before, if of a Session nothing of the time between is left.
-    losses: u32,
+    /// Lives of the broker, and the one in which its Session began.
+    pub(super) life: u32,
+    session_life: u32,
+    /// What was taken for something of before such a power failure. The broker goes on with the Packet Identifiers that it
+    /// went on with at the start before, if of a Session nothing of the time between is left.
     taken_for_another: BTreeSet<(bool, usize, u32)>,
     /// What came, by publisher and flow.
     got: BTreeMap<(usize, usize), Vec<u32>>,
@@ -332,6 +335,7 @@ impl Client {
             ended: BTreeMap::new(),
             stale: BTreeSet::new(),
             next_identifier: 1,
+            identifiers: *random.pick(&IDENTIFIERS),
             published: Default::default(),
             unacknowledged: 0,
             shared_begun: 0,
@@ -347,7 +351,8 @@ impl Client {
             unreleased: BTreeMap::new(),
             released: Vec::new(),
             may_come_again: BTreeSet::new(),
-            losses: 0,
+            life: 0,
+            session_life: 0,
             taken_for_another: BTreeSet::new(),
             got: BTreeMap::new(),
             got_shared: BTreeMap::new(),
@@ -381,7 +386,6 @@ impl Client {
 
     /// The power has failed, and what came after the moment `safe` may be gone with it. Whether Subscriptions may be.
     pub(super) fn lose(&mut self, safe: u64) -> bool {
-        self.losses += 1;
         if self.session_since > safe {
             self.has_session = false;
         }
@@ -421,7 +425,7 @@ impl Client {
         self.retained.iter_mut().for_each(|it| it.lose(safe));
         let released = self.released.drain(..).filter(|(moment, _)| *moment > safe);
         let doubtful = released.map(|(_, content)| content);
-        let doubtful = doubtful.chain(self.unreleased.values().copied());
+        let doubtful = doubtful.chain(self.unreleased.values().map(|it| it.0));
         self.may_come_again.extend(doubtful.map(|it| it.key()));
         may_lose_subscriptions
     }
@@ -559,7 +563,7 @@ impl Client {
     fn identifier(&mut self) -> u16 {
         loop {
             let identifier = self.next_identifier;
-            self.next_identifier = identifier % IDENTIFIERS + 1;
+            self.next_identifier = identifier % self.identifiers + 1;
             if self.flows.iter().all(|flow| flow.identifier != identifier) {
                 return identifier;
             }
@@ -628,6 +632,7 @@ impl Client {
                     // [MQTT-3.2.2-5]
                     self.received.clear();
                     self.unreleased.clear();
+                    self.session_life = self.life;
                 }
                 if !self.has_session {
                     self.session_since = self.moment;
@@ -683,7 +688,7 @@ impl Client {
                 let identifier = ack.packet_identifier.get();
                 self.received.remove(&identifier);
                 let content = self.unreleased.remove(&identifier);
-                self.released.extend(content.map(|it| (self.moment, it)));
+                self.released.extend(content.map(|it| (self.moment, it.0)));
                 self.link
                     .answer(&Packet::PubComp(success(ack.packet_identifier)));
             }
@@ -767,11 +772,12 @@ impl Client {
     fn take(&mut self, publish: &Publish<'_>) -> Result<(), Violation> {
         if !self.link.take(publish, &mut self.received) {
             let identifier = publish.packet_identifier.map_or(0, PacketIdentifier::get);
-            if let Some(held) = self.unreleased.get(&identifier)
+            // What came before its Session ever outlived the broker has places of its own.
+            if let Some((held, life)) = self.unreleased.get(&identifier)
+                && *life > self.session_life
                 && let Ok(content) = Content::read(publish, self.link.version())
                 && content.key() != held.key()
                 && self.may_come_again.contains(&held.key())
-                && self.losses > 0
             {
                 self.taken_for_another.insert(content.key());
             }
@@ -786,7 +792,8 @@ impl Client {
         if publish.qos == QoS::ExactlyOnce
             && let Some(identifier) = publish.packet_identifier
         {
-            self.unreleased.insert(identifier.get(), content);
+            let held = (content, self.life);
+            self.unreleased.insert(identifier.get(), held);
         }
         let Content {
             publisher,

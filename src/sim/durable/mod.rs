@@ -564,6 +564,7 @@ impl Scene<'_> {
         self.note(format!("--- the end; of the power too: {is_power_loss}"));
         for client in &mut self.clients {
             client.drop_connection();
+            client.life += 1;
         }
         for member in &mut self.group {
             member.drop_connection();

@@ -232,6 +232,79 @@ fn with_an_interval_a_snapshot_replaces_nothing_before_the_disk_has_it() {
     }
 }
 
+/// A broker that syncs after a while, on what is on a disk, and a Client of it that has a Session.
+fn with_interval(disk: &Disk) -> (Broker, ConnectionKey) {
+    let options = StoreOptions {
+        durability: Durability::Interval(INTERVAL),
+        ..options()
+    };
+    let mut broker = Broker::try_open_with(disk, &options).unwrap();
+    let now = Instant::ZERO;
+    let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
+    broker.hear(key, CONNECT, now, 4);
+    (broker, key)
+}
+
+/// [MQTT-4.3.3-10] [MQTT-3.3.1-1]
+#[test]
+fn a_publish_under_an_identifier_whose_release_was_lost_is_another_message_unless_it_is_a_duplicate()
+ {
+    for (seed, is_released) in (0..20).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let disk = Disk::new(Random::new(seed));
+        let (mut broker, key) = with_interval(&disk);
+        broker.hear(key, SUBSCRIBE, Instant::ZERO, 4);
+        broker.hear(key, b"\x34\x06\0\x01t\0\x071", Instant::ZERO, 4);
+        broker.rest(Instant::ZERO + INTERVAL);
+        if is_released {
+            let answer = broker.answer(key, b"\x62\x02\0\x07", Instant::ZERO, 4);
+            assert!(packets(&answer).any(|it| it == b"\x70\x02\0\x07"));
+        }
+        drop(broker);
+        disk.lose_power();
+        let (mut broker, key) = with_interval(&disk);
+        let packet = if is_released {
+            b"\x34\x06\0\x01t\0\x072"
+        } else {
+            b"\x3c\x06\0\x01t\0\x071"
+        };
+        for _ in 0..2 {
+            let answer = broker.answer(key, packet, Instant::ZERO, 4);
+            assert!(packets(&answer).any(|it| it == b"\x50\x02\0\x07"));
+        }
+        broker.rest(Instant::ZERO + INTERVAL);
+        drop(broker);
+        let (broker, _) = with_interval(&disk);
+        let expected = 1 + usize::from(is_released);
+        assert_eq!(broker.report.deliveries, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_identifier_that_a_client_may_hold_though_a_power_failure_took_its_message_is_given_to_no_other()
+ {
+    const SUBSCRIBE_QOS2: &[u8] = b"\x82\x06\0\x01\0\x01t\x02";
+    let is_sent = |packet: &&[u8]| packet[0] & 0xf6 == 0x34;
+    let mut lost = 0;
+    for seed in 0..20 {
+        let disk = Disk::new(Random::new(seed));
+        let (mut broker, key) = with_interval(&disk);
+        broker.hear(key, SUBSCRIBE_QOS2, Instant::ZERO, 4);
+        broker.rest(Instant::ZERO + INTERVAL);
+        let answer = broker.answer(key, b"\x34\x06\0\x01t\0\x081", Instant::ZERO, 4);
+        let sent = packets(&answer).find(is_sent).unwrap();
+        let held = &sent[5..7];
+        drop(broker);
+        disk.lose_power();
+        let (mut broker, key) = with_interval(&disk);
+        lost += usize::from(broker.report.deliveries == 0);
+        let answer = broker.answer(key, b"\x34\x06\0\x01t\0\x092", Instant::ZERO, 4);
+        for packet in packets(&answer).filter(is_sent) {
+            assert!(&packet[5..7] != held || packet[7] == b'1', "seed {seed}");
+        }
+    }
+    assert!(lost > 0);
+}
+
 /// What a broker leaves whose acknowledgements do not wait for the disk, and which was killed so many steps after a sync
 /// that failed and took with it what was to be synced. Its disk, how many messages that had before, and how many were
 /// acknowledged.
@@ -427,6 +500,84 @@ fn fail_at_each_step(disk: &Disk, messages: u8) {
             assert!(step > 50, "only {step} steps");
             return;
         }
+    }
+}
+
+/// Has the power fail, in so many ways, at each step of a start for so many shards. The next one opens, and finds all
+/// that the first one had found if that came to its end, or in any case.
+fn fail_at_each_step_of_a_start(
+    disk: &Disk,
+    options: &StoreOptions,
+    count: usize,
+    ways: u64,
+    is_safe: bool,
+) {
+    let open = |disk: &Disk, count| disk.open(options, count, 7);
+    let before = open(&disk.copy(), 1).unwrap().report.deliveries;
+    for step in 0.. {
+        let mut is_over = false;
+        for seed in 0..ways {
+            let disk = disk.copy();
+            disk.set_random(Random::new(seed + 100 * step as u64));
+            disk.set_faults(Faults {
+                power_for: Some(step),
+                ..Faults::default()
+            });
+            is_over = open(&disk, count).is_ok();
+            disk.lose_power();
+            let store = open(&disk, 1);
+            let store = store.unwrap_or_else(|error| panic!("step {step}, seed {seed}: {error}"));
+            let found = store.report.deliveries;
+            assert!(
+                found >= before || !is_over && !is_safe,
+                "step {step}, seed {seed}: {found} of {before}"
+            );
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_start_takes_nothing_whatever_step_the_power_fails_at() {
+    let disk = Disk::new(Random::new(1));
+    for _ in 0..3 {
+        live(&disk, 20, None).unwrap();
+    }
+    for count in [1, 2] {
+        fail_at_each_step_of_a_start(&disk, &options(), count, 20, true);
+    }
+}
+
+#[test]
+fn a_start_takes_nothing_of_what_was_written_again_whatever_step_the_power_fails_at() {
+    let options = StoreOptions {
+        durability: Durability::Interval(INTERVAL),
+        ..options()
+    };
+    // Killed at each step of what follows a sync that failed.
+    for (seed, step) in (0..5).flat_map(|seed| (0..10).map(move |step| (seed, step))) {
+        let disk = Disk::new(Random::new(seed));
+        let (mut broker, key) = with_interval(&disk);
+        broker.hear(key, SUBSCRIBE, Instant::ZERO, 4);
+        for number in 1..=5 {
+            broker.hear(key, &publish(0x32, b't', number), Instant::ZERO, 4);
+        }
+        let now = Instant::ZERO + INTERVAL;
+        disk.set_faults(Faults {
+            failing: 100,
+            ..Faults::default()
+        });
+        broker.hear(key, &[], now, 1);
+        disk.set_faults(Faults {
+            power_for: Some(step),
+            ..Faults::default()
+        });
+        broker.hear(key, &[], now, 4);
+        drop(broker);
+        disk.set_faults(Faults::default());
+        fail_at_each_step_of_a_start(&disk, &options, 1, 2, false);
     }
 }
 
