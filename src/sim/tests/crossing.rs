@@ -4,6 +4,7 @@
 //! `cargo test --lib what_crosses -- --nocapture` prints the table that ARCHITECTURE.md shows.
 
 use super::*;
+use crate::config::Durability;
 use crate::sim::{Disk, Random, Traffic};
 use crate::wal::{Store, StoreOptions};
 
@@ -15,6 +16,7 @@ pub(super) struct Crossing {
     names: usize,
     /// Of a broker that stores.
     disk: Disk,
+    options: StoreOptions,
 }
 
 impl Crossing {
@@ -23,6 +25,7 @@ impl Crossing {
             bench: Bench::new(shards, &Limits::default()),
             names: 0,
             disk: Disk::new(Random::new(7)),
+            options: StoreOptions::new("unused".into()),
         };
         crossing.bench.settle();
         crossing
@@ -35,9 +38,17 @@ impl Crossing {
         crossing
     }
 
+    /// A broker that brings what it stores to the disk a second later, and whose logs are said anew soon.
+    pub(super) fn synced_later(shards: usize) -> Self {
+        let mut crossing = Self::new(shards);
+        crossing.options.durability = Durability::Interval(Duration::from_secs(1));
+        crossing.options.segment_size = 1024;
+        crossing.start(shards);
+        crossing
+    }
+
     fn open(&self, shards: usize) -> Store {
-        let options = StoreOptions::new("unused".into());
-        self.disk.open(&options, shards, 7).unwrap()
+        self.disk.open(&self.options, shards, 7).unwrap()
     }
 
     fn start(&mut self, shards: usize) {
@@ -52,6 +63,14 @@ impl Crossing {
     /// The broker is killed and started again, and once more for another number of shards between.
     pub(super) fn crash(&mut self) {
         drop(self.open(self.shards() + 1));
+        self.start(self.shards());
+        self.write();
+    }
+
+    /// The power fails and comes back: what it takes `seed` says.
+    pub(super) fn lose_power(&mut self, seed: u64) {
+        self.disk.set_random(Random::new(seed));
+        self.disk.lose_power();
         self.start(self.shards());
         self.write();
     }

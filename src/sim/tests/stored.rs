@@ -638,3 +638,114 @@ fn subscribe_that_a_crash_cuts_short_is_in_force_as_far_as_it_came_and_may_be_re
         assert_eq!(subscriptions(&crossing), 300);
     }
 }
+
+/// A member of a group on shard 0 that has left five messages, all of which the disk has.
+fn five_left(crossing: &mut Crossing) -> String {
+    let link = crossing.client_by(0, lasting);
+    let name = crossing.last_name();
+    crossing.bench.subscribe(link, "$share/g/t", options(Q1));
+    crossing.write();
+    crossing.bench.lose(link);
+    let publisher = crossing.client(0);
+    for id in 1..=5 {
+        crossing.bench.publish(publisher, "t", "x", Q1, id);
+    }
+    crossing.bench.lose(publisher);
+    crossing.write();
+    sync(crossing, &[0, 1, 2]);
+    name
+}
+
+/// A second passes, after which the disks of some shards sync what they were given.
+fn sync(crossing: &mut Crossing, shards: &[usize]) {
+    crossing.bench.pass(1.0);
+    for &shard in shards {
+        crossing.write_of(shard);
+    }
+}
+
+/// Another member, on shard 1, and something on shard 2 of which its disk has nothing yet.
+fn others(crossing: &mut Crossing) {
+    let link = crossing.client_by(1, lasting);
+    crossing.bench.subscribe(link, "$share/g/t", options(Q1));
+    crossing.write();
+    crossing.bench.lose(link);
+    crossing.write();
+    sync(crossing, &[0, 1, 2]);
+    crossing.client_by(2, lasting);
+}
+
+/// Ends the Session of this name: it hands on what it has left.
+fn end(crossing: &mut Crossing, name: &str) {
+    crossing.bench.open(v5(name));
+}
+
+fn queued(crossing: &Crossing) -> usize {
+    let world = &crossing.bench.world;
+    (0..world.shard_count())
+        .map(|shard| world.shard(shard).census().queued)
+        .sum()
+}
+
+#[test]
+fn with_an_interval_what_was_handed_on_is_kept_until_all_other_shards_have_synced_it() {
+    for seed in 0..10 {
+        let mut crossing = Crossing::synced_later(3);
+        let [one, two] = [(); 2].map(|()| five_left(&mut crossing));
+        others(&mut crossing);
+        end(&mut crossing, &one);
+        crossing.write();
+        if seed % 2 == 0 {
+            // Shard 1 has written it, and not synced; shard 2 has had nothing to sync.
+            sync(&mut crossing, &[2, 0]);
+            crossing.lose_power(seed);
+            assert_eq!(queued(&crossing), 10, "seed {seed}");
+            continue;
+        }
+        sync(&mut crossing, &[1]);
+        // While shard 2 is waited for, the next hands on to shard 1: that is another matter.
+        end(&mut crossing, &two);
+        crossing.write_of(1);
+        crossing.write_of(0);
+        crossing.write_of(2);
+        sync(&mut crossing, &[0]);
+        crossing.lose_power(seed);
+        assert_eq!(queued(&crossing), 10, "seed {seed}");
+    }
+}
+
+/// Until the end of what was handed on is on the disk of the one shard, the other one has to know where it is from.
+#[test]
+fn with_an_interval_a_snapshot_replaces_what_says_of_messages_where_they_are_from_once_that_is_synced()
+ {
+    let topic = topic_kept_by_shard_1(3);
+    for (seed, shard_2_is_late) in (0..10).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut crossing = Crossing::synced_later(3);
+        let publisher = crossing.client_by(1, v311);
+        let name = five_left(&mut crossing);
+        others(&mut crossing);
+        if !shard_2_is_late {
+            sync(&mut crossing, &[2]);
+        }
+        end(&mut crossing, &name);
+        crossing.write();
+        // Shard 0 has written, and not synced, that it is over; unless it has to wait for shard 2.
+        sync(&mut crossing, &[0, 1]);
+        crossing.write_of(0);
+        let payload = "x".repeat(100);
+        for id in 1..=100 {
+            let retained = Publish {
+                retain: true,
+                ..message(&topic, &payload, Q1, id)
+            };
+            crossing.bench.send(publisher, &Packet::Publish(retained));
+            sync(&mut crossing, &[1]);
+        }
+        if shard_2_is_late {
+            // Then it is over on shard 0, which has not written that.
+            sync(&mut crossing, &[2, 1]);
+        }
+        crossing.lose_power(seed);
+        assert_eq!(queued(&crossing), 5, "seed {seed}, {shard_2_is_late}");
+    }
+}
