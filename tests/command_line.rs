@@ -28,7 +28,16 @@ fn bad_arguments_are_refused_by_name() {
         (&["--port"], "--port"),
         (&["--bind", "nowhere at all"], "--bind"),
         // As long as the directive may be.
-        (&["--durability", "interval 60001"], "--durability"),
+        (
+            &[
+                "--test-config",
+                "--persistence-location",
+                ".",
+                "--durability",
+                "interval 60001",
+            ],
+            "--durability",
+        ),
     ];
     for (arguments, named) in cases {
         let (code, stderr) = run_to_end(command().args(arguments));
