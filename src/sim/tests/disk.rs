@@ -305,6 +305,9 @@ fn an_identifier_that_a_client_may_hold_though_a_power_failure_took_its_message_
     assert!(lost > 0);
 }
 
+/// Sessions of the broker below.
+const SESSIONS: usize = 40;
+
 /// What a broker leaves whose acknowledgements do not wait for the disk, and which was killed so many steps after a sync
 /// that failed and took with it what was to be synced. Its disk, how many messages that had before, and how many were
 /// acknowledged.
@@ -321,6 +324,14 @@ fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usiz
     let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
     broker.hear(key, CONNECT, now, 4);
     broker.hear(key, SUBSCRIBE, now, 4);
+    // More Sessions than are said anew in one turn.
+    for name in (b'0'..).take(SESSIONS - 1) {
+        let (_, before) = CONNECT.split_last().unwrap();
+        let connect = [before, &[name]].concat();
+        let other = broker.shard.handle_accept(Origin::default(), now).unwrap();
+        broker.hear(other, &connect, now, 1);
+    }
+    broker.hear(key, &[], now, 20);
     let mut acknowledged = 0;
     for number in 1..=SYNCED {
         acknowledged += broker.hear(key, &publish(0x32, b't', number), now, 4);
@@ -401,7 +412,7 @@ fn what_a_failed_sync_took_for_good_replaces_nothing_that_the_disk_had_before() 
         };
         let report = Broker::try_open_with(&disk, &options).unwrap().report;
         assert!(
-            report.sessions == 1 && report.deliveries >= synced,
+            report.sessions == SESSIONS && report.deliveries >= synced,
             "seed {seed}, {durability:?}: {report:?}"
         );
     }
