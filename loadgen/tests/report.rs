@@ -351,7 +351,21 @@ fn what_is_not_a_result_is_named_and_refused() {
     incomplete.as_object_mut().unwrap().remove("machine");
     let mut damaged = good.clone();
     damaged["latency_us"]["intended"]["histogram"] = json!("AAAA");
+    let mut impossible = good.clone();
+    impossible["timeline"][0]["p99_us"] = json!(1e308);
+    let mut backwards = good.clone();
+    backwards["timeline"][0]["t_s"] = json!(-1.0);
     for (file, content, expected) in [
+        (
+            "impossible.json",
+            impossible.to_string(),
+            "not a loadgen result: 1e308 is no figure of a run",
+        ),
+        (
+            "backwards.json",
+            backwards.to_string(),
+            "not a loadgen result: -1e0 is no figure of a run",
+        ),
         (
             "empty.json",
             String::new(),

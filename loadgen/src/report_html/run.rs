@@ -19,6 +19,9 @@ use crate::result::CONNECT;
 /// The only version of the format there is.
 pub const SCHEMA: u64 = 1;
 
+/// What seconds, microseconds and messages a second can be: a scale has an end.
+const FIGURES: std::ops::RangeInclusive<f64> = 0.0..=1e15;
+
 /// One result, where it came from, and its histograms.
 #[derive(Debug)]
 pub struct Run {
@@ -178,6 +181,33 @@ impl RunResult {
         }
     }
 
+    /// Those that charts are drawn by.
+    fn figures(&self) -> impl Iterator<Item = f64> {
+        let latencies = self.latency_us.as_ref().into_iter();
+        let latencies = latencies.flat_map(|both| [&both.intended, &both.actual]);
+        let latencies = latencies.flatten().flat_map(|latency| {
+            let Latency {
+                mean,
+                p50,
+                p90,
+                p99,
+                p999,
+                p9999,
+                max,
+                ..
+            } = latency;
+            [*mean, *p50, *p90, *p99, *p999, *p9999, *max]
+        });
+        let timeline = self.timeline.iter().flat_map(|moment| {
+            let rates = [moment.published_per_s, moment.delivered_per_s];
+            let latencies = [moment.p50_us, moment.p99_us];
+            [[Some(moment.t_s), None], rates, latencies].concat()
+        });
+        let rates = [self.published_per_s, self.delivered_per_s];
+        let of_run = [Some(self.measured_s)].into_iter().chain(rates);
+        of_run.chain(latencies).chain(timeline).flatten()
+    }
+
     /// Whether connections stand where others have messages.
     pub fn is_about_connecting(&self) -> bool {
         self.workload.name == CONNECT
@@ -235,6 +265,10 @@ pub fn read(path: &Path) -> Result<Vec<Run>, ReportError> {
         }
         let result: RunResult =
             serde_json::from_value(value).map_err(|error| not_a_result(error.to_string()))?;
+        if let Some(figure) = result.figures().find(|f| !FIGURES.contains(f)) {
+            let reason = format!("{figure:e} is no figure of a run");
+            return Err(not_a_result(reason));
+        }
         let histogram = |name: &str, latency: Option<&Latency>| {
             decode(latency)
                 .map_err(|reason| not_a_result(format!("latency_us.{name}.histogram: {reason}")))
