@@ -57,6 +57,13 @@ pub fn execute(
         let passes = against.is_empty();
         let verdict = if passes { "passes" } else { "fails" };
         let mut note = format!("{rate:.0}/s {verdict}: p99 {p99_us:.0} us");
+        if outcome.overruns > 0 {
+            // Those may be the generator's, or wait for what the broker has not taken yet.
+            note.push_str(&format!(
+                "; {} of {} left more than a millisecond late",
+                outcome.overruns, outcome.published
+            ));
+        }
         for reason in against {
             note.push_str("; ");
             note.push_str(&reason);
