@@ -155,17 +155,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How many messages a broker whose promise is that of `durability` finds after a failure of the power, and how many
 /// were acknowledged more than [`INTERVAL`] before. The disk fails now and then until then; not in that time.
 fn found_after_failures(seed: u64, durability: Durability) -> (usize, usize) {
-    let options = StoreOptions {
-        durability,
-        ..options()
-    };
     let disk = Disk::new(Random::new(seed));
     let mut random = Random::new(seed + 1000);
-    let mut broker = Broker::try_open_with(&disk, &options).unwrap();
+    let (mut broker, key) = with_durability(&disk, durability);
     let mut now = Instant::ZERO;
-    let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
     let mut acknowledged = 0;
-    broker.hear(key, CONNECT, now, 4);
     broker.hear(key, SUBSCRIBE, now, 4);
     for number in 1..=40 {
         disk.set_faults(Faults {
@@ -181,7 +175,7 @@ fn found_after_failures(seed: u64, durability: Durability) -> (usize, usize) {
     broker.rest(now + INTERVAL);
     drop(broker);
     disk.lose_power();
-    let broker = Broker::try_open_with(&disk, &options)
+    let broker = Broker::try_open_with(&disk, &promising(durability))
         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     (broker.report.deliveries, acknowledged)
 }
@@ -201,10 +195,7 @@ fn with_an_interval_a_disk_that_failed_has_everything_an_interval_after_it_works
 #[test]
 fn with_an_interval_a_snapshot_replaces_nothing_before_the_disk_has_it() {
     const MESSAGES: u8 = 8;
-    let options = StoreOptions {
-        durability: Durability::Interval(INTERVAL),
-        ..options()
-    };
+    let options = promising(Durability::Interval(INTERVAL));
     for seed in 0..300 {
         let disk = Disk::new(Random::new(seed));
         let mut random = Random::new(seed + 1000);
@@ -232,13 +223,21 @@ fn with_an_interval_a_snapshot_replaces_nothing_before_the_disk_has_it() {
     }
 }
 
+fn promising(durability: Durability) -> StoreOptions {
+    StoreOptions {
+        durability,
+        ..options()
+    }
+}
+
 /// A broker that syncs after a while, on what is on a disk, and a Client of it that has a Session.
 fn with_interval(disk: &Disk) -> (Broker, ConnectionKey) {
-    let options = StoreOptions {
-        durability: Durability::Interval(INTERVAL),
-        ..options()
-    };
-    let mut broker = Broker::try_open_with(disk, &options).unwrap();
+    with_durability(disk, Durability::Interval(INTERVAL))
+}
+
+/// The same of any promise.
+fn with_durability(disk: &Disk, durability: Durability) -> (Broker, ConnectionKey) {
+    let mut broker = Broker::try_open_with(disk, &promising(durability)).unwrap();
     let now = Instant::ZERO;
     let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
     broker.hear(key, CONNECT, now, 4);
@@ -313,16 +312,10 @@ const SESSIONS: usize = 40;
 /// acknowledged.
 fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usize, usize) {
     const SYNCED: u8 = 8;
-    let options = StoreOptions {
-        durability,
-        ..options()
-    };
     let disk = Disk::new(Random::new(seed));
     let mut random = Random::new(seed + 1000);
-    let mut broker = Broker::try_open_with(&disk, &options).unwrap();
+    let (mut broker, key) = with_durability(&disk, durability);
     let mut now = Instant::ZERO;
-    let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
-    broker.hear(key, CONNECT, now, 4);
     broker.hear(key, SUBSCRIBE, now, 4);
     // More Sessions than are said anew in one turn.
     for name in (b'0'..).take(SESSIONS - 1) {
@@ -374,10 +367,7 @@ fn what_a_failed_sync_took_for_good_is_said_anew_and_is_there_after_a_failure_of
         let first = directory.extent(1, 0).unwrap().first;
         let mut segments = directory.segments().unwrap().into_iter();
         assert!(segments.all(|name| name.first >= first), "seed {seed}");
-        let options = StoreOptions {
-            durability,
-            ..options()
-        };
+        let options = promising(durability);
         let found = |disk: &Disk| {
             Broker::try_open_with(disk, &options)
                 .unwrap_or_else(|error| panic!("seed {seed}, {durability:?}: {error}"))
@@ -563,10 +553,7 @@ fn a_start_takes_nothing_whatever_step_the_power_fails_at() {
 
 #[test]
 fn a_start_takes_nothing_of_what_was_written_again_whatever_step_the_power_fails_at() {
-    let options = StoreOptions {
-        durability: Durability::Interval(INTERVAL),
-        ..options()
-    };
+    let options = promising(Durability::Interval(INTERVAL));
     // Killed at each step of what follows a sync that failed.
     for (seed, step) in (0..5).flat_map(|seed| (0..10).map(move |step| (seed, step))) {
         let disk = Disk::new(Random::new(seed));
