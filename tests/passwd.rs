@@ -99,6 +99,19 @@ fn users_are_added_changed_and_deleted() {
 }
 
 #[test]
+fn the_first_user_of_a_file_that_an_editor_has_put_a_mark_before_is_changed_and_not_added_again() {
+    let folder = Folder::new();
+    let file = folder.file("passwords");
+    assert_done(&batch(&["-c"], &file, "alice", "one"));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("\u{feff}{text}")).unwrap();
+    assert_done(&batch(&[], &file, "alice", "two"));
+    assert!(verify(&file, "alice", "two"));
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("alice:").count(), 1, "{text}");
+}
+
+#[test]
 fn a_password_is_read_twice_from_a_pipe() {
     let folder = Folder::new();
     let file = folder.file("passwords");

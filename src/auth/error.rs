@@ -82,6 +82,11 @@ pub struct Warning {
     pub text: String,
 }
 
+/// A file's text without what an editor may have put before it.
+pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// The lines of a file with their numbers, as text without what ends them.
 pub(super) fn lines<'a>(
     file: &'a str,
@@ -93,7 +98,8 @@ pub(super) fn lines<'a>(
         line,
         problem,
     };
-    text.split(|&byte| byte == b'\n')
+    without_byte_order_mark(text)
+        .split(|&byte| byte == b'\n')
         .enumerate()
         .map(move |(index, line)| {
             let number = index + 1;

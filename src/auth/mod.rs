@@ -26,6 +26,7 @@ mod password_file;
 mod tests;
 
 pub use acl::{Acl, Standing};
+pub(crate) use error::without_byte_order_mark;
 pub use error::{FileError, Problem, Warning};
 pub use hash::{HashError, PasswordHash, Scheme};
 pub use password_file::{Credential, PasswordFile};

@@ -11,6 +11,7 @@ use super::listener::{ListenAddress, Listener};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::value::Arguments;
 use super::{Config, table};
+use crate::auth::without_byte_order_mark;
 use crate::limits::LISTENERS_MAX;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -76,7 +77,7 @@ impl<'a> Parser<'a> {
             },
             place: None,
         })?;
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let bytes = without_byte_order_mark(&bytes);
         let file: Arc<str> = file.into();
         for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
             let place = Place {

@@ -20,7 +20,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::auth::{HashError, PasswordHash, Scheme};
+use crate::auth::{HashError, PasswordHash, Scheme, without_byte_order_mark};
 use arguments::{Order, Task};
 use replace::{create, replace};
 
@@ -107,7 +107,10 @@ fn follow(order: &Order<'_>) -> Result<(), Failure> {
     };
     let path = path.canonicalize().map_err(open)?;
     // Nobody types a password for a file that is not there.
-    let read = || fs::read(&path).map_err(open);
+    let read = || match fs::read(&path) {
+        Ok(text) => Ok(without_byte_order_mark(&text).to_vec()),
+        Err(error) => Err(open(error)),
+    };
     read()?;
     let (text, said) = match order.task {
         Task::Set {

@@ -85,7 +85,7 @@ impl Shard {
         let store = self.clients.store.as_ref();
         let ended = store.map_or(0, |it| it.endings.last(&identity.client_identifier));
         let is_other = self.clients.identify(session, identity);
-        self.clients.is_told(session);
+        self.clients.mark_told(session);
         if session_present && self.clients.guarded {
             if is_other {
                 // Another User Name, or another listener: other things may be read.

@@ -81,7 +81,7 @@ impl<K: Key + Ord> Round<K> {
 
 impl Clients {
     /// A Session is dealt with by the settings that hold, whatever it was by those before.
-    pub(super) fn is_told(&mut self, session: SessionKey) {
+    pub(super) fn mark_told(&mut self, session: SessionKey) {
         if let Some(reload) = &mut self.reload {
             reload.sessions.tell(session);
         }
@@ -100,7 +100,7 @@ impl Shard {
         // Whoever has not been told of the one before would not know what has changed since.
         self.reload_some(usize::MAX, now, effects);
         let clients = &mut self.clients;
-        let before = std::mem::replace(&mut clients.settings, settings.clone());
+        let before = clients.settings.clone();
         clients.configure(settings);
         let settings = &clients.settings;
         let sessions = match settings.admits_as(&before) {

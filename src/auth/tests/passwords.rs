@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 
-use crate::auth::{FileError, HashError, PasswordFile, PasswordHash, Problem, Scheme};
+use crate::auth::{Acl, FileError, HashError, PasswordFile, PasswordHash, Problem, Scheme};
 
 /// Written by Debian's mosquitto_passwd 2.0.11.
 const BY_MOSQUITTO: &str = "\
@@ -198,6 +198,16 @@ fn comments_space_and_lines_without_a_colon_mean_nothing() {
     assert_eq!(lines, [4]);
     assert_eq!(parse("").unwrap().users_count(), 0);
     assert!(!parse("").unwrap().verify("ann", b"secret one"));
+}
+
+#[test]
+fn what_an_editor_puts_before_the_first_line_is_no_part_of_a_name() {
+    let file = parse(&format!("\u{feff}{BY_MOSQUITTO}")).unwrap();
+    let first = BY_MOSQUITTO.split(':').next().unwrap();
+    assert!(file.credential(first).is_some());
+    assert!(parse("\u{feff}# a comment: of two parts\n").is_ok());
+    let rules = Acl::parse("f", "\u{feff}topic read a\n".as_bytes());
+    assert!(rules.is_ok());
 }
 
 #[test]
