@@ -310,8 +310,6 @@ struct Write {
 #[derive(Debug)]
 pub struct Oracle {
     limits: Limits,
-    /// Whether Sessions are stored.
-    is_stored: bool,
     now: Instant,
     events: u64,
     /// The timeout whose connections are being closed.
@@ -341,16 +339,9 @@ fn is_shared(filter: &str) -> bool {
 impl Oracle {
     /// A model of a broker nobody has used yet.
     #[must_use]
-    pub fn new(
-        clients: usize,
-        topics: &[&'static str],
-        limits: Limits,
-        is_stored: bool,
-        now: Instant,
-    ) -> Self {
+    pub fn new(clients: usize, topics: &[&'static str], limits: Limits, now: Instant) -> Self {
         Self {
             limits,
-            is_stored,
             now,
             events: 0,
             timeout: None,
@@ -1338,10 +1329,10 @@ impl Oracle {
             violation!("{who}: message {index} does not exist")
         };
         let version = state.version;
-        // When the broker may have encoded it: of QoS 0, that is behind a CONNACK which waits for the disk.
-        let is_late = self.is_stored
-            && publish.qos == QoS::AtMostOnce
-            && state.connacked_at >= Some(state.written_since);
+        // When the broker may have encoded it: of QoS 0, that is behind a CONNACK which waits for the disk, or until its
+        // Shared Subscriptions know of it.
+        let is_late =
+            publish.qos == QoS::AtMostOnce && state.connacked_at >= Some(state.written_since);
         let since = if is_late {
             state.opened_at
         } else {

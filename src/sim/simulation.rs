@@ -105,7 +105,6 @@ pub fn simulate(
         plan.clients + 1,
         &plan.topics,
         plan.limits.clone(),
-        plan.is_stored,
         world.now(),
     );
     let mut simulation = Simulation {
