@@ -107,9 +107,9 @@ fn follow(order: &Order<'_>) -> Result<(), Failure> {
     };
     let path = path.canonicalize().map_err(open)?;
     // Nobody types a password for a file that is not there.
-    let read = || match fs::read(&path) {
-        Ok(text) => Ok(without_byte_order_mark(&text).to_vec()),
-        Err(error) => Err(open(error)),
+    let read = || {
+        let text = fs::read(&path).map_err(open)?;
+        Ok::<_, Failure>(without_byte_order_mark(&text).to_vec())
     };
     read()?;
     let (text, said) = match order.task {

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use super::effects::Effects;
 use super::timers::Slot;
@@ -19,18 +19,8 @@ const VISITS_A_TURN: usize = 128;
 const SUBSCRIPTIONS_A_VISIT: usize = 8;
 
 /// What a Client has chosen, on one line: whoever writes it takes an end of line for the end of one of ours.
-struct OneLine<'a>(&'a str);
-
-impl fmt::Display for OneLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, part) in self.0.split('\n').enumerate() {
-            if index > 0 {
-                f.write_str("\\n")?;
-            }
-            f.write_str(part)?;
-        }
-        Ok(())
-    }
+fn on_one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
 }
 
 /// How far a dump has come: what it visits next.
@@ -69,7 +59,7 @@ impl Shard {
         if let Cursor::Subscriptions(session, _) = cursor
             && let Some(member) = self.clients.members.get(session)
         {
-            let name = OneLine(&member.session.identity.client_identifier);
+            let name = on_one_line(&member.session.identity.client_identifier);
             let _ = writeln!(text, "  {name}, continued");
         }
         let heading_size = text.len();
@@ -117,7 +107,7 @@ impl Shard {
                 let message = found.map(|(message, _)| message);
                 if let Some(message) = message.filter(|it| !it.topic_name().starts_with(b"$")) {
                     let topic_name = String::from_utf8_lossy(message.topic_name());
-                    let topic_name = OneLine(&topic_name);
+                    let topic_name = on_one_line(&topic_name);
                     let _ = writeln!(text, "  {topic_name} ({} bytes)", message.size());
                 }
                 is_row.then_some(Cursor::Retained(row + 1))
@@ -138,7 +128,7 @@ impl Shard {
         let _ = writeln!(
             text,
             "  {} ({state}, {} in flight, {} queued)",
-            OneLine(&session.identity.client_identifier),
+            on_one_line(&session.identity.client_identifier),
             session.inflight.len(),
             session.queue.len(),
         );
@@ -157,7 +147,7 @@ impl Shard {
         for (filter, _) in rest.take(SUBSCRIPTIONS_A_VISIT) {
             (count, last) = (count + 1, Some(filter));
             let filter = String::from_utf8_lossy(self.router.filter_text(filter));
-            let _ = writeln!(text, "    {}", OneLine(&filter));
+            let _ = writeln!(text, "    {}", on_one_line(&filter));
         }
         let last = last.filter(|_| count == SUBSCRIPTIONS_A_VISIT)?;
         Some(Cursor::Subscriptions(session, last))

@@ -199,10 +199,7 @@ impl Shard {
             return Err(ProtocolError::RetainNotSupported);
         }
         let mut topic_name = message.topic_name;
-        let mount_point = settings
-            .listener(connection.listener)
-            .and_then(|listener| listener.mount_point.as_deref());
-        if let Some(mount_point) = mount_point {
+        if let Some(mount_point) = settings.mount_point(connection.listener) {
             mounted.extend_from_slice(mount_point.as_bytes());
             mounted.extend_from_slice(topic_name);
             // It may have become too long, or too deep.

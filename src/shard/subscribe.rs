@@ -145,13 +145,12 @@ impl Shard {
         subscription_identifier: Option<NonZeroU32>,
     ) -> Option<Asked<'a>> {
         let connection = self.clients.connections.get(key)?;
-        let listener = settings.listener(connection.listener);
         let store = self.clients.store.as_ref();
         Some(Asked {
             key,
             session,
             subscription_identifier,
-            mount_point: listener.and_then(|listener| listener.mount_point.as_deref()),
+            mount_point: settings.mount_point(connection.listener),
             maximum_qos: connection.maximum_qos,
             is_bridge: connection.is_bridge(),
             is_logged: settings.policy.log.has(logged_as),

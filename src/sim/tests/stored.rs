@@ -82,15 +82,21 @@ fn a_pubrel_is_answered_behind_the_answer_to_a_qos2_publish_that_was_sent_twice(
     assert_eq!(heard, ["pubrec #2", "pubrec #1", "pubcomp #1"]);
 }
 
+/// The name of a Client of a shard that has subscribed, as its disk has it, and has lost its connection.
+fn subscribed_and_gone(crossing: &mut Crossing, shard: usize, filter: &str) -> String {
+    let link = crossing.client_by(shard, lasting);
+    let name = crossing.last_name();
+    crossing.bench.subscribe(link, filter, options(Q1));
+    crossing.write();
+    crossing.bench.lose(link);
+    name
+}
+
 /// [MQTT-3.3.1-1] What never left is not sent again.
 #[test]
 fn what_waits_for_a_session_is_not_begun_with_before_its_connack_may_leave() {
     let mut crossing = Crossing::stored(1);
-    let subscriber = crossing.client_by(0, lasting);
-    let name = crossing.last_name();
-    crossing.bench.subscribe(subscriber, "t", options(Q1));
-    crossing.write();
-    crossing.bench.lose(subscriber);
+    let name = subscribed_and_gone(&mut crossing, 0, "t");
     let publisher = crossing.client(0);
     crossing
         .bench
@@ -641,11 +647,7 @@ fn subscribe_that_a_crash_cuts_short_is_in_force_as_far_as_it_came_and_may_be_re
 
 /// A member of a group on shard 0 that has left five messages, all of which the disk has.
 fn five_left(crossing: &mut Crossing) -> String {
-    let link = crossing.client_by(0, lasting);
-    let name = crossing.last_name();
-    crossing.bench.subscribe(link, "$share/g/t", options(Q1));
-    crossing.write();
-    crossing.bench.lose(link);
+    let name = subscribed_and_gone(crossing, 0, "$share/g/t");
     let publisher = crossing.client(0);
     for id in 1..=5 {
         crossing.bench.publish(publisher, "t", "x", Q1, id);
@@ -666,10 +668,7 @@ fn sync(crossing: &mut Crossing, shards: &[usize]) {
 
 /// Another member, on shard 1, and something on shard 2 of which its disk has nothing yet.
 fn others(crossing: &mut Crossing) {
-    let link = crossing.client_by(1, lasting);
-    crossing.bench.subscribe(link, "$share/g/t", options(Q1));
-    crossing.write();
-    crossing.bench.lose(link);
+    subscribed_and_gone(crossing, 1, "$share/g/t");
     crossing.write();
     sync(crossing, &[0, 1, 2]);
     crossing.client_by(2, lasting);
