@@ -24,6 +24,8 @@ pub const REPLAY_STEPS_MAX: usize = 512;
 pub const FILTER_STEPS_MAX: usize = 2048;
 /// Default of [`Limits::ending_steps_max`].
 pub const ENDING_STEPS_MAX: usize = 256;
+/// Default of [`Limits::spread_steps_max`].
+pub const SPREAD_STEPS_MAX: usize = 4096;
 /// Subscriptions of one Client whose retained messages are looked up at once, whether it reads or not. Further ones wait
 /// until it has read most of those.
 pub const REPLAY_WALKS_MAX: usize = 8;
@@ -125,6 +127,9 @@ pub struct Limits {
     /// Subscriptions of ended Sessions that a turn of a shard forgets, as many again of those whose connection has come
     /// or gone that it visits, and Sessions that it tells of a reload, one microsecond each. The rest waits for the next turn; each new subscription forgets two more.
     pub ending_steps_max: usize,
+    /// Sessions that a turn of a shard gives a message, a tenth of a microsecond each and as much again for each KiB beyond
+    /// four. The rest of its subscribers wait for the next turn, and so does whoever published it.
+    pub spread_steps_max: usize,
     /// Connections of one shard.
     pub max_connections: usize,
     /// Time from accept to a whole CONNECT.
@@ -151,6 +156,7 @@ impl Default for Limits {
             replay_steps_max: REPLAY_STEPS_MAX,
             filter_steps_max: FILTER_STEPS_MAX,
             ending_steps_max: ENDING_STEPS_MAX,
+            spread_steps_max: SPREAD_STEPS_MAX,
             max_connections: 1_000_000,
             connect_timeout: Duration::from_secs(30),
             persistent_client_expiration: None,

@@ -99,6 +99,10 @@ pub struct Counters {
     pub subscriptions_refused: u64,
     /// Times a publisher was not read because a ring was full.
     pub paused_ring_full: u64,
+    /// Messages for more Sessions of a shard than one turn has time for.
+    pub spread: u64,
+    /// Times a publisher was not read because as many of those as may be were on their way.
+    pub paused_spreads_full: u64,
     /// Times there was no time to send to a Client what came for it in a turn, so that it left in a later one.
     pub late_sends: u64,
     /// Times a Client was not read because it did not read what we sent.

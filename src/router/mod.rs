@@ -342,6 +342,18 @@ impl Router {
         self.cache.get(hash, topic, &self.generations)
     }
 
+    /// The filters that match a topic, but for Shared Subscriptions.
+    pub fn plain_filters(&mut self, topic: TopicName<'_>) -> Vec<FilterKey> {
+        let mut found = Vec::new();
+        self.trie.walk(topic, |head| {
+            // Always the first one of its list.
+            if head != NONE && matches!(self.filters.get(head).wanted, Wanted::Plain { .. }) {
+                found.push(FilterKey(head));
+            }
+        });
+        found
+    }
+
     /// Who may read what has changed: nothing that was found before counts any more.
     pub fn forget_matches(&mut self) {
         // Every topic depends on the counter of filters that begin with a wildcard.

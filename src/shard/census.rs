@@ -54,6 +54,8 @@ pub struct Census {
     pub unfinished: usize,
     /// Sessions whose subscriptions have not all heard that a connection has come or gone.
     pub visited: usize,
+    /// Messages on their way to more Sessions than one turn has time for.
+    pub spreading: usize,
     /// Connections not read because a ring is full.
     pub waiting_for_ring: usize,
     /// Envelopes that wait for room in a ring.
@@ -83,6 +85,7 @@ impl Shard {
             barriers: self.barriers.len(),
             unfinished: self.filtering.len(),
             visited: self.visits.len(),
+            spreading: self.spreads.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
             unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),

@@ -241,6 +241,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         if let Some(connection) = self.clients.connections.get_mut(key)
+            && connection.phase == Phase::AwaitingConnect
             && connection.pause.contains(Pause::AUTHENTICATION)
         {
             // What was true of the files before a reload may have been revoked by it.

@@ -43,6 +43,9 @@ impl Pause {
     /// It has sent more Topic Filters in a packet than one turn has time for, or its Session has more of them than are
     /// visited in one.
     pub(super) const FILTERS: Self = Self(128);
+    /// What it published is for more Sessions than one turn has time for, or has to wait until others have been through.
+    /// The same bit: nothing is published before CONNECT is accepted.
+    pub(super) const SPREAD: Self = Self::AUTHENTICATION;
     /// What a Client cannot do anything about: its silence does not count meanwhile.
     pub(super) const NOT_ITS_FAULT: Self = Self(
         Self::BARRIER.0
@@ -50,7 +53,8 @@ impl Pause {
             | Self::AUTHENTICATION.0
             | Self::STORE.0
             | Self::DISK.0
-            | Self::FILTERS.0,
+            | Self::FILTERS.0
+            | Self::SPREAD.0,
     );
 
     pub(super) fn any(self) -> bool {

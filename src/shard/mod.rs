@@ -49,6 +49,7 @@ mod run;
 mod sharing;
 mod slab;
 mod snapshot;
+mod spread;
 mod store;
 mod stored_publish;
 mod subscribe;
@@ -169,6 +170,8 @@ pub struct Shard {
     ended: ended::Ended,
     /// Sessions whose connection has come or gone.
     visits: visits::Visits,
+    /// Messages that are on their way to more Sessions than one turn has time for.
+    spreads: spread::Spreads,
     /// No retained version below this clock can arrive any more.
     tombstones_below: u64,
     /// What the operator asked to see and has not seen yet.
@@ -219,6 +222,7 @@ impl Shard {
             occupancy: settings.occupancy.clone(),
             placement: Placement::new(shard_count, seed),
             random,
+            spreads: spread::Spreads::new(&settings.policy.limits),
             clients: Clients::new(settings, secret),
             router: Router::with_seed(id, shard_count, secret),
             timers: Timers::new(),
@@ -613,6 +617,12 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) -> Option<Envelope> {
+        if self.is_spread_from(from) {
+            self.spread_before(most, now, effects);
+            if self.is_spread_from(from) {
+                return Some(envelope);
+            }
+        }
         match envelope {
             Envelope::Batch {
                 batch,
@@ -628,7 +638,7 @@ impl Shard {
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
                 self.begin_forwarded(from, ticket, message.as_ref().as_ref());
-                self.handle_forwarded(message, retained, deliver, now, effects);
+                self.handle_forwarded(from, message, retained, deliver, now, effects);
                 self.end_forwarded(from, ticket);
             }
             Envelope::PublishShared {
@@ -724,6 +734,7 @@ impl Shard {
                 Slot::Filters => self.continue_filters(now, effects),
                 Slot::Ended => self.forget_ended(now),
                 Slot::Visits => self.continue_visits(now, effects),
+                Slot::Spreads => self.continue_spreads(now, effects),
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
                 Slot::Reload => self.continue_reload(now, effects),
@@ -912,6 +923,7 @@ impl Shard {
 
     /// The broker stops: every v5 Client is told so, every connection is closed.
     pub fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
+        self.finish_spreads(now, effects);
         let keys: Vec<_> = self.clients.connections.keys().collect();
         for key in keys {
             self.disconnect(

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::batch::{BATCHED_SIZE_MAX, Batch, Item, OpenBatch};
 use super::choose::Chosen;
-use super::clients::{Fanout, Member, Recipient, mark_dirty};
+use super::clients::{Clients, Fanout, Member, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
+use super::spread::Source;
 use super::store::HeldPacket;
 use super::stored_publish::AcknowledgedPublish;
 use super::timers::Slot;
@@ -130,6 +131,22 @@ impl Shard {
                 connection.make_rare().inbound_aliases = aliases;
             }
             return Ok(answered);
+        }
+        if refused.is_none()
+            && !self.spreads.is_empty()
+            && self.has_to_wait_for_spreads(
+                key,
+                message.topic_name,
+                publish.qos,
+                publish.payload.len(),
+            )
+        {
+            if aliases.is_some()
+                && let Some(connection) = self.clients.connections.get_mut(key)
+            {
+                connection.make_rare().inbound_aliases = aliases;
+            }
+            return Ok(Step::Blocked);
         }
         self.clients.counters.publish_received += 1;
         self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
@@ -522,18 +539,22 @@ impl Shard {
             retained = Some(version);
         }
         let matches = self.matches_of(message.topic_name);
-        let targets = &matches.targets;
-        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
-        for target in targets {
-            // [MQTT-3.8.3-3]
-            if target.no_local
-                && matches!(publisher, Publisher::Session(session) if session == target.session)
-            {
-                continue;
-            }
-            self.clients
-                .deliver(recipient(target, message.retain), &mut fanout, effects);
+        let mut targets = &matches.targets[..];
+        if targets.len() > self.spreads.unasked_max
+            && self.spread(
+                message,
+                &mut owned,
+                &matches,
+                publisher.source(),
+                now,
+                effects,
+            )
+        {
+            targets = &[];
         }
+        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
+        self.clients
+            .deliver_to(targets, publisher.session(), &mut fanout, effects);
         if retained.is_some() {
             // Every replica needs it, whether or not the shard has subscribers.
             let keeper = self.retained_keeper(message.topic_name);
@@ -680,6 +701,7 @@ impl Shard {
     /// A message from another shard, for its replica and its local subscribers.
     pub(super) fn handle_forwarded(
         &mut self,
+        from: ShardId,
         message: Arc<Message>,
         retained: Option<RetainedVersion>,
         deliver: bool,
@@ -692,7 +714,7 @@ impl Shard {
         }
         if deliver {
             let view = message.as_ref().as_ref();
-            self.deliver_forwarded(view, Some(message.clone()), now, effects);
+            self.deliver_forwarded(from, view, Some(message.clone()), now, effects);
         }
     }
 
@@ -709,15 +731,16 @@ impl Shard {
         let most = most.max(1);
         let mut count = 0;
         while count < most
+            && !self.is_spread_from(from)
             && let Some(item) = batch.get(next.into())
         {
             match item {
                 Item::Message(message) => {
                     match batch.ticket(next.into()) {
-                        None => self.deliver_forwarded(message, None, now, effects),
+                        None => self.deliver_forwarded(from, message, None, now, effects),
                         ticket => {
                             self.begin_forwarded(from, ticket, message);
-                            self.deliver_forwarded(message, None, now, effects);
+                            self.deliver_forwarded(from, message, None, now, effects);
                             self.end_forwarded(from, ticket);
                         }
                     }
@@ -729,7 +752,7 @@ impl Shard {
                     let rest = &packets[handled.into()..];
                     let most_bytes = (most - count).saturating_mul(BATCHED_SIZE_MAX);
                     let some = &rest[..rest.len().min(most_bytes)];
-                    let size = self.deliver_packets(version, some, now, effects);
+                    let size = self.deliver_packets(from, version, some, now, effects);
                     count += size.div_ceil(BATCHED_SIZE_MAX);
                     if size < rest.len() {
                         handled += size as u16;
@@ -753,8 +776,9 @@ impl Shard {
     /// Brings a message to the local subscribers. Those of QoS 1 and 2 share `owned`, or a copy.
     fn deliver_forwarded(
         &mut self,
+        from: ShardId,
         message: MessageRef<'_>,
-        owned: Option<Arc<Message>>,
+        mut owned: Option<Arc<Message>>,
         now: Instant,
         effects: &mut Effects,
     ) {
@@ -763,17 +787,26 @@ impl Shard {
         }
         let matches = self.matches_of(message.topic_name);
         let targets = &matches.targets;
-        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
-        for target in targets {
-            self.clients
-                .deliver(recipient(target, message.retain), &mut fanout, effects);
+        if targets.len() > self.spreads.unasked_max
+            && self.spread(
+                message,
+                &mut owned,
+                &matches,
+                Source::Shard(from),
+                now,
+                effects,
+            )
+        {
+            return;
         }
+        let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
+        self.clients.deliver_to(targets, None, &mut fanout, effects);
         self.clients.end_fanout(fanout);
     }
 
     /// Whether a message is too old to begin with its delivery [MQTT-3.3.2-5]: it may have waited for
     /// room in a ring, or in the queue of a Session that is gone.
-    fn expired_on_the_way(&mut self, message: MessageRef<'_>, now: Instant) -> bool {
+    pub(super) fn expired_on_the_way(&mut self, message: MessageRef<'_>, now: Instant) -> bool {
         let expired = message.is_expired(now);
         self.clients.counters.dropped_expired += u64::from(expired);
         expired
@@ -1020,6 +1053,40 @@ impl Shard {
     }
 }
 
+impl Clients {
+    /// Gives the message of `fanout` to local subscribers; `publisher` is who published it, if it is one of this shard.
+    #[inline(always)] // Most have one, and would pay for a call.
+    pub(super) fn deliver_to(
+        &mut self,
+        targets: &[Target],
+        publisher: Option<SessionKey>,
+        fanout: &mut Fanout<'_>,
+        effects: &mut Effects,
+    ) {
+        let retain = fanout.message.retain;
+        for target in targets {
+            // [MQTT-3.8.3-3]
+            if target.no_local && publisher == Some(target.session) {
+                continue;
+            }
+            self.deliver(recipient(target, retain), fanout, effects);
+        }
+    }
+}
+
+impl Publisher<'_> {
+    const fn session(self) -> Option<SessionKey> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::Broker | Self::Former(_) => None,
+        }
+    }
+
+    fn source(self) -> Source {
+        self.session().map_or(Source::Nobody, Source::Session)
+    }
+}
+
 impl Routed {
     pub(super) fn reason_code(self) -> ReasonCode {
         match self {
@@ -1030,7 +1097,7 @@ impl Routed {
     }
 }
 
-pub(super) fn recipient(target: &Target, retain: bool) -> Recipient<'_> {
+fn recipient(target: &Target, retain: bool) -> Recipient<'_> {
     Recipient {
         session: target.session,
         qos: target.qos,

@@ -10,12 +10,13 @@ use super::Shard;
 use super::batch::BATCHED_SIZE_MAX;
 use super::clients::{Clients, mark_dirty};
 use super::effects::Effects;
-use super::publish::recipient;
+use super::spread::Source;
 use crate::codec::PlainPublish;
 use crate::key::{SessionKey, ShardId};
 use crate::message::{MessageRef, ProtocolVersion, QoS};
-use crate::router::Matches;
+use crate::router::{Matches, Target};
 use crate::time::Instant;
+use std::ops::Range;
 
 /// Packets one behind the other.
 #[derive(Clone, Copy)]
@@ -77,6 +78,11 @@ impl<'a> Run<'a> {
         self.count
     }
 
+    /// What all of them are published to.
+    pub(super) const fn topic_name(&self) -> &'a [u8] {
+        self.first.topic_name
+    }
+
     /// As what its packets are encoded.
     pub(super) const fn version(&self) -> ProtocolVersion {
         self.version
@@ -96,6 +102,24 @@ impl<'a> Run<'a> {
                 expires_at: None,
             })
         })
+    }
+}
+
+/// Those who want a run, or some of them: the targets from one place on.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    matches: &'a Matches,
+    targets: &'a [Target],
+    first: usize,
+}
+
+impl<'a> Part<'a> {
+    fn all(matches: &'a Matches) -> Self {
+        Self {
+            matches,
+            targets: &matches.targets,
+            first: 0,
+        }
     }
 }
 
@@ -124,6 +148,11 @@ impl Shard {
         if run.largest >= self.clients.sharing.payload_min && matches.targets.len() > 1 {
             return None;
         }
+        let is_spread = matches.targets.len() > self.spreads.unasked_max
+            && self.is_run_to_be_spread(&run, &matches, now, effects);
+        if is_spread && self.spreads.is_full() {
+            return None;
+        }
         let counters = &mut self.clients.counters;
         counters.publish_received += run.count as u64;
         counters.publish_bytes_received += run.payload_bytes as u64;
@@ -135,7 +164,15 @@ impl Shard {
                 self.forward_run(to, &run);
             }
         }
-        self.deliver_run(&run, Some(publisher), &matches, is_onward, now, effects);
+        if is_spread {
+            if is_onward {
+                self.route_run(&run, &matches, &[], true, now, effects);
+            }
+            self.spread_run(&run, &matches, Source::Session(publisher), now, effects);
+        } else {
+            let all = Part::all(&matches);
+            self.deliver_run(&run, Some(publisher), all, is_onward, now, effects);
+        }
         Some(run)
     }
 
@@ -166,6 +203,7 @@ impl Shard {
     // HOT: per run from another shard.
     pub(super) fn deliver_packets(
         &mut self,
+        from: ShardId,
         version: ProtocolVersion,
         packets: &[u8],
         now: Instant,
@@ -176,18 +214,56 @@ impl Shard {
             return packets.len();
         };
         let matches = self.matches_of(run.first.topic_name);
-        self.deliver_run(&run, None, &matches, false, now, effects);
+        if matches.targets.len() > self.spreads.unasked_max
+            && self.is_run_to_be_spread(&run, &matches, now, effects)
+        {
+            self.spread_run(&run, &matches, Source::Shard(from), now, effects);
+        } else {
+            self.deliver_run(&run, None, Part::all(&matches), false, now, effects);
+        }
         run.size()
     }
 
-    /// Brings a run to the local subscribers: to those as packets who may be sent them as they are. To other shards and
-    /// groups it goes if `is_onward`.
+    #[cold]
+    #[inline(never)]
+    fn is_run_to_be_spread(
+        &mut self,
+        run: &Run<'_>,
+        matches: &Matches,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> bool {
+        let targets = matches.targets.len();
+        let (topic_name, qos) = (run.topic_name(), QoS::AtMostOnce);
+        self.is_to_be_spread(targets, topic_name, qos, run.size(), now, effects)
+    }
+
+    /// Brings a run that is spread to some of those that it is for.
+    pub(super) fn deliver_run_to(
+        &mut self,
+        run: &Run<'_>,
+        publisher: Option<SessionKey>,
+        matches: &Matches,
+        places: Range<usize>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let part = Part {
+            targets: &matches.targets[places.clone()],
+            first: places.start,
+            matches,
+        };
+        self.deliver_run(run, publisher, part, false, now, effects);
+    }
+
+    /// Brings a run to local subscribers: to those as packets who may be sent them as they are. To other shards and groups
+    /// it goes if `is_onward`.
     #[inline(always)] // A run of one message would be mostly calls.
     fn deliver_run(
         &mut self,
         run: &Run<'_>,
         publisher: Option<SessionKey>,
-        matches: &Matches,
+        part: Part<'_>,
         is_onward: bool,
         now: Instant,
         effects: &mut Effects,
@@ -196,13 +272,13 @@ impl Shard {
         let moving = &self.clients.moving;
         if moving.is_run(run) && moving.is_worth(run.first.payload.len()) {
             self.clients
-                .move_run(run, publisher, matches, &mut others, effects);
+                .move_run(run, publisher, part, &mut others, effects);
         } else {
             self.clients
-                .copy_run::<false>(run, publisher, matches, &mut others, effects);
+                .copy_run::<false>(run, publisher, part, &mut others, effects);
         }
         if !others.is_empty() || is_onward {
-            self.route_run(run, matches, &others, is_onward, now, effects);
+            self.route_run(run, part.matches, &others, is_onward, now, effects);
             others.clear();
         }
         self.others_of_run = others;
@@ -224,9 +300,8 @@ impl Shard {
                 .clients
                 .fanout(message, None, matches.targets.len(), now);
             for &other in others {
-                let target = &matches.targets[other as usize];
-                self.clients
-                    .deliver(recipient(target, false), &mut fanout, effects);
+                let target = std::slice::from_ref(&matches.targets[other as usize]);
+                self.clients.deliver_to(target, None, &mut fanout, effects);
             }
             if is_onward {
                 self.forward(matches, &mut fanout);
@@ -245,11 +320,11 @@ impl Clients {
         &mut self,
         run: &Run<'_>,
         publisher: Option<SessionKey>,
-        matches: &Matches,
+        part: Part<'_>,
         others: &mut Vec<u32>,
         effects: &mut Effects,
     ) {
-        self.copy_run::<true>(run, publisher, matches, others, effects);
+        self.copy_run::<true>(run, publisher, part, others, effects);
     }
 
     /// Puts its packets into the outboxes of those who may be sent them as they are. The places of all `others` among
@@ -259,13 +334,13 @@ impl Clients {
         &mut self,
         run: &Run<'_>,
         publisher: Option<SessionKey>,
-        matches: &Matches,
+        part: Part<'_>,
         others: &mut Vec<u32>,
         effects: &mut Effects,
     ) {
         // Who is in a group as well gets one message after the other by both ways.
-        let may_copy = !self.settings.policy.queue_qos0_messages && matches.groups.is_empty();
-        for (place, target) in matches.targets.iter().enumerate() {
+        let may_copy = !self.settings.policy.queue_qos0_messages && part.matches.groups.is_empty();
+        for (place, target) in part.targets.iter().enumerate() {
             // [MQTT-3.8.3-3]
             if target.no_local && publisher == Some(target.session) {
                 continue;
@@ -274,7 +349,7 @@ impl Clients {
                 && target.subscription_identifiers.is_empty()
                 && self.qos_min.min(target.qos) == QoS::AtMostOnce;
             if !(is_plain && self.copy_run_to::<MAY_MOVE>(run, target.session, effects)) {
-                others.push(place as u32);
+                others.push((part.first + place) as u32);
             }
         }
     }

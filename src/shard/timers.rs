@@ -32,6 +32,8 @@ pub(super) enum Slot {
     Ended,
     /// More subscriptions of Sessions whose connection has come or gone.
     Visits,
+    /// More Sessions that a message is for.
+    Spreads,
     /// More of what removed retained messages have left behind.
     Tidying,
     /// More of what the operator asked to see.
@@ -59,6 +61,7 @@ pub(super) struct Timers {
     filters: Instant,
     ended: Instant,
     visits: Instant,
+    spreads: Instant,
     tidying: Instant,
     dump: Instant,
     reload: Instant,
@@ -78,6 +81,7 @@ impl Timers {
             filters: UNARMED,
             ended: UNARMED,
             visits: UNARMED,
+            spreads: UNARMED,
             tidying: UNARMED,
             dump: UNARMED,
             reload: UNARMED,
@@ -95,6 +99,7 @@ impl Timers {
             Slot::Filters => return &mut self.filters,
             Slot::Ended => return &mut self.ended,
             Slot::Visits => return &mut self.visits,
+            Slot::Spreads => return &mut self.spreads,
             Slot::Tidying => return &mut self.tidying,
             Slot::Dump => return &mut self.dump,
             Slot::Reload => return &mut self.reload,

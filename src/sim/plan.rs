@@ -98,6 +98,7 @@ impl Plan {
             outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
             peer_backlog_max: *random.pick(&[1, 2, 6, 40, 4096]),
             replay_steps_max: *random.pick(&[1, 3, 12, 512]),
+            spread_steps_max: *random.pick(&[1, 2, 5, 4096]),
             ..Limits::default()
         };
         let limits = Limits {

@@ -204,7 +204,7 @@ impl Simulation<'_> {
         } else {
             Duration::from_nanos(self.random.below(200_000) as u64)
         };
-        let duration = if duration >= LEAP_MIN && self.is_visiting() {
+        let duration = if duration >= LEAP_MIN && self.is_under_way() {
             // What waits behind a CONNACK is on its way. It does not wait that long.
             LEAP_MIN
         } else {
@@ -224,10 +224,11 @@ impl Simulation<'_> {
         }
     }
 
-    /// Whether there are Sessions whose subscriptions have not all heard that a connection has come or gone.
-    fn is_visiting(&self) -> bool {
+    /// Whether there are Sessions whose subscriptions have not all heard that a connection has come or gone, or messages that
+    /// have not come to all of theirs.
+    fn is_under_way(&self) -> bool {
         let censuses = self.world.censuses();
-        censuses.iter().any(|census| census.visited > 0)
+        censuses.iter().any(|it| it.visited + it.spreading > 0)
     }
 
     /// Disks do not hang here: what they are at is done before time passes.
@@ -262,7 +263,7 @@ impl Simulation<'_> {
             self.turn_all()?;
             self.world.pass(Duration::from_micros(100));
             // What is left of Sessions is left over many turns, in which nothing moves.
-            let is_still = self.world.moved() == before && !self.is_visiting();
+            let is_still = self.world.moved() == before && !self.is_under_way();
             let clients = &self.clients[..self.plan.clients];
             still = if is_still { still + 1 } else { 0 };
             if still > 0 && clients.iter().all(Client::is_at_rest) {
@@ -299,6 +300,7 @@ impl Simulation<'_> {
             let busy = census.barriers
                 + census.unfinished
                 + census.visited
+                + census.spreading
                 + census.beyond_outboxes
                 + census.waiting_for_ring
                 + census.outbound
@@ -348,7 +350,8 @@ impl Simulation<'_> {
                 )?;
             }
             self.turn_all()?;
-            if is_cleared && self.world.moved() == before {
+            self.world.pass(Duration::from_micros(1));
+            if is_cleared && self.world.moved() == before && !self.is_under_way() {
                 break;
             }
         }
@@ -357,7 +360,7 @@ impl Simulation<'_> {
             self.turn_until_still()?;
         }
         // Each turn forgets some.
-        while self.world.has_left_from_ended() {
+        while self.world.has_more_turns_to_do() {
             self.world.pass(Duration::from_millis(1));
             self.turn_until_still()?;
         }

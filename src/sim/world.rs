@@ -401,10 +401,12 @@ impl World {
         self.hosts.iter().map(|host| host.shard.census()).collect()
     }
 
-    /// Whether Sessions or connections that have ended have left something that is still to be forgotten.
-    pub(super) fn has_left_from_ended(&self) -> bool {
+    /// Whether Sessions or connections that have ended have left something that is still to be forgotten, or a message has
+    /// not come to everybody.
+    pub(super) fn has_more_turns_to_do(&self) -> bool {
         let censuses = self.censuses();
-        censuses.iter().any(|it| it.ended + it.visited > 0)
+        let is_left = |it: &Census| it.ended + it.visited + it.spreading > 0;
+        censuses.iter().any(is_left)
     }
 
     /// Once everybody has left and all is forgotten, nothing may be left.

@@ -144,6 +144,7 @@ pub fn simulate_durable(
             outbox_bytes_max: *random.pick(&[300, 2000, 1 << 20]),
             peer_backlog_max: *random.pick(&[1, 6, 4096]),
             ending_steps_max: 1,
+            spread_steps_max: 1,
             filter_steps_max: if seed.is_multiple_of(3) {
                 FILTER_STEPS_MAX
             } else {
@@ -224,6 +225,15 @@ impl Scene<'_> {
         self.leave(world)
     }
 
+    /// Until nothing is left of what each turn does some of.
+    fn settle_with_turns(&mut self, world: &mut World) {
+        self.settle(world);
+        while world.has_more_turns_to_do() {
+            world.pass(Duration::from_millis(1));
+            self.settle(world);
+        }
+    }
+
     /// Everybody leaves for good, and nothing is retained: nothing may be left, neither now nor after a restart.
     fn leave(&mut self, mut world: World) -> Result<(), Violation> {
         let version = ProtocolVersion::V311;
@@ -252,7 +262,7 @@ impl Scene<'_> {
             codec::encode(&Packet::Disconnect(disconnect), version, &mut bytes);
             let wire = world.open(self.random.below(world.shard_count()));
             world.send(wire, &bytes);
-            self.settle(&mut world);
+            self.settle_with_turns(&mut world);
             world.close(wire);
             self.settle(&mut world);
         }
@@ -260,11 +270,7 @@ impl Scene<'_> {
             world.pass(Duration::from_secs(wait));
             self.settle(&mut world);
         }
-        // Each turn forgets some.
-        while world.has_left_from_ended() {
-            world.pass(Duration::from_millis(1));
-            self.settle(&mut world);
-        }
+        self.settle_with_turns(&mut world);
         world.check_empty()?;
         drop(world);
         let shards = self.shards();

@@ -73,6 +73,7 @@ impl Rules {
         }
         let limits = Limits {
             ending_steps_max: self.steps_max[0],
+            spread_steps_max: self.steps_max[0],
             replay_steps_max: self.steps_max[1],
             ..Limits::default()
         };

@@ -33,7 +33,12 @@ impl Crossing {
 
     /// A broker that stores.
     pub(super) fn stored(shards: usize) -> Self {
+        Self::stored_with(shards, Limits::default())
+    }
+
+    pub(super) fn stored_with(shards: usize, limits: Limits) -> Self {
         let mut crossing = Self::new(shards);
+        crossing.bench.limits = limits;
         crossing.start(shards);
         crossing
     }
@@ -53,7 +58,7 @@ impl Crossing {
 
     fn start(&mut self, shards: usize) {
         let store = self.open(shards);
-        let settings = Settings::permissive(Limits::default());
+        let settings = Settings::permissive(self.bench.limits.clone());
         let now = self.bench.world.now();
         self.bench.world = World::with_store(store, settings, 64, now);
         self.bench.partial.clear();

@@ -11,6 +11,7 @@ mod disk;
 mod ending;
 mod runs;
 mod sessions;
+mod spread;
 mod stored;
 mod subscriptions;
 

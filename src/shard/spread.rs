@@ -1,0 +1,458 @@
+//! A message for more Sessions of this shard than one turn has time for.
+//!
+//! A topic may have a hundred thousand subscribers on one shard, to each of whom a message costs a line or two of memory that
+//! is far away. So it is given to as many as a turn has time for, and the next turns go on with those that are left. Other
+//! shards and Shared Subscriptions have been given it by then: they are few. Whoever published it is not read meanwhile, and
+//! of the shard that it came from nothing is taken, so what was sent behind it comes behind it.
+//!
+//! With a store only QoS 0 is spread: what is written down of others is all in one frame, as its acknowledgement promises.
+//!
+//! # Always true
+//! - What was published to one topic comes to every subscriber in the order in which this shard took it [MQTT-4.6.0-5], so
+//!   the last one that a subscriber of it sees is the one that is retained.
+//! - Who has unsubscribed, or may not read it any more, is given nothing that was left for it [MQTT-3.10.4-2]
+//!   [MQTT-3.10.4-3].
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Shard;
+use super::connection::Pause;
+use super::effects::Effects;
+use super::replay::Budget;
+use super::run::Run;
+use super::timers::Slot;
+use crate::key::{ConnectionKey, SessionKey, ShardId};
+use crate::limits::Limits;
+use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
+use crate::router::{FilterKey, Matches};
+use crate::time::Instant;
+use crate::topic::TopicName;
+
+/// Messages of this shard's Clients that are spread at once; the next ones wait in TCP. Other shards have one each.
+const SPREADS_MAX: usize = 64;
+/// The same in bytes, with the lists of whom they are for. One message may be more.
+const SPREAD_BYTES_MAX: usize = 16 << 20;
+/// Sessions that are given a message in the time that a message from another shard takes.
+const TARGETS_A_MESSAGE: usize = 32;
+/// What is larger than that takes as many steps more as it has bytes of this beyond it: they are copied.
+const ONE_STEP_SIZE: usize = 4096;
+const BYTES_A_STEP: usize = 1024;
+/// So few targets are never too many, whatever the size.
+const UNASKED_MAX: usize = 32;
+
+/// Messages that are being spread.
+#[derive(Debug)]
+pub(super) struct Spreads {
+    /// Oldest first; only the first one goes on.
+    line: VecDeque<Spread>,
+    /// Their bytes.
+    bytes: usize,
+    /// As many targets a message may have without a look at the line.
+    pub(super) unasked_max: usize,
+    budget: Budget,
+    /// Connections not read because there are as many as there may be.
+    waiting: VecDeque<ConnectionKey>,
+}
+
+/// A message of which something is left to be given.
+#[derive(Debug)]
+struct Spread {
+    content: Content,
+    matches: Rc<Matches>,
+    /// The first of the targets that has not had it.
+    next: usize,
+    source: Source,
+    /// Bytes that it counts with.
+    size: usize,
+}
+
+/// What is spread.
+#[derive(Debug)]
+enum Content {
+    Message(Arc<Message>),
+    /// Packets of a [`Run`].
+    Run(ProtocolVersion, Box<[u8]>),
+}
+
+/// Where a message came from, which is where nothing else is taken before it has come to everybody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Source {
+    /// The broker itself, or somebody who has gone.
+    Nobody,
+    Session(SessionKey),
+    Shard(ShardId),
+}
+
+impl Source {
+    pub(super) const fn session(self) -> Option<SessionKey> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::Nobody | Self::Shard(_) => None,
+        }
+    }
+}
+
+impl Content {
+    fn topic_name(&self) -> &[u8] {
+        match self {
+            Self::Message(message) => message.topic_name(),
+            Self::Run(version, packets) => {
+                Run::of_some(*version, packets).map_or(&[], |run| run.topic_name())
+            }
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Message(message) => message.size(),
+            Self::Run(_, packets) => packets.len(),
+        }
+    }
+
+    /// Of which each outbox may get a copy.
+    fn copied_size(&self) -> usize {
+        match self {
+            Self::Message(message) => message.payload().len(),
+            Self::Run(_, packets) => packets.len(),
+        }
+    }
+}
+
+impl Spreads {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            line: VecDeque::new(),
+            bytes: 0,
+            unasked_max: unasked_max(limits),
+            budget: Budget::default(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.line.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.line.len() >= SPREADS_MAX || self.bytes >= SPREAD_BYTES_MAX
+    }
+
+    /// Whether something that came from there is on its way.
+    fn has_from(&self, source: Source) -> bool {
+        self.line.iter().any(|spread| spread.source == source)
+    }
+
+    /// Whether something is on its way that was published to that topic.
+    fn has_topic(&self, topic_name: &[u8]) -> bool {
+        let is_it = |spread: &Spread| spread.content.topic_name() == topic_name;
+        self.line.iter().any(is_it)
+    }
+}
+
+/// As many targets a message may have while nothing is on its way.
+fn unasked_max(limits: &Limits) -> usize {
+    limits.spread_steps_max.min(UNASKED_MAX)
+}
+
+impl Shard {
+    /// What it takes to give so much to one Session.
+    fn steps_of(&self, size: usize) -> usize {
+        // Of larger ones each outbox has a pointer.
+        if size >= self.clients.sharing.payload_min {
+            return 1;
+        }
+        1 + size.saturating_sub(ONE_STEP_SIZE).div_ceil(BYTES_A_STEP)
+    }
+
+    /// Whether a turn has time to give so much to so many.
+    fn is_for_one_turn(&self, targets: usize, size: usize) -> bool {
+        targets.saturating_mul(self.steps_of(size)) <= self.clients.limits.spread_steps_max
+    }
+
+    /// Whether something is on its way that shard `from` has sent: what comes behind it has to wait.
+    #[inline]
+    pub(super) fn is_spread_from(&self, from: ShardId) -> bool {
+        !self.spreads.is_empty() && self.spreads.has_from(Source::Shard(from))
+    }
+
+    /// Whether a message for more targets than go without a look at the line is spread. If it may not be, everything that
+    /// it has to come behind has come.
+    pub(super) fn is_to_be_spread(
+        &mut self,
+        targets: usize,
+        topic_name: &[u8],
+        qos: QoS,
+        size: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> bool {
+        let is_behind = self.spreads.has_topic(topic_name);
+        if self.clients.store.is_some() && qos > QoS::AtMostOnce {
+            if is_behind {
+                self.finish_spreads(now, effects);
+            }
+            return false;
+        }
+        is_behind || !self.is_for_one_turn(targets, size)
+    }
+
+    /// Whether a Client that publishes has to wait until others have been through.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn has_to_wait_for_spreads(
+        &mut self,
+        key: ConnectionKey,
+        topic_name: &[u8],
+        qos: QoS,
+        size: usize,
+    ) -> bool {
+        if !self.spreads.is_full() || self.clients.store.is_some() && qos > QoS::AtMostOnce {
+            return false;
+        }
+        let targets = self.matches_of(topic_name).targets.len();
+        if self.is_for_one_turn(targets, size) && !self.spreads.has_topic(topic_name) {
+            return false;
+        }
+        if let Some(connection) = self.clients.connections.get_mut(key)
+            && !connection.pause.contains(Pause::SPREAD)
+        {
+            connection.pause.set(Pause::SPREAD);
+            self.clients.counters.paused_spreads_full += 1;
+            self.spreads.waiting.push_back(key);
+        }
+        true
+    }
+
+    /// Gives a message for more targets than go without a look at the line to as many as this turn has time for, behind what
+    /// is on its way. False if all of them may have it at once.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn spread(
+        &mut self,
+        message: MessageRef<'_>,
+        owned: &mut Option<Arc<Message>>,
+        matches: &Rc<Matches>,
+        source: Source,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> bool {
+        let (topic_name, qos) = (message.topic_name, message.qos);
+        let (targets, size) = (matches.targets.len(), message.payload.len());
+        if !self.is_to_be_spread(targets, topic_name, qos, size, now, effects) {
+            return false;
+        }
+        let owned = owned.get_or_insert_with(|| self.clients.pool.share(message));
+        let content = Content::Message(owned.clone());
+        self.begin_spread(content, matches, source, now, effects);
+        true
+    }
+
+    /// The same of a run, which [`Shard::is_to_be_spread`].
+    pub(super) fn spread_run(
+        &mut self,
+        run: &Run<'_>,
+        matches: &Rc<Matches>,
+        source: Source,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let content = Content::Run(run.version(), run.bytes().into());
+        self.begin_spread(content, matches, source, now, effects);
+    }
+
+    fn begin_spread(
+        &mut self,
+        content: Content,
+        matches: &Rc<Matches>,
+        source: Source,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if let Some(session) = source.session()
+            && let Some(member) = self.clients.members.get(session)
+            && let Some(key) = member.session.connection
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.pause.set(Pause::SPREAD);
+        }
+        let spreads = &mut self.spreads;
+        let last = spreads.line.back();
+        let has_list = last.is_some_and(|last| Rc::ptr_eq(&last.matches, matches));
+        let list_size = if has_list {
+            0
+        } else {
+            size_of_val(&matches.targets[..])
+        };
+        let size = content.size() + list_size;
+        spreads.bytes += size;
+        spreads.line.push_back(Spread {
+            content,
+            matches: matches.clone(),
+            next: 0,
+            source,
+            size,
+        });
+        spreads.unasked_max = 0;
+        self.clients.counters.spread += 1;
+        self.continue_spreads(now, effects);
+    }
+
+    /// Goes on, as far as this turn has time for.
+    pub(super) fn continue_spreads(&mut self, now: Instant, effects: &mut Effects) {
+        let steps_max = self.clients.limits.spread_steps_max;
+        let left = self.spreads.budget.left(now, steps_max);
+        let steps = self.spread_some(left, now, effects);
+        self.spreads.budget.spend(steps);
+        if !self.spreads.is_empty() {
+            self.arm_next_turn(Slot::Spreads, now);
+        }
+    }
+
+    /// Goes on for the time of so many messages from another shard, of which the next one has to wait.
+    pub(super) fn spread_before(&mut self, messages: usize, now: Instant, effects: &mut Effects) {
+        let steps = messages.max(1).saturating_mul(TARGETS_A_MESSAGE);
+        let steps_max = self.clients.limits.spread_steps_max;
+        self.spread_some(steps.min(steps_max), now, effects);
+        effects.messages = messages.max(1);
+    }
+
+    /// Goes on until nothing is left.
+    pub(super) fn finish_spreads(&mut self, now: Instant, effects: &mut Effects) {
+        while !self.spreads.is_empty() {
+            self.spread_some(usize::MAX, now, effects);
+        }
+    }
+
+    /// Goes on for so many steps. How many that took.
+    fn spread_some(&mut self, steps_max: usize, now: Instant, effects: &mut Effects) -> usize {
+        let mut steps = 0;
+        while steps < steps_max
+            && let Some(mut spread) = self.spreads.line.pop_front()
+        {
+            let steps_left = steps_max - steps;
+            if self.has_expired(&spread.content, now) {
+                spread.next = spread.matches.targets.len();
+            } else {
+                steps += self.give(&mut spread, steps_left, now, effects);
+            }
+            if spread.next < spread.matches.targets.len() {
+                self.spreads.line.push_front(spread);
+            } else {
+                self.end_spread(&spread, effects);
+            }
+        }
+        steps
+    }
+
+    /// Whether its time was over before it had come to everybody.
+    fn has_expired(&mut self, content: &Content, now: Instant) -> bool {
+        match content {
+            Content::Message(message) => self.expired_on_the_way(message.as_ref().as_ref(), now),
+            Content::Run(..) => false,
+        }
+    }
+
+    /// Gives it to those of the targets whose turn it is. How many steps that took.
+    fn give(
+        &mut self,
+        spread: &mut Spread,
+        steps_max: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let topic_name = TopicName::from_validated(spread.content.topic_name());
+        let begin = spread.next;
+        let targets = &spread.matches.targets;
+        // Nothing that matters has changed since, or everybody has to be looked at once more.
+        let known = self.router.remembered(topic_name.as_bytes());
+        let is_current = known.is_some_and(|known| Rc::ptr_eq(&known, &spread.matches));
+        let filters = if is_current {
+            Vec::new()
+        } else {
+            self.router.plain_filters(topic_name)
+        };
+        let steps_each = self.steps_of(spread.content.copied_size()) + filters.len();
+        let count = (steps_max / steps_each).max(1);
+        let end = begin.saturating_add(count).min(targets.len());
+        if is_current {
+            self.give_to(spread, begin..end, now, effects);
+        } else {
+            for (place, target) in (begin..end).zip(&targets[begin..]) {
+                if self.wants_still(target.session, &filters, topic_name) {
+                    self.give_to(spread, place..place + 1, now, effects);
+                }
+            }
+        }
+        spread.next = end;
+        (end - begin) * steps_each
+    }
+
+    fn wants_still(
+        &self,
+        session: SessionKey,
+        filters: &[FilterKey],
+        topic_name: TopicName<'_>,
+    ) -> bool {
+        let has = |&filter| self.router.subscription(filter, session).is_some();
+        filters.iter().any(has) && self.clients.may_read(session, topic_name.as_bytes())
+    }
+
+    fn give_to(
+        &mut self,
+        spread: &Spread,
+        places: Range<usize>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let (matches, publisher) = (&*spread.matches, spread.source.session());
+        match &spread.content {
+            Content::Message(message) => {
+                let targets = &matches.targets[places];
+                let view = message.as_ref().as_ref();
+                let owned = Some(message.clone());
+                let all = matches.targets.len();
+                let mut fanout = self.clients.fanout(view, owned, all, now);
+                self.clients
+                    .deliver_to(targets, publisher, &mut fanout, effects);
+                self.clients.end_fanout(fanout);
+            }
+            Content::Run(version, packets) => {
+                if let Some(run) = Run::of_some(*version, packets) {
+                    self.deliver_run_to(&run, publisher, matches, places, now, effects);
+                }
+            }
+        }
+    }
+
+    /// It has come to everybody: whoever sent it is read again, and somebody who waits for room.
+    fn end_spread(&mut self, spread: &Spread, effects: &mut Effects) {
+        let spreads = &mut self.spreads;
+        spreads.bytes -= spread.size;
+        let waiting = if spreads.line.is_empty() {
+            spreads.unasked_max = unasked_max(&self.clients.limits);
+            std::mem::take(&mut spreads.waiting)
+        } else {
+            spreads.waiting.pop_front().into_iter().collect()
+        };
+        for key in waiting {
+            self.resume(key, Pause::SPREAD, effects);
+        }
+        if let Some(session) = spread.source.session()
+            && !self.spreads.has_from(spread.source)
+            && let Some(member) = self.clients.members.get(session)
+            && let Some(key) = member.session.connection
+        {
+            self.resume(key, Pause::SPREAD, effects);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Messages with more subscribers on a shard than one turn has time for.
+
+#![forbid(unsafe_code)]
+
+use super::crossing::Crossing;
+use super::*;
+use crate::shard::Census;
+
+/// A turn gives a message to so few.
+fn a_few_at_a_time(spread_steps_max: usize) -> Limits {
+    Limits {
+        spread_steps_max,
+        ..Limits::default()
+    }
+}
+
+fn spreading(bench: &Bench) -> usize {
+    let of = |census: &Census| census.spreading;
+    bench.world.censuses().iter().map(of).sum()
+}
+
+fn spread_all(bench: &mut Bench) {
+    while spreading(bench) > 0 {
+        bench.pass(0.001);
+    }
+}
+
+/// Clients that subscribe to all of `filters`.
+fn subscribers(bench: &mut Bench, count: usize, filters: &[&str], qos: QoS) -> Vec<Link> {
+    let mut links = Vec::new();
+    for number in 0..count {
+        let link = bench.connect(v5(&format!("subscriber-{number}")));
+        for filter in filters {
+            bench.subscribe(link, filter, options(qos));
+        }
+        links.push(link);
+    }
+    links
+}
+
+/// [MQTT-4.6.0-5]
+#[test]
+fn message_for_more_than_a_turn_gives_comes_to_everybody_in_the_next_ones_and_in_order() {
+    for qos in [Q0, Q1] {
+        on_shards_with(&a_few_at_a_time(2), |bench| {
+            let links = subscribers(bench, 24, &["t"], qos);
+            let publisher = bench.connect(v5("publisher"));
+            for (payload, id) in [("a", 1), ("b", 2), ("c", 3)] {
+                bench.push(publisher, &Packet::Publish(message("t", payload, qos, id)));
+            }
+            bench.send(publisher, &Packet::PingReq);
+            assert!(spreading(bench) > 0);
+            // It is not read before what it published has come to everybody here.
+            let heard = bench.hear(publisher);
+            assert!(!heard.contains(&"pingresp".to_owned()), "{heard:?}");
+            spread_all(bench);
+            let heard = bench.hear(publisher);
+            assert_eq!(heard.last().map(String::as_str), Some("pingresp"));
+            for link in links {
+                assert_eq!(bench.hear_payloads(link), ["a", "b", "c"]);
+            }
+        });
+    }
+}
+
+/// [MQTT-4.6.0-5] asks for the order of one topic only; here it is that of the publisher.
+#[test]
+fn what_is_published_behind_a_message_that_is_spread_comes_behind_it_whatever_its_topic() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["large"], Q0);
+        let last = bench.connect(v5("last"));
+        bench.subscribe(last, "large", options(Q0));
+        bench.subscribe(last, "small", options(Q0));
+        for shard in 0..3 {
+            let publisher = bench.connect(v5(&format!("publisher-{shard}")));
+            bench.push(publisher, &Packet::Publish(message("large", "1", Q0, 0)));
+            bench.publish(publisher, "small", "2", Q0, 0);
+            spread_all(bench);
+            assert_eq!(bench.hear_payloads(last), ["1", "2"]);
+        }
+        for link in links {
+            assert_eq!(bench.hear_payloads(link), ["1"; 3]);
+        }
+    });
+}
+
+#[test]
+fn what_others_publish_to_other_topics_does_not_wait_for_a_message_that_is_spread() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["large"], Q0);
+        let other = bench.connect(v5("other"));
+        bench.subscribe(other, "small", options(Q0));
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "large", "1", Q0, 0);
+        assert!(spreading(bench) > 0);
+        // From the same Client, so that no ring is between them.
+        bench.publish(other, "small", "2", Q0, 0);
+        assert_eq!(bench.hear_payloads(other), ["2"]);
+        assert!(spreading(bench) > 0);
+        spread_all(bench);
+        for link in links {
+            assert_eq!(bench.hear_payloads(link), ["1"]);
+        }
+    });
+}
+
+/// Nobody is left with an older value than the one that is retained.
+#[test]
+fn what_others_publish_to_the_topic_of_a_message_that_is_spread_comes_behind_it() {
+    on_shards_with(&a_few_at_a_time(2), |bench| {
+        let links = subscribers(bench, 24, &["t"], Q1);
+        let publishers = ["one", "other"].map(|name| bench.connect(v5(name)));
+        bench.retain(publishers[0], "t", "old");
+        // One wants it by now, which has not had the one before.
+        let mut late = None;
+        for link in links {
+            if late.is_none() && bench.hear_payloads(link).is_empty() {
+                late = Some(link);
+            } else {
+                bench.unsubscribe(link, "t");
+            }
+        }
+        assert!(spreading(bench) > 0);
+        bench.retain(publishers[1], "t", "new");
+        spread_all(bench);
+        assert_eq!(bench.hear_payloads(late.unwrap()), ["old", "new"]);
+        let reader = bench.connect(v5("reader"));
+        let heard = bench.subscribe(reader, "t", options(Q0));
+        assert_eq!(heard[1..], ["publish q0 t=new retain"]);
+    });
+}
+
+/// What is stored is given to everybody at once, and comes behind what is not.
+#[test]
+fn message_that_is_stored_finds_the_one_that_was_spread_before_it_at_everybody() {
+    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(1));
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let link = crossing.client_by(0, lasting);
+        crossing.bench.subscribe(link, "t", options(Q1));
+        crossing.write();
+        crossing.bench.hear(link);
+        links.push(link);
+    }
+    let (one, other) = (crossing.client(0), crossing.client(0));
+    crossing.bench.retain(one, "t", "old");
+    assert_eq!(spreading(&crossing.bench), 1);
+    crossing.bench.publish(other, "t", "new", Q1, 1);
+    assert_eq!(spreading(&crossing.bench), 0);
+    crossing.write();
+    for link in links {
+        assert_eq!(crossing.bench.hear_payloads(link), ["old", "new"]);
+    }
+}
+
+/// [MQTT-3.10.4-2] [MQTT-3.10.4-3]
+#[test]
+fn who_unsubscribes_while_a_message_is_spread_gets_it_before_unsuback_or_not_at_all() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["t", "+"], Q0);
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "x", Q0, 0);
+        let mut late: Vec<Link> = Vec::new();
+        for link in links {
+            match bench.hear(link)[..] {
+                [] => late.push(link),
+                ref heard => assert_eq!(heard, ["publish q0 t=x"]),
+            }
+        }
+        assert!(late.len() >= 6);
+        // One subscription is left to the one, none to the other.
+        let (half, leaves) = (late[0], late[1]);
+        bench.unsubscribe(half, "t");
+        for filter in ["t", "+"] {
+            assert_eq!(bench.unsubscribe(leaves, filter).len(), 1);
+        }
+        bench.lose(late[2]);
+        spread_all(bench);
+        assert_eq!(bench.hear(leaves), [""; 0]);
+        for link in [&late[..1], &late[3..]].concat() {
+            assert_eq!(bench.hear(link), ["publish q0 t=x"]);
+        }
+    });
+}
+
+#[test]
+fn who_subscribes_while_a_message_is_spread_does_not_get_it() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["t"], Q0);
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "x", Q0, 0);
+        let late = subscribers(bench, 3, &["+"], Q0);
+        bench.publish(publisher, "t", "y", Q0, 0);
+        spread_all(bench);
+        // The first three are the same Clients, who gave their Sessions up.
+        for &link in &late {
+            assert_eq!(bench.hear_payloads(link), ["y"]);
+        }
+        for &link in &links[3..] {
+            assert_eq!(bench.hear_payloads(link), ["x", "y"]);
+        }
+    });
+}
+
+/// [MQTT-3.8.3-3]
+#[test]
+fn who_wants_nothing_of_its_own_is_passed_over_where_its_message_is_spread() {
+    for qos in [Q0, Q1] {
+        on_shards_with(&a_few_at_a_time(1), |bench| {
+            let links = subscribers(bench, 12, &["t"], Q0);
+            let publisher = bench.connect(v5("publisher"));
+            let no_local = SubscriptionOptions {
+                no_local: true,
+                ..options(Q0)
+            };
+            bench.subscribe(publisher, "t", no_local);
+            bench.publish(publisher, "t", "x", qos, 1);
+            spread_all(bench);
+            assert_eq!(bench.hear_payloads(publisher), [""; 0]);
+            for link in links {
+                assert_eq!(bench.hear_payloads(link), ["x"]);
+            }
+        });
+    }
+}
+
+/// [MQTT-3.1.4-3]
+#[test]
+fn client_that_has_taken_over_is_not_read_before_its_own_message_has_come_to_everybody() {
+    let mut bench = Bench::new(1, &a_few_at_a_time(1));
+    let links = subscribers(&mut bench, 4, &["t"], Q0);
+    let publisher = bench.connect(v5("publisher"));
+    bench.publish(publisher, "t", "1", Q0, 0);
+    let publisher = bench.connect(v5("publisher"));
+    bench.push(publisher, &Packet::Publish(message("t", "2", Q0, 0)));
+    bench.send(publisher, &Packet::PingReq);
+    assert_eq!(spreading(&bench), 2);
+    while spreading(&bench) > 0 {
+        assert_eq!(bench.hear(publisher), [""; 0]);
+        bench.pass(0.001);
+    }
+    assert_eq!(bench.hear(publisher), ["pingresp"]);
+    for link in links {
+        assert_eq!(bench.hear_payloads(link), ["1", "2"]);
+    }
+}
+
+/// [MQTT-3.3.2-5]
+#[test]
+fn message_whose_time_is_over_while_it_is_spread_goes_to_nobody_else() {
+    let mut bench = Bench::new(1, &a_few_at_a_time(2));
+    let links = subscribers(&mut bench, 6, &["t"], Q0);
+    let publisher = bench.connect(v5("publisher"));
+    let mut publish = message("t", "x", Q0, 0);
+    publish.properties.message_expiry_interval_s = Some(1);
+    bench.send(publisher, &Packet::Publish(publish));
+    assert_eq!(spreading(&bench), 1);
+    bench.pass(2.0);
+    assert_eq!(spreading(&bench), 0);
+    let heard = links.into_iter().flat_map(|link| bench.hear_payloads(link));
+    assert_eq!(heard.count(), 2);
+    assert_eq!(bench.world.sum(|it| it.dropped_expired), 1);
+}
+
+/// [MQTT-3.1.2-8]
+#[test]
+fn will_of_a_client_whose_message_is_spread_comes_behind_it() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["t"], Q0);
+        let mut connect = v5("publisher");
+        connect.will = will("t", 0);
+        let publisher = bench.connect(connect);
+        bench.publish(publisher, "t", "x", Q0, 0);
+        bench.lose(publisher);
+        assert!(spreading(bench) > 0);
+        spread_all(bench);
+        for link in links {
+            assert_eq!(bench.hear_payloads(link), ["x", "gone"]);
+        }
+    });
+}
+
+#[test]
+fn publisher_waits_while_as_many_messages_are_spread_as_may_be() {
+    const PUBLISHERS: usize = 80;
+    let mut bench = Bench::new(1, &a_few_at_a_time(1));
+    let links = subscribers(&mut bench, 4, &["t", "u"], Q1);
+    let publishers: Vec<Link> = (0..PUBLISHERS)
+        .map(|number| bench.connect(v5(&format!("publisher-{number}"))))
+        .collect();
+    for (number, &link) in publishers.iter().enumerate() {
+        // Runs as well as single messages.
+        let qos = if number.is_multiple_of(2) { Q0 } else { Q1 };
+        let topic = if number.is_multiple_of(3) { "t" } else { "u" };
+        bench.publish(link, topic, &number.to_string(), qos, 1);
+    }
+    assert_eq!(spreading(&bench), 64);
+    let waiting = bench.world.sum(|it| it.paused_spreads_full);
+    assert_eq!(waiting as usize, PUBLISHERS - 64);
+    spread_all(&mut bench);
+    for link in links {
+        let mut heard = bench.hear_payloads(link);
+        while !heard.is_empty() && heard.len() < PUBLISHERS {
+            // Its window is as large as that.
+            for id in 1..=PUBLISHERS as u16 {
+                bench.push(link, &puback(id));
+            }
+            let more = bench.hear_payloads(link);
+            assert!(!more.is_empty(), "{heard:?}");
+            heard.extend(more);
+        }
+        heard.sort_by_key(|it| it.parse::<usize>().ok());
+        let all: Vec<String> = (0..PUBLISHERS).map(|it| it.to_string()).collect();
+        assert_eq!(heard, all);
+    }
+}
+
+#[test]
+fn large_message_for_a_hundred_is_spread_and_a_small_one_or_one_that_they_share_is_not() {
+    const SUBSCRIBERS: usize = 100;
+    let mut bench = Bench::new(1, &Limits::default());
+    let links = subscribers(&mut bench, SUBSCRIBERS, &["t"], Q0);
+    let publisher = bench.connect(v5("publisher"));
+    for (size, is_spread) in [(4096, false), (65_536, true), (131_072, false)] {
+        let payload = "x".repeat(size);
+        bench.publish(publisher, "t", &payload, Q0, 0);
+        assert_eq!(spreading(&bench), usize::from(is_spread), "{size} bytes");
+        spread_all(&mut bench);
+        for &link in &links {
+            let heard = bench.hear_payloads(link);
+            assert!(heard == [payload.as_str()], "{} came", heard.len());
+        }
+    }
+}
+
+#[test]
+fn message_that_is_spread_comes_to_everybody_before_the_broker_stops() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let links = subscribers(bench, 12, &["t"], Q0);
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "x", Q0, 0);
+        assert!(spreading(bench) > 0);
+        bench.world.shut_down();
+        for link in links {
+            let heard = bench.hear(link);
+            assert_eq!(
+                heard[..2],
+                ["publish q0 t=x", "disconnect ServerShuttingDown"]
+            );
+        }
+    });
+}
