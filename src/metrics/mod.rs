@@ -101,8 +101,9 @@ pub struct Counters {
     pub paused_ring_full: u64,
     /// Messages for more Sessions of a shard than one turn has time for.
     pub spread: u64,
-    /// Times a publisher was not read because as many of those as may be were on their way.
-    pub paused_spreads_full: u64,
+    /// Times a publisher was not read because of those: as many as may be were on their way, or one that its own had to
+    /// come behind.
+    pub paused_spreads: u64,
     /// Times there was no time to send to a Client what came for it in a turn, so that it left in a later one.
     pub late_sends: u64,
     /// Times a Client was not read because it did not read what we sent.

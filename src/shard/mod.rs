@@ -637,9 +637,9 @@ impl Shard {
                 deliver,
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
-                self.begin_forwarded(from, ticket, message.as_ref().as_ref());
+                self.begin_forwarded(from, ticket, message.as_ref().as_ref(), now, effects);
                 self.handle_forwarded(from, message, retained, deliver, now, effects);
-                self.end_forwarded(from, ticket);
+                self.end_forwarded(from, ticket, now, effects);
             }
             Envelope::PublishShared {
                 message,
@@ -647,9 +647,9 @@ impl Shard {
                 first,
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
-                self.begin_forwarded(from, ticket, message.as_ref().as_ref());
+                self.begin_forwarded(from, ticket, message.as_ref().as_ref(), now, effects);
                 self.handle_forwarded_shared(&message, &filter, first, now, effects);
-                self.end_forwarded(from, ticket);
+                self.end_forwarded(from, ticket, now, effects);
             }
             Envelope::Ticket {
                 ticket,

@@ -739,9 +739,9 @@ impl Shard {
                     match batch.ticket(next.into()) {
                         None => self.deliver_forwarded(from, message, None, now, effects),
                         ticket => {
-                            self.begin_forwarded(from, ticket, message);
+                            self.begin_forwarded(from, ticket, message, now, effects);
                             self.deliver_forwarded(from, message, None, now, effects);
-                            self.end_forwarded(from, ticket);
+                            self.end_forwarded(from, ticket, now, effects);
                         }
                     }
                     self.end_frame();

@@ -149,8 +149,8 @@ impl Shard {
             return None;
         }
         let is_spread = matches.targets.len() > self.spreads.unasked_max
-            && self.is_run_to_be_spread(&run, &matches, now, effects);
-        if is_spread && self.spreads.is_full() {
+            && self.is_run_to_be_spread(&run, &matches);
+        if is_spread && self.spreads.are_awaited() {
             return None;
         }
         let counters = &mut self.clients.counters;
@@ -215,7 +215,7 @@ impl Shard {
         };
         let matches = self.matches_of(run.first.topic_name);
         if matches.targets.len() > self.spreads.unasked_max
-            && self.is_run_to_be_spread(&run, &matches, now, effects)
+            && self.is_run_to_be_spread(&run, &matches)
         {
             self.spread_run(&run, &matches, Source::Shard(from), now, effects);
         } else {
@@ -226,16 +226,10 @@ impl Shard {
 
     #[cold]
     #[inline(never)]
-    fn is_run_to_be_spread(
-        &mut self,
-        run: &Run<'_>,
-        matches: &Matches,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> bool {
+    fn is_run_to_be_spread(&self, run: &Run<'_>, matches: &Matches) -> bool {
         let targets = matches.targets.len();
         let (topic_name, qos) = (run.topic_name(), QoS::AtMostOnce);
-        self.is_to_be_spread(targets, topic_name, qos, run.size(), now, effects)
+        self.is_to_be_spread(targets, topic_name, qos, run.size())
     }
 
     /// Brings a run that is spread to some of those that it is for.

@@ -5,7 +5,9 @@
 //! shards and Shared Subscriptions have been given it by then: they are few. Whoever published it is not read meanwhile, and
 //! of the shard that it came from nothing is taken, so what was sent behind it comes behind it.
 //!
-//! With a store only QoS 0 is spread: what is written down of others is all in one frame, as its acknowledgement promises.
+//! What is written down of a message is in as many frames then, and its acknowledgement waits for the last one. With a store
+//! QoS 2 is not spread, nor is a Will that is written down: what is written down of an exchange, or of a Will and its end, is
+//! in one frame, so that nobody gets them twice.
 //!
 //! # Always true
 //! - What was published to one topic comes to every subscriber in the order in which this shard took it [MQTT-4.6.0-5], so
@@ -25,8 +27,11 @@ use super::connection::Pause;
 use super::effects::Effects;
 use super::replay::Budget;
 use super::run::Run;
+use super::store::{HeldPacket, Waiter};
 use super::timers::Slot;
-use crate::key::{ConnectionKey, SessionKey, ShardId};
+use crate::codec::{self, ReasonCode};
+use crate::journal::Lsn;
+use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
 use crate::router::{FilterKey, Matches};
@@ -67,8 +72,28 @@ struct Spread {
     /// The first of the targets that has not had it.
     next: usize,
     source: Source,
+    /// What must be durable for it to be; zero: nothing.
+    lsn: Lsn,
+    /// Whom to tell that it has come to everybody.
+    promise: Option<Promise>,
     /// Bytes that it counts with.
     size: usize,
+}
+
+/// Who waits until a message is stored for everybody, beside where it came from.
+#[derive(Debug)]
+pub(super) enum Promise {
+    /// A publisher, for this PUBACK.
+    PubAck {
+        connection: ConnectionKey,
+        packet_identifier: PacketIdentifier,
+        reason_code: ReasonCode,
+        /// What is written down of it by now, and the ticket that other shards have; zero: nothing, none.
+        lsn: Lsn,
+        ticket: u64,
+    },
+    /// Another shard.
+    Ticket { to: ShardId, ticket: u64, lsn: Lsn },
 }
 
 /// What is spread.
@@ -143,8 +168,13 @@ impl Spreads {
         self.line.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.line.len() >= SPREADS_MAX || self.bytes >= SPREAD_BYTES_MAX
+    }
+
+    /// Whether Clients wait for some of them, or for room.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.is_full() || !self.waiting.is_empty()
     }
 
     /// Whether something that came from there is on its way.
@@ -179,34 +209,46 @@ impl Shard {
         targets.saturating_mul(self.steps_of(size)) <= self.clients.limits.spread_steps_max
     }
 
+    /// Whether the message at hand may be in more than one frame.
+    fn may_spread(&self, qos: QoS) -> bool {
+        self.clients.store.as_ref().is_none_or(|store| {
+            let is_will = matches!(store.routing.waiter, Some(Waiter::Will(_)));
+            qos < QoS::ExactlyOnce && !is_will
+        })
+    }
+
     /// Whether something is on its way that shard `from` has sent: what comes behind it has to wait.
     #[inline]
     pub(super) fn is_spread_from(&self, from: ShardId) -> bool {
         !self.spreads.is_empty() && self.spreads.has_from(Source::Shard(from))
     }
 
-    /// Whether a message for more targets than go without a look at the line is spread. If it may not be, everything that
-    /// it has to come behind has come.
+    /// Whether a message for more targets than go without a look at the line is spread.
     pub(super) fn is_to_be_spread(
-        &mut self,
+        &self,
         targets: usize,
         topic_name: &[u8],
         qos: QoS,
         size: usize,
-        now: Instant,
-        effects: &mut Effects,
     ) -> bool {
-        let is_behind = self.spreads.has_topic(topic_name);
-        if self.clients.store.is_some() && qos > QoS::AtMostOnce {
-            if is_behind {
-                self.finish_spreads(now, effects);
-            }
-            return false;
-        }
-        is_behind || !self.is_for_one_turn(targets, size)
+        self.may_spread(qos)
+            && (!self.is_for_one_turn(targets, size) || self.spreads.has_topic(topic_name))
     }
 
-    /// Whether a Client that publishes has to wait until others have been through.
+    /// A message to this topic is about to be begun with, and cannot be spread.
+    pub(super) fn finish_spreads_to(
+        &mut self,
+        topic_name: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if self.spreads.has_topic(topic_name) {
+            self.finish_spreads(now, effects);
+        }
+    }
+
+    /// Whether a Client that publishes has to wait until others have been through: there are as many as may be, or its
+    /// message has to come behind one of them and cannot be spread, or somebody else waits for that.
     #[cold]
     #[inline(never)]
     pub(super) fn has_to_wait_for_spreads(
@@ -216,18 +258,21 @@ impl Shard {
         qos: QoS,
         size: usize,
     ) -> bool {
-        if !self.spreads.is_full() || self.clients.store.is_some() && qos > QoS::AtMostOnce {
-            return false;
-        }
-        let targets = self.matches_of(topic_name).targets.len();
-        if self.is_for_one_turn(targets, size) && !self.spreads.has_topic(topic_name) {
+        let may_spread = self.may_spread(qos);
+        let has_to_wait = if self.spreads.has_topic(topic_name) {
+            !may_spread || self.spreads.are_awaited()
+        } else {
+            let targets = self.matches_of(topic_name).targets.len();
+            may_spread && self.spreads.is_full() && !self.is_for_one_turn(targets, size)
+        };
+        if !has_to_wait {
             return false;
         }
         if let Some(connection) = self.clients.connections.get_mut(key)
             && !connection.pause.contains(Pause::SPREAD)
         {
             connection.pause.set(Pause::SPREAD);
-            self.clients.counters.paused_spreads_full += 1;
+            self.clients.counters.paused_spreads += 1;
             self.spreads.waiting.push_back(key);
         }
         true
@@ -248,7 +293,7 @@ impl Shard {
     ) -> bool {
         let (topic_name, qos) = (message.topic_name, message.qos);
         let (targets, size) = (matches.targets.len(), message.payload.len());
-        if !self.is_to_be_spread(targets, topic_name, qos, size, now, effects) {
+        if !self.is_to_be_spread(targets, topic_name, qos, size) {
             return false;
         }
         let owned = owned.get_or_insert_with(|| self.clients.pool.share(message));
@@ -300,11 +345,34 @@ impl Shard {
             matches: matches.clone(),
             next: 0,
             source,
+            lsn: 0,
+            promise: None,
             size,
         });
         spreads.unasked_max = 0;
+        let is_first = spreads.line.len() == 1;
         self.clients.counters.spread += 1;
-        self.continue_spreads(now, effects);
+        // Of others nothing is written down in the frame of this one.
+        if is_first {
+            self.continue_spreads(now, effects);
+        }
+    }
+
+    /// Acknowledges what came from there last, once it has come to everybody.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn promise(
+        &mut self,
+        source: Source,
+        promise: Promise,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let mut line = self.spreads.line.iter_mut().rev();
+        match line.find(|spread| spread.source == source) {
+            Some(spread) if spread.promise.is_none() => spread.promise = Some(promise),
+            _ => self.keep_promise(promise, 0, now, effects),
+        }
     }
 
     /// Goes on, as far as this turn has time for.
@@ -323,6 +391,7 @@ impl Shard {
         let steps = messages.max(1).saturating_mul(TARGETS_A_MESSAGE);
         let steps_max = self.clients.limits.spread_steps_max;
         self.spread_some(steps.min(steps_max), now, effects);
+        self.end_frame();
         effects.messages = messages.max(1);
     }
 
@@ -343,12 +412,16 @@ impl Shard {
             if self.has_expired(&spread.content, now) {
                 spread.next = spread.matches.targets.len();
             } else {
+                let before = self.journal_size();
                 steps += self.give(&mut spread, steps_left, now, effects);
+                if self.journal_size() != before {
+                    spread.lsn = self.stored_position();
+                }
             }
             if spread.next < spread.matches.targets.len() {
                 self.spreads.line.push_front(spread);
             } else {
-                self.end_spread(&spread, effects);
+                self.end_spread(spread, now, effects);
             }
         }
         steps
@@ -435,7 +508,10 @@ impl Shard {
     }
 
     /// It has come to everybody: whoever sent it is read again, and somebody who waits for room.
-    fn end_spread(&mut self, spread: &Spread, effects: &mut Effects) {
+    fn end_spread(&mut self, spread: Spread, now: Instant, effects: &mut Effects) {
+        if let Some(promise) = spread.promise {
+            self.keep_promise(promise, spread.lsn, now, effects);
+        }
         let spreads = &mut self.spreads;
         spreads.bytes -= spread.size;
         let waiting = if spreads.line.is_empty() {
@@ -453,6 +529,31 @@ impl Shard {
             && let Some(key) = member.session.connection
         {
             self.resume(key, Pause::SPREAD, effects);
+        }
+    }
+
+    /// Acknowledges a message once what was written down of it, up to `last`, is durable.
+    fn keep_promise(&mut self, promise: Promise, last: Lsn, now: Instant, effects: &mut Effects) {
+        match promise {
+            Promise::PubAck {
+                connection,
+                packet_identifier,
+                reason_code,
+                lsn,
+                ticket,
+            } => {
+                let lsn = lsn.max(last);
+                if (lsn, ticket) == (0, 0)
+                    && self.acknowledge_at_once(connection, effects, |version, out| {
+                        codec::encode_puback(version, packet_identifier, reason_code, out);
+                    })
+                {
+                    return;
+                }
+                let packet = HeldPacket::PubAck(packet_identifier, reason_code);
+                self.hold(connection, lsn, ticket, packet, now, effects);
+            }
+            Promise::Ticket { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn.max(last)),
         }
     }
 }

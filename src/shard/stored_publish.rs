@@ -9,6 +9,7 @@ use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
 use super::publish::Publisher;
+use super::spread::{Promise, Source};
 use super::store::{HandedOn, HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
 use crate::codec::{self, ReasonCode};
@@ -48,6 +49,16 @@ impl Shard {
             .route(message, Publisher::Session(session), now, effects)
             .reason_code();
         let (lsn, ticket) = self.end_stored();
+        if !self.spreads.is_empty() {
+            let promise = Promise::PubAck {
+                connection: key,
+                packet_identifier,
+                reason_code: code,
+                lsn,
+                ticket,
+            };
+            return self.promise(Source::Session(session), promise, now, effects);
+        }
         if (lsn, ticket) == (0, 0)
             && self.acknowledge_at_once(key, effects, |version, out| {
                 codec::encode_puback(version, packet_identifier, code, out);
@@ -140,7 +151,10 @@ impl Shard {
         };
         let identity = member.session.identity.clone();
         let name = store.journal.name_session();
-        store.begin(Waiter::Will(name));
+        self.finish_spreads_to(message.topic_name, now, effects);
+        if let Some(store) = &mut self.clients.store {
+            store.begin(Waiter::Will(name));
+        }
         self.route(message, publisher, now, effects);
         let (_, ticket) = self.end_stored();
         if ticket != 0
@@ -314,7 +328,12 @@ impl Shard {
         from: ShardId,
         ticket: Option<Ticket>,
         message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
     ) {
+        if !self.spreads.is_empty() && message.qos == QoS::ExactlyOnce {
+            self.finish_spreads_to(message.topic_name, now, effects);
+        }
         let (Some(store), Some(ticket)) = (&mut self.clients.store, ticket) else {
             return;
         };
@@ -329,9 +348,20 @@ impl Shard {
     }
 
     #[inline]
-    pub(super) fn end_forwarded(&mut self, from: ShardId, ticket: Option<Ticket>) {
+    pub(super) fn end_forwarded(
+        &mut self,
+        from: ShardId,
+        ticket: Option<Ticket>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let Some(ticket) = ticket else { return };
         let (lsn, own) = self.end_stored();
+        if own == 0 && !self.spreads.is_empty() {
+            let (to, ticket) = (from, ticket.ticket);
+            let promise = Promise::Ticket { to, ticket, lsn };
+            return self.promise(Source::Shard(from), promise, now, effects);
+        }
         if own == 0 {
             return self.answer_ticket(from, ticket.ticket, lsn);
         }

@@ -130,26 +130,78 @@ fn what_others_publish_to_the_topic_of_a_message_that_is_spread_comes_behind_it(
     });
 }
 
-/// What is stored is given to everybody at once, and comes behind what is not.
-#[test]
-fn message_that_is_stored_finds_the_one_that_was_spread_before_it_at_everybody() {
-    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(1));
+/// Clients of one shard that are stored and subscribe to `t`.
+fn stored_subscribers(crossing: &mut Crossing, count: usize, shard: usize) -> Vec<Link> {
     let mut links = Vec::new();
-    for _ in 0..4 {
-        let link = crossing.client_by(0, lasting);
-        crossing.bench.subscribe(link, "t", options(Q1));
+    for _ in 0..count {
+        let link = crossing.client_by(shard, lasting);
+        crossing.bench.subscribe(link, "t", options(Q2));
         crossing.write();
         crossing.bench.hear(link);
         links.push(link);
     }
-    let (one, other) = (crossing.client(0), crossing.client(0));
-    crossing.bench.retain(one, "t", "old");
+    links
+}
+
+/// A QoS 2 message is given to everybody at once, so that what is written down of it is in one frame.
+#[test]
+fn message_that_cannot_be_spread_comes_behind_the_one_that_is() {
+    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(1));
+    let links = stored_subscribers(&mut crossing, 4, 0);
+    let clients = [0; 3].map(|shard| crossing.client(shard));
+    crossing.bench.retain(clients[0], "t", "old");
+    crossing.bench.publish(clients[1], "t", "new", Q2, 1);
+    // Nobody passes by who waits.
+    crossing.bench.publish(clients[2], "t", "last", Q1, 1);
     assert_eq!(spreading(&crossing.bench), 1);
-    crossing.bench.publish(other, "t", "new", Q1, 1);
-    assert_eq!(spreading(&crossing.bench), 0);
+    spread_all(&mut crossing.bench);
+    crossing.write();
+    spread_all(&mut crossing.bench);
     crossing.write();
     for link in links {
-        assert_eq!(crossing.bench.hear_payloads(link), ["old", "new"]);
+        assert_eq!(crossing.bench.hear_payloads(link), ["old", "new", "last"]);
+    }
+}
+
+/// [MQTT-4.3.2-4] PUBACK says that the message is the Server's.
+#[test]
+fn puback_of_a_message_that_is_spread_waits_until_the_disk_has_the_last_of_it() {
+    for (shards, its_own) in [(1, 0), (2, 1)] {
+        let mut crossing = Crossing::stored_with(shards, a_few_at_a_time(1));
+        let links = stored_subscribers(&mut crossing, 4, 0);
+        let publisher = crossing.client(its_own);
+        crossing.bench.publish(publisher, "t", "x", Q1, 1);
+        while spreading(&crossing.bench) > 0 {
+            crossing.write();
+            assert_eq!(crossing.bench.hear(publisher), [""; 0]);
+            crossing.bench.pass(0.001);
+        }
+        assert_eq!(crossing.bench.hear(publisher), [""; 0]);
+        crossing.write();
+        assert_eq!(crossing.bench.hear(publisher), ["puback #1"]);
+        for link in links {
+            assert_eq!(crossing.bench.hear_payloads(link), ["x"]);
+        }
+    }
+}
+
+/// [MQTT-3.1.2-8]
+#[test]
+fn will_that_is_stored_comes_behind_the_message_that_is_spread() {
+    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(1));
+    let links = stored_subscribers(&mut crossing, 4, 0);
+    let mut connect = lasting("publisher");
+    connect.will = will("t", 0);
+    let publisher = crossing.bench.open(connect);
+    crossing.write();
+    crossing.bench.hear(publisher);
+    crossing.bench.publish(publisher, "t", "x", Q1, 1);
+    assert_eq!(spreading(&crossing.bench), 1);
+    crossing.bench.lose(publisher);
+    spread_all(&mut crossing.bench);
+    crossing.write();
+    for link in links {
+        assert_eq!(crossing.bench.hear_payloads(link), ["x", "gone"]);
     }
 }
 
@@ -295,7 +347,7 @@ fn publisher_waits_while_as_many_messages_are_spread_as_may_be() {
         bench.publish(link, topic, &number.to_string(), qos, 1);
     }
     assert_eq!(spreading(&bench), 64);
-    let waiting = bench.world.sum(|it| it.paused_spreads_full);
+    let waiting = bench.world.sum(|it| it.paused_spreads);
     assert_eq!(waiting as usize, PUBLISHERS - 64);
     spread_all(&mut bench);
     for link in links {
