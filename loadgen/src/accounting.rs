@@ -20,12 +20,18 @@ pub struct Flow {
     next: u64,
     /// Sequences passed over and not seen yet: first to one past last. Empty with a good broker.
     missing: BTreeMap<u64, u64>,
+    /// How many of them are not kept any more.
+    lost_long_ago: u64,
     duplicated: u64,
     reordered: u64,
     /// Of a flow of which others get their share: at its sequence's place, one more than the sequence
     /// that came last there.
     recent: Vec<u64>,
 }
+
+/// Gaps that a flow keeps, to tell what is late from what is repeated. A broker that drops every second message
+/// would make one for each; what fills an older one counts as repeated, and stays lost.
+const GAPS_MAX: usize = 4096;
 
 impl Flow {
     /// A flow of which others get their share, from a publisher with so many messages under way.
@@ -52,6 +58,11 @@ impl Flow {
         if sequence > self.next {
             self.missing.insert(self.next, sequence);
             self.next = sequence + 1;
+            if self.missing.len() > GAPS_MAX
+                && let Some((start, end)) = self.missing.pop_first()
+            {
+                self.lost_long_ago += end - start;
+            }
             return Arrival::Fresh;
         }
         let gap = self
@@ -77,7 +88,7 @@ impl Flow {
     /// How many of the `published` first sequences were not seen.
     pub fn lost(&self, published: u64) -> u64 {
         let passed_over: u64 = self.missing.iter().map(|(start, end)| end - start).sum();
-        passed_over + published.saturating_sub(self.next)
+        self.lost_long_ago + passed_over + published.saturating_sub(self.next)
     }
 
     /// A message of a shared flow: it may skip any number, and not go back.
@@ -462,6 +473,19 @@ mod tests {
         assert!(window.is_empty(0));
         assert!(!window.release(1));
         assert!(!window.acknowledge(0, 1));
+    }
+
+    #[test]
+    fn a_flow_with_a_gap_for_every_message_counts_all_of_them_and_keeps_the_last_ones() {
+        let mut flow = Flow::default();
+        let count = 3 * GAPS_MAX as u64;
+        for sequence in 0..count {
+            flow.observe(2 * sequence + 1);
+        }
+        assert_eq!(flow.missing.len(), GAPS_MAX);
+        assert_eq!(flow.lost(2 * count), count);
+        assert_eq!(flow.observe(2 * count - 2), Arrival::Fresh);
+        assert_eq!((flow.lost(2 * count), flow.reordered()), (count - 1, 1));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Engine {
                 .publisher
                 .unwrap_or(0),
             published: publisher.window.published(),
-            unsent: publisher.due_ns.len() as u64,
+            unsent: publisher.waiting(),
             unacknowledged: publisher.window.unacknowledged(),
             arrivals: publisher.arrivals,
             surplus: publisher.surplus,

@@ -35,7 +35,7 @@ use crate::failure::Failure;
 use crate::plan::{Client, Delivery, Plan};
 use crate::transport::Transport;
 
-use self::publishing::{Publisher, Schedule};
+use self::publishing::{Place, Publisher, Schedule};
 
 pub use self::data_path::TICK_NS;
 pub use self::ending::End;
@@ -181,7 +181,7 @@ impl Engine {
         }
         // In the order of the plan, which is what `owners` counts in.
         publishers.sort_by_key(|&(global, _)| global);
-        let publishers: Vec<Publisher> = publishers.into_iter().map(|(_, p)| p).collect();
+        let mut publishers: Vec<Publisher> = publishers.into_iter().map(|(_, p)| p).collect();
         let schedules = plan.schedules.iter().enumerate().map(|(schedule, &rate)| {
             let takes_part = |p: &&crate::plan::Publisher| p.schedule == Some(schedule as u16);
             let total = plan.publishers.iter().filter(takes_part).count();
@@ -199,7 +199,16 @@ impl Engine {
                 issued: 0,
             }
         });
-        let schedules = schedules.filter(|s| !s.publishers.is_empty()).collect();
+        let schedules = schedules.filter(|s| !s.publishers.is_empty());
+        let schedules: Vec<Schedule> = schedules.collect();
+        for (schedule, members) in schedules.iter().enumerate() {
+            for (turn, &publisher) in members.publishers.iter().enumerate() {
+                publishers[publisher as usize].place = Some(Place {
+                    schedule,
+                    turn: turn as u64,
+                });
+            }
+        }
         Self {
             thread,
             run: run.clone(),

@@ -1,6 +1,5 @@
 //! What a publisher sends, and when: as its window allows, or as its schedule says.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use fastmq::shard::Effects;
@@ -27,13 +26,21 @@ pub(super) struct Publisher {
     pub(super) short_templates: Vec<PublishTemplate>,
     pub(super) qos: u8,
     pub(super) window: Window,
-    /// When messages that wait for the window were due.
-    pub(super) due_ns: VecDeque<u64>,
-    pub(super) is_scheduled: bool,
+    /// In a schedule, if it follows one.
+    pub(super) place: Option<Place>,
+    /// Messages that have become due. When, their place tells: nothing is kept of those that wait for the window.
+    pub(super) issued: u64,
     pub(super) quota: Option<u64>,
     pub(super) moved_ns: u64,
     pub(super) arrivals: u64,
     pub(super) surplus: u64,
+}
+
+/// Which of a schedule's messages are a publisher's: `turn`, and then each as much later as there are publishers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) schedule: usize,
+    pub(super) turn: u64,
 }
 
 /// An absolute schedule: message k is due at start + k * interval, whatever happened to others.
@@ -47,15 +54,47 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn next_ns(&self) -> u64 {
+        self.due_ns(self.issued)
+    }
+
+    /// When message k is due.
+    #[inline]
+    fn due_ns(&self, k: u64) -> u64 {
         self.start_ns
-            .saturating_add((self.issued as f64 * self.interval_ns) as u64)
+            .saturating_add((k as f64 * self.interval_ns) as u64)
+    }
+
+    /// How many are due until `end_ns`.
+    fn due_by(&self, end_ns: u64) -> u64 {
+        let mut count = (end_ns.saturating_sub(self.start_ns) as f64 / self.interval_ns) as u64;
+        // The same rounding as above has the last word.
+        while self.due_ns(count) <= end_ns {
+            count += 1;
+        }
+        while count > 0 && self.due_ns(count - 1) > end_ns {
+            count -= 1;
+        }
+        count
+    }
+
+    /// How many of the first `count` are due to whom `turn` names.
+    fn share(&self, count: u64, turn: u64) -> u64 {
+        count
+            .saturating_sub(turn)
+            .div_ceil(self.publishers.len() as u64)
     }
 }
 
 impl Publisher {
+    /// Messages that are due and have not left.
+    pub(super) fn waiting(&self) -> u64 {
+        // What follows no schedule is never due.
+        self.issued.saturating_sub(self.window.published())
+    }
+
     /// Whether something is due, or under way.
     pub(super) fn has_outstanding(&self) -> bool {
-        !self.due_ns.is_empty() || !self.window.is_empty(self.arrivals - self.surplus)
+        self.waiting() > 0 || !self.window.is_empty(self.arrivals - self.surplus)
     }
 }
 
@@ -96,19 +135,20 @@ impl Engine {
             } else {
                 Window::new(plan.window, plan.needed, plan.qos)
             },
-            due_ns: VecDeque::with_capacity(if plan.schedule.is_some() { 64 } else { 0 }),
-            is_scheduled: plan.schedule.is_some(),
+            place: None,
+            issued: 0,
             quota: plan.quota,
             moved_ns: 0,
             arrivals: 0,
             surplus: 0,
         }
     }
+
     /// Whether the publisher has something to send and may.
     pub(super) fn wants_output(&self, publisher: &Publisher, now_ns: u64) -> bool {
         publisher.window.free() > 0
-            && if publisher.is_scheduled {
-                !publisher.due_ns.is_empty()
+            && if publisher.place.is_some() {
+                publisher.waiting() > 0
             } else if let Some(quota) = publisher.quota {
                 publisher.window.published() < quota
             } else {
@@ -131,12 +171,15 @@ impl Engine {
         let out = &mut self.peers[publisher.peer as usize].out;
         let before = publisher.window.published();
         let topics = publisher.templates.len() as u64;
-        if publisher.is_scheduled {
+        if let Some(place) = publisher.place {
+            let schedule = &self.schedules[place.schedule];
+            let publishers = schedule.publishers.len() as u64;
             while publisher.window.free() > 0
                 && out.len() < BATCH_SIZE_MAX
-                && let Some(due_ns) = publisher.due_ns.pop_front()
+                && publisher.waiting() > 0
             {
                 let (sequence, identifier) = publisher.window.open();
+                let due_ns = schedule.due_ns(sequence * publishers + place.turn);
                 let template = template(publisher, sequence, topics);
                 template.append(identifier, sequence, due_ns, now_ns, out);
                 if now_ns > due_ns + OVERRUN_NS && (self.from_ns..self.stop_ns).contains(&due_ns) {
@@ -159,20 +202,25 @@ impl Engine {
     /// Puts what is due by now on its publishers, in turn.
     pub(super) fn issue(&mut self, now_ns: u64, effects: &mut Effects) {
         for index in 0..self.schedules.len() {
-            loop {
-                let schedule = &mut self.schedules[index];
-                let due_ns = schedule.next_ns();
-                if due_ns > now_ns || due_ns >= self.stop_ns {
-                    break;
-                }
-                let turn = schedule.issued % schedule.publishers.len() as u64;
+            let schedule = &self.schedules[index];
+            let end_ns = now_ns.min(self.stop_ns.saturating_sub(1));
+            if schedule.next_ns() > end_ns {
+                continue;
+            }
+            let (first, due) = (schedule.issued, schedule.due_by(end_ns));
+            let publishers = schedule.publishers.len() as u64;
+            // Of those whose turn it was, however often: a rate beyond all that can be done costs no more.
+            for turn in first..due.min(first + publishers) {
+                let turn = turn % publishers;
+                let schedule = &self.schedules[index];
                 let publisher = schedule.publishers[turn as usize];
-                schedule.issued += 1;
+                let issued = schedule.share(due, turn);
                 let publisher = &mut self.publishers[publisher as usize];
-                publisher.due_ns.push_back(due_ns);
+                publisher.issued = issued;
                 let peer = publisher.peer;
                 self.mark_dirty(peer, effects);
             }
+            self.schedules[index].issued = due;
         }
     }
 }
@@ -185,5 +233,42 @@ fn template(publisher: &Publisher, sequence: u64, topics: u64) -> &PublishTempla
         &publisher.templates[topic as usize]
     } else {
         &publisher.short_templates[topic as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_of_a_schedule_is_due_to_one_publisher_at_its_time() {
+        for (publishers, interval_ns, start_ns) in [
+            (1, 1000.0, 7),
+            (3, 0.7, 10_000),
+            (7, 333.3, 0),
+            (1000, 10.0, 99),
+        ] {
+            let schedule = Schedule {
+                publishers: (0..publishers).collect(),
+                interval_ns,
+                start_ns,
+                issued: 0,
+            };
+            let mut due = 0;
+            for end_ns in start_ns.saturating_sub(2)..start_ns + 5000 {
+                while schedule.due_ns(due) <= end_ns {
+                    due += 1;
+                }
+                assert_eq!(schedule.due_by(end_ns), due, "{schedule:?} until {end_ns}");
+            }
+            let turns = 0..u64::from(publishers);
+            let shares = turns.clone().map(|turn| schedule.share(due, turn));
+            assert_eq!(shares.sum::<u64>(), due);
+            for turn in turns {
+                let (share, count) = (schedule.share(due, turn), u64::from(publishers));
+                assert!(share == 0 || (share - 1) * count + turn < due);
+                assert!(share * count + turn >= due);
+            }
+        }
     }
 }
