@@ -1,7 +1,8 @@
 //! What happened to every message: lost, duplicated, out of order, or delivered once in order.
 //!
 //! A [`Flow`] is one publisher seen by one subscriber. A [`Window`] is what one publisher has sent
-//! and not yet seen through. Neither knows of sockets or clocks.
+//! and not yet seen through. [`Identifiers`] are those that something is waited for by. None of them knows of
+//! sockets or clocks.
 
 use std::collections::BTreeMap;
 
@@ -321,20 +322,31 @@ impl Window {
         };
         let handshake = &mut self.handshakes[(sequence & self.mask) as usize];
         let expected = *handshake == Handshake::Published;
-        *handshake = Handshake::Released;
+        if expected {
+            *handshake = Handshake::Released;
+        }
         expected
     }
 
-    /// Messages whose acknowledgement is not complete.
-    pub fn unacknowledged(&self) -> u64 {
+    /// Messages whose acknowledgement is not complete: those that wait for PUBACK or PUBREC, and for PUBCOMP.
+    pub fn unacknowledged(&self) -> (u64, u64) {
         let outstanding = self.head..self.next;
         let slots = outstanding.map(|sequence| (sequence & self.mask) as usize);
-        slots
-            .filter(|&slot| self.handshakes[slot] != Handshake::None)
-            .count() as u64
+        slots.fold((0, 0), |(published, released), slot| {
+            match self.handshakes[slot] {
+                Handshake::None => (published, released),
+                Handshake::Published => (published + 1, released),
+                Handshake::Released => (published, released + 1),
+            }
+        })
     }
 
-    /// Stops waiting for everything outstanding. Only for QoS 0, where loss is allowed.
+    /// Whether every message is acknowledged, as far as messages are.
+    pub fn is_acknowledged(&self) -> bool {
+        self.acknowledged_to == self.next
+    }
+
+    /// Stops waiting for everything outstanding. Only where loss is allowed, and nothing else is waited for.
     pub fn give_up(&mut self) {
         self.head = self.next;
         self.acknowledged_to = self.next;
@@ -342,6 +354,51 @@ impl Window {
         self.kept_from = self.next;
         self.deliveries.fill(0);
         self.handshakes.fill(Handshake::None);
+    }
+}
+
+/// Packet Identifiers that something is waited for by: a bit for each, as far as the highest one.
+#[derive(Debug, Default)]
+pub struct Identifiers {
+    words: Vec<u64>,
+    count: u32,
+}
+
+impl Identifiers {
+    /// False where it was there before.
+    #[inline]
+    pub fn insert(&mut self, packet_identifier: u16) -> bool {
+        let word = usize::from(packet_identifier / 64);
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        let bit = 1 << (packet_identifier % 64);
+        let is_new = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        self.count += u32::from(is_new);
+        is_new
+    }
+
+    /// False where it was not there.
+    #[inline]
+    pub fn remove(&mut self, packet_identifier: u16) -> bool {
+        let Some(word) = self.words.get_mut(usize::from(packet_identifier / 64)) else {
+            return false;
+        };
+        let bit = 1 << (packet_identifier % 64);
+        let was_there = *word & bit != 0;
+        *word &= !bit;
+        self.count -= u32::from(was_there);
+        was_there
+    }
+
+    pub fn len(&self) -> u32 {
+        self.count
+    }
+
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+        self.count = 0;
     }
 }
 
@@ -395,7 +452,7 @@ mod tests {
         );
         window.deliver(second, 1);
         assert_eq!(window.free(), 0);
-        assert_eq!(window.unacknowledged(), 1, "the second one");
+        assert_eq!(window.unacknowledged(), (1, 0), "the second one");
         assert_eq!(window.deliver(first, 1), 0);
         assert_eq!(window.free(), 1);
         assert_eq!(window.deliver(first, 1), 1, "one too many");
@@ -440,7 +497,7 @@ mod tests {
         let (_, second) = window.open();
         assert!(window.acknowledge(second, 1));
         assert_eq!(window.free(), 0);
-        assert_eq!(window.unacknowledged(), 1);
+        assert_eq!(window.unacknowledged(), (1, 0));
         assert!(window.acknowledge(first, 1));
         assert_eq!(window.free(), 2);
         assert!(!window.acknowledge(first, 1), "acknowledged twice");
@@ -466,12 +523,15 @@ mod tests {
             let (sequence, identifier) = window.open();
             assert!(!window.acknowledge(identifier, 2), "PUBCOMP before PUBREC");
             assert!(window.release(identifier));
+            assert!(!window.release(identifier), "PUBREC twice");
+            assert_eq!(window.unacknowledged(), (0, 1));
             window.deliver(sequence, 1);
             assert!(!window.is_empty(0));
             assert!(window.acknowledge(identifier, 2));
         }
         assert!(window.is_empty(0));
-        assert!(!window.release(1));
+        assert!(!window.release(1), "PUBREC of what is through");
+        assert!(window.is_acknowledged());
         assert!(!window.acknowledge(0, 1));
     }
 
@@ -486,6 +546,23 @@ mod tests {
         assert_eq!(flow.lost(2 * count), count);
         assert_eq!(flow.observe(2 * count - 2), Arrival::Fresh);
         assert_eq!((flow.lost(2 * count), flow.reordered()), (count - 1, 1));
+    }
+
+    #[test]
+    fn identifiers_are_there_once_and_gone_when_they_were_taken() {
+        let mut identifiers = Identifiers::default();
+        for identifier in [0, 63, 64, u16::MAX] {
+            assert!(!identifiers.remove(identifier));
+            assert!(identifiers.insert(identifier));
+            assert!(!identifiers.insert(identifier));
+        }
+        assert_eq!(identifiers.len(), 4);
+        assert!(identifiers.remove(64));
+        assert!(!identifiers.remove(64));
+        assert_eq!(identifiers.len(), 3);
+        identifiers.clear();
+        assert_eq!(identifiers.len(), 0);
+        assert!(identifiers.insert(63));
     }
 
     #[test]

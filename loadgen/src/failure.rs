@@ -57,8 +57,6 @@ pub enum Failure {
     BrokerDied(u32),
     #[error("the broker sent packet type {0:#04x}, which nobody asked for")]
     Unexpected(u8),
-    #[error("the broker acknowledged Packet Identifier {0}, which is not under way in that step")]
-    UnexpectedAcknowledgement(u16),
     #[error("{done} of {wanted} {what} within {seconds:.0} s: giving up")]
     Deadline {
         what: &'static str,

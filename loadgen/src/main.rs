@@ -1,12 +1,13 @@
 //! `loadgen`: drives an MQTT broker and says what was delivered, how fast, and at what cost.
 //!
 //! [`plan`] says who talks to whom, [`engine`] is one thread's clients on the project's data path,
-//! [`mod@run`] conducts the engines, [`accounting`] keeps the truth of every message and [`result`] says
-//! it. [`sink`] is what the generator is measured against.
+//! [`mod@run`] conducts the engines, [`accounting`] keeps the truth of every message, [`breaches`]
+//! of every packet, and [`result`] says it. [`sink`] is what the generator is measured against.
 
 #![forbid(unsafe_code)]
 
 mod accounting;
+mod breaches;
 mod clock;
 mod engine;
 mod failure;

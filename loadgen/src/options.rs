@@ -19,7 +19,7 @@ Results:
 ///
 /// Every message carries its publisher, its sequence, when it was due and when it was sent; what was
 /// lost, duplicated or reordered is counted for every pair of publisher and subscriber. Exit status:
-/// 0 when the broker kept its promises, 1 when it broke one, 2 when the run could not be made or was interrupted.
+/// 0 when the broker kept its promises, 1 when it broke one, of messages or of other packets, 2 when the run could not be made or was interrupted.
 /// Loss at QoS 0 breaks none, however much it is, and is told.
 #[derive(Debug, Parser)]
 #[command(disable_version_flag = true, after_help = AFTER_HELP)]
@@ -127,10 +127,12 @@ pub struct Common {
     /// The broker's configuration file, whose text goes into the result.
     #[arg(long, global = true, value_name = "FILE")]
     pub broker_config: Option<PathBuf>,
-    /// Seconds without any progress in setting a run up after which it fails.
+    /// Seconds without any progress in setting a run up after which it fails; in storing for later, after which what was
+    /// not acknowledged counts as that.
     #[arg(long, global = true, default_value_t = 10.0, value_parser = seconds)]
     pub patience: f64,
-    /// Seconds without any delivery after which the rest counts as lost.
+    /// Seconds without any delivery or acknowledgement after which the rest counts as lost, or as never acknowledged. A
+    /// drain ends after a minute.
     #[arg(long, global = true, default_value_t = 5.0, value_parser = seconds)]
     pub drain: f64,
     /// Seed of everything that is random: the payload.

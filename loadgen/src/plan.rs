@@ -62,6 +62,8 @@ pub struct Publisher {
     pub retain: bool,
     /// Deliveries after which a message is through.
     pub needed: u32,
+    /// Deliveries are at QoS 0.
+    pub may_lose: bool,
     pub is_shared: bool,
     pub window: u64,
     /// Publishes so many and no more, as soon as it is connected.
@@ -479,6 +481,9 @@ impl Plan {
         for client in &mut self.clients {
             client.qos = 2;
         }
+        for publisher in &mut self.publishers {
+            publisher.may_lose = publisher.qos == 0;
+        }
     }
 
     /// Spreads the Clients over so many brokers that know nothing of each other: who hears a
@@ -567,6 +572,7 @@ impl Plan {
             payload: style.payload,
             retain: false,
             needed,
+            may_lose: style.publish_qos.min(style.subscribe_qos) == 0,
             is_shared: false,
             window: style.window.unwrap_or(usual),
             quota: None,

@@ -15,6 +15,7 @@ use hdrhistogram::serialization::{Serializer, V2DeflateSerializer, V2Serializer}
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::breaches::Breaches;
 use crate::failure::Failure;
 use crate::options::{Common, Options};
 use crate::plan::client_prefix;
@@ -43,12 +44,14 @@ pub struct Truth {
     pub lost: u64,
     pub duplicated: u64,
     pub reordered: u64,
-    /// Changed on the way, or delivered to the wrong subscriber, by the wrong topic or with the wrong QoS.
+    /// Changed on the way, or delivered to the wrong subscriber or by the wrong topic.
     pub corrupt: u64,
     /// Due, but the window never let them go.
     pub unsent: u64,
     /// Published, and the broker never said that it has them.
     pub unacknowledged: u64,
+    /// Promises about packets.
+    pub breaches: Breaches,
     pub passed: bool,
 }
 
@@ -506,6 +509,11 @@ impl RunResult {
         )?;
         if truth.unacknowledged > 0 {
             write!(out, ", {} unacknowledged", truth.unacknowledged)?;
+        }
+        let breaches: u64 = truth.breaches.in_words().map(|(count, _)| count).sum();
+        // Of those, acknowledgements that did not come have just been told.
+        if breaches > truth.unacknowledged {
+            write!(out, ", {} wrong packets", breaches - truth.unacknowledged)?;
         }
         writeln!(out)?;
         for warning in &self.warnings {

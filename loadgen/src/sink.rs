@@ -177,17 +177,18 @@ impl Sink {
                 // The generator sends no properties here.
                 let mut at = if peer.state.is_v5 { 3 } else { 2 };
                 let mut filters = Vec::new();
+                let mut suback = identifier.to_be_bytes().to_vec();
+                suback.extend(peer.state.is_v5.then_some(0));
                 while let Some(&[high, low]) = body.get(at..at + 2) {
                     let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
                     let Some(filter) = body.get(at + 2..end) else {
                         break;
                     };
                     filters.push(filter.to_vec());
+                    // Granted as asked for.
+                    suback.extend(body.get(end));
                     at = end + 1;
                 }
-                let mut suback = identifier.to_be_bytes().to_vec();
-                suback.extend(peer.state.is_v5.then_some(0));
-                suback.extend(filters.iter().map(|_| 2));
                 wire::write_packet(wire::SUBACK, &suback, &mut peer.out);
                 self.subscribe(index, filters);
             }

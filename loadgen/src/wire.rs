@@ -238,17 +238,15 @@ fn binary_size(bytes: &[u8]) -> Option<usize> {
     Some(2 + usize::from(u16::from_be_bytes([high, low])))
 }
 
-/// The least and the worst of the Reason Codes of a SUBACK.
-pub fn read_suback(version: Version, body: &[u8]) -> Result<(u8, u8), WireError> {
-    let empty = WireError("an empty SUBACK");
-    let mut at = 2;
+/// Packet Identifier and Reason Codes of a SUBACK.
+pub fn read_suback(version: Version, body: &[u8]) -> Result<(u16, &[u8]), WireError> {
+    let truncated = WireError("a SUBACK that is too short");
+    let (identifier, mut codes) = body.split_first_chunk::<2>().ok_or(truncated)?;
     if version.is_v5() {
-        let (size, size_size) = read_varint(body.get(at..).ok_or(empty)?)?.ok_or(empty)?;
-        at += size_size + size;
+        let (size, size_size) = read_varint(codes)?.ok_or(truncated)?;
+        codes = codes.get(size_size + size..).ok_or(truncated)?;
     }
-    let codes = body.get(at..).unwrap_or_default();
-    let (least, worst) = (codes.iter().min(), codes.iter().max());
-    least.copied().zip(worst.copied()).ok_or(empty)
+    Ok((u16::from_be_bytes(*identifier), codes))
 }
 
 /// Packet Identifier and Reason Code of PUBACK, PUBREC, PUBREL and PUBCOMP.
@@ -260,6 +258,11 @@ pub fn read_acknowledgement(body: &[u8]) -> Result<(u16, u8), WireError> {
         _ => Err(WireError("an acknowledgement without Packet Identifier")),
     }
 }
+
+/// Bits of a PUBLISH's first byte.
+pub const RETAIN: u8 = 1;
+pub const QOS: u8 = 6;
+pub const DUP: u8 = 8;
 
 /// What a received PUBLISH carries.
 #[derive(Debug, Eq, PartialEq)]
@@ -546,6 +549,20 @@ mod tests {
             }))
         );
         assert!(frame(&[0x40, 0xff, 0xff, 0xff, 0xff, 1], 0).is_err());
+    }
+
+    #[test]
+    fn suback_has_as_many_codes_as_it_has() {
+        assert_eq!(read_suback(Version::V311, &[1, 2]), Ok((258, &[][..])));
+        assert_eq!(
+            read_suback(Version::V311, &[0, 9, 1, 2]),
+            Ok((9, &[1, 2][..]))
+        );
+        let body = [0, 9, 3, 0x1f, 0, 0, 1];
+        assert_eq!(read_suback(Version::V5, &body), Ok((9, &[1][..])));
+        for size in 0..6 {
+            assert!(read_suback(Version::V5, &body[..size]).is_err(), "{size}");
+        }
     }
 
     #[test]

@@ -148,7 +148,8 @@ fn several() -> Vec<(&'static str, Value)> {
         json!("the broker closed the connection of p17 while it published (partial results)");
     partial["timeline"].as_array_mut().unwrap().truncate(11);
     let mut failed = result("rumqttd", 152_000.0, 190.0, 9);
-    failed["truth"] = json!({"lost": 3, "duplicated": 1, "reordered": 0, "corrupt": 0, "unsent": 40, "passed": false});
+    failed["truth"] = json!({"lost": 3, "duplicated": 1, "reordered": 0, "corrupt": 0, "unsent": 40,
+        "unacknowledged": 2, "breaches": {"puback_missing": 2, "retain_set": 5, "dup_set": 0}, "passed": false});
     failed["warnings"] =
         json!(["the governor is powersave: figures vary with the clock of the CPU"]);
     let mut limited = result("fastmq", 412_000.0, 55.0, 3);
@@ -267,7 +268,7 @@ fn verdicts_are_words() {
         "<strong>Passed</strong><small>every message once, in order; the generator was the limit</small>",
         "<strong>Partial: ended early</strong>",
         "the broker closed the connection of p17 while it published (partial results)",
-        "<strong>Failed</strong><small>3 lost, 1 duplicated, 40 unsent</small>",
+        "<strong>Failed</strong><small>3 lost, 1 duplicated, 40 unsent, 2 unacknowledged, 5 wrong packets</small>",
         "the governor is powersave",
     ] {
         assert!(page.contains(said), "{said}");

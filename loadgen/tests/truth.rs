@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod fake;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -62,7 +64,7 @@ fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Def
             Ok(size) => filled += size,
         }
         let (mut at, mut forwarded, mut answers) = (0, Vec::new(), Vec::new());
-        while let Some(end) = packet_end(&buffer[..filled], at) {
+        while let Some((_, end)) = fake::packet(&buffer[..filled], at) {
             let packet = &buffer[at..end];
             at = end;
             match packet[0] {
@@ -92,7 +94,10 @@ fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Def
                         _ => {
                             forwarded.extend_from_slice(packet);
                             if defect == Defect::Duplicate && count == STRUCK {
-                                forwarded.extend_from_slice(packet);
+                                // At QoS 1 as what is sent again has to be [MQTT-3.3.1-1].
+                                let dup = if packet[0] == 0x32 { 8 } else { 0 };
+                                forwarded.push(packet[0] | dup);
+                                forwarded.extend_from_slice(&packet[1..]);
                             }
                             if defect == Defect::Corrupt && count == STRUCK {
                                 *forwarded.last_mut().unwrap() ^= 1;
@@ -131,19 +136,6 @@ fn serve(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>, defect: Def
             let _ = subscriber.write_all(&forwarded);
         }
     }
-}
-
-fn packet_end(bytes: &[u8], at: usize) -> Option<usize> {
-    let (mut size, mut shift) = (0, 0);
-    for (index, byte) in bytes.get(at + 1..)?.iter().enumerate() {
-        size |= usize::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte & 0x80 == 0 {
-            let end = at + 2 + index + size;
-            return (end <= bytes.len()).then_some(end);
-        }
-    }
-    None
 }
 
 fn run(workload: &str, defect: Defect, qos: &str) -> (Option<i32>, String) {

@@ -101,6 +101,8 @@ impl Engine {
                 client: client_identifier(client),
             });
         }
+        // Nobody has had these Client Identifiers before.
+        self.breaches.sessions_present += u64::from(!peer.is_resuming && connack.session_present);
         if peer.is_resuming || plan.delivery == Delivery::Retained {
             // Who comes back asked with its CONNECT, who is new asks now.
             let asked_ns = if peer.is_resuming {
@@ -126,7 +128,7 @@ impl Engine {
             let identifier = chunk as u16 + 1;
             let version = run.common.protocol;
             wire::write_subscribe(version, identifier, filters, plan.qos, &mut peer.out);
-            peer.subacks_missing += 1;
+            peer.subacks_missing.insert(identifier);
         }
         Ok(())
     }
@@ -137,27 +139,35 @@ impl Engine {
         body: &[u8],
         now_ns: u64,
     ) -> Result<(), Failure> {
-        let (granted, code) = wire::read_suback(self.run.common.protocol, body)?;
+        let (identifier, codes) = wire::read_suback(self.run.common.protocol, body)?;
         let peer = &mut self.peers[index as usize];
-        if code >= 0x80 {
-            return Err(Failure::SubscribeRefused {
-                client: client_identifier(peer.client),
-                code,
-            });
+        if !peer.subacks_missing.remove(identifier) {
+            self.breaches.subacks_unasked += 1;
+            return Ok(());
         }
-        if granted < peer.qos {
-            // It may, and then what arrives is not what was to be measured.
-            return Err(Failure::QosGranted {
-                client: client_identifier(peer.client),
-                granted,
-                asked: peer.qos,
-            });
+        let filters = self.run.plan.clients[peer.client as usize]
+            .topic_filters
+            .chunks(FILTERS_MAX)
+            .nth(usize::from(identifier) - 1);
+        self.breaches.suback_codes += u64::from(filters.map(<[_]>::len) != Some(codes.len()));
+        for &code in codes {
+            if code >= 0x80 {
+                return Err(Failure::SubscribeRefused {
+                    client: client_identifier(peer.client),
+                    code,
+                });
+            }
+            if code < peer.qos {
+                // It may, and then what arrives is not what was to be measured.
+                return Err(Failure::QosGranted {
+                    client: client_identifier(peer.client),
+                    granted: code,
+                    asked: peer.qos,
+                });
+            }
+            self.breaches.granted_more += u64::from(code > peer.qos);
         }
-        if peer.state != State::AwaitingSubAck {
-            return Err(Failure::Unexpected(wire::SUBACK));
-        }
-        peer.subacks_missing -= 1;
-        if peer.subacks_missing == 0 {
+        if peer.subacks_missing.len() == 0 && peer.state == State::AwaitingSubAck {
             self.become_ready(index, now_ns);
         }
         Ok(())

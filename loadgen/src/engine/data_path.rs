@@ -53,6 +53,12 @@ impl Core for Engine {
         peer.is_dirty = false;
         peer.unsent = 0;
         peer.out.clear();
+        peer.is_pinged = false;
+        if !peer.is_resuming {
+            // What a Session that ended was to release is never released.
+            self.unreleased -= u64::from(peer.unreleased.len());
+            peer.unreleased.clear();
+        }
         peer.since_ns = now_ns;
         peer.due_ns = if due_ns == 0 { now_ns } else { due_ns };
         match wrapping {
@@ -195,7 +201,8 @@ impl Core for Engine {
                 .publishers
                 .iter()
                 .filter(|publisher| publisher.has_outstanding())
-                .count() as u64;
+                .count() as u64
+                + self.unreleased;
             let status = self.status();
             status.outstanding.store(outstanding, Ordering::Relaxed);
             status.published.store(self.published, Ordering::Relaxed);

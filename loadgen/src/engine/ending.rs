@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 
 use crate::accounting::Flow;
+use crate::breaches::Breaches;
 
 use super::{Engine, histogram};
 
@@ -22,7 +23,10 @@ pub struct PublisherEnd {
     pub publisher: u32,
     pub published: u64,
     pub unsent: u64,
-    pub unacknowledged: u64,
+    /// Messages that wait for PUBACK or PUBREC, and for PUBCOMP.
+    pub unacknowledged: (u64, u64),
+    /// They fill its window, so that it could publish no more.
+    pub has_stopped: bool,
     /// Of a shared subscription: deliveries in all, and those that were too many.
     pub arrivals: u64,
     pub surplus: u64,
@@ -34,6 +38,9 @@ pub struct End {
     pub flows: Vec<FlowEnd>,
     pub publishers: Vec<PublisherEnd>,
     pub corrupt: u64,
+    /// But for what is missing at the end, which may have been under way.
+    pub breaches: Breaches,
+    pub unreleased: u64,
     pub overruns: u64,
     pub window_restarts: u64,
     /// Latencies since the last interval.
@@ -68,6 +75,7 @@ impl Engine {
             published: publisher.window.published(),
             unsent: publisher.waiting(),
             unacknowledged: publisher.window.unacknowledged(),
+            has_stopped: publisher.window.free() == 0 && !publisher.window.is_acknowledged(),
             arrivals: publisher.arrivals,
             surplus: publisher.surplus,
         });
@@ -75,6 +83,8 @@ impl Engine {
             flows,
             publishers: publishers.collect(),
             corrupt: self.corrupt,
+            breaches: self.breaches,
+            unreleased: self.unreleased,
             overruns: self.overruns,
             window_restarts: self.window_restarts,
             intended: std::mem::replace(&mut self.intended, histogram()),

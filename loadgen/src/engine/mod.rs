@@ -30,7 +30,8 @@ use fastmq::key::{ConnectionKey, ShardId};
 use fastmq::shard::Effects;
 use hdrhistogram::Histogram;
 
-use crate::accounting::Flow;
+use crate::accounting::{Flow, Identifiers};
+use crate::breaches::Breaches;
 use crate::failure::Failure;
 use crate::plan::{Client, Delivery, Plan};
 use crate::transport::Transport;
@@ -61,7 +62,11 @@ struct Peer {
     state: State,
     is_dirty: bool,
     is_resuming: bool,
-    subacks_missing: u16,
+    /// Has sent PINGREQ and waits.
+    is_pinged: bool,
+    subacks_missing: Identifiers,
+    /// Of QoS 2: delivered, and PUBREL has not come.
+    unreleased: Identifiers,
     qos: u8,
     delivery: Delivery,
     publisher: Option<u32>,
@@ -129,9 +134,13 @@ pub struct Engine {
     published: u64,
     delivered: u64,
     corrupt: u64,
+    breaches: Breaches,
+    /// Deliveries at QoS 2 that wait for PUBREL, of all peers.
+    unreleased: u64,
+    /// The Packet Identifier of the delivery before in the same batch, none of which is acknowledged yet.
+    previous_identifier: u16,
     overruns: u64,
     window_restarts: u64,
-    pings_sent: bool,
     has_failed: bool,
     is_ending: bool,
 }
@@ -165,7 +174,9 @@ impl Engine {
                 state: State::Offline,
                 is_dirty: false,
                 is_resuming: false,
-                subacks_missing: 0,
+                is_pinged: false,
+                subacks_missing: Identifiers::default(),
+                unreleased: Identifiers::default(),
                 qos: client.qos,
                 delivery: client.delivery,
                 publisher,
@@ -242,9 +253,11 @@ impl Engine {
             published: 0,
             delivered: 0,
             corrupt: 0,
+            breaches: Breaches::default(),
+            unreleased: 0,
+            previous_identifier: 0,
             overruns: 0,
             window_restarts: 0,
-            pings_sent: false,
             has_failed: false,
             is_ending: false,
         }

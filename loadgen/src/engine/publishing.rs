@@ -26,6 +26,8 @@ pub(super) struct Publisher {
     pub(super) short_templates: Vec<PublishTemplate>,
     pub(super) qos: u8,
     pub(super) window: Window,
+    /// Deliveries are at QoS 0.
+    pub(super) may_lose: bool,
     /// In a schedule, if it follows one.
     pub(super) place: Option<Place>,
     /// Messages that have become due. When, their place tells: nothing is kept of those that wait for the window.
@@ -135,6 +137,7 @@ impl Engine {
             } else {
                 Window::new(plan.window, plan.needed, plan.qos)
             },
+            may_lose: plan.may_lose,
             place: None,
             issued: 0,
             quota: plan.quota,

@@ -29,6 +29,7 @@ impl Engine {
     ) -> Result<usize, Failure> {
         let now_ns = self.run.clock.now_ns();
         let delivered = self.delivered;
+        self.previous_identifier = 0;
         let mut at = 0;
         while let Some(frame) = wire::frame(bytes, at)? {
             at = frame.body.end;
@@ -71,11 +72,18 @@ impl Engine {
                 if code >= 0x80 {
                     return Err(Failure::PublishRefused { code });
                 }
-                self.handle_acknowledgement(index, first_byte, identifier, now_ns, effects)
+                self.handle_acknowledgement(index, first_byte, identifier, now_ns, effects);
+                Ok(())
             }
             wire::PUBREL => {
                 let (identifier, _) = wire::read_acknowledgement(body)?;
+                // Answered in any case [MQTT-4.3.3-11].
                 wire::write_acknowledgement(wire::PUBCOMP, identifier, &mut peer.out);
+                if peer.unreleased.remove(identifier) {
+                    self.unreleased -= 1;
+                } else {
+                    self.breaches.pubrel_unasked += 1;
+                }
                 Ok(())
             }
             wire::CONNACK if peer.state == State::AwaitingConnAck => {
@@ -88,7 +96,12 @@ impl Engine {
                 self.mark_dirty(index, effects);
                 Ok(())
             }
-            wire::PINGRESP if self.pings_sent => {
+            wire::PINGRESP if !peer.is_pinged => {
+                self.breaches.pingresps_unasked += 1;
+                Ok(())
+            }
+            wire::PINGRESP => {
+                peer.is_pinged = false;
                 let status = self.status();
                 status.last_acknowledged_ns.store(now_ns, Ordering::Relaxed);
                 status.pongs.fetch_add(1, Ordering::Relaxed);
@@ -118,10 +131,22 @@ impl Engine {
         match received.qos {
             0 => {}
             1 => {
-                wire::write_acknowledgement(wire::PUBACK, received.packet_identifier, &mut peer.out)
+                let identifier = received.packet_identifier;
+                wire::write_acknowledgement(wire::PUBACK, identifier, &mut peer.out);
+                if identifier == self.previous_identifier || identifier == 0 {
+                    // Sent again it may be the same one.
+                    self.breaches.identifiers_reused += u64::from(first_byte & wire::DUP == 0);
+                }
+                self.previous_identifier = identifier;
             }
             _ => {
-                wire::write_acknowledgement(wire::PUBREC, received.packet_identifier, &mut peer.out)
+                let identifier = received.packet_identifier;
+                wire::write_acknowledgement(wire::PUBREC, identifier, &mut peer.out);
+                let is_new = peer.unreleased.insert(identifier);
+                self.unreleased += u64::from(is_new);
+                if !is_new || identifier == 0 {
+                    self.breaches.identifiers_reused += u64::from(first_byte & wire::DUP == 0);
+                }
             }
         }
         let payload = received.payload;
@@ -135,7 +160,6 @@ impl Engine {
             let is_aliased = received.topic_name.is_empty() && run.common.topic_aliases;
             (received.topic_name == topic_name || is_aliased)
                 && payload.len() == publisher.payload
-                && received.qos == publisher.qos.min(peer.qos)
                 && payload[wire::STAMP_SIZE..] == run.filler[..payload.len() - wire::STAMP_SIZE]
         });
         let Some(stamp) = stamp else {
@@ -143,6 +167,14 @@ impl Engine {
             return Ok(());
         };
         let publisher = &run.plan.publishers[stamp.publisher as usize];
+        let is_retained = u8::from(peer.delivery == Delivery::Retained) * wire::RETAIN;
+        let expected = wire::PUBLISH | (publisher.qos.min(peer.qos) << 1) | is_retained;
+        let odd = first_byte ^ expected;
+        if odd & wire::QOS != 0 {
+            // No delivery of what was asked for.
+            self.breaches.wrong_qos += 1;
+            return Ok(());
+        }
         let topics = publisher.topic_names.len() as u64;
         let source = u64::from(stamp.publisher - peer.first_source);
         let (flow, sequence) = if topics == 1 {
@@ -160,6 +192,9 @@ impl Engine {
         };
         if arrival == Arrival::Duplicate {
             return Ok(());
+        }
+        if odd != 0 {
+            self.breaches.count_flags(odd, is_retained != 0);
         }
         self.delivered += 1;
         let (intended_ns, actual_ns, is_measured) = if peer.delivery.is_stored() {
@@ -252,30 +287,32 @@ impl Engine {
         identifier: u16,
         now_ns: u64,
         effects: &mut Effects,
-    ) -> Result<(), Failure> {
-        let unexpected = Failure::UnexpectedAcknowledgement(identifier);
+    ) {
         let peer = &mut self.peers[index as usize];
         let Some(local) = peer.publisher else {
-            return Err(unexpected);
+            self.breaches.acknowledgements_unasked += 1;
+            return;
         };
         let publisher = &mut self.publishers[local as usize];
         if first_byte == wire::PUBREC {
             if publisher.qos != 2 || !publisher.window.release(identifier) {
-                return Err(unexpected);
+                self.breaches.acknowledgements_unasked += 1;
+                return;
             }
             wire::write_acknowledgement(wire::PUBREL, identifier, &mut peer.out);
-            return Ok(());
+            return;
         }
         let of_qos = if first_byte == wire::PUBACK { 1 } else { 2 };
         if of_qos != publisher.qos || !publisher.window.acknowledge(identifier, of_qos) {
-            return Err(unexpected);
+            self.breaches.acknowledgements_unasked += 1;
+            return;
         }
         if publisher.quota.is_some() {
-            let last_ns = &self.run.status[self.thread].last_acknowledged_ns;
-            last_ns.store(now_ns, Ordering::Relaxed);
+            let status = &self.run.status[self.thread];
+            status.last_acknowledged_ns.store(now_ns, Ordering::Relaxed);
+            status.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         // Its own packet was the cause, so its output is looked at anyway.
         self.mark_dirty(index, effects);
-        Ok(())
     }
 }

@@ -50,6 +50,8 @@ pub struct Status {
     /// When the first message of a quota left, and when the broker last said that it has one.
     pub first_publish_ns: AtomicU64,
     pub last_acknowledged_ns: AtomicU64,
+    /// Messages of a quota that the broker has said that it has.
+    pub acknowledged: AtomicU64,
 }
 
 /// What all engines of a run share.

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{Command, Engine, Event, Interval, State, histogram};
 use crate::wire;
 
-/// A QoS 0 window that has not moved for so long is waiting for messages that are lost.
+/// A window that has not moved for so long, and waits for deliveries at QoS 0, waits for messages that are lost.
 const STALL_NS: u64 = 1_000_000_000;
 /// Length of one line of the timeline.
 const INTERVAL_NS: u64 = 1_000_000_000;
@@ -38,11 +38,11 @@ impl Engine {
                 }
             }
             Command::Ping => {
-                self.pings_sent = true;
                 for index in 0..self.peers.len() {
                     if self.peers[index].state != State::Ready {
                         continue;
                     }
+                    self.peers[index].is_pinged = true;
                     self.peers[index]
                         .out
                         .extend_from_slice(&wire::PINGREQ_PACKET);
@@ -111,7 +111,7 @@ impl Engine {
         deadline_ns
     }
 
-    /// At QoS 0 a lost message would hold its place in the window for ever.
+    /// Where deliveries are at QoS 0, a lost one would hold its place in the window for ever.
     pub(super) fn restart_stalled_windows(&mut self, now_ns: u64, effects: &mut Effects) {
         if now_ns < self.stall_check_ns {
             return;
@@ -119,7 +119,8 @@ impl Engine {
         self.stall_check_ns = now_ns + STALL_NS / 4;
         for index in 0..self.publishers.len() {
             let publisher = &mut self.publishers[index];
-            if publisher.qos > 0 || publisher.window.free() > 0 {
+            let may_lose = publisher.may_lose && publisher.window.is_acknowledged();
+            if !may_lose || publisher.window.free() > 0 {
                 // Only what is full can be stalled.
                 publisher.moved_ns = now_ns;
             } else if now_ns.saturating_sub(publisher.moved_ns) > STALL_NS {

@@ -345,6 +345,7 @@ fn verdict_in_words(run: &RunResult) -> String {
         (truth.corrupt, "corrupt"),
         (truth.unsent, "unsent"),
         (truth.unacknowledged, "unacknowledged"),
+        (truth.wrong_packets(), "wrong packets"),
     ]
     .into_iter()
     .filter(|(number, _)| *number > 0)
@@ -556,7 +557,7 @@ fn counts(run: &RunResult) -> Vec<(String, String)> {
         ];
     }
     let truth = &run.truth;
-    vec![
+    let mut rows = vec![
         row("published", count(run.published)),
         row("published/s", rate(run.published_per_s)),
         row("delivered", count(run.delivered)),
@@ -568,7 +569,10 @@ fn counts(run: &RunResult) -> Vec<(String, String)> {
         row("unsent", count(truth.unsent)),
         row("unacknowledged", count(truth.unacknowledged)),
         row("schedule overruns", count(run.overruns)),
-    ]
+    ];
+    let breaches = truth.breaches.iter().filter(|&(_, &number)| number > 0);
+    rows.extend(breaches.map(|(name, &number)| row(&name.replace('_', " "), count(number))));
+    rows
 }
 
 fn cost(run: &RunResult) -> Vec<(String, String)> {

@@ -3,6 +3,7 @@
 //! Figures that cannot exist in every run (a quotient of nothing, a broker on another machine) are
 //! optional here even where a complete run always has them: a partial run deserves its page too.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -104,7 +105,18 @@ pub struct Truth {
     pub unsent: u64,
     #[serde(default)]
     pub unacknowledged: u64,
+    /// Promises about packets, by the names that the result has for them.
+    #[serde(default)]
+    pub breaches: BTreeMap<String, u64>,
     pub passed: bool,
+}
+
+impl Truth {
+    /// Besides acknowledgements that did not come, which are counted as such.
+    pub fn wrong_packets(&self) -> u64 {
+        let all: u64 = self.breaches.values().sum();
+        all.saturating_sub(self.unacknowledged)
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,8 +4,6 @@ use crate::result::Truth;
 
 use super::conductor::Conductor;
 
-const UNACKNOWLEDGED: &str = "messages never acknowledged";
-
 /// Of the messages of one QoS.
 #[derive(Clone, Copy, Default)]
 struct Counts {
@@ -14,7 +12,11 @@ struct Counts {
     duplicated: u64,
     reordered: u64,
     unsent: u64,
-    unacknowledged: u64,
+    /// That wait for PUBACK or PUBREC, and for PUBCOMP.
+    unacknowledged: (u64, u64),
+    publishers: u64,
+    /// Of them, those that could publish no more for want of acknowledgements.
+    stopped: u64,
     /// To more than one member of a shared subscription.
     shared_out_again: u64,
 }
@@ -36,12 +38,16 @@ impl Conductor<'_> {
         let mut by_qos = [Counts::default(); 3];
         for end in &self.ends {
             truth.corrupt += end.corrupt;
+            truth.breaches.add(&end.breaches);
             for publisher in &end.publishers {
                 let plan = &plan.publishers[publisher.publisher as usize];
                 published[publisher.publisher as usize] = publisher.published;
                 let counts = &mut by_qos[usize::from(plan.qos)];
                 counts.unsent += publisher.unsent;
-                counts.unacknowledged += publisher.unacknowledged;
+                counts.unacknowledged.0 += publisher.unacknowledged.0;
+                counts.unacknowledged.1 += publisher.unacknowledged.1;
+                counts.publishers += 1;
+                counts.stopped += u64::from(publisher.has_stopped);
                 if plan.is_shared {
                     let arrived = publisher.arrivals - publisher.surplus;
                     counts.expected += publisher.published;
@@ -64,12 +70,27 @@ impl Conductor<'_> {
             counts.reordered += end.flow.reordered();
         }
         let (mut broken, mut allowed) = (Vec::new(), Vec::new());
+        let found = truth.breaches.in_words();
+        broken.extend(found.map(|(count, what)| format!("{count} {what}")));
+        let unreleased = self.ends.iter().map(|end| end.unreleased).sum();
+        let missing = &mut truth.breaches;
+        (missing.puback_missing, _) = by_qos[1].unacknowledged;
+        (missing.pubrec_missing, missing.pubcomp_missing) = by_qos[2].unacknowledged;
+        missing.pubrel_missing = unreleased;
+        if unreleased > 0 {
+            let what = format!("{unreleased} deliveries at QoS 2 that no PUBREL followed");
+            if broke_off {
+                allowed.push(format!("{what} when the run broke off"));
+            } else {
+                broken.push(what);
+            }
+        }
         for (qos, counts) in by_qos.iter().enumerate() {
             truth.lost += counts.lost;
             truth.duplicated += counts.duplicated + counts.shared_out_again;
             truth.reordered += counts.reordered;
             truth.unsent += counts.unsent;
-            truth.unacknowledged += counts.unacknowledged;
+            truth.unacknowledged += counts.unacknowledged.0 + counts.unacknowledged.1;
             let lost = format!("of {} messages lost", counts.expected);
             // What a member of a group that is gone had not acknowledged goes to another one, and is older.
             let is_in_order = !(broke_off && plan.publishers.iter().any(|p| p.is_shared));
@@ -92,14 +113,12 @@ impl Conductor<'_> {
                     counts.reordered,
                     "messages delivered out of order",
                 ),
-                (qos > 0, counts.unacknowledged, UNACKNOWLEDGED),
             ];
-            let is_missing = [lost.as_str(), UNACKNOWLEDGED];
             for (promised, count, what) in promises {
                 if count == 0 {
                     continue;
                 }
-                if broke_off && (!promised || is_missing.contains(&what)) {
+                if broke_off && (!promised || what == lost) {
                     allowed.push(format!(
                         "{count} {what} at QoS {qos} when the run broke off"
                     ));
@@ -108,6 +127,25 @@ impl Conductor<'_> {
                 } else {
                     allowed.push(format!("{count} {what} at QoS {qos}, which allows it"));
                 }
+            }
+            let first_step = if qos == 1 { "PUBACK" } else { "PUBREC" };
+            let (published, released) = counts.unacknowledged;
+            for (count, step) in [(published, first_step), (released, "PUBCOMP")] {
+                if count == 0 {
+                    continue;
+                }
+                let said = format!("{count} messages never acknowledged at QoS {qos}");
+                if broke_off {
+                    allowed.push(format!("{said} when the run broke off"));
+                } else {
+                    broken.push(format!("{said}: {step} did not come"));
+                }
+            }
+            if counts.stopped > 0 && !broke_off {
+                allowed.push(format!(
+                    "{} of {} publishers at QoS {qos} stopped: acknowledgements that did not come filled their windows",
+                    counts.stopped, counts.publishers
+                ));
             }
             if counts.unsent > 0 {
                 // The broker was never offered them. If it owes something, that is counted above.
@@ -119,7 +157,7 @@ impl Conductor<'_> {
         }
         if truth.corrupt > 0 {
             let what =
-                "messages changed or delivered to the wrong subscriber, by the wrong topic or QoS";
+                "messages changed or delivered to the wrong subscriber or by the wrong topic";
             broken.push(format!("{} {what}", truth.corrupt));
         }
         truth.passed = broken.is_empty();
