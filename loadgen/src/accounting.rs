@@ -191,9 +191,12 @@ impl Window {
         }
     }
 
-    /// Never grows the window: a broker's Receive Maximum may be smaller than what was asked for.
-    pub fn restrict(&mut self, limit: u64) {
+    /// Never grows the window: a broker's Receive Maximum may be smaller than what was asked for. Tells whether it
+    /// was.
+    pub fn restrict(&mut self, limit: u64) -> bool {
+        let is_smaller = limit < self.limit;
         self.limit = self.limit.min(limit.max(1));
+        is_smaller
     }
 
     /// Messages published so far.

@@ -35,6 +35,8 @@ pub const CONNECT: &str = "connect";
 const SATURATED_SHARE: f64 = 0.97;
 /// Share of what was due that has to have been published.
 pub const KEPT_UP: f64 = 0.99;
+/// Share of what was delivered that may have waited from before it was measured: a window more or less.
+const BEFORE_SHARE: f64 = 0.02;
 /// Share of the ceiling from which that is so.
 const CEILING_SHARE: f64 = 0.9;
 
@@ -140,6 +142,8 @@ struct BrokerCost {
     rss_peak_kib: u64,
     voluntary_switches: u64,
     involuntary_switches: u64,
+    /// What was delivered between the same two moments.
+    delivered: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -249,6 +253,18 @@ impl RunResult {
                 }
             ));
         }
+        if let Some((count, least)) = outcome.windows_restricted {
+            warnings.push(format!(
+                "the broker's Receive Maximum made the window of {count} publishers smaller, down to {least}: \
+                 less waits there than was asked for, and what arrives has waited less"
+            ));
+        }
+        if let Some(share) = outcome.missing_share() {
+            warnings.push(format!(
+                "the latencies are those of what arrived: {:.1} % of what was due did not, and has none",
+                100.0 * share
+            ));
+        }
         if outcome.overruns > 0 {
             warnings.push(format!(
                 "{} messages left more than a millisecond after they were due",
@@ -268,6 +284,14 @@ impl RunResult {
                      the rate was not reached"
                 ));
             }
+        }
+        let due_deliveries = outcome.due_deliveries.filter(|_| is_timed);
+        let from_before = due_deliveries.map_or(0, |due| delivered.saturating_sub(due));
+        if from_before as f64 > BEFORE_SHARE * delivered as f64 {
+            warnings.push(format!(
+                "{from_before} more were delivered than were published while it was measured: what had waited \
+                 from before is in the speed and in the broker's CPU time for each"
+            ));
         }
         if about.mode != COUNTED && !is_self_test && delivered == 0 {
             warnings.push("nothing was delivered while it was measured".to_owned());
@@ -345,11 +369,12 @@ impl RunResult {
                 from_s: cost.from.as_secs_f64(),
                 to_s: cost.to.as_secs_f64(),
                 cpu_s: cost.cpu.as_secs_f64(),
-                cpu_us_per_delivered: (delivered > 0)
-                    .then(|| cost.cpu.as_secs_f64() * 1e6 / delivered as f64),
+                cpu_us_per_delivered: (outcome.cost_delivered > 0)
+                    .then(|| cost.cpu.as_secs_f64() * 1e6 / outcome.cost_delivered as f64),
                 rss_peak_kib: cost.rss_peak_kib,
                 voluntary_switches: cost.voluntary_switches,
                 involuntary_switches: cost.involuntary_switches,
+                delivered: outcome.cost_delivered,
             }),
             generator: Generator {
                 threads: common.threads,
@@ -450,7 +475,7 @@ impl RunResult {
             }
         }
         if let Some(cost) = &self.broker_cost {
-            let percent = 100.0 * cost.cpu_s / self.measured_s.max(1e-9);
+            let percent = 100.0 * cost.cpu_s / (cost.to_s - cost.from_s).max(1e-9);
             write!(out, "  broker      CPU {percent:.0} %")?;
             if let Some(each) = cost.cpu_us_per_delivered {
                 write!(out, ", {each:.3} us per {counted}")?;

@@ -239,6 +239,42 @@ fn a_session_where_there_was_none_breaks_a_promise() {
 }
 
 #[test]
+fn a_window_that_the_broker_made_smaller_is_told() {
+    let load = "pairs --version 5 --qos 1 --window 50";
+    let said = "the broker's Receive Maximum made the window of 1 publishers smaller, down to 1";
+    assert!(!notes(&assert_kept(load, Defect::None)).contains("Receive Maximum"));
+    let result = assert_kept(load, Defect::ReceiveMaximum1);
+    assert!(notes(&result).contains(said), "{result}");
+}
+
+#[test]
+fn what_was_published_before_it_was_measured_does_not_count_as_speed_unsaid() {
+    let load = "pairs --rate 200 --duration 1 --warmup 1 --drain 1";
+    let said = "more were delivered than were published while it was measured";
+    assert!(!notes(&assert_kept(load, Defect::None)).contains(said));
+    let result = assert_kept(load, Defect::HoldsBack(1200));
+    assert!(notes(&result).contains(said), "{result}");
+    // CPU time is that of those deliveries which were made while it was used.
+    let cost = |result: &Value, name: &str| result["broker_cost"][name].as_f64().unwrap();
+    let load = format!("{load} --broker-pid {}", std::process::id());
+    let result = assert_kept(&load, Defect::None);
+    let each_us = cost(&result, "cpu_s") * 1e6 / cost(&result, "delivered");
+    assert!(
+        (each_us - cost(&result, "cpu_us_per_delivered")).abs() < 0.01 * each_us,
+        "{result}"
+    );
+}
+
+#[test]
+fn percentiles_of_survivors_are_called_that() {
+    let load = "pairs --rate 1000";
+    let said = "the latencies are those of what arrived";
+    assert!(!notes(&assert_kept(load, Defect::None)).contains(said));
+    let result = assert_kept(load, Defect::DropsHalf);
+    assert!(notes(&result).contains(said), "{result}");
+}
+
+#[test]
 fn what_is_due_and_has_to_wait_takes_no_memory() {
     let port = fake::start(Defect::NoPubacks).to_string();
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"))

@@ -83,8 +83,10 @@ impl Engine {
                     supported: connack.maximum_qos,
                 });
             }
-            if publisher.qos > 0 {
-                publisher.window.restrict(connack.receive_maximum.into());
+            let receive_maximum = u64::from(connack.receive_maximum);
+            if publisher.qos > 0 && publisher.window.restrict(receive_maximum) {
+                self.windows_restricted += 1;
+                self.window_least = self.window_least.min(receive_maximum);
             }
             if usize::from(connack.topic_alias_maximum) < publisher.templates.len()
                 && !publisher.short_templates.is_empty()

@@ -43,6 +43,8 @@ pub struct End {
     pub unreleased: u64,
     pub overruns: u64,
     pub window_restarts: u64,
+    pub windows_restricted: u64,
+    pub window_least: u64,
     /// Latencies since the last interval.
     pub intended: Histogram<u64>,
     pub actual: Histogram<u64>,
@@ -87,6 +89,8 @@ impl Engine {
             unreleased: self.unreleased,
             overruns: self.overruns,
             window_restarts: self.window_restarts,
+            windows_restricted: self.windows_restricted,
+            window_least: self.window_least,
             intended: std::mem::replace(&mut self.intended, histogram()),
             actual: std::mem::replace(&mut self.actual, histogram()),
         }

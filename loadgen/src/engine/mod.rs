@@ -141,6 +141,9 @@ pub struct Engine {
     previous_identifier: u16,
     overruns: u64,
     window_restarts: u64,
+    /// Windows that a broker's Receive Maximum made smaller, and the smallest one.
+    windows_restricted: u64,
+    window_least: u64,
     has_failed: bool,
     is_ending: bool,
 }
@@ -258,6 +261,8 @@ impl Engine {
             previous_identifier: 0,
             overruns: 0,
             window_restarts: 0,
+            windows_restricted: 0,
+            window_least: u64::MAX,
             has_failed: false,
             is_ending: false,
         }

@@ -44,6 +44,8 @@ pub(super) struct Conductor<'a> {
     pub(super) busy: Vec<(f64, f64)>,
     pub(super) ends: Vec<End>,
     pub(super) cost: Option<Cost>,
+    /// What was delivered between the two moments of that, where it is not all.
+    pub(super) cost_delivered: Option<u64>,
     pub(super) stored: Option<Stored>,
     pub(super) memory_kib: Option<(u64, u64)>,
     pub(super) measured_s: Option<f64>,
@@ -87,10 +89,14 @@ impl Conductor<'_> {
 
     fn measure(&mut self, from_ns: u64, stop_ns: u64) -> Result<(), Failure> {
         self.wait_until(from_ns)?;
-        let before = self.sample()?;
+        // This thread may be woken late, and not as late as the engines: what they deliver in their intervals is not
+        // what the broker worked for in this one.
+        let delivered = |run: &Run| run.sum(|status| &status.delivered);
+        let (before, delivered_before) = (self.sample()?, delivered(&self.run));
         let ended = self.wait_until(stop_ns);
         if matches!(ended, Ok(()) | Err(Failure::Interrupted)) {
             self.cost = self.sample()?.zip(before).map(|(a, b)| a.since(&b));
+            self.cost_delivered = Some(delivered(&self.run) - delivered_before);
         }
         ended
     }
@@ -468,6 +474,10 @@ impl Conductor<'_> {
             lines: self.lines.into_values().collect(),
             overruns: self.ends.iter().map(|end| end.overruns).sum(),
             window_restarts: self.ends.iter().map(|end| end.window_restarts).sum(),
+            windows_restricted: windows_restricted(&self.ends),
+            expected: verdict.expected,
+            due_deliveries: due_deliveries(&self.run.plan, self.published),
+            cost_delivered: self.cost_delivered.unwrap_or(delivered),
             cost: self.cost,
             generator_cpu_s: cpu_s,
             cpu_share,
@@ -476,6 +486,20 @@ impl Conductor<'_> {
             memory_kib: self.memory_kib,
         }
     }
+}
+
+fn windows_restricted(ends: &[End]) -> Option<(u64, u64)> {
+    let count = ends.iter().map(|end| end.windows_restricted).sum();
+    let least = ends.iter().map(|end| end.window_least).min()?;
+    (count > 0).then_some((count, least))
+}
+
+/// Deliveries of so many messages of a load, where that does not depend on whose they are.
+fn due_deliveries(plan: &Plan, published: u64) -> Option<u64> {
+    let mut publishers = plan.publishers.iter();
+    let needed = publishers.next()?.needed;
+    let is_known = plan.script == Script::Load && publishers.all(|p| p.needed == needed);
+    is_known.then(|| published * u64::from(needed))
 }
 
 fn due_per_s(plan: &Plan) -> Option<f64> {

@@ -68,7 +68,15 @@ pub struct Outcome {
     pub lines: Vec<Line>,
     pub overruns: u64,
     pub window_restarts: u64,
+    /// How many windows a broker's Receive Maximum made smaller, and the smallest one.
+    pub windows_restricted: Option<(u64, u64)>,
+    /// Messages that were to be delivered in the whole run.
+    pub expected: u64,
+    /// Deliveries of what was published while it was measured, where that does not depend on whose it is.
+    pub due_deliveries: Option<u64>,
     pub cost: Option<Cost>,
+    /// What was delivered while that was used.
+    pub cost_delivered: u64,
     pub generator_cpu_s: f64,
     /// Of the busiest thread.
     pub cpu_share: f64,
@@ -77,6 +85,23 @@ pub struct Outcome {
     pub connections: u64,
     /// Resident memory of the broker before and with the connections of an idle run.
     pub memory_kib: Option<(u64, u64)>,
+}
+
+/// Share of what was due from which what is missing is told beside percentiles: that of their p99.
+const MISSING_SHARE: f64 = 0.01;
+
+impl Outcome {
+    /// How much of what was due never arrived, if it is so much that the percentiles of the rest say little.
+    fn missing(&self) -> f64 {
+        let missing = self.truth.lost + self.truth.unsent;
+        let due = self.expected + self.truth.unsent;
+        missing as f64 / due.max(1) as f64
+    }
+
+    pub fn missing_share(&self) -> Option<f64> {
+        let share = self.missing();
+        (share >= MISSING_SHARE && !self.intended.is_empty()).then_some(share)
+    }
 }
 
 pub fn resolve(common: &Common) -> Result<SocketAddr, Failure> {
@@ -127,6 +152,7 @@ pub fn execute(
         busy: vec![(0.0, 0.0); threads],
         ends: Vec::new(),
         cost: None,
+        cost_delivered: None,
         stored: None,
         memory_kib: None,
         measured_s: None,

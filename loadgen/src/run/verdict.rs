@@ -23,6 +23,8 @@ struct Counts {
 
 pub(super) struct Verdict {
     pub(super) truth: Truth,
+    /// Messages that were due to be delivered, whether they were published or not.
+    pub(super) expected: u64,
     /// Every promise that was broken.
     pub(super) broken: Vec<String>,
     /// What went wrong and breaks no promise.
@@ -162,6 +164,7 @@ impl Conductor<'_> {
         }
         truth.passed = broken.is_empty();
         Verdict {
+            expected: by_qos.iter().map(|counts| counts.expected).sum(),
             truth,
             broken,
             allowed,
