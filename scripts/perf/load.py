@@ -10,6 +10,9 @@ from perf.results import placeless
 LIMIT_S = 60
 PATIENCE_S = 20
 
+#: What became of messages, and of packets, that a reader must not miss.
+TRUTH = ("lost", "duplicated", "reordered", "corrupt", "unsent", "unacknowledged", "wrong_packets")
+
 
 class LoadError(Exception):
     """The run could not be made, or what came of it is no result."""
@@ -59,10 +62,10 @@ def figures(report):
         "cpu_us_per_stored": stored.get("cpu_us_per_stored"),
         "rss_peak_kib": cost.get("rss_peak_kib"),
         "rss_bytes_per_connection": (report.get("connections") or {}).get("bytes_per_connection"),
-        "lost": truth.get("lost"),
-        "duplicated": truth.get("duplicated"),
-        "reordered": truth.get("reordered"),
-        "corrupt": truth.get("corrupt"),
+        **{name: truth.get(name) for name in TRUTH},
+        # Acknowledgements that did not come are breaches as well.
+        "wrong_packets": sum((truth.get("breaches") or {}).values()) - (truth.get("unacknowledged") or 0)
+                         if "breaches" in truth else None,
         "passed": truth.get("passed"),
         "generator_was_limit": generator.get("was_limit", False),
     }

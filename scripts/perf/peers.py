@@ -2,10 +2,12 @@
 
 Where a broker insists on files, its folder is in memory (`/dev/shm`), so that no disk is measured. Limits
 that would refuse, drop or slow a load down are lifted, for fastmq as for Mosquitto; nothing else is tuned.
+Two revisions of fastmq are compared in the same configuration.
 """
 
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -132,6 +134,24 @@ FASTMQ = {
         "websocket": Listener("spare", {"fastmq.conf": "listener {spare} 127.0.0.1\nprotocol websockets\n"}),
     },
 }
+
+
+def fastmq(program, cores=1):
+    """fastmq at `program`, on so many CPUs."""
+    command = FASTMQ["command"].replace("--cores 1", f"--cores {cores}")
+    return Peer("fastmq", str(program), **FASTMQ | {"command": command})
+
+
+def make_certificate(folder):
+    """For TLS listeners; its values for configurations, or none where there is no openssl."""
+    certificate, key = Path(folder) / "certificate.pem", Path(folder) / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+               "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+               "-keyout", str(key), "-out", str(certificate)]
+    if shutil.which("openssl"):
+        subprocess.run(command, check=True, capture_output=True)
+    return {"certificate": certificate, "key": key}
+
 
 # QoS 1 and sessions are streams of JetStream here, which are files; {dir} is in memory.
 NATS_CONF = """\

@@ -13,7 +13,8 @@ REPORT = {
     "latency_us": {"intended": {"p50": 1.0, "p99": 2.0, "p999": 3.0}, "actual": None},
     "broker_cost": {"cpu_us_per_delivered": 0.5, "rss_peak_kib": 7}, "generator": {"was_limit": True},
     "connections": {"count": 4, "bytes_per_connection": 700.0}, "stored": {"per_s": 9.0, "cpu_us_per_stored": 2.5},
-    "truth": {"lost": 0, "duplicated": 0, "reordered": 0, "corrupt": 0, "passed": True}, "error": None,
+    "truth": {"lost": 0, "duplicated": 0, "reordered": 0, "corrupt": 0, "unsent": 0, "unacknowledged": 1, "passed": True,
+              "breaches": {"puback_missing": 1, "retain_set": 2}}, "error": None,
 }
 
 
@@ -25,6 +26,7 @@ class Figures(unittest.TestCase):
         self.assertEqual(figures["p99_us"], 2.0)
         self.assertEqual(figures["rss_bytes_per_connection"], 700.0)
         self.assertEqual(figures["stored_per_s"], 9.0)
+        self.assertEqual(figures["wrong_packets"], 2)
 
     def test_a_broken_promise_shows(self):
         self.assertFalse(load.figures(REPORT | {"truth": {"passed": False}})["passed"])

@@ -1,13 +1,16 @@
 """The statistics that decide whether a change is slower."""
 
+import argparse
+import contextlib
 import random
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from perf import paired  # noqa: E402
+from perf import paired, workloads  # noqa: E402
 from scripts import script  # noqa: E402
 
 perf_compare = script("perf-compare")
@@ -105,18 +108,71 @@ class Trials(unittest.TestCase):
         self.assertNotIn(paired.NO_DIFFERENCE, verdicts)
 
 
+def measured(*verdicts):
+    """Workloads of these verdicts."""
+    names = ("pipe", "fan-in", "fan-out")
+    return {name: {"comparison": {"verdict": verdict, "interval": (-1.0, 24.3), "floor": 10.6}}
+            for name, verdict in zip(names, verdicts)}
+
+
+class Status(unittest.TestCase):
+    def test_what_is_slower_is_always_an_alarm(self):
+        for strict in (False, True):
+            self.assertEqual(perf_compare.status(measured(paired.CANNOT_TELL, paired.SLOWER), strict), 1)
+
+    def test_what_could_not_be_told_has_a_status_of_its_own_for_whoever_asks(self):
+        open_one = measured(paired.NO_DIFFERENCE, paired.CANNOT_TELL, paired.FASTER)
+        self.assertEqual(perf_compare.status(open_one, False), 0)
+        self.assertEqual(perf_compare.status(open_one, True), 3)
+
+    def test_no_difference_passes_however_strict(self):
+        self.assertEqual(perf_compare.status(measured(paired.NO_DIFFERENCE, paired.FASTER), True), 0)
+
+
+class Arms(unittest.TestCase):
+    """How the two revisions are started."""
+
+    def started(self, name):
+        found = {}
+
+        def broker(arm, command, cpu, folder, files, **more):
+            found.update(more, arm=arm, command=command, files=files)
+            return contextlib.nullcontext()
+
+        report = {"truth": {"passed": True}, "broker_cost": {"cpu_us_per_delivered": 1.0}}
+        options = argparse.Namespace(broker_cpu=0, load_cpu=1, duration=1, warmup=0)
+        values = {"certificate": "/c/certificate.pem", "key": "/c/key.pem"}
+        with mock.patch.object(perf_compare, "Broker", broker), mock.patch.object(perf_compare.load, "run", lambda *_: report):
+            perf_compare.measure("head", workloads.ALL[name], {"head": "/h/fastmq", "loadgen": "/l"}, options, "/f", values)
+        return found
+
+    def test_a_load_by_tls_or_websocket_goes_to_a_listener_for_that(self):
+        for name, directive in (("tls-qos0", "certfile {certificate}"), ("tls-qos1", "keyfile {key}"),
+                                ("websocket-qos1", "protocol websockets")):
+            found = self.started(name)
+            self.assertEqual(found["load_port"], "spare")
+            self.assertIn(directive, found["files"]["fastmq.conf"])
+            self.assertEqual(found["values"]["program"], "/h/fastmq")
+            self.assertEqual(found["values"]["certificate"], "/c/certificate.pem")
+
+    def test_all_others_go_to_the_plain_one(self):
+        found = self.started("pipe")
+        self.assertEqual(found["load_port"], "port")
+        self.assertNotIn("{spare}", found["files"]["fastmq.conf"])
+
+
 class Advice(unittest.TestCase):
     """What stands below the table."""
 
-    def said(self, verdict):
-        comparison = {"verdict": verdict, "interval": (-1.0, 24.3), "floor": 10.6}
-        return "\n".join(perf_compare.advice({"pipe": {"comparison": comparison}}))
+    def said(self, verdict, strict=False):
+        return "\n".join(perf_compare.advice(measured(verdict), strict))
 
     def test_what_is_slower_is_named_with_the_script_that_says_where(self):
         self.assertRegex(self.said(paired.SLOWER), "Slower: pipe.*perf-profile")
 
     def test_what_could_not_be_told_is_not_passed_over_as_no_difference(self):
-        self.assertRegex(self.said(paired.CANNOT_TELL), r"pipe \(up to 24.3 %\).*--runs")
+        self.assertRegex(self.said(paired.CANNOT_TELL), r"pipe \(up to 24.3 %\).*does not count it without --strict.*--runs")
+        self.assertRegex(self.said(paired.CANNOT_TELL, strict=True), r"pipe \(up to 24.3 %\).*--strict counts it.*--runs")
 
     def test_a_clear_result_needs_no_advice(self):
         self.assertEqual(self.said(paired.NO_DIFFERENCE) + self.said(paired.FASTER), "")

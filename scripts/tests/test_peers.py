@@ -30,6 +30,13 @@ class Cell(unittest.TestCase):
     def test_loss_is_never_left_out(self):
         self.assertIn("lost up to 1,200", self.cell([report(1000), report(1000, lost=1200)]))
 
+    def test_what_never_left_and_what_was_no_message_is_not_left_out(self):
+        odd = report(1000)
+        odd["truth"] |= {"unsent": 4, "unacknowledged": 2, "breaches": {"puback_missing": 2, "dup_set": 3}}
+        said = self.cell([report(1000), odd])
+        for remark in ("unsent up to 4", "unacknowledged up to 2", "wrong packets up to 3"):
+            self.assertIn(remark, said)
+
     def test_a_generator_at_its_limit_is_named(self):
         self.assertIn("generator was the limit", self.cell([report(1000, limit=True)]))
 
@@ -146,6 +153,10 @@ class Peers(unittest.TestCase):
         self.assertEqual(peer.started_for(workloads.ALL["pipe"]), ("{program}", peer.files, "port"))
         self.assertIsNone(peer.reason_against(workloads.ALL["tls-qos1"]))
         self.assertIn("WebSocket", peer.reason_against(workloads.ALL["websocket-qos1"]))
+
+    def test_fastmq_is_started_on_as_many_cpus_as_it_is_given(self):
+        self.assertIn("--cores 2", peers.fastmq("/some/fastmq", 2).command)
+        self.assertEqual(peers.fastmq("/some/fastmq"), peers.Peer("fastmq", "/some/fastmq", **peers.FASTMQ))
 
     def test_with_the_default_log_nothing_is_said_of_it(self):
         named = {peer.name: peer for peer in (*peers.KNOWN, peers.Peer("fastmq", "true", **peers.FASTMQ))}
