@@ -1,4 +1,4 @@
-//! What `/proc` says of a process: CPU time to the nanosecond, and memory.
+//! What `/proc` says of a process and of those that it has started: CPU time to the nanosecond, and memory.
 
 use std::fs;
 use std::io;
@@ -63,26 +63,60 @@ pub fn is_alive(process_id: u32) -> bool {
     !matches!(state, Some('Z' | 'X') | None)
 }
 
-/// Resident memory in KiB.
-#[derive(Clone, Copy, Debug)]
+/// The process, and all that it and they have started, but for this one: what a broker leaves to others is its cost as
+/// well.
+fn family(process_id: u32) -> Vec<u32> {
+    let mut all = vec![process_id];
+    let mut looked_at = 0;
+    while let Some(&parent) = all.get(looked_at) {
+        looked_at += 1;
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else {
+            continue;
+        };
+        for thread in threads.flatten() {
+            let Ok(text) = fs::read_to_string(thread.path().join("children")) else {
+                continue;
+            };
+            let children = text.split_whitespace().filter_map(|word| word.parse().ok());
+            all.extend(children.filter(|&child: &u32| child != std::process::id()));
+        }
+    }
+    all
+}
+
+/// Memory in KiB, whether it is resident or was swapped out: that does not make it less.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Memory {
     pub now_kib: u64,
     /// Since the process started.
     pub peak_kib: u64,
 }
 
+/// Of the process and those that it has started. Pages that they share count for each.
 pub fn memory(process_id: u32) -> io::Result<Memory> {
-    let text = fs::read_to_string(format!("/proc/{process_id}/status"))?;
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|word| word.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("no {name} in the status of {process_id}")))
+    let read = |process_id: u32| fs::read_to_string(format!("/proc/{process_id}/status"));
+    let own = memory_in(&read(process_id)?)
+        .ok_or_else(|| io::Error::other(format!("no memory in the status of {process_id}")))?;
+    let children = family(process_id).into_iter().skip(1);
+    // One may end meanwhile.
+    let children = children.filter_map(|child| memory_in(&read(child).ok()?));
+    Ok(children.fold(own, |sum, child| Memory {
+        now_kib: sum.now_kib + child.now_kib,
+        peak_kib: sum.peak_kib + child.peak_kib,
+    }))
+}
+
+/// As the text of a process's status says it.
+fn memory_in(status: &str) -> Option<Memory> {
+    let field = |name: &str| -> Option<u64> {
+        let mut lines = status.lines();
+        let rest = lines.find_map(|line| line.strip_prefix(name))?;
+        rest.split_whitespace().next()?.parse().ok()
     };
-    Ok(Memory {
-        now_kib: field("VmRSS:")?,
-        peak_kib: field("VmHWM:")?,
+    let now_kib = field("VmRSS:")? + field("VmSwap:").unwrap_or(0);
+    Some(Memory {
+        now_kib,
+        peak_kib: field("VmHWM:")?.max(now_kib),
     })
 }
 
@@ -96,19 +130,39 @@ pub struct Cost {
     pub rss_peak_kib: u64,
     pub voluntary_switches: u64,
     pub involuntary_switches: u64,
+    /// Those that it has started, and theirs.
+    pub children: u64,
+    /// Whether these were others before.
+    pub children_changed: bool,
+    /// The sum of their process ids, by which that is seen.
+    children_ids: u64,
 }
 
 impl Cost {
+    /// Of the process and those that it has started.
     pub fn sample(process_id: u32) -> io::Result<Self> {
-        let (voluntary_switches, involuntary_switches) = context_switches(process_id)?;
+        let rss_peak_kib = memory(process_id)?.peak_kib;
+        let (mut voluntary_switches, mut involuntary_switches) = context_switches(process_id)?;
+        let children = family(process_id).split_off(1);
         let now = monotonic();
+        let mut cpu = cpu_time(process_id)?;
+        for &child in &children {
+            // One may end meanwhile.
+            cpu += cpu_time(child).unwrap_or_default();
+            let switches = context_switches(child).unwrap_or_default();
+            voluntary_switches += switches.0;
+            involuntary_switches += switches.1;
+        }
         Ok(Self {
             from: now,
             to: now,
-            cpu: cpu_time(process_id)?,
-            rss_peak_kib: memory(process_id)?.peak_kib,
+            cpu,
+            rss_peak_kib,
             voluntary_switches,
             involuntary_switches,
+            children: children.len() as u64,
+            children_changed: false,
+            children_ids: children.iter().map(|&child| u64::from(child)).sum(),
         })
     }
 
@@ -125,6 +179,10 @@ impl Cost {
             involuntary_switches: self
                 .involuntary_switches
                 .saturating_sub(before.involuntary_switches),
+            children: self.children.max(before.children),
+            children_changed: (self.children, self.children_ids)
+                != (before.children, before.children_ids),
+            children_ids: self.children_ids,
         }
     }
 }
@@ -199,6 +257,45 @@ mod tests {
         let used = cpu_time(own).unwrap() - before;
         assert!(used >= Duration::from_millis(30), "{used:?}");
         assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_a_broker_leaves_to_a_process_that_it_started_is_its_cost() {
+        let mut broker = std::process::Command::new("sh")
+            .args(["-c", "sh -c 'while :; do :; done' & wait"])
+            .spawn()
+            .unwrap();
+        let child = loop {
+            if let [_, child, ..] = family(broker.id())[..] {
+                break child;
+            }
+        };
+        let before = Cost::sample(broker.id()).unwrap();
+        let worked_before = cpu_time(child).unwrap();
+        while cpu_time(child).unwrap() - worked_before < Duration::from_millis(30) {}
+        let cost = Cost::sample(broker.id()).unwrap().since(&before);
+        let memory_of_all = memory(broker.id()).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", broker.id())).unwrap();
+        for process_id in [child, broker.id()] {
+            let mut kill = std::process::Command::new("kill");
+            let killed = kill.args(["-KILL", &process_id.to_string()]).status();
+            assert!(killed.unwrap().success());
+        }
+        broker.wait().unwrap();
+        assert!(cost.cpu >= Duration::from_millis(30), "{cost:?}");
+        assert_eq!((cost.children, cost.children_changed), (1, false));
+        assert!(memory_of_all.now_kib > memory_in(&status).unwrap().now_kib);
+    }
+
+    #[test]
+    fn memory_that_was_swapped_out_is_still_needed() {
+        let status = "VmHWM:\t  900 kB\nVmRSS:\t  300 kB\nVmSwap:\t  700 kB\n";
+        let (now_kib, peak_kib) = (1000, 1000);
+        assert_eq!(memory_in(status), Some(Memory { now_kib, peak_kib }));
+        let status = "VmHWM:\t  900 kB\nVmRSS:\t  300 kB\n";
+        let (now_kib, peak_kib) = (300, 900);
+        assert_eq!(memory_in(status), Some(Memory { now_kib, peak_kib }));
+        assert_eq!(memory_in("State:\tZ (zombie)\n"), None);
     }
 
     #[test]

@@ -242,6 +242,21 @@ impl RunResult {
                 100.0 * outcome.cpu_share
             ));
         }
+        if let Some(cost) = outcome
+            .cost
+            .filter(|cost| cost.children > 0 || cost.children_changed)
+        {
+            warnings.push(format!(
+                "the broker has started {} processes, whose CPU time and memory are counted with it; pages that they \
+                 share are counted for each{}",
+                cost.children,
+                if cost.children_changed {
+                    ". Some began or ended meanwhile: what those had used is not known"
+                } else {
+                    ""
+                }
+            ));
+        }
         if outcome.window_restarts > 0 {
             warnings.push(format!(
                 "{} times a window waited a second for messages that were late or lost: {}",
