@@ -81,6 +81,7 @@ fn a_broker_that_keeps_its_promises_is_found_to() {
     }
 }
 
+/// [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT-4.3.3-11]
 #[test]
 fn an_acknowledgement_that_never_comes_breaks_a_promise_whose_name_is_its_step() {
     for (defect, qos, name, step) in [
@@ -131,6 +132,7 @@ fn a_publisher_goes_on_after_a_loss_that_qos_0_of_its_subscriber_allows() {
     assert!(notes(&result).contains("a window waited"), "{result}");
 }
 
+/// [MQTT-4.3.3-4]
 #[test]
 fn a_pubrel_that_never_comes_or_that_nobody_asked_for_breaks_a_promise() {
     let words = "deliveries at QoS 2 that no PUBREL followed";
@@ -175,6 +177,7 @@ fn a_pingresp_that_nobody_asked_for_breaks_a_promise_and_stands_for_no_other() {
     assert_eq!(result["truth"]["breaches"][name], 1, "{result}");
 }
 
+/// [MQTT-3.8.4-2] [MQTT-3.8.4-6] [MQTT-3.8.4-7]
 #[test]
 fn a_suback_that_does_not_answer_its_subscribe_breaks_a_promise() {
     let words = "SUBACK packets with too few or too many Reason Codes";
@@ -194,6 +197,7 @@ fn a_suback_that_does_not_answer_its_subscribe_breaks_a_promise() {
     assert_broken("pairs", Defect::GrantsMore, "granted_more", words);
 }
 
+/// [MQTT-3.3.1-3] [MQTT-3.3.1-12] [MQTT-3.8.4-8]
 #[test]
 fn a_delivery_has_the_retain_dup_and_qos_that_it_should_have() {
     for version in [4, 5] {
@@ -218,6 +222,7 @@ fn a_delivery_has_the_retain_dup_and_qos_that_it_should_have() {
     assert_broken(load, Defect::Dup, "dup_set", words);
 }
 
+/// [MQTT-2.2.1-4]
 #[test]
 fn a_broker_without_packet_identifiers_of_its_own_is_found_out() {
     let words = "deliveries with a Packet Identifier that is 0 or was still in use";
@@ -232,6 +237,7 @@ fn a_broker_without_packet_identifiers_of_its_own_is_found_out() {
     }
 }
 
+/// [MQTT-3.2.2-2]
 #[test]
 fn a_session_where_there_was_none_breaks_a_promise() {
     let words = "2 CONNACK packets with a Session that there was not";

@@ -56,7 +56,7 @@ pub enum Defect {
     IdentifierZero,
     /// Says that there was a Session.
     SessionPresent,
-    /// Takes one message of QoS 1 or 2 at a time [MQTT-3.3.4-9]: it may.
+    /// Takes one message of QoS 1 or 2 at a time [MQTT-3.3.4-7]: it may.
     ReceiveMaximum1,
     /// Delivers nothing for so many milliseconds after the first message, and then everything.
     HoldsBack(u64),
