@@ -742,7 +742,7 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Origins, StoredIdentity, StoredMessage, next_frame};
+    use crate::journal::{Origins, StoredIdentity, StoredMessage, WillRecord, next_frame};
     use crate::key::ShardId;
 
     fn content(payload: &'static [u8]) -> StoredMessage<'static> {
@@ -863,6 +863,95 @@ mod tests {
             both.sessions[&1].deliveries,
             only_again.sessions[&1].deliveries
         );
+    }
+
+    #[test]
+    fn a_session_goes_on_behind_every_place_that_its_log_names() {
+        let done = Record::Done {
+            session: 1,
+            sequence: 7,
+        };
+        let next = |frames: &[&[Record<'_>]]| replay(frames).sessions[&1].next_sequence;
+        // What was owed there was said before the log begins.
+        assert_eq!(next(&[&[session(1), done]]), 8);
+        // It comes back.
+        assert_eq!(next(&[&[session(1), done], &[session(1)]]), 8);
+        let owed = [session(1), message(1, false, b"a"), delivery(1, 4, 1)];
+        assert_eq!(next(&[&owed, &[session(1)]]), 5);
+    }
+
+    /// [MQTT-4.8.2-5]
+    #[test]
+    fn a_session_that_is_over_keeps_what_it_may_hand_on_and_nothing_else() {
+        let owed = |sequence, qos, sent, share| Record::Delivery {
+            session: 1,
+            sequence,
+            message: 1,
+            qos,
+            retain: false,
+            sent,
+            share,
+            subscription_identifiers: &[],
+        };
+        let Record::Session {
+            session,
+            identity,
+            expiry_interval_s,
+            next_sequence,
+            exchanges,
+            ..
+        } = session(1)
+        else {
+            panic!("it is a Session");
+        };
+        let with_will = Record::Session {
+            session,
+            identity,
+            expiry_interval_s,
+            next_sequence,
+            exchanges,
+            will: Some(WillRecord {
+                message: content(b"will"),
+                delay_interval_s: 0,
+                message_expiry_interval_s: None,
+            }),
+        };
+        let share = Some("$share/g/t");
+        let frame = [
+            with_will,
+            Record::Subscribed {
+                session: 1,
+                filter: "t",
+                options: SubscriptionOptions::default(),
+                identifier: None,
+                is_replaying: false,
+            },
+            Record::Received {
+                session: 1,
+                packet_identifier: PacketIdentifier::new(1).unwrap(),
+                exchange: 1,
+            },
+            message(1, false, b"x"),
+            owed(0, QoS::AtLeastOnce, false, None),
+            owed(1, QoS::AtLeastOnce, true, share),
+            owed(2, QoS::ExactlyOnce, false, share),
+            owed(3, QoS::ExactlyOnce, true, share),
+            owed(4, QoS::ExactlyOnce, true, share),
+            Record::Released {
+                session: 1,
+                sequence: 4,
+            },
+        ];
+        let before = replay(&[&frame]);
+        let state = &before.sessions[&1];
+        assert!(state.is_connected && state.will.is_some() && !state.is_ending);
+        assert_eq!((state.subscriptions.len(), state.inbound.len()), (1, 1));
+        assert_eq!(places(&before, 1), [0, 1, 2, 3, 4]);
+        let over = replay(&[&frame, &[Record::Ending { session: 1 }]]);
+        let state = &over.sessions[&1];
+        assert!(!state.is_connected && state.will.is_none() && state.is_ending);
+        assert!(state.subscriptions.is_empty() && state.inbound.is_empty());
+        assert_eq!(places(&over, 1), [1, 2]);
     }
 
     #[test]

@@ -298,6 +298,8 @@ impl Inventory {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
 
     const NAME: InventoryName = InventoryName {
         generation: 3,
@@ -332,6 +334,91 @@ mod tests {
             assert_eq!(Listed::decode(NAME, &bytes), Ok(listed(writes)));
             bytes[listed(writes).offset() as usize + 30] ^= 1;
             assert_eq!(Listed::decode(NAME, &bytes), Err(ListError::Damaged));
+        }
+    }
+
+    /// A disk on which a file is what it says, and what fails next: writes after half of their bytes, or syncs.
+    #[derive(Clone, Debug)]
+    struct Frail(Arc<Mutex<(Vec<u8>, VecDeque<Failure>)>>);
+
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    enum Failure {
+        None,
+        Write,
+        Sync,
+    }
+
+    impl Frail {
+        /// The next one, if it is of that kind.
+        fn fails(&self, failure: Failure) -> bool {
+            let coming = &mut self.0.lock().unwrap().1;
+            let is_next = coming.front().is_some_and(|it| *it == failure);
+            if is_next {
+                coming.pop_front();
+            }
+            is_next
+        }
+    }
+
+    impl StoredFile for Frail {
+        fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            let fails = self.fails(Failure::Write);
+            // Nothing of the sector that was half written can be read.
+            let written = if fails { &[1; SLOT_SIZE][..] } else { bytes };
+            self.0.lock().unwrap().0[offset as usize..][..SLOT_SIZE].copy_from_slice(written);
+            if fails {
+                return Err(io::ErrorKind::Other.into());
+            }
+            Ok(())
+        }
+
+        fn set_len(&mut self, _size: u64) -> io::Result<()> {
+            unreachable!("it has one size")
+        }
+
+        fn sync_data(&mut self) -> io::Result<()> {
+            if self.fails(Failure::Sync) {
+                return Err(io::ErrorKind::Other.into());
+            }
+            self.fails(Failure::None);
+            Ok(())
+        }
+
+        fn sync_all(&mut self) -> io::Result<()> {
+            self.sync_data()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_often_it_cannot_be_written_it_says_what_it_said_last_or_what_is_being_written(
+            failures in prop::collection::vec(
+                prop::sample::select(&[Failure::None, Failure::Write, Failure::Sync][..]), 0..8
+            ),
+        ) {
+            let disk = Frail(Arc::new(Mutex::new((file(5), failures.iter().copied().collect()))));
+            let mut inventory = Inventory {
+                file: Box::new(disk.clone()),
+                listed: listed(6),
+                is_doubtful: false,
+            };
+            let mut before = listed(6).extent;
+            for (number, failure) in (1..).zip(&failures) {
+                let extent = Extent { last: 100 + number, ..before };
+                let is_set = inventory.set(extent).is_ok();
+                prop_assert_eq!(is_set, *failure == Failure::None);
+                let said = Listed::decode(NAME, &disk.0.lock().unwrap().0).map(|it| it.extent);
+                match failure {
+                    Failure::None => {
+                        prop_assert_eq!(said, Ok(extent));
+                        before = extent;
+                    }
+                    Failure::Write => prop_assert_eq!(said, Ok(before)),
+                    // Nobody knows which of the two the disk has.
+                    Failure::Sync => prop_assert!(said == Ok(extent) || said == Ok(before)),
+                }
+                prop_assert_eq!(inventory.extent(), before);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use super::{
     StoreOptions, install, open, scan,
 };
 use crate::codec::SubscriptionOptions;
+use crate::config::Durability;
 use crate::journal::{
     Lsn, Progress, Replayed, ReplayedDelivery, ReplayedSession, ReplayedSubscription, WallClock,
 };
@@ -102,13 +103,28 @@ impl Broker {
             segment_size: 1 << 16,
             ..StoreOptions::new(path.to_owned())
         };
+        Self::try_open_with(&options, count, clock)
+    }
+
+    fn try_open_with(
+        options: &StoreOptions,
+        count: usize,
+        clock: WallClock,
+    ) -> Result<Self, OpenError> {
         let Store {
             seed,
             shards: parts,
             mut logs,
             report,
             directory,
-        } = open(open_directory(path)?, &options, count, 7, clock, &[0])?;
+        } = open(
+            open_directory(&options.directory)?,
+            options,
+            count,
+            7,
+            clock,
+            &[0],
+        )?;
         let now = Instant::ZERO.add_seconds(1);
         let mut shards = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
@@ -132,6 +148,15 @@ impl Broker {
 
     fn open(folder: &Folder, count: usize) -> Self {
         Self::try_open(&folder.0, count, false).unwrap()
+    }
+
+    /// One that syncs now and then, not while a test lasts.
+    fn with_interval(folder: &Folder, count: usize) -> Self {
+        let options = StoreOptions {
+            durability: Durability::Interval(Duration::from_secs(3600)),
+            ..StoreOptions::new(folder.0.clone())
+        };
+        Self::try_open_with(&options, count, CALENDAR).unwrap()
     }
 
     /// Moves what goes from shard to shard, without a disk.
@@ -632,6 +657,34 @@ fn a_qos2_message_that_its_client_gave_up_does_not_swallow_the_next_one_of_its_i
 }
 
 /// A PUBLISH as MQTT 5.0 has it.
+/// [MQTT-4.3.3-10]
+#[test]
+fn a_qos2_message_under_an_identifier_that_was_in_doubt_is_taken_when_it_is_repeated_after_a_kill()
+{
+    let folder = Folder::new();
+    let mut broker = Broker::with_interval(&folder, 2);
+    let (publisher, subscriber) = (broker.name_on(0), broker.name_on(1));
+    sleeper(&mut broker, &subscriber);
+    let (wire, _, _) = broker.connect(&publisher);
+    broker.send(wire, &publish(QOS2, "t", 7, "one"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    broker.end();
+    // Its Client knows that the identifier is free, and uses it again. The other shard's disk never has that.
+    let mut broker = Broker::with_interval(&folder, 2);
+    let (wire, was_there, _) = broker.connect(&publisher);
+    assert!(was_there);
+    broker.send(wire, &publish(QOS2, "t", 7, "two"));
+    write_all(&mut broker, &[0]);
+    broker.kill(&folder);
+    let mut broker = Broker::with_interval(&folder, 2);
+    let (wire, _, _) = broker.connect(&publisher);
+    broker.send(wire, &publish(QOS2 | DUP, "t", 7, "two"));
+    assert_eq!(types(&broker.stored(wire)), [PUBREC]);
+    let mut came = take_all(&mut broker, &subscriber);
+    came.sort();
+    assert_eq!(came, ["one", "two"]);
+}
+
 fn publish_v5(flags: u8, identifier: u16, payload: &str) -> Vec<u8> {
     let [high, low] = identifier.to_be_bytes();
     let head = [0, 1, b't', high, low, 0];
