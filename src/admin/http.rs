@@ -315,7 +315,7 @@ async fn metrics(State(watch): State<Watch>) -> Response {
 
 /// Whether all shards answer: a supervisor restarts what is not healthy.
 async fn healthz(State(watch): State<Watch>) -> Response {
-    match watch.hanging() {
+    match watch.hanging_still().await {
         Some(hanging) if hanging.is_empty() => "ok\n".into_response(),
         Some(hanging) => {
             let text = format!("shards that do not answer: {hanging:?}\n");

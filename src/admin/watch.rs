@@ -24,6 +24,11 @@ const TICK: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// A shard that has not answered for so long hangs.
 pub(super) const HANG_AFTER: Duration = Duration::from_secs(5);
+/// A look that comes so much later than the one before says nothing of the shards in between: the process was stopped,
+/// or its machine, and nobody ran.
+const LOOK_AFTER_MAX: Duration = Duration::from_secs(2);
+/// How long a question whether all is well waits for the next look, if the last one does not say so.
+const LOOK_WITHIN: Duration = Duration::from_millis(1500);
 /// So much has pages of its own in the allocator, which are given up with it.
 const LARGE: usize = 1 << 20;
 /// Seconds of the past that the dashboard begins with.
@@ -201,6 +206,21 @@ impl Watch {
             (picture.at.elapsed() < HANG_AFTER).then(|| picture.hanging())
         })
     }
+
+    /// The same by a look that ends after the question, unless all was well at the last one: that may have been before
+    /// a pause, and who asks restarts a broker that is not well.
+    pub(super) async fn hanging_still(&self) -> Option<Vec<usize>> {
+        let looks = || self.read(|seen| seen.looks);
+        let (before, until) = (looks(), Instant::now() + LOOK_WITHIN);
+        loop {
+            let is_new = looks() != before;
+            let hanging = self.hanging();
+            if is_new || hanging.as_ref().is_some_and(Vec::is_empty) || until <= Instant::now() {
+                return hanging;
+            }
+            tokio::time::sleep(LOOK_WITHIN / 50).await;
+        }
+    }
 }
 
 impl Picture {
@@ -275,6 +295,7 @@ impl Watcher {
         let numbers = &self.options.numbers;
         let before = self.picture.clone();
         let elapsed = now.duration_since(before.at).as_secs_f64().max(1e-3);
+        let late = now.duration_since(before.at).saturating_sub(LOOK_AFTER_MAX);
         let mut have_answered = true;
         for (shard, (snapshot, is_new)) in self.picture.shards.iter_mut().zip(numbers.read()) {
             have_answered &= is_new;
@@ -283,6 +304,8 @@ impl Watcher {
                 shard.busy_share = (busy_ns as f64 / 1e9 / elapsed).clamp(0.0, 1.0);
                 shard.snapshot = snapshot;
                 shard.answered_at = now;
+            } else {
+                shard.answered_at += late;
             }
         }
         let snapshots: Vec<_> = self.picture.shards.iter().map(|s| s.snapshot).collect();
@@ -403,9 +426,7 @@ mod tests {
     use crate::key::ShardId;
     use crate::net::Waker;
 
-    /// Looks at two shards once a second for `seconds`; `answers` says which of them answer in a
-    /// second. Returns the seconds in which the service manager heard that all is well.
-    fn alive_in(seconds: u64, answers: impl Fn(u64) -> [bool; 2]) -> Vec<u64> {
+    fn two_shards() -> (Numbers, Watch, Watcher, Instant) {
         let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
         let numbers = Numbers::new(Arc::new(wakers));
         let options = WatchOptions {
@@ -418,18 +439,37 @@ mod tests {
             events_dropped: Arc::default(),
         };
         let started_at = Instant::now();
-        let (_watch, mut watcher) = Watch::prepare(options, started_at);
+        let (watch, watcher) = Watch::prepare(options, started_at);
+        (numbers, watch, watcher, started_at)
+    }
+
+    fn answer(numbers: &Numbers, answers: [bool; 2]) {
+        numbers.ask();
+        for (index, _) in answers.iter().enumerate().filter(|(_, is)| **is) {
+            let shard = ShardId(u16::try_from(index).unwrap());
+            numbers.slot(shard).answer(&Snapshot::default());
+        }
+    }
+
+    /// Looks at two shards in these seconds; `answers` says which of them answer in a second. Returns the seconds in
+    /// which the service manager heard that all is well.
+    fn alive_at(
+        seconds: impl IntoIterator<Item = u64>,
+        answers: impl Fn(u64) -> [bool; 2],
+    ) -> Vec<u64> {
+        let (numbers, _watch, mut watcher, started_at) = two_shards();
         let mut alive = Vec::new();
-        for second in 1..=seconds {
-            numbers.ask();
-            for (index, _) in answers(second).iter().enumerate().filter(|(_, is)| **is) {
-                let shard = ShardId(u16::try_from(index).unwrap());
-                numbers.slot(shard).answer(&Snapshot::default());
-            }
+        for second in seconds {
+            answer(&numbers, answers(second));
             let now = started_at + Duration::from_secs(second);
             watcher.handle_answers(now, || alive.push(second));
         }
         alive
+    }
+
+    /// The same once a second.
+    fn alive_in(seconds: u64, answers: impl Fn(u64) -> [bool; 2]) -> Vec<u64> {
+        alive_at(1..=seconds, answers)
     }
 
     #[test]
@@ -451,6 +491,45 @@ mod tests {
         let alive = alive_in(30, |s| [true, s <= 10 || s >= 20]);
         let expected: Vec<u64> = (1..15).chain(20..=30).collect();
         assert_eq!(alive, expected);
+    }
+
+    #[test]
+    fn shards_that_did_not_run_while_nobody_did_do_not_hang_unless_they_go_on_like_that() {
+        // Nobody runs for 50 s, and the shards answer one look later, or never.
+        let seconds: Vec<u64> = (1..=10).chain(60..=70).collect();
+        let alive = alive_at(seconds.clone(), |s| [s != 60; 2]);
+        assert_eq!(alive, seconds);
+        let alive = alive_at(seconds, |s| [true, s <= 10]);
+        let until_it_hangs: Vec<u64> = (1..=10).chain(60..=62).collect();
+        assert_eq!(alive, until_it_hangs);
+    }
+
+    #[test]
+    fn what_was_seen_before_a_pause_is_not_said_of_the_time_after_it() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        let (numbers, watch, mut watcher, started_at) = two_shards();
+        let mut look_at = |second, answers| {
+            answer(&numbers, answers);
+            watcher.handle_answers(started_at + Duration::from_secs(second), || ());
+        };
+        for second in 1..=6 {
+            look_at(second, [true, false]);
+        }
+        assert_eq!(watch.hanging(), Some(vec![1]));
+        // The next look is while somebody waits.
+        let ask = |look: &mut dyn FnMut()| {
+            runtime.block_on(async { tokio::join!(watch.hanging_still(), async { look() }).0 })
+        };
+        let again = ask(&mut || look_at(7, [true, false]));
+        assert_eq!(again, Some(vec![1]));
+        let well = ask(&mut || look_at(8, [true, true]));
+        assert_eq!(well, Some(vec![]));
+        assert_eq!(ask(&mut || ()), Some(vec![]));
+        for second in 9..=14 {
+            look_at(second, [true, false]);
+        }
+        assert_eq!(ask(&mut || ()), Some(vec![1]), "nobody looks again");
     }
 
     #[test]
