@@ -26,7 +26,11 @@ use crate::topic::{TopicFilter, TopicName};
 
 /// Places of deliveries that a Session is to have been given at most which a power failure took. Its Client may hold
 /// their Packet Identifiers as those of QoS 2 messages that were not released, and takes another one for a repetition.
-const PLACES_LOST_MAX: u64 = 1024;
+///
+/// How many come before a sync has no bound, and Packet Identifiers go round. A quarter of them is as many as can be passed
+/// over: what was in flight before has room beside them, as fewer than half may lie between its first and what is sent
+/// next (`Inflight::has_room_for`), and those that are held come round no earlier than three quarters later.
+const PLACES_LOST_MAX: u64 = 1 << 14;
 
 /// What another shard will want of a filter once it is restored.
 #[derive(Clone, Debug)]

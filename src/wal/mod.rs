@@ -46,7 +46,9 @@
 //! Not covered, because nothing on the disk tells of it: a QoS 2 message whose first PUBLISH came right before another end
 //! of the process, under a Packet Identifier whose last end a power failure took, is taken for a repetition of the one
 //! before; and where a power failure takes all that a session was given since a start, the next start gives it the same
-//! Packet Identifiers again, and a subscriber that still holds one may take the message for a repetition.
+//! Packet Identifiers again, and a subscriber that still holds one may take the message for a repetition. What it holds of
+//! those that a power failure took it holds for good, so it may take one for a repetition when they have come round, some
+//! 49,000 messages later, or at once if it had been given more than 16,384 that no disk had.
 //!
 //! # Which sync stands before what
 //!

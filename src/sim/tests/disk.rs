@@ -304,6 +304,56 @@ fn an_identifier_that_a_client_may_hold_though_a_power_failure_took_its_message_
     assert!(lost > 0);
 }
 
+#[test]
+fn an_identifier_that_a_client_may_hold_is_passed_over_though_it_was_given_thousands_since_the_last_sync()
+ {
+    const SUBSCRIBE_QOS2: &[u8] = b"\x82\x06\0\x01\0\x01t\x02";
+    // Together as many as may be in flight.
+    const TURNS: usize = 150;
+    const MESSAGES: u8 = 20;
+    let identifiers = |output: &[u8]| -> Vec<u16> {
+        let sent = packets(output).filter(|it| it[0] >> 4 == 3);
+        sent.map(|it| u16::from_be_bytes([it[5], it[6]])).collect()
+    };
+    let options = StoreOptions {
+        segment_size: 1 << 20,
+        ..promising(Durability::Interval(INTERVAL))
+    };
+    let (disk, now) = (Disk::new(Random::new(1)), Instant::ZERO);
+    let open = |disk: &Disk| {
+        let mut broker = Broker::try_open_with(disk, &options).unwrap();
+        let key = broker.shard.handle_accept(Origin::default(), now).unwrap();
+        broker.hear(key, CONNECT, now, 4);
+        (broker, key)
+    };
+    let (mut broker, key) = open(&disk);
+    broker.hear(key, SUBSCRIBE_QOS2, now, 4);
+    broker.rest(now + INTERVAL);
+    let (mut given, mut last) = (0, 0);
+    for _ in 0..TURNS {
+        let messages: Vec<u8> = (1..=MESSAGES)
+            .flat_map(|number| [0x32, 6, 0, 1, b't', 0, number, b'x'])
+            .collect();
+        let came = identifiers(&broker.answer(key, &messages, now, 2));
+        let acknowledged = came.iter().flat_map(|it| {
+            let [high, low] = it.to_be_bytes();
+            [0x40, 2, high, low]
+        });
+        broker.hear(key, &acknowledged.collect::<Vec<u8>>(), now, 2);
+        given += came.len();
+        last = came.last().copied().unwrap_or(last);
+    }
+    assert_eq!(given, TURNS * usize::from(MESSAGES));
+    let held = identifiers(&broker.answer(key, b"\x34\x06\0\x01t\0\x08y", now, 4));
+    assert_eq!(held, [last + 1]);
+    drop(broker);
+    disk.lose_power();
+    let (mut broker, key) = open(&disk);
+    assert!(broker.report.deliveries == 0);
+    let next = identifiers(&broker.answer(key, b"\x34\x06\0\x01t\0\x09z", now, 4));
+    assert!(next[0] > held[0], "{next:?} before {held:?}");
+}
+
 /// Sessions of the broker below.
 const SESSIONS: usize = 40;
 
