@@ -14,11 +14,11 @@ use super::install;
 use super::inventory::{Extent, Inventory, InventoryName, ListError, Listed};
 use super::log::{Log, REQUESTS_MAX};
 use super::options::StoreOptions;
-use super::rewrite::{WRITE_SIZE, rewrite};
+use super::rewrite::rewrite;
 use super::segment::{
     Buffer, HeaderError, SEGMENT_HEADER_SIZE, SegmentHeader, Sink, scan, scan_into,
 };
-use super::storage::Storage;
+use super::storage::{Storage, StoredFile};
 use super::writer::Writer;
 use crate::config::Durability;
 use crate::journal::{
@@ -293,8 +293,8 @@ pub fn open(
     }
     if !is_written_anew {
         // What is gone on with from here on is promised from here on.
-        for (name, from, to) in logs.iter().flat_map(|log| &log.unsynced) {
-            write_again(storage, name, *from, *to).map_err(directory.at(name))?;
+        for part in logs.iter().flat_map(|log| &log.unsynced) {
+            write_again(storage, part).map_err(directory.at(&part.name))?;
         }
         storage.sync().map_err(directory.at(""))?;
     }
@@ -534,7 +534,7 @@ struct ReadLog {
     /// Files with room, or an unfinished write, behind their last frame, and where that ends.
     ends: Vec<(String, u64)>,
     /// Parts of files that the disk may not have.
-    unsynced: Vec<(String, u64, u64)>,
+    unsynced: Vec<UnsyncedPart>,
 }
 
 fn read_logs(
@@ -994,52 +994,94 @@ impl Sink<ReadError> for Watched<'_> {
 #[derive(Default)]
 struct Unsynced {
     synced: Lsn,
-    /// Number, file, offset and end.
-    frames: VecDeque<(Lsn, usize, u64, u64)>,
+    /// Number, file and offset.
+    frames: VecDeque<(Lsn, usize, u64)>,
 }
 
 impl Unsynced {
     fn frame(&mut self, frame: &Frame<'_>, file: usize, offset: u64) {
         self.synced = self.synced.max(frame.synced);
-        let end = offset + frame.size() as u64;
-        self.frames.push_back((frame.lsn, file, offset, end));
+        self.frames.push_back((frame.lsn, file, offset));
         while self.frames.front().is_some_and(|it| it.0 <= self.synced) {
             self.frames.pop_front();
         }
     }
 
-    /// What to write again: files, from where and to where.
-    fn parts(self, segments: &[SegmentName]) -> Vec<(String, u64, u64)> {
-        let mut parts: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
-        for (_, file, offset, end) in self.frames {
-            let (_, last) = parts.entry(file).or_insert((offset, end));
-            *last = end;
+    /// What to write again.
+    fn parts(self, segments: &[SegmentName]) -> Vec<UnsyncedPart> {
+        let mut parts: BTreeMap<usize, (Lsn, Lsn, u64)> = BTreeMap::new();
+        for (lsn, file, offset) in self.frames {
+            let (_, last, _) = parts.entry(file).or_insert((lsn, lsn, offset));
+            *last = lsn;
         }
-        let names = parts.into_iter().filter_map(|(file, (from, to))| {
-            let name = segments.get(file)?;
-            Some((name.file_name(), from, to))
+        let parts = parts.into_iter().filter_map(|(file, (first, last, from))| {
+            let name = segments.get(file)?.file_name();
+            Some(UnsyncedPart {
+                name,
+                first,
+                last,
+                from,
+            })
         });
-        names.collect()
+        parts.collect()
     }
 }
 
-/// Writes what stands between `from` and `to` of a file to the same place, and brings it to the disk.
-fn write_again(storage: &dyn Storage, name: &str, from: u64, to: u64) -> io::Result<()> {
-    let (mut source, _) = storage.open(name)?;
-    let mut file = storage.open_to_write(name)?;
-    source.seek(SeekFrom::Start(from))?;
-    let mut buffer = Vec::new();
-    let mut offset = from;
-    while offset < to {
-        buffer.clear();
-        let wanted = (to - offset).min(WRITE_SIZE as u64);
-        if source.by_ref().take(wanted).read_to_end(&mut buffer)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        file.write_all_at(&buffer, offset)?;
-        offset += buffer.len() as u64;
+/// A part of a file that the disk may not have.
+struct UnsyncedPart {
+    name: String,
+    /// Its frames, which follow one another.
+    first: Lsn,
+    last: Lsn,
+    /// Where they begin.
+    from: u64,
+}
+
+/// Writes frames that were read to the place where they are, and brings them to the disk. They are read a second time
+/// for that, since nobody knows before the end which they are; and checked, since what the system takes for written it
+/// may have forgotten meanwhile.
+fn write_again(storage: &dyn Storage, part: &UnsyncedPart) -> io::Result<()> {
+    let (mut source, _) = storage.open(&part.name)?;
+    source.seek(SeekFrom::Start(part.from))?;
+    let mut again = Again {
+        file: storage.open_to_write(&part.name)?,
+        offset: part.from,
+    };
+    let mut buffer = Buffer::default();
+    let end = part.last + 1;
+    let found = scan_into(
+        &mut source,
+        part.first,
+        end,
+        part.from,
+        &mut buffer,
+        &mut again,
+    )?;
+    if found.next != end {
+        let said = "frames that were read a moment ago cannot be read any more";
+        return Err(io::Error::other(said));
     }
-    file.sync_data()
+    again.file.sync_data()
+}
+
+/// Writes frames to where they were read.
+struct Again {
+    file: Box<dyn StoredFile>,
+    offset: u64,
+}
+
+impl Sink<io::Error> for Again {
+    fn frame(&mut self, _frame: Frame<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hand_over(&mut self, buffer: &mut Buffer, end: usize) -> io::Result<()> {
+        let frames = buffer.bytes().get(..end).unwrap_or_default();
+        self.file.write_all_at(frames, self.offset)?;
+        self.offset += end as u64;
+        buffer.remove_front(end);
+        Ok(())
+    }
 }
 
 /// Whether nothing was ever written to the rest of a file.

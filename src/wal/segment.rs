@@ -262,7 +262,7 @@ impl Buffer {
         self.filled = end;
     }
 
-    fn remove_front(&mut self, size: usize) {
+    pub(super) fn remove_front(&mut self, size: usize) {
         self.bytes.copy_within(size..self.filled, 0);
         self.filled -= size;
         if self.is_oversize() && self.filled <= BUFFER_SIZE {

@@ -527,3 +527,25 @@ fn a_panic_of_the_reader_comes_through() {
     let panic = catch_unwind(reading).unwrap_err();
     assert_eq!(*panic.downcast::<&str>().unwrap(), "the disk is on fire");
 }
+
+#[test]
+fn what_is_written_again_at_a_start_is_what_was_read_or_the_start_is_refused() {
+    let sizes = [300, 2 * BUFFER, 500, 40_000];
+    let made = Made::new(&[frames(0, &sizes)]);
+    let storage = &**made.directory.storage();
+    let part = UnsyncedPart {
+        name: made.names[0].file_name(),
+        first: 2,
+        last: 4,
+        from: HEADER + sizes[0],
+    };
+    let before = fs::read(made.path(0)).unwrap();
+    write_again(storage, &part).unwrap();
+    assert!(before == fs::read(made.path(0)).unwrap());
+    // The system has forgotten some of it meanwhile: nothing is promised of the log.
+    made.damage(0, part.from + sizes[1] + 50);
+    let damaged = fs::read(made.path(0)).unwrap();
+    let said = write_again(storage, &part).unwrap_err().to_string();
+    assert!(said.contains("cannot be read any more"), "{said}");
+    assert!(damaged == fs::read(made.path(0)).unwrap());
+}
