@@ -62,15 +62,31 @@ pub fn install(
     ports: &[u16],
 ) -> Result<(), InstallError> {
     let directory = Directory::open(path)?;
+    install_into(&directory, replayed, clock, seed, ports, SEGMENT_SIZE)
+}
+
+/// The same in a directory that is open, with segments of that size.
+///
+/// # Errors
+/// As for [`install`].
+pub fn install_into(
+    directory: &Directory,
+    replayed: &Replayed,
+    clock: WallClock,
+    seed: u64,
+    ports: &[u16],
+    segment_size: u64,
+) -> Result<(), InstallError> {
+    let path = |name: &str| directory.storage().path(name);
     let found = directory.manifest()?;
     let manifest = match found {
         Some(found) => {
-            let there = contents(&directory, found, clock)?;
+            let there = contents(directory, found, clock)?;
             let sessions = there.sessions.len();
             let retained = there.retained_count();
             if sessions + retained > 0 {
                 return Err(InstallError::NotEmpty {
-                    path: path.to_owned(),
+                    path: path(""),
                     sessions,
                     retained,
                 });
@@ -93,14 +109,14 @@ pub fn install(
             directory.remove(&name)?;
         } else if found.is_none() {
             return Err(InstallError::Stray {
-                path: path.join(name.file_name()),
+                path: path(&name.file_name()),
             });
         }
     }
-    let written = rewrite(&directory, &manifest, replayed, clock, SEGMENT_SIZE, ports)?;
+    let written = rewrite(directory, &manifest, replayed, clock, segment_size, ports)?;
     directory.set_manifest(&manifest)?;
     directory.remove_others(manifest.generation)?;
     let extents = written.iter().map(Written::extent);
-    write_inventories(&directory, &manifest, extents)?;
+    write_inventories(directory, &manifest, extents)?;
     Ok(())
 }

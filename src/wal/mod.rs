@@ -92,7 +92,7 @@ mod tests;
 mod writer;
 
 pub use directory::{Directory, DirectoryError, Manifest, SegmentName};
-pub use install::{InstallError, install};
+pub use install::{InstallError, install, install_into};
 pub use inventory::Extent;
 pub use log::Log;
 pub use options::{SEGMENT_SIZE, StoreOptions};

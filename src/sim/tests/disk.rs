@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use crate::config::Durability;
+use crate::journal::{
+    Progress, Replayed, ReplayedDelivery, ReplayedSession, ReplayedSubscription, WallClock,
+};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::Limits;
-use crate::origin::Origin;
+use crate::message::{Message, MessageRef, QoS};
+use crate::origin::{Identity, Origin};
 use crate::shard::{Effects, Shard};
 use crate::sim::{Disk, Faults, Random};
 use crate::time::Instant;
-use crate::wal::{Log, OpenError, Report, Storage, StoreOptions, Writer};
+use crate::wal::{
+    InstallError, Log, OpenError, Report, Storage, StoreOptions, Writer, install_into,
+};
 
 /// A broker of one shard, whose disk works when it is told to.
 struct Broker {
@@ -627,6 +633,137 @@ fn a_start_takes_nothing_of_what_was_written_again_whatever_step_the_power_fails
         disk.set_faults(Faults::default());
         fail_at_each_step_of_a_start(&disk, &options, 1, 2, false);
     }
+}
+
+/// What another broker had: a Session, and so many messages of so many bytes that it is owed.
+fn kept_elsewhere(count: u64, size: usize) -> Replayed {
+    let message = |sequence: u64| {
+        Message::new(MessageRef {
+            topic_name: b"t",
+            properties: b"",
+            payload: &vec![sequence as u8; size],
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+        })
+    };
+    let deliveries = (0..count).map(|sequence| ReplayedDelivery {
+        sequence,
+        progress: Progress::Waiting,
+        message: Some(message(sequence).into()),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        share: None,
+        subscription_identifiers: Default::default(),
+    });
+    let identity = Identity {
+        client_identifier: "c".into(),
+        username: None,
+        listener: Default::default(),
+    };
+    let subscription = ReplayedSubscription {
+        options: Default::default(),
+        identifier: None,
+        is_replaying: false,
+    };
+    let session = ReplayedSession {
+        session: 1,
+        identity: Some(identity.into()),
+        expiry_interval_s: u32::MAX,
+        subscriptions: [("t".to_owned(), subscription)].into(),
+        deliveries: deliveries.collect(),
+        next_sequence: count,
+        ..ReplayedSession::default()
+    };
+    Replayed {
+        sessions: [(1, session)].into(),
+        session_max: 1,
+        ..Replayed::default()
+    }
+}
+
+fn install(disk: &Disk, replayed: &Replayed) -> Result<(), InstallError> {
+    let clock = WallClock { start_ms: 1000 };
+    install_into(&disk.directory(), replayed, clock, 7, &[0], 1024)
+}
+
+/// Has the power fail, or the process killed, in so many ways, at each step of an installation. A broker finds all of it
+/// then or nothing, and it can be done again.
+fn fail_at_each_step_of_an_installation(disk: &Disk, replayed: &Replayed, ways: u64) {
+    let found = |disk: &Disk| {
+        let report = Broker::open(disk).report;
+        (report.sessions, report.deliveries)
+    };
+    let all = (1, replayed.sessions[&1].deliveries.len());
+    for step in 0.. {
+        let mut is_over = false;
+        for seed in 0..ways {
+            let disk = disk.copy();
+            disk.set_random(Random::new(seed + 100 * step as u64));
+            disk.set_faults(Faults {
+                power_for: Some(step),
+                ..Faults::default()
+            });
+            is_over = install(&disk, replayed).is_ok();
+            if seed % 4 != 0 {
+                disk.lose_power();
+            }
+            disk.set_faults(Faults::default());
+            let after = found(&disk.copy());
+            assert!(
+                after == all || !is_over && after == (0, 0),
+                "step {step}, seed {seed}: {after:?}"
+            );
+            // At once, or when a broker has been there.
+            if seed % 2 == 0 {
+                assert_eq!(found(&disk), after);
+            }
+            match install(&disk, replayed) {
+                Ok(()) => assert_eq!(after, (0, 0), "step {step}, seed {seed}"),
+                Err(InstallError::NotEmpty { .. }) => assert_eq!(after, all),
+                Err(error) => panic!("step {step}, seed {seed}: {error}"),
+            }
+            assert_eq!(found(&disk), all, "step {step}, seed {seed}");
+        }
+        if is_over {
+            assert!(step > 10, "only {step} steps");
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_installation_takes_effect_as_a_whole_whatever_step_the_power_fails_or_it_is_killed_at() {
+    let new = Disk::new(Random::new(1));
+    let empty = new.copy();
+    drop(Broker::open(&empty));
+    for disk in [new, empty] {
+        fail_at_each_step_of_an_installation(&disk, &kept_elsewhere(30, 100), 20);
+    }
+}
+
+#[test]
+fn an_installation_of_several_segments_takes_effect_as_a_whole_and_nothing_that_another_one_has_left()
+ {
+    const SIZE: usize = 600_000;
+    // A larger one, which was killed right before it took effect.
+    let larger = kept_elsewhere(12, SIZE);
+    let mut left = Disk::new(Random::new(1));
+    for step in 0.. {
+        let disk = Disk::new(Random::new(1));
+        disk.set_faults(Faults {
+            power_for: Some(step),
+            ..Faults::default()
+        });
+        let _ = install(&disk, &larger);
+        disk.set_faults(Faults::default());
+        if disk.names().unwrap().contains(&"STORE".to_owned()) {
+            break;
+        }
+        left = disk;
+    }
+    assert!(left.names().unwrap().len() > 5);
+    fail_at_each_step_of_an_installation(&left, &kept_elsewhere(5, SIZE), 12);
 }
 
 #[test]
