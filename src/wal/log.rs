@@ -19,6 +19,8 @@ const SNAPSHOT_STEP: usize = 64 * 1024;
 const SNAPSHOT_STEPS_MAX: usize = 4;
 /// How long the end of a shard waits for its last write.
 const FINISH_MAX: Duration = Duration::from_secs(10);
+/// The same if the disk has refused it: it is asked once or twice more. Nobody was told that it is stored.
+const FINISH_REFUSED_MAX: Duration = Duration::from_millis(600);
 
 /// The log of one shard.
 pub struct Log {
@@ -144,10 +146,7 @@ impl Log {
         if let Some((snapshot, true)) = self.finished
             && shard.is_settled()
         {
-            self.finished = None;
-            self.send(Request::Forget {
-                before: snapshot.began,
-            });
+            self.forget(snapshot);
         }
         if self.is_writing {
             self.look_at_the_disk(shard, now, effects);
@@ -201,6 +200,14 @@ impl Log {
         shard.handle_store_stalled(self.is_refused || self.is_late, now, effects);
     }
 
+    /// What a snapshot has replaced is not needed.
+    fn forget(&mut self, snapshot: Snapshot) {
+        self.finished = None;
+        self.send(Request::Forget {
+            before: snapshot.began,
+        });
+    }
+
     fn send(&self, request: Request) {
         if let Some(requests) = &self.requests {
             // The writer ends after its shard only.
@@ -243,6 +250,7 @@ impl Log {
                 self.is_outdated = true;
                 self.finished = None;
             }
+            Response::Whole => self.lost = 0,
             Response::Stalled(is_refused) => {
                 self.is_refused = is_refused;
                 self.tell_stalled(shard, now, effects);
@@ -275,18 +283,33 @@ impl Log {
         false
     }
 
-    /// Writes what is left and waits for it, for some seconds.
-    pub fn finish(mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) {
-        let until = std::time::Instant::now() + FINISH_MAX;
+    /// Writes what is left and waits for it, for some seconds. If something was lost, all is said anew before the end:
+    /// the next start would find a gap, and everything behind it. Whether the log is whole then.
+    pub fn finish(mut self, shard: &mut Shard, now: Instant, effects: &mut Effects) -> bool {
+        let began = std::time::Instant::now();
         self.turn(shard, now, effects);
-        while self.is_writing || shard.has_journal() {
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            match self.responses.recv_timeout(left) {
-                Ok(Response::Stalled(true)) | Err(_) => {
-                    tracing::error!("the last changes of a shard could not be stored");
-                    return;
-                }
+        while self.is_writing || shard.has_journal() || self.lost > 0 {
+            if self.lost > 0
+                && let Some((snapshot, true)) = self.finished
+            {
+                // Other shards may be gone, and say no more what is under way. Without a word from them some may get a
+                // message of QoS 2 twice, if it was not acknowledged; no start without help is worse.
+                self.forget(snapshot);
+            }
+            let most = if self.is_refused {
+                FINISH_REFUSED_MAX
+            } else {
+                FINISH_MAX
+            };
+            match self
+                .responses
+                .recv_timeout(most.saturating_sub(began.elapsed()))
+            {
                 Ok(response) => self.handle(response, shard, now, effects),
+                Err(_) => {
+                    tracing::error!("the last changes of a shard could not be stored");
+                    return false;
+                }
             }
             self.turn(shard, now, effects);
         }
@@ -295,5 +318,61 @@ impl Log {
             // A panic of the writer ended the process already.
             let _ = thread.join();
         }
+        true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::key::ShardId;
+    use crate::limits::Limits;
+    use crate::sim::{Disk, Random};
+    use crate::wal::StoreOptions;
+    use crossbeam::channel::unbounded;
+
+    #[test]
+    fn an_end_after_a_loss_waits_for_no_word_of_other_shards_which_may_be_gone() {
+        let disk = Disk::new(Random::new(1));
+        let mut store = disk.open(&StoreOptions::new("unused".into()), 2, 7);
+        let store = store.as_mut().unwrap();
+        let mut shard = Shard::new(ShardId(0), 2, Limits::default(), 7);
+        store
+            .shards
+            .remove(0)
+            .restore(&mut shard, 0, 2, Instant::ZERO);
+        let mut log = store.logs.remove(0);
+        let (requests, asked) = unbounded();
+        let (answer, responses) = unbounded();
+        (log.requests, log.responses) = (Some(requests), responses);
+        // What is lost is the end of a log that is written to.
+        let effects = &mut Effects::default();
+        shard.begin_snapshot();
+        log.turn(&mut shard, Instant::ZERO, effects);
+        let Ok(Request::Write { frames, last, .. }) = asked.recv() else {
+            panic!("nothing is written");
+        };
+        let lost = last;
+        answer.send(Response::Written { frames, last }).unwrap();
+        answer.send(Response::Lost { last }).unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut forgotten = Vec::new();
+            for request in asked {
+                match request {
+                    Request::Write { frames, last, .. } => {
+                        answer.send(Response::Written { frames, last }).unwrap();
+                        answer.send(Response::Synced { last }).unwrap();
+                    }
+                    Request::Forget { before } => {
+                        forgotten.push(before);
+                        answer.send(Response::Whole).unwrap();
+                    }
+                }
+            }
+            forgotten
+        });
+        assert!(log.finish(&mut shard, Instant::ZERO, effects));
+        let forgotten = writer.join().unwrap();
+        assert!(forgotten.len() == 1 && forgotten[0] > lost);
     }
 }

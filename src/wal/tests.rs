@@ -1637,6 +1637,35 @@ fn one_broker_uses_a_directory_at_a_time() {
     Broker::open(&folder, 1);
 }
 
+/// Something has the names that the first segments of a shard are made under.
+fn block_segments(folder: &Folder) -> Vec<PathBuf> {
+    let names = (1..100).map(|first| format!("00000001-000-{first:020}.log.new"));
+    let paths: Vec<_> = names.map(|name| folder.0.join(name)).collect();
+    paths.iter().for_each(|it| fs::create_dir(it).unwrap());
+    paths
+}
+
+#[test]
+fn an_end_waits_no_longer_than_for_another_attempt_if_the_disk_refuses() {
+    let folder = Folder::new();
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    broker.end();
+    let mut broker = Broker::open(&folder, 1);
+    let in_the_way = block_segments(&folder);
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    broker.send(publisher, &publish(QOS1, "t", 1, "refused"));
+    broker.work(&[0], |broker| broker.shards[0].counters().store_stalls > 0);
+    assert_eq!(broker.leaves(publisher), NOTHING);
+    let began = std::time::Instant::now();
+    broker.end();
+    // A disk that is at work is waited for longer.
+    assert!(began.elapsed() < Duration::from_secs(5));
+    in_the_way.iter().for_each(|it| fs::remove_dir(it).unwrap());
+    Broker::open(&folder, 1).end();
+}
+
 #[test]
 fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     let folder = Folder::new();
@@ -1646,9 +1675,7 @@ fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     let mut broker = Broker::open(&folder, 1);
     let publisher = broker.connect_unanswered("p", 2);
     broker.leaves(publisher);
-    // A file cannot be made in a directory that has another name now.
-    let away = folder.0.with_extension("away");
-    fs::rename(&folder.0, &away).unwrap();
+    let in_the_way = block_segments(&folder);
     broker.send(publisher, &publish(QOS1, "t", 1, "first"));
     for _ in 0..400 {
         broker.logs[0].turn(&mut broker.shards[0], broker.now, &mut broker.effects);
@@ -1658,7 +1685,7 @@ fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     // Told by now that the disk refuses: what needs none goes on.
     broker.send(publisher, &publish(QOS1, "nobody", 3, "x"));
     broker.send(publisher, &publish(0, "t", 0, "x"));
-    fs::rename(&away, &folder.0).unwrap();
+    in_the_way.iter().for_each(|it| fs::remove_dir(it).unwrap());
     assert_eq!(types(&broker.stored(publisher)), [PUBACK, PUBACK]);
     broker.end();
     let mut broker = Broker::open(&folder, 1);

@@ -15,7 +15,7 @@
 //! which has its name only once the disk has all of it: neither the end of the process nor of the power finds less
 //! than there was before. Nothing behind that part counts as synced earlier, so no snapshot does that lies in it.
 //! What the system has forgotten meanwhile is lost: the shard says all anew, and that is synced without delay, since
-//! until it replaces what was before, a start finds a gap.
+//! until it replaces what was before, a start finds a gap. An orderly end waits for it.
 
 #![forbid(unsafe_code)]
 
@@ -63,6 +63,8 @@ pub(super) enum Response {
     Synced { last: Lsn },
     /// Frames up to here may be missing on the disk, and cannot be written again.
     Lost { last: Lsn },
+    /// All that was lost is replaced, and a start finds no gap.
+    Whole,
     /// The disk refuses, or does not any more.
     Stalled(bool),
 }
@@ -179,7 +181,7 @@ impl Writer {
     }
 
     /// Works until the shard is gone, and leaves nothing unwritten that the disk takes.
-    pub(super) fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let began = std::time::Instant::now();
         let clock = || Instant::ZERO + began.elapsed();
         loop {
@@ -218,6 +220,7 @@ impl Writer {
     /// When a sync that nobody waits for is due.
     fn sync_at(&self) -> Option<Instant> {
         let every = match self.durability {
+            Durability::Interval(every) if self.lost > 0 => every.min(RETRY_AFTER),
             Durability::Interval(every) => every,
             Durability::Os if self.lost > 0 => RETRY_AFTER,
             Durability::Always | Durability::Os => return None,
@@ -271,8 +274,11 @@ impl Writer {
                 self.write_or_keep(write, now);
             }
             Request::Forget { before } => {
+                let had_lost = self.lost > 0;
                 self.forget(before);
-                if before > self.lost && self.lost > 0 {
+                if self.lost == 0 && had_lost {
+                    self.respond(Response::Whole);
+                } else if before > self.lost && self.lost > 0 {
                     // The gap is still there, so all is said once more.
                     self.respond(Response::Lost { last: self.lost });
                 }
@@ -442,7 +448,7 @@ impl Writer {
             let Unsynced { first, last, .. } = unsynced;
             tracing::error!(
                 "{}: frames {first} to {last} cannot be read any more; all that is still known is written anew, \
-                 and the next start may need --recover if the broker ends before that",
+                 and the next start needs --recover if the broker is killed before that",
                 storage.path(&unsynced.name.file_name()).display()
             );
             self.unsynced = None;

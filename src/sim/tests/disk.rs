@@ -363,11 +363,12 @@ fn an_identifier_that_a_client_may_hold_is_passed_over_though_it_was_given_thous
 /// Sessions of the broker below.
 const SESSIONS: usize = 40;
 
-/// What a broker leaves whose acknowledgements do not wait for the disk, and which was killed so many steps after a sync
-/// that failed and took with it what was to be synced. Its disk, how many messages that had before, and how many were
-/// acknowledged.
-fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usize, usize) {
-    const SYNCED: u8 = 8;
+/// Messages that its disk has before it fails.
+const SYNCED: u8 = 8;
+
+/// A broker whose acknowledgements do not wait for the disk, so many steps after a sync that failed and took with it what
+/// was to be synced. Its disk, and how many messages were acknowledged.
+fn losing(seed: u64, durability: Durability, steps: usize) -> (Broker, Disk, usize) {
     let disk = Disk::new(Random::new(seed));
     let mut random = Random::new(seed + 1000);
     let (mut broker, key) = with_durability(&disk, durability);
@@ -410,7 +411,42 @@ fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usiz
         acknowledged += broker.hear(key, &[], now, 1);
         now = now + INTERVAL / 10;
     }
+    (broker, disk, acknowledged)
+}
+
+/// What it leaves when it is killed: its disk, how many messages that had before, and how many were acknowledged.
+fn lost_for_good(seed: u64, durability: Durability, steps: usize) -> (Disk, usize, usize) {
+    let (_, disk, acknowledged) = losing(seed, durability, steps);
     (disk, usize::from(SYNCED), acknowledged)
+}
+
+#[test]
+fn a_broker_that_ends_right_after_a_failed_sync_took_something_for_good_leaves_a_whole_log() {
+    let mut lost = 0;
+    for (seed, durability) in (0..12).flat_map(|seed| SOME_TIME.map(|it| (seed, it))) {
+        let steps = Random::new(seed).below(12);
+        let (broker, disk, acknowledged) = losing(seed, durability, steps);
+        let Broker {
+            mut shard,
+            log,
+            writer,
+            mut effects,
+            ..
+        } = broker;
+        lost += usize::from(!writer.is_whole());
+        let thread = std::thread::spawn(move || writer.run());
+        assert!(log.finish(&mut shard, Instant::ZERO, &mut effects));
+        thread.join().unwrap();
+        disk.lose_power();
+        let report = Broker::try_open_with(&disk, &promising(durability))
+            .unwrap_or_else(|error| panic!("seed {seed}, {durability:?}: {error}"))
+            .report;
+        assert!(
+            report.sessions == SESSIONS && report.deliveries >= acknowledged,
+            "seed {seed}, {durability:?}: {acknowledged} and {report:?}"
+        );
+    }
+    assert!(lost > 5, "only {lost}");
 }
 
 const SOME_TIME: [Durability; 2] = [Durability::Interval(INTERVAL), Durability::Os];
