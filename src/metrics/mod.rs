@@ -114,6 +114,8 @@ pub struct Counters {
     pub paused_disk_stalled: u64,
     /// Times the disk of a shard took nothing, or not for too long, or not enough, and what must be stored was not taken.
     pub store_stalls: u64,
+    /// Times the folder of the store was found to have been moved away or replaced while it is written to.
+    pub store_moves: u64,
     /// Publications refused because a disk took nothing for five seconds.
     pub refused_disk_stalled: u64,
     /// Messages handed on from a leaving member of a shared subscription.

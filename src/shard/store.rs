@@ -1270,6 +1270,11 @@ impl Shard {
         self.handle_stalls_changed(now, effects);
     }
 
+    /// Somebody has moved the store away.
+    pub fn handle_store_moved(&mut self) {
+        self.clients.counters.store_moves += 1;
+    }
+
     /// Publishers that were stopped by a disk are read again once no disk stops them.
     pub(super) fn handle_stalls_changed(&mut self, now: Instant, effects: &mut Effects) {
         let own = self.clients.store.as_ref().is_some_and(|it| it.stalled);

@@ -251,6 +251,7 @@ impl Log {
                 self.finished = None;
             }
             Response::Whole => self.lost = 0,
+            Response::Moved => shard.handle_store_moved(),
             Response::Stalled(is_refused) => {
                 self.is_refused = is_refused;
                 self.tell_stalled(shard, now, effects);

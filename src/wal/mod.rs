@@ -100,5 +100,5 @@ pub use recover::{Common, OpenError, Report, ShardStore, Store, open};
 pub use segment::{
     Damage, FORMAT_VERSION, HeaderError, SEGMENT_HEADER_SIZE, Scanned, SegmentHeader, scan,
 };
-pub use storage::{Source, Storage, StoredFile};
+pub use storage::{Move, Source, Storage, StoredFile};
 pub use writer::Writer;

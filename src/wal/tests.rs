@@ -1667,6 +1667,44 @@ fn an_end_waits_no_longer_than_for_another_attempt_if_the_disk_refuses() {
 }
 
 #[test]
+fn a_store_that_is_moved_away_while_a_broker_runs_has_all_that_was_acknowledged() {
+    let folder = Folder::new();
+    let away = folder.0.with_extension("away");
+    let mut broker = Broker::open(&folder, 1);
+    sleeper(&mut broker, "a");
+    let publisher = broker.connect_unanswered("p", 2);
+    broker.leaves(publisher);
+    // One message, and another segment.
+    let go_on = |broker: &mut Broker| {
+        let payload = "x".repeat(100);
+        broker.send(publisher, &publish(QOS1, "t", 1, "owed"));
+        for number in 2..=601 {
+            broker.send(publisher, &publish(QOS1 | RETAIN, "r", number, &payload));
+            if number % 50 == 0 {
+                broker.stored(publisher);
+            }
+        }
+        write_all(broker, &[0]);
+        broker.shards[0].counters().store_moves
+    };
+    assert_eq!(go_on(&mut broker), 0);
+    fs::rename(&folder.0, &away).unwrap();
+    fs::create_dir(&folder.0).unwrap();
+    assert_eq!(go_on(&mut broker), 1);
+    assert_eq!(go_on(&mut broker), 1);
+    assert!(fs::read_dir(&folder.0).unwrap().next().is_none());
+    fs::remove_dir(&folder.0).unwrap();
+    fs::rename(&away, &folder.0).unwrap();
+    assert_eq!(go_on(&mut broker), 1);
+    fs::rename(&folder.0, &away).unwrap();
+    assert_eq!(go_on(&mut broker), 2);
+    broker.end();
+    fs::rename(&away, &folder.0).unwrap();
+    let report = &Broker::open(&folder, 1).report;
+    assert_eq!((report.deliveries, report.retained), (5, 1));
+}
+
+#[test]
 fn nothing_is_acknowledged_while_the_disk_refuses_and_all_of_it_afterwards() {
     let folder = Folder::new();
     let mut broker = Broker::open(&folder, 1);

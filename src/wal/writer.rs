@@ -22,7 +22,7 @@
 use super::directory::SegmentName;
 use super::inventory::{Extent, Inventory, UNFINISHED};
 use super::segment::{SEGMENT_HEADER_SIZE, SegmentHeader, scan};
-use super::storage::{Storage, StoredFile};
+use super::storage::{Move, Storage, StoredFile};
 use crate::config::Durability;
 use crate::journal::{Lsn, keep_spare};
 use crate::time::Instant;
@@ -65,6 +65,8 @@ pub(super) enum Response {
     Lost { last: Lsn },
     /// All that was lost is replaced, and a start finds no gap.
     Whole,
+    /// The store is not found by its path any more.
+    Moved,
     /// The disk refuses, or does not any more.
     Stalled(bool),
 }
@@ -282,6 +284,7 @@ impl Writer {
                     // The gap is still there, so all is said once more.
                     self.respond(Response::Lost { last: self.lost });
                 }
+                self.look_for_move();
                 // That may have made room.
                 self.go_on(now);
             }
@@ -315,6 +318,24 @@ impl Writer {
             }
         }
         self.respond(Response::Stalled(why.is_some()));
+    }
+
+    /// Looks whether somebody has moved the store away. It is written to where it is: what was acknowledged is there,
+    /// and what is acknowledged from now on must not be somewhere else.
+    fn look_for_move(&self) {
+        let directory = self.storage.path("");
+        let directory = directory.display();
+        match self.storage.look_for_move() {
+            Some(Move::Away) => {
+                tracing::error!(
+                    "{directory}: this is another folder now than the one that the broker has opened and goes on \
+                     writing to; move that one back before the next start, which would miss it"
+                );
+                self.respond(Response::Moved);
+            }
+            Some(Move::Back) => tracing::info!("{directory}: the store is there again"),
+            None => {}
+        }
     }
 
     fn respond(&self, response: Response) {
@@ -371,6 +392,7 @@ impl Writer {
 
     /// Ends the segment and makes another one whose first frame is `first`.
     fn begin_segment(&mut self, first: Lsn, size: u64) -> io::Result<()> {
+        self.look_for_move();
         self.sync()?;
         if let Some(segment) = self.segment.take() {
             self.full.push(segment.name);
