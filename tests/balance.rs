@@ -18,19 +18,24 @@ use support::{Broker, PATIENCE};
 /// A broker of four shards that stores, and the ports of what it has opened.
 struct Server {
     broker: Broker,
-    websockets: u16,
+    /// Of all listeners in their order, the second of which is for WebSockets.
+    ports: Vec<u16>,
     admin: String,
     _folder: Folder,
 }
 
 impl Server {
     fn start() -> Self {
-        let folder = Folder::new();
+        Self::start_with(Folder::new(), "")
+    }
+
+    /// With `more` at the end of its configuration.
+    fn start_with(folder: Folder, more: &str) -> Self {
         let configuration = format!(
             "user root\nallow_anonymous true\nsys_interval 0\nlog_type all\nlog_dest stderr\n\
              persistence true\npersistence_location {}\nfastmq_durability interval 20\n\
              max_queued_messages 50\nfastmq_max_outbox_bytes 65536\nfastmq_admin_listener 0\n\
-             listener 0 127.0.0.1\nlistener 0 127.0.0.1\nprotocol websockets\n",
+             listener 0 127.0.0.1\nlistener 0 127.0.0.1\nprotocol websockets\n{more}",
             folder.path().display()
         );
         let file = folder.write("fastmq.conf", configuration);
@@ -50,21 +55,27 @@ impl Server {
         };
         let ports: Vec<u16> = said.lines().filter_map(listening).collect();
         Self {
-            websockets: *ports.last().unwrap(),
+            ports,
             broker,
             admin,
             _folder: folder,
         }
     }
 
-    /// All numbers of all shards, each added up, but for those of retained messages, of which every shard has its own.
-    fn numbers(&self) -> BTreeMap<String, u64> {
+    fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// All numbers of all shards, each added up, but for those of retained messages, of which every shard has its own.
+    fn numbers(&self) -> BTreeMap<String, u64> {
+        let answer = self.get("/metrics");
         let mut numbers = BTreeMap::new();
         for line in answer.lines() {
             let Some((name, rest)) = line.split_once("{shard=\"") else {
@@ -121,7 +132,7 @@ struct Link {
 impl Link {
     fn open(server: &Server, is_websocket: bool) -> Self {
         let port = match is_websocket {
-            true => server.websockets,
+            true => server.ports[1],
             false => server.broker.port(),
         };
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -515,5 +526,197 @@ fn counters_say_what_clients_have_sent_and_received_to_the_last_packet() {
         differs
             .map(|(name, value)| format!("{name} {} instead of {value}", of(name)))
             .collect()
+    });
+}
+
+/// What becomes of a Session whose Client has acknowledged nothing.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// Its Client does not come back.
+    Expires,
+    /// Its Client begins a new one.
+    StartsClean,
+    /// It ends with its connection.
+    Closes,
+    /// Its Shared Subscription ends, which nobody else has, and then its connection.
+    Unsubscribes,
+    /// Its Shared Subscription has another member, and it ends with its connection.
+    HandsOn,
+    /// It goes on and gets everything.
+    Stays,
+}
+
+impl Fate {
+    const ALL: [Self; 6] = [
+        Self::Expires,
+        Self::StartsClean,
+        Self::Closes,
+        Self::Unsubscribes,
+        Self::HandsOn,
+        Self::Stays,
+    ];
+
+    /// The Session Expiry Interval.
+    const fn expiry_s(self) -> u32 {
+        match self {
+            Self::Expires => 1,
+            Self::StartsClean => 1000,
+            _ => 0,
+        }
+    }
+
+    /// What it is subscribed to.
+    fn filter(self, number: usize) -> String {
+        match self {
+            Self::Unsubscribes | Self::HandsOn => format!("$share/{number}/kept/{number}"),
+            _ => format!("kept/{number}"),
+        }
+    }
+}
+
+/// A Client that takes two messages at a time.
+fn connect_narrow(server: &Server, identifier: &str, flags: u8, expiry_s: u32) -> Raw {
+    let mut client = Raw::open(server.broker.port());
+    let mut properties = property_u32(0x11, expiry_s);
+    properties.extend([0x21, 0, 2]);
+    let mut body = string("MQTT");
+    body.extend([5, flags, 0, 0]);
+    body.extend(with_size(properties));
+    body.extend(string(identifier));
+    client.send(&packet(0x10, &body));
+    let (first_byte, body) = client.receive().unwrap();
+    assert_eq!((first_byte, body[1]), (0x20, 0));
+    client
+}
+
+fn subscribe_v5(client: &mut Raw, filter: &str) {
+    let body = [&[0, 1, 0][..], &string(filter), &[2]].concat();
+    client.send(&packet(0x82, &body));
+    assert_eq!(client.receive().unwrap().0, 0x90);
+}
+
+/// Answers a packet of an exchange, and says whether that ends it.
+fn answer(client: &mut Raw, (first_byte, body): (u8, Vec<u8>)) -> bool {
+    let (answer, identifier, is_over) = match first_byte >> 4 {
+        3 => {
+            let size = usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let is_qos1 = first_byte >> 1 & 3 == 1;
+            let answer = if is_qos1 { 0x40 } else { 0x50 };
+            (answer, &body[2 + size..4 + size], is_qos1)
+        }
+        6 => (0x70, &body[..2], true),
+        _ => panic!("{first_byte:x} {body:?}"),
+    };
+    client.send(&[&[answer, 2], identifier].concat());
+    is_over
+}
+
+/// Takes so many messages, each to the end of its exchange, of which these have come.
+fn take_all(client: &mut Raw, count: usize, come: Vec<(u8, Vec<u8>)>) {
+    let mut left = count;
+    for packet in come {
+        left -= usize::from(answer(client, packet));
+    }
+    while left > 0 {
+        let packet = client.receive().unwrap();
+        left -= usize::from(answer(client, packet));
+    }
+}
+
+#[test]
+fn a_message_that_is_not_delivered_is_counted_once_and_says_why_however_its_session_ends() {
+    const EACH: usize = 12;
+    const IN_FLIGHT: usize = 2;
+    const QUEUED: usize = EACH - IN_FLIGHT;
+    let server = Server::start();
+    let fates = Fate::ALL.into_iter().cycle().take(24).enumerate();
+    let mut clients: Vec<_> = fates
+        .map(|(number, fate)| {
+            let name = format!("narrow-{number}");
+            let mut client = connect_narrow(&server, &name, 0x02, fate.expiry_s());
+            subscribe_v5(&mut client, &fate.filter(number));
+            (number, fate, Some(client))
+        })
+        .collect();
+    let mut publisher = Raw::connect(server.broker.port(), 4, "publisher");
+    for &(number, ..) in &clients {
+        for message in 0..EACH {
+            let qos = 1 + (message % 2) as u8;
+            let body = [&string(format!("kept/{number}"))[..], &[0, 7, b'x']].concat();
+            publisher.send(&packet(0x30 | qos << 1, &body));
+            if qos == 2 {
+                assert_eq!(publisher.receive().unwrap().0, 0x50);
+                publisher.send(&[0x62, 2, 0, 7]);
+            }
+            assert!(matches!(publisher.receive().unwrap().0, 0x40 | 0x70));
+        }
+    }
+    let mut others = Vec::new();
+    let mut books = Books::default();
+    for (number, fate, slot) in &mut clients {
+        let number = *number;
+        let mut client = slot.take().unwrap();
+        let name = format!("narrow-{number}");
+        books.add("publish_sent", IN_FLIGHT);
+        let come: Vec<_> = (0..IN_FLIGHT).map(|_| client.receive().unwrap()).collect();
+        match fate {
+            Fate::Expires => {
+                books.add("dropped_session_expired", QUEUED);
+                books.add("ended_unacknowledged", IN_FLIGHT);
+                drop(client);
+            }
+            Fate::StartsClean => {
+                books.add("dropped_clean_start", QUEUED);
+                books.add("ended_unacknowledged", IN_FLIGHT);
+                drop(client);
+                others.push(connect_narrow(&server, &name, 0x02, 0));
+            }
+            Fate::Closes => {
+                books.add("dropped_session_closed", QUEUED);
+                books.add("ended_unacknowledged", IN_FLIGHT);
+                client.send(&[0xe0, 0]);
+            }
+            Fate::Unsubscribes => {
+                books.add("dropped_unsubscribed", QUEUED);
+                books.add("ended_unacknowledged", IN_FLIGHT);
+                let body = [&[0, 2, 0][..], &string(fate.filter(number))].concat();
+                client.send(&packet(0xa2, &body));
+                assert_eq!(client.receive().unwrap().0, 0xb0);
+            }
+            Fate::HandsOn => {
+                // Of the two in flight, the one of QoS 2 stays with who has it [MQTT-4.8.2-5].
+                books.add("publish_sent", QUEUED + 1);
+                books.add("shared_handed_on", QUEUED + 1);
+                books.add("ended_unacknowledged", 1);
+                let mut other = connect_narrow(&server, &format!("other-{number}"), 0x02, 0);
+                subscribe_v5(&mut other, &fate.filter(number));
+                client.send(&[0xe0, 0]);
+                take_all(&mut other, QUEUED + 1, Vec::new());
+                others.push(other);
+            }
+            Fate::Stays => {
+                books.add("publish_sent", QUEUED);
+                take_all(&mut client, EACH, come);
+                others.push(client);
+            }
+        }
+    }
+    books.add("publish_received", EACH * clients.len());
+    server.until(|numbers| {
+        let of = |name: &str| numbers[&format!("{name}_total")];
+        let differs = books.0.iter().filter(|&(name, &value)| of(name) != value);
+        let mut wrong: Vec<_> = differs
+            .map(|(name, value)| format!("{name} {} instead of {value}", of(name)))
+            .collect();
+        // Each had one receiver: it was sent, again where it was handed on behind a window, or was dropped.
+        let repeated = (clients.len() / Fate::ALL.len()) as u64;
+        let dropped = numbers
+            .iter()
+            .filter(|(name, _)| name.starts_with("dropped_"));
+        let dropped: u64 = dropped.map(|(_, value)| value).sum();
+        if of("publish_sent") + dropped != of("publish_received") + repeated {
+            wrong.push(format!("{} sent and {dropped} dropped", of("publish_sent")));
+        }
+        wrong
     });
 }

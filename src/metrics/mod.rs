@@ -90,6 +90,16 @@ pub struct Counters {
     pub connects_refused: u64,
     /// Deliveries larger than the Client's Maximum Packet Size [MQTT-3.1.2-25].
     pub dropped_packet_too_large: u64,
+    /// Queued messages dropped with their Session, whose Client did not come back in time.
+    pub dropped_session_expired: u64,
+    /// Queued messages dropped with their Session, whose Client began a new one (Clean Start).
+    pub dropped_clean_start: u64,
+    /// Queued messages dropped with their Session, which ended with its connection.
+    pub dropped_session_closed: u64,
+    /// Queued messages of a Shared Subscription dropped because its last member unsubscribed.
+    pub dropped_unsubscribed: u64,
+    /// Messages that were sent, and not acknowledged when their Session ended: they may have come or not.
+    pub ended_unacknowledged: u64,
     /// Retained messages refused: the store was full.
     pub retained_refused: u64,
     /// Retained messages removed because their lifetime was over.
@@ -209,6 +219,10 @@ impl Counters {
             + self.dropped_memory_full
             + self.dropped_ring_full
             + self.dropped_packet_too_large
+            + self.dropped_session_expired
+            + self.dropped_clean_start
+            + self.dropped_session_closed
+            + self.dropped_unsubscribed
     }
 }
 

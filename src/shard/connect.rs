@@ -33,6 +33,17 @@ enum Authentication {
     Pending,
 }
 
+/// Why a Session ends.
+#[derive(Clone, Copy, Debug)]
+enum SessionEnd {
+    /// Its Client did not come back in time.
+    Expired,
+    /// Its Client begins a new one.
+    CleanStart,
+    /// It was to last as long as its connection.
+    Closed,
+}
+
 impl Shard {
     pub(super) fn handle_connect(
         &mut self,
@@ -429,7 +440,7 @@ impl Shard {
                 return Some((existing, true));
             }
             // [MQTT-3.1.2-4]
-            self.end_session(existing, now, effects);
+            self.end_session(existing, SessionEnd::CleanStart, now, effects);
         }
         let clients_max = self.clients.settings.policy.global_max_clients;
         if !self.occupancy.begin_session(clients_max) {
@@ -756,10 +767,13 @@ impl Shard {
         };
         if member.session.expires_at.is_some_and(|at| at <= now) {
             // Those that end with their connection have not been waited for.
-            if member.session.expiry_interval_s > 0 {
+            let end = if member.session.expiry_interval_s > 0 {
                 self.clients.counters.sessions_expired += 1;
-            }
-            self.end_session(session, now, effects);
+                SessionEnd::Expired
+            } else {
+                SessionEnd::Closed
+            };
+            self.end_session(session, end, now, effects);
         } else if let Some(deadline) = member.session.deadline() {
             self.timers.arm(Slot::Session(session.index), deadline);
         }
@@ -798,7 +812,13 @@ impl Shard {
     /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
     /// it had not delivered of shared subscriptions goes to other members. Not all of its subscriptions may be out of the
     /// Router when this returns (`ended.rs`).
-    pub(super) fn end_session(&mut self, session: SessionKey, now: Instant, effects: &mut Effects) {
+    fn end_session(
+        &mut self,
+        session: SessionKey,
+        end: SessionEnd,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let Some(member) = self.clients.members.get_mut(session) else {
             return;
         };
@@ -809,7 +829,14 @@ impl Shard {
             return;
         };
         self.occupancy.end_session();
-        self.hand_on_all(session, &mut member, now, effects);
+        let lost = self.hand_on_all(session, &mut member, now, effects);
+        let counters = &mut self.clients.counters;
+        counters.ended_unacknowledged += lost.unacknowledged;
+        *match end {
+            SessionEnd::Expired => &mut counters.dropped_session_expired,
+            SessionEnd::CleanStart => &mut counters.dropped_clean_start,
+            SessionEnd::Closed => &mut counters.dropped_session_closed,
+        } += lost.queued;
         self.store_ended(&member.session);
         let subscriptions = member.take_subscriptions();
         self.leave_subscriptions(session, subscriptions, now);

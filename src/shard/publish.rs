@@ -890,7 +890,7 @@ impl Shard {
         self.clients.end_fanout(fanout);
     }
 
-    /// Gives what a leaving Session had not delivered of its shared subscriptions to other members.
+    /// Gives what a leaving Session had not delivered of its shared subscriptions to other members; the rest is lost.
     /// A QoS 2 message whose PUBLISH was sent stays with it [MQTT-4.8.2-5].
     pub(super) fn hand_on_all(
         &mut self,
@@ -898,7 +898,7 @@ impl Shard {
         member: &mut Member,
         now: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> Lost {
         let state = &mut member.session;
         let name = state.stored();
         self.clients.queued_bytes -= state.queue.bytes();
@@ -907,16 +907,25 @@ impl Shard {
         let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
         let kept = state.queue.take_if(keeps);
         let queued = state.queue.take_if(|_| true);
+        let mut lost = Lost {
+            queued: kept.len() as u64,
+            unacknowledged: 0,
+        };
         if let Some(store) = &mut self.clients.store {
             for delivery in kept {
                 store.done(state, delivery.place.sequence);
             }
         }
-        let inflight = state.inflight.take_published();
-        let unacknowledged = inflight.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
-        for delivery in unacknowledged.chain(queued) {
-            self.hand_on(session, name, &delivery, now, effects);
+        for delivery in state.inflight.take_published() {
+            let is_lost = delivery.qos == QoS::ExactlyOnce
+                || !self.hand_on(session, name, &delivery, now, effects);
+            lost.unacknowledged += u64::from(is_lost);
         }
+        for delivery in queued {
+            let is_lost = !self.hand_on(session, name, &delivery, now, effects);
+            lost.queued += u64::from(is_lost);
+        }
+        lost
     }
 
     /// Gives what waits in the queue of `session` for the shared subscription `filter` to others.
@@ -942,13 +951,14 @@ impl Shard {
         self.clients.queued_messages -= leaving.len();
         let name = member.session.stored();
         for delivery in &leaving {
-            self.hand_on(session, name, delivery, now, effects);
+            let is_lost = !self.hand_on(session, name, delivery, now, effects);
+            self.clients.counters.dropped_unsubscribed += u64::from(is_lost);
         }
         visits
     }
 
     /// Gives what `session`, which the log calls `name`, was owed through a shared subscription to
-    /// another member.
+    /// another member. False if there is nobody to have it; what is dropped on the way has a counter that says why.
     fn hand_on(
         &mut self,
         session: SessionKey,
@@ -956,17 +966,18 @@ impl Shard {
         delivery: &Delivery,
         now: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         if delivery.share.is_some()
             && let (Some(store), Some(name)) = (&mut self.clients.store, name)
         {
             store.begin_handing_on(name, delivery.place);
-            self.hand_on_to_other(session, delivery, now, effects);
+            let is_over = self.hand_on_to_other(session, delivery, now, effects);
             if let Some(store) = &mut self.clients.store {
                 store.end_handing_on();
             }
+            is_over
         } else {
-            self.hand_on_to_other(session, delivery, now, effects);
+            self.hand_on_to_other(session, delivery, now, effects)
         }
     }
 
@@ -976,22 +987,23 @@ impl Shard {
         delivery: &Delivery,
         now: Instant,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         let Some(ShareTag(filter)) = delivery.share else {
-            return;
+            return false;
         };
         if self.expired_on_the_way(delivery.message.as_ref().as_ref(), now) {
-            return;
+            return true;
         }
         let filter = FilterKey(filter);
         let pick = self.pick_living(|router| router.pick_other(filter, session));
+        let is_somebody = pick.is_some();
         let topic_name = delivery.message.topic_name();
         let chosen = self.choose(pick, filter, Some(session), topic_name);
-        if chosen.is_none() {
-            return;
+        if chosen.is_some() {
+            self.deliver_chosen(&delivery.message, chosen, now, effects);
+            self.clients.counters.shared_handed_on += 1;
         }
-        self.deliver_chosen(&delivery.message, chosen, now, effects);
-        self.clients.counters.shared_handed_on += 1;
+        is_somebody
     }
 
     /// Whether the store takes this retained message. One that clears, or replaces one that is as
@@ -1085,6 +1097,15 @@ impl Publisher<'_> {
     fn source(self) -> Source {
         self.session().map_or(Source::Nobody, Source::Session)
     }
+}
+
+/// Messages that an ended Session was owed, and that nobody gets in its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    /// They have not been sent.
+    pub(super) queued: u64,
+    /// They have, and may have come or not.
+    pub(super) unacknowledged: u64,
 }
 
 impl Routed {
