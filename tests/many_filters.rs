@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fastmq::auth::{Acl, Security};
 use fastmq::codec::{self, Packet, ReasonCode, Subscribe, SubscriptionOptions, Unsubscribe};
+use fastmq::journal::{Journal, Origins, WallClock};
 use fastmq::key::{ConnectionKey, PacketIdentifier};
 use fastmq::limits::{ENDING_STEPS_MAX, FILTER_STEPS_MAX, Limits, REPLAY_STEPS_MAX};
 use fastmq::message::{ProtocolVersion, QoS};
@@ -442,4 +443,148 @@ fn packet_of_many_filters_is_in_the_log_once_and_each_filter_of_it() {
         })
         .collect();
     assert_eq!(told, ["SUBSCRIBE", "f/0", "f/1", "f/2"]);
+}
+
+/// Retains a message of QoS 0 or 1 of each of these topics.
+fn retain(broker: &mut Broker, names: &[String], qos: QoS) {
+    let (first_byte, identifier) = match qos {
+        QoS::AtMostOnce => ("31", ""),
+        _ => ("33", "0007"),
+    };
+    let publisher = broker.v311('p');
+    for name in names {
+        let size = 2 + name.len() + identifier.len() / 2 + 1;
+        let (length, topic) = (name.len(), hex(name.as_bytes()));
+        let publish = format!("{first_byte}{size:02x}{length:04x}{topic}{identifier}78");
+        broker.send(publisher, &publish);
+    }
+}
+
+/// Turns until all of it is taken.
+fn turns_to_take(broker: &mut Broker, mut sending: Sending) -> usize {
+    let mut turns = 1;
+    while !sending.is_taken() {
+        pass_turn(broker);
+        assert!(sending.present_resumed(broker), "it goes on in each turn");
+        turns += 1;
+        assert!(turns < 10 * MANY, "it ends");
+    }
+    turns
+}
+
+/// What an UNSUBSCRIBE of all takes if there is nothing to be looked at beside.
+const TURNS_TO_UNSUBSCRIBE: usize = MANY / FILTERS_A_TURN + MANY / FILTER_STEPS_MAX + 2;
+
+/// All that a Client hears in so many turns.
+fn hear(broker: &mut Broker, client: ConnectionKey, turns: usize) -> String {
+    let mut heard = String::new();
+    for _ in 0..turns {
+        pass_turn(broker);
+        heard += &broker.receive(client);
+    }
+    heard
+}
+
+#[test]
+fn unsubscribe_takes_no_longer_because_retained_messages_were_found_that_its_client_does_not_read()
+{
+    let version = ProtocolVersion::V311;
+    let mut all = names(MANY);
+    let mut broker = Broker::new();
+    retain(&mut broker, &all, QoS::AtLeastOnce);
+    let client = broker.v311('c');
+    // QoS 1 for all, so that it is sent as many as it has room for and no more.
+    for some in all.chunks(500) {
+        let options = SubscriptionOptions::new(QoS::AtLeastOnce);
+        let filters: Vec<_> = some.iter().map(|name| (name.as_str(), options)).collect();
+        let mut bytes = Vec::new();
+        let packet = Packet::Subscribe(Subscribe::new(identifier(), &filters));
+        codec::encode(&packet, version, &mut bytes);
+        let sending = Sending::new(&mut broker, client, &bytes);
+        turns_to_take(&mut broker, sending);
+    }
+    hear(&mut broker, client, 100);
+    let before = broker.shard.census().replaying;
+    assert!(before >= 4000, "{before} wait to be sent");
+    // Those that were found last first, so that the others wait to the end.
+    all.reverse();
+    let sending = Sending::new(&mut broker, client, &unsubscribe(version, &all));
+    let turns = turns_to_take(&mut broker, sending);
+    assert!(turns <= TURNS_TO_UNSUBSCRIBE, "{turns} turns");
+    assert!(hear(&mut broker, client, 10).starts_with("b0020007"));
+    let census = broker.shard.census();
+    assert_eq!((census.replaying, census.subscriptions), (0, 0));
+}
+
+#[test]
+fn subscription_that_ends_and_comes_again_while_many_wait_to_be_looked_up_is_sent_its_message_once()
+{
+    let version = ProtocolVersion::V311;
+    let all = names(MANY);
+    let mut broker = Broker::new();
+    retain(&mut broker, &all, QoS::AtMostOnce);
+    let client = broker.v311('c');
+    let sending = Sending::new(&mut broker, client, &subscribe(version, &all));
+    assert!(take_in(&mut broker, sending).starts_with("90"));
+    // The last ones are not looked up yet.
+    let last = &all[MANY - 300..];
+    let sending = Sending::new(&mut broker, client, &unsubscribe(version, last));
+    let turns = turns_to_take(&mut broker, sending);
+    assert!(turns <= 300usize.div_ceil(FILTERS_A_TURN), "{turns} turns");
+    let again = &all[MANY - 1..];
+    let sending = Sending::new(&mut broker, client, &subscribe(version, again));
+    turns_to_take(&mut broker, sending);
+    let heard = hear(&mut broker, client, 8 * MANY / REPLAY_STEPS_MAX);
+    let count = |name: &String| {
+        heard
+            .matches(&format!("{}78", hex(name.as_bytes())))
+            .count()
+    };
+    let counts: Vec<_> = last.iter().map(count).collect();
+    assert_eq!(counts[..299], [0; 299]);
+    assert_eq!(counts[299], 1);
+}
+
+#[test]
+fn unsubscribe_takes_no_longer_because_suback_waits_for_a_disk_and_nothing_comes_of_what_it_ends() {
+    let version = ProtocolVersion::V311;
+    let all = names(MANY);
+    let mut broker = Broker::new();
+    let journal = Journal::new(0, 1, Origins::default(), WallClock::default());
+    broker.shard.store_in(journal, &[]);
+    let write = |broker: &mut Broker| {
+        let mut pieces = Vec::new();
+        while let Some(last) = broker.shard.take_journal(&mut pieces) {
+            broker
+                .shard
+                .handle_durable(last, broker.now, &mut broker.effects);
+        }
+    };
+    retain(&mut broker, &all[..10], QoS::AtMostOnce);
+    write(&mut broker);
+    let client = broker.accept();
+    // A Session that stays.
+    broker.submit(client, &bytes("10 0d 0004 4d515454 04 00 0000 0001 61"));
+    write(&mut broker);
+    assert_eq!(broker.receive(client), "20020000");
+    let sending = Sending::new(&mut broker, client, &subscribe(version, &all));
+    turns_to_take(&mut broker, sending);
+    let sending = Sending::new(&mut broker, client, &unsubscribe(version, &all));
+    let turns = turns_to_take(&mut broker, sending);
+    assert!(turns <= TURNS_TO_UNSUBSCRIBE, "{turns} turns");
+    let sending = Sending::new(&mut broker, client, &subscribe(version, &all[3..5]));
+    turns_to_take(&mut broker, sending);
+    assert_eq!(
+        hear(&mut broker, client, 10),
+        "",
+        "the disk has not answered"
+    );
+    write(&mut broker);
+    let heard = hear(&mut broker, client, 8 * MANY / REPLAY_STEPS_MAX);
+    let counts = all[..10]
+        .iter()
+        .map(|name| heard.matches(&hex(name.as_bytes())).count());
+    let counts: Vec<_> = counts.collect();
+    assert_eq!(counts, [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]);
+    assert!(heard.contains("b0020007"), "UNSUBACK");
 }

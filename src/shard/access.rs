@@ -184,16 +184,9 @@ impl Clients {
         }
         let mut dropped = done.len();
         if let Some(replay) = &mut replay {
-            replay.items.retain_mut(|items| {
-                let count = items.messages.len();
-                looked_at += count;
-                items
-                    .messages
-                    .retain(|message| may_read(message) && self.source_may_write(message));
-                dropped += count - items.messages.len();
-                !items.messages.is_empty()
-            });
-            replay.recount();
+            looked_at += replay.found.count();
+            let is_wanted = |message: &Message| may_read(message) && self.source_may_write(message);
+            dropped += replay.found.retain(is_wanted);
         }
 
         self.counters.dropped_denied += dropped as u64;

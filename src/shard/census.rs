@@ -95,7 +95,7 @@ impl Shard {
             let connection = self.clients.connections.get(key);
             let rare = connection.and_then(|connection| connection.rare());
             let replay = rare.and_then(|rare| rare.replay.as_ref());
-            census.replaying += replay.map_or(0, |replay| replay.found);
+            census.replaying += replay.map_or(0, |replay| replay.found.count());
         }
         for key in self.clients.members.keys() {
             let Some(member) = self.clients.members.get(key) else {

@@ -4,12 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::{PacketIdentifier, SessionKey};
 use crate::limits::{Limits, REPLAY_FOUND_MAX, REPLAY_WALKS_MAX};
-use crate::message::{Message, ProtocolVersion, QoS};
+use crate::message::{ProtocolVersion, QoS};
 use crate::origin::{CertificateIdentity, ListenerId, Origin, PeerAddress};
 use crate::router::{FilterKey, RetainedWalk};
 use crate::session::{InboundAliases, OutboundAliases};
@@ -17,6 +16,7 @@ use crate::time::Instant;
 
 use super::command::Verdict;
 use super::filters::Unfinished;
+use super::replay_items::Found;
 use super::sharing::Parts;
 use super::store::Held;
 use super::subscribe::ReplayRequest;
@@ -82,14 +82,6 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Retained messages that a new subscription still has to get: those that one look found, so that a list of
-/// a million never grows by moving what it holds.
-#[derive(Debug)]
-pub(super) struct ReplayItems {
-    pub(super) messages: VecDeque<Arc<Message>>,
-    pub(super) request: ReplayRequest,
-}
-
 /// A new subscription whose retained messages are being looked up.
 #[derive(Debug)]
 pub(super) struct ReplayWalk {
@@ -107,10 +99,10 @@ pub(super) struct Replay {
     pub(super) walks: VecDeque<ReplayWalk>,
     /// Subscriptions beyond [`REPLAY_WALKS_MAX`], for which nothing is looked up yet.
     pub(super) waiting: BTreeMap<FilterKey, ReplayRequest>,
-    /// None of them is empty.
-    pub(super) items: VecDeque<ReplayItems>,
-    /// Messages in them.
-    pub(super) found: usize,
+    /// What was found and waits to be sent.
+    pub(super) found: Found,
+    /// What does not count of `asked`.
+    pub(super) forgotten: Forgotten,
     /// All that have asked since it began, but for those in `asked`; when it is over, those that do not know of it yet.
     pub(super) filters: BTreeSet<FilterKey>,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
@@ -132,14 +124,14 @@ impl Replay {
         self.asked.is_empty()
             && self.waiting.is_empty()
             && self.walks.is_empty()
-            && self.items.is_empty()
+            && self.found.is_empty()
     }
 
     /// Whether more is to be looked up now: those that wait do as long as the Client has this much to read.
     pub(super) fn looks_up(&self) -> bool {
         !self.asked.is_empty()
             || !self.walks.is_empty()
-            || !self.waiting.is_empty() && self.found < REPLAY_FOUND_MAX
+            || !self.waiting.is_empty() && self.found.count() < REPLAY_FOUND_MAX
     }
 
     /// Whether one more may be begun with at once.
@@ -147,24 +139,58 @@ impl Replay {
         self.walks.len() < REPLAY_WALKS_MAX && self.waiting.is_empty()
     }
 
-    /// Nothing of it comes any more because of this subscription. How many things were looked at.
-    pub(super) fn forget(&mut self, filter: FilterKey) -> usize {
-        let visits = self.asked.len();
-        self.asked.retain(|request| request.filter != filter);
-        if !self.filters.remove(&filter) {
-            return visits;
+    /// Nothing of it comes any more because of this subscription, which was asked for before so many requests. How many
+    /// things were looked at.
+    pub(super) fn forget(&mut self, filter: FilterKey, asked_before: u64) -> usize {
+        if !self.asked.is_empty() {
+            self.forgotten.insert(filter, asked_before);
         }
-        let visits = visits + self.items.len();
+        if !self.filters.remove(&filter) {
+            return 1;
+        }
         self.waiting.remove(&filter);
         self.walks.retain(|walk| walk.request.filter != filter);
-        self.items.retain(|items| items.request.filter != filter);
-        self.recount();
-        visits
+        1 + self.walks.len() + self.found.forget(filter)
     }
 
-    /// Items have gone.
-    pub(super) fn recount(&mut self) {
-        self.found = self.items.iter().map(|items| items.messages.len()).sum();
+    /// The next of those that have asked at once; an empty one if its subscription has ended since.
+    pub(super) fn next_asked(&mut self) -> Option<Option<ReplayRequest>> {
+        let request = self.asked.pop_front()?;
+        let is_wanted = !self.forgotten.contains(&request);
+        if self.asked.is_empty() {
+            self.forgotten = Forgotten::default();
+        }
+        Some(is_wanted.then_some(request))
+    }
+}
+
+/// Subscriptions that have ended while their requests stood among many others, where each is left until its turn comes:
+/// to look for it would take a look at all of them for each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Forgotten {
+    /// Of what each has asked for, all before so many requests. One that has come again may have asked since.
+    before: BTreeMap<FilterKey, u64>,
+}
+
+impl Forgotten {
+    pub(super) fn is_empty(&self) -> bool {
+        self.before.is_empty()
+    }
+
+    /// Nothing comes because of this subscription that was asked for before so many requests.
+    pub(super) fn insert(&mut self, filter: FilterKey, asked_before: u64) {
+        self.before.insert(filter, asked_before);
+    }
+
+    /// Whether nothing is to come because of this request.
+    pub(super) fn contains(&self, request: &ReplayRequest) -> bool {
+        let before = self.before.get(&request.filter);
+        before.is_some_and(|&before| request.number < before)
+    }
+
+    /// These as well, which are no older.
+    pub(super) fn append(&mut self, mut others: Self) {
+        self.before.append(&mut others.before);
     }
 }
 

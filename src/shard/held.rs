@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::clients::mark_dirty;
-use super::connection::Pause;
+use super::connection::{Forgotten, Pause};
 use super::effects::Effects;
 use super::store::{Kept, Reply, Waiter};
-use super::subscribe::Answer;
+use super::subscribe::{Answer, ReplayRequest};
 use crate::codec::{self, ReasonCode};
 use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
@@ -32,6 +32,10 @@ pub(super) struct Held {
     /// something else.
     pub(super) gate: Lsn,
     waiting: VecDeque<Waiting>,
+    /// SUBACKs among them.
+    subacks: usize,
+    /// What their Topic Filters have asked for and is not to come, as they have ended since.
+    forgotten: Forgotten,
     /// It is among those that are looked at when something is durable.
     is_listed: bool,
 }
@@ -70,16 +74,28 @@ pub(super) enum HeldPacket {
 }
 
 impl Held {
-    /// Nothing comes any more because of this subscription, though its SUBACK may still wait. How many things were looked
-    /// at.
-    pub(super) fn forget_replays(&mut self, filter: FilterKey) -> usize {
-        let mut visits = self.waiting.len();
-        for waiting in &mut self.waiting {
-            if let HeldPacket::SubAck(answer) = &mut waiting.packet {
-                visits += answer.forget_replays(filter);
-            }
+    /// Nothing comes any more because of this subscription, which was asked for before so many requests, though its SUBACK
+    /// may still wait.
+    pub(super) fn forget_replays(&mut self, filter: FilterKey, asked_before: u64) {
+        if self.subacks > 0 {
+            self.forgotten.insert(filter, asked_before);
         }
-        visits
+    }
+
+    /// Whether nothing is to come because of this request of a SUBACK that was held.
+    pub(super) fn is_forgotten(&self, request: &ReplayRequest) -> bool {
+        self.forgotten.contains(request)
+    }
+
+    /// What is not to come of a SUBACK that was held, for who goes through it over many turns.
+    pub(super) fn forgotten_for_many(&mut self) -> Option<Forgotten> {
+        if self.forgotten.is_empty() {
+            None
+        } else if self.subacks > 0 {
+            Some(self.forgotten.clone())
+        } else {
+            Some(std::mem::take(&mut self.forgotten))
+        }
     }
 }
 
@@ -104,6 +120,7 @@ impl Shard {
             return self.release(key, packet, now, effects);
         }
         let held = connection.make_rare().held.get_or_insert_default();
+        held.subacks += usize::from(matches!(packet, HeldPacket::SubAck(_)));
         held.waiting.push_back(Waiting {
             lsn,
             ticket,
@@ -233,11 +250,20 @@ impl Shard {
             let Some(first) = held.waiting.pop_front() else {
                 return false;
             };
+            let is_suback = matches!(first.packet, HeldPacket::SubAck(_));
+            held.subacks -= usize::from(is_suback);
             let has_room = held.waiting.len() <= HELD_ACKNOWLEDGEMENTS_MAX / 2;
+            let is_last_suback = is_suback && held.subacks == 0;
             if has_room {
                 self.resume(key, Pause::STORE, effects);
             }
             self.release(key, first.packet, now, effects);
+            if is_last_suback
+                && let Some(connection) = self.clients.connections.get_mut(key)
+                && let Some(held) = connection.held_mut()
+            {
+                held.forgotten = Forgotten::default();
+            }
         }
     }
 

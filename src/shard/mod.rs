@@ -42,6 +42,7 @@ mod pool;
 mod publish;
 mod reload;
 mod replay;
+mod replay_items;
 mod restore;
 #[cfg(test)]
 mod rig;
@@ -164,6 +165,8 @@ pub struct Shard {
     /// Connections with retained messages that a turn had no time for, in the order in which they go on.
     replaying: VecDeque<ConnectionKey>,
     replay_budget: replay::Budget,
+    /// Requests for retained messages since the start, by which they are told apart.
+    replays_asked: u64,
     /// Connections whose Topic Filters are more than one turn has time for, in the order in which they go on.
     filtering: VecDeque<ConnectionKey>,
     /// What Sessions that have ended left behind.
@@ -238,6 +241,7 @@ impl Shard {
             retained_changes: 0,
             replaying: VecDeque::new(),
             replay_budget: replay::Budget::default(),
+            replays_asked: 0,
             filtering: VecDeque::new(),
             ended: ended::Ended::default(),
             visits: visits::Visits::default(),

@@ -23,8 +23,9 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::clients::SubscriptionKind;
-use super::connection::{Replay, ReplayItems, ReplayWalk, Since};
+use super::connection::{Replay, ReplayWalk, Since};
 use super::effects::Effects;
+use super::replay_items::ReplayItems;
 use super::subscribe::ReplayRequest;
 use super::timers::Slot;
 use super::visits::Left;
@@ -87,6 +88,9 @@ impl Shard {
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
+        let are_many = requests.len() > steps_max;
+        let held = connection.held_mut().filter(|_| are_many);
+        let forgotten = held.and_then(|held| held.forgotten_for_many());
         // Items of an earlier subscription stay checked against changes since they were looked up.
         let replay = connection.make_rare().replay.get_or_insert_with(|| {
             Box::new(Replay {
@@ -97,11 +101,14 @@ impl Shard {
                 ..Replay::default()
             })
         });
-        if requests.len() > steps_max {
+        if are_many {
             if replay.asked.is_empty() {
                 replay.asked = requests.into_vec().into();
             } else {
                 replay.asked.extend(requests);
+            }
+            if let Some(forgotten) = forgotten {
+                replay.forgotten.append(forgotten);
             }
             return;
         }
@@ -135,23 +142,17 @@ impl Shard {
         self.replay_budget.left -= self.look_up(session, &mut replay, visits_max, now);
         let mut is_blocked = false;
         while self.replay_budget.left > 0
-            && let Some(items) = replay.items.front_mut()
-            && let Some(message) = items.messages.pop_front()
+            && let Some((message, request)) = replay.found.first()
         {
-            let request = items.request;
-            if let Some(current) = self.current(session, &message, replay.since, request)
+            if let Some(current) = self.current(session, message, replay.since, request)
                 && !self
                     .clients
                     .send_retained(key, &current, request, now, effects)
             {
-                items.messages.push_front(message);
                 is_blocked = true;
                 break;
             }
-            replay.found -= 1;
-            if items.messages.is_empty() {
-                replay.items.pop_front();
-            }
+            replay.found.pop();
             self.replay_budget.left -= 1;
         }
         if replay.is_over() {
@@ -211,9 +212,11 @@ impl Shard {
     ) -> usize {
         let mut steps = 0;
         while steps < steps_max && replay.looks_up() {
-            if let Some(request) = replay.asked.pop_front() {
+            if let Some(asked) = replay.next_asked() {
                 steps += 1;
-                replay.take_in(request, &mut self.router);
+                if let Some(request) = asked {
+                    replay.take_in(request, &mut self.router);
+                }
                 continue;
             }
             if replay.walks.is_empty()
@@ -248,10 +251,7 @@ impl Shard {
             if walk.is_over() {
                 replay.walks.pop_front();
             }
-            if !messages.is_empty() {
-                replay.found += messages.len();
-                replay.items.push_back(ReplayItems { messages, request });
-            }
+            replay.found.push(ReplayItems { messages, request });
         }
         steps
     }
@@ -333,10 +333,11 @@ impl Shard {
             .walks
             .retain(|walk| walk.request.qos > QoS::AtMostOnce);
         self.look_up(session, replay, REPLAY_KEPT_STEPS_MAX, now);
-        if replay.looks_up() || !replay.waiting.is_empty() || replay.found > REPLAY_KEPT_MAX {
+        if replay.looks_up() || !replay.waiting.is_empty() || replay.found.count() > REPLAY_KEPT_MAX
+        {
             return false;
         }
-        for ReplayItems { messages, request } in replay.items.drain(..) {
+        while let Some(ReplayItems { messages, request }) = replay.found.pop_items() {
             for message in messages {
                 let current = self.current(session, &message, replay.since, request);
                 let Some(message) = current else { continue };

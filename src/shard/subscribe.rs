@@ -95,19 +95,14 @@ impl Answer {
     pub(super) fn push(&mut self, reason_code: ReasonCode) {
         self.codes.push(reason_code);
     }
-
-    /// Nothing is replayed because of this subscription. How many were looked at.
-    pub(super) fn forget_replays(&mut self, filter: FilterKey) -> usize {
-        let visits = self.replays.len();
-        self.replays.retain(|request| request.filter != filter);
-        visits
-    }
 }
 
 /// Retained messages a subscription asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplayRequest {
     pub(super) filter: FilterKey,
+    /// Those before it were made before.
+    pub(super) number: u64,
     pub(super) qos: QoS,
     /// What its Client publishes does not come as it changes.
     pub(super) no_local: bool,
@@ -119,9 +114,11 @@ impl ReplayRequest {
         filter: FilterKey,
         options: SubscriptionOptions,
         subscription_identifier: Option<NonZeroU32>,
+        number: u64,
     ) -> Self {
         Self {
             filter,
+            number,
             qos: options.qos,
             no_local: options.no_local,
             subscription_identifier,
@@ -224,7 +221,9 @@ impl Shard {
         let kind = SubscriptionKind::new(is_shared, is_owed_retained);
         member.set_subscription(subscribed.filter, kind);
         if is_replayed && has_retained {
-            let request = ReplayRequest::new(subscribed.filter, options, identifier);
+            self.replays_asked += 1;
+            let number = self.replays_asked;
+            let request = ReplayRequest::new(subscribed.filter, options, identifier, number);
             answer.replays.push(request);
         }
         let granted = ReasonCode::granted(options.qos);
@@ -302,13 +301,18 @@ impl Shard {
     pub(super) fn send_answer(
         &mut self,
         key: ConnectionKey,
-        answer: Answer,
+        mut answer: Answer,
         now: Instant,
         effects: &mut Effects,
     ) {
+        let are_many = answer.replays.len() > self.clients.limits.replay_steps_max;
         let Some(connection) = self.clients.connections.get_mut(key) else {
             return;
         };
+        if !are_many && let Some(held) = connection.held() {
+            let is_wanted = |request: &mut ReplayRequest| !held.is_forgotten(request);
+            answer.replays.retain(is_wanted);
+        }
         let Some(session) = connection.session() else {
             return;
         };
@@ -320,8 +324,7 @@ impl Shard {
         );
         self.clients.counters.packets_sent += 1;
         mark_dirty(connection, key, effects);
-        let is_soon_over = self.router.retained_count() == 0
-            && answer.replays.len() <= self.clients.limits.replay_steps_max;
+        let is_soon_over = self.router.retained_count() == 0 && !are_many;
         if is_soon_over || answer.replays.is_empty() {
             let filters = answer.replays.iter().map(|request| request.filter);
             return self.end_replays(session, filters);
@@ -389,11 +392,12 @@ impl Shard {
         }
         // Its key may soon be another filter's.
         if let Some(connection) = self.clients.connections.get_mut(asked.key) {
+            let asked_before = self.replays_asked + 1;
             if let Some(replay) = connection.replay_mut() {
-                visits += replay.forget(filter);
+                visits += replay.forget(filter, asked_before);
             }
             if let Some(held) = connection.held_mut() {
-                visits += held.forget_replays(filter);
+                held.forget_replays(filter, asked_before);
             }
         }
         let stored = self

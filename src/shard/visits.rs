@@ -82,16 +82,14 @@ impl Left {
     /// Forgets some of it, and names a subscription that does not know of it yet. `None` once nothing is left.
     fn forget_some(&mut self) -> Option<Option<FilterKey>> {
         let replay = &mut *self.replay;
-        if let Some(items) = replay.items.front_mut() {
-            let left = items.messages.len().saturating_sub(MESSAGES_A_STEP);
-            items.messages.truncate(left);
-            if left == 0 {
-                replay.items.pop_front();
+        if !replay.found.is_empty() {
+            for _ in 0..MESSAGES_A_STEP {
+                replay.found.pop();
             }
             return Some(None);
         }
-        if let Some(request) = replay.asked.pop_front() {
-            return Some(Some(request.filter));
+        if let Some(asked) = replay.next_asked() {
+            return Some(asked.map(|request| request.filter));
         }
         // Those that wait are among the others.
         if replay.waiting.pop_first().is_some() {
@@ -293,7 +291,9 @@ impl Shard {
     fn replay_again(&mut self, session: SessionKey, filter: FilterKey) -> Option<ReplayRequest> {
         let (options, identifier) = self.router.subscription(filter, session)?;
         self.set_kind(session, filter, SubscriptionKind::Replaying);
-        Some(ReplayRequest::new(filter, options, identifier))
+        self.replays_asked += 1;
+        let number = self.replays_asked;
+        Some(ReplayRequest::new(filter, options, identifier, number))
     }
 
     fn set_kind(&mut self, session: SessionKey, filter: FilterKey, kind: SubscriptionKind) {
