@@ -3,8 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "support/authority.rs"]
+mod authority;
 mod support;
 
+use authority::Authority;
+use rustix::process::Signal;
 use socket2::SockRef;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -719,4 +723,250 @@ fn a_message_that_is_not_delivered_is_counted_once_and_says_why_however_its_sess
         }
         wrong
     });
+}
+
+/// What is retained of `$SYS` below `broker`, as numbers.
+fn sys(server: &Server) -> BTreeMap<String, u64> {
+    let mut client = Raw::connect(server.broker.port(), 4, "reader");
+    client.send(&raw::subscribe("$SYS/broker/#", 0));
+    client.send(&[0xc0, 0]);
+    let mut values = BTreeMap::new();
+    // What is retained comes in a few turns: until a ping comes back with nothing before it.
+    let mut last = 0;
+    loop {
+        let (first_byte, body) = client.receive().unwrap();
+        if first_byte == 0xd0 {
+            if values.len() == last && last > 0 {
+                return values;
+            }
+            last = values.len();
+            thread::sleep(Duration::from_millis(50));
+            client.send(&[0xc0, 0]);
+        } else if first_byte == 0x31 {
+            let size = usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let topic = String::from_utf8(body[2..2 + size].to_vec()).unwrap();
+            let value = std::str::from_utf8(&body[2 + size..]).unwrap();
+            if let Ok(value) = value.parse() {
+                let topic = topic.trim_start_matches("$SYS/broker/");
+                values.insert(topic.to_owned(), value);
+            }
+        }
+    }
+}
+
+#[test]
+fn metrics_status_sys_log_and_dump_of_one_run_tell_the_same() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let leaf = authority.server();
+    let certificate = folder.write("server.crt", leaf.certificate);
+    let key = folder.write("server.key", leaf.key);
+    let rules = folder.write("acl", "topic readwrite ok/#\ntopic read $SYS/#\n");
+    let more = format!(
+        "sys_interval 1\nacl_file {}\nmessage_size_limit 20000\nlistener 0 127.0.0.1\n\
+         certfile {}\nkeyfile {}\nlistener 0 127.0.0.1\nmax_connections 1\n",
+        rules.display(),
+        certificate.display(),
+        key.display(),
+    );
+    let server = Server::start_with(folder, &more);
+    let mut publisher = Raw::connect(server.broker.port(), 4, "publisher");
+    for (topic, size) in [("no", 1), ("no", 1), ("no", 1), ("ok/1", 20_001)] {
+        publisher.send(&raw::publish(topic, &vec![b'x'; size]));
+    }
+    // A Session whose queue is full, and one that ends with its queue.
+    for (name, expiry_s) in [("away", 1000), ("expires", 1)] {
+        let filter = format!("ok/{name}");
+        let mut client = connect_narrow(&server, name, 0x02, expiry_s);
+        subscribe_v5(&mut client, &filter);
+        drop(client);
+        server.until(|numbers| match numbers["clients_connected"] {
+            1 => Vec::new(),
+            other => vec![format!("{other} connected")],
+        });
+        for _ in 0..53 {
+            let body = [&string(&filter)[..], &[0, 7, b'x']].concat();
+            publisher.send(&packet(0x32, &body));
+            assert_eq!(publisher.receive().unwrap().0, 0x40);
+        }
+    }
+    let body = [&string("ok/retained")[..], &[0, 7, b'x']].concat();
+    publisher.send(&packet(0x33, &body));
+    assert_eq!(publisher.receive().unwrap().0, 0x40);
+    publisher.send(&[0xe0, 0]);
+    assert_eq!(publisher.receive(), None);
+    // Refused: a version that there is none of, flags that there are none of, which 3.1.1 has no answer for.
+    let mut wrong = raw::connect(9, "wrong");
+    let mut client = Raw::open(server.broker.port());
+    client.send(&wrong);
+    assert_eq!(client.receive(), Some((0x20, vec![0, 1])));
+    wrong = raw::connect(4, "wrong");
+    wrong[9] |= 1;
+    for wrong in [&wrong[..], b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut client = Raw::open(server.broker.port());
+        client.send(wrong);
+        assert_eq!(client.receive(), None);
+    }
+    // A packet that only a Server sends.
+    let mut client = Raw::connect(server.broker.port(), 4, "breaks");
+    client.send(&[0xd0, 0]);
+    assert_eq!(client.receive(), None);
+    // No TLS, and an alert in answer.
+    let mut plain = TcpStream::connect(("127.0.0.1", server.ports[2])).unwrap();
+    plain.write_all(&raw::connect(4, "plain")).unwrap();
+    plain.read_to_end(&mut Vec::new()).unwrap();
+    // More connections than there may be.
+    let first = Raw::connect(server.ports[3], 4, "first");
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.ports[3])).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    drop(first);
+
+    server.until(|numbers| {
+        let expected = [
+            ("sessions_expired_total", 1),
+            ("connections", 0),
+            ("dropped_denied_total", 3),
+            ("dropped_payload_too_large_total", 1),
+            ("dropped_queue_full_total", 6),
+            ("dropped_session_expired_total", 50),
+            ("connections_refused_total", 2),
+            ("connects_refused_total", 2),
+            ("protocol_errors_total", 4),
+            ("handshakes_failed_total", 1),
+            ("handshakes_completed_total", 0),
+            ("queued_messages", 50),
+        ];
+        let wrong = expected.iter().filter(|&&(name, is)| numbers[name] != is);
+        wrong
+            .map(|(name, is)| format!("{name} {} instead of {is}", numbers[*name]))
+            .collect()
+    });
+
+    // The log has a line for each.
+    let numbers = server.numbers();
+    let said = server.broker.stderr();
+    let lines = |part: &str| said.lines().filter(|line| line.contains(part)).count() as u64;
+    let accepted = numbers["connections_accepted_total"] - numbers["connections_refused_total"];
+    for (part, count) in [
+        (": New connection from", accepted),
+        (": New client connected from", numbers["connects_total"]),
+        (
+            "denied: max_connections",
+            numbers["connections_refused_total"],
+        ),
+        (
+            "Client connection from",
+            numbers["connections_refused_total"] + numbers["handshakes_failed_total"],
+        ),
+        ("unacceptable protocol version.", 1),
+        ("disconnected: malformed packet.", 1),
+        (
+            "Denied PUBLISH",
+            numbers["dropped_denied_total"] + numbers["dropped_payload_too_large_total"],
+        ),
+    ] {
+        assert_eq!(lines(part), count, "{part:?}\n{said}");
+    }
+
+    let shards = 4;
+    let retained = |numbers: &BTreeMap<String, u64>| numbers["retained_messages"] / shards;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Whoever reads `$SYS` is counted as well, so all of it is read anew once it has been said.
+        let numbers = server.numbers();
+        let status = server.get("/api/status");
+        let (_, status) = status.split_once("\r\n\r\n").unwrap();
+        let status: serde_json::Value = serde_json::from_str(status).unwrap();
+        let mut wrong = Vec::new();
+        for (kind, suffix) in [("counters", "_total"), ("gauges", "")] {
+            for (name, value) in status["total"][kind].as_object().unwrap() {
+                let mut in_metrics = numbers[&format!("{name}{suffix}")];
+                if name.starts_with("retained_messages") || name == "retained_bytes" {
+                    in_metrics /= shards;
+                }
+                if value.as_u64() != Some(in_metrics) {
+                    wrong.push(format!("{name}: status {value}, metrics {in_metrics}"));
+                }
+            }
+        }
+        let of = |name: &str| numbers[&format!("{name}_total")];
+        let dropped: u64 = [
+            "outbox_full",
+            "queue_full",
+            "memory_full",
+            "ring_full",
+            "packet_too_large",
+            "session_expired",
+            "clean_start",
+            "session_closed",
+            "unsubscribed",
+        ]
+        .iter()
+        .map(|why| of(&format!("dropped_{why}")))
+        .sum();
+        let sys = sys(&server);
+        for (topic, value) in [
+            ("bytes/received", of("bytes_received")),
+            ("bytes/sent", of("bytes_sent")),
+            ("clients/connected", numbers["clients_connected"]),
+            ("clients/disconnected", numbers["sessions"]),
+            ("clients/expired", of("sessions_expired")),
+            ("clients/total", numbers["sessions"]),
+            ("connections/count", numbers["connections"]),
+            ("connections/socket/count", of("connections_accepted")),
+            ("messages/received", of("packets_received")),
+            ("messages/sent", of("publish_sent") + of("packets_sent")),
+            (
+                "messages/stored",
+                retained(&numbers) + numbers["queued_messages"],
+            ),
+            ("publish/messages/dropped", dropped),
+            ("publish/messages/received", of("publish_received")),
+            ("publish/messages/sent", of("publish_sent")),
+            ("retained messages/count", retained(&numbers)),
+            ("subscriptions/count", numbers["subscriptions"]),
+        ] {
+            if sys.get(topic) != Some(&value) {
+                wrong.push(format!("{topic}: {:?} instead of {value}", sys.get(topic)));
+            }
+        }
+        if wrong.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{wrong:#?}");
+        thread::sleep(Duration::from_millis(2200));
+    }
+
+    // The dump, of a broker that nobody is connected to.
+    server.until(|numbers| match numbers["connections"] {
+        0 => Vec::new(),
+        other => vec![format!("{other} connections")],
+    });
+    let numbers = server.numbers();
+    server.broker.signal(Signal::USR2);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = server.broker.stderr();
+        let queued: Vec<u64> = said
+            .lines()
+            .filter_map(|line| {
+                line.strip_suffix(" queued)")?
+                    .rsplit(' ')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        let told = (
+            queued.len() as u64,
+            queued.iter().sum::<u64>(),
+            said.contains(&format!("Retained messages: {}", retained(&numbers))),
+        );
+        if told == (numbers["sessions"], numbers["queued_messages"], true) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told:?}\n{said}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

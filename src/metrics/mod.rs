@@ -57,7 +57,7 @@ numbers! {
 /// What a shard has done and refused since it started. What is refused, dropped or made to wait at a bound of
 /// [`crate::limits`] has its row; a Client that breaks one that it was told of counts as a protocol error.
 pub struct Counters {
-    /// Connections accepted here.
+    /// Connections accepted here, and those that were refused there and then.
     pub connections_accepted: u64,
     /// Connections refused because their listener or the broker had as many as it may have.
     pub connections_refused: u64,
@@ -86,7 +86,7 @@ pub struct Counters {
     pub dropped_denied: u64,
     /// PUBLISH packets not taken because their payload exceeds `message_size_limit`.
     pub dropped_payload_too_large: u64,
-    /// CONNECT packets refused.
+    /// CONNECT packets refused, those that break the protocol included.
     pub connects_refused: u64,
     /// Deliveries larger than the Client's Maximum Packet Size [MQTT-3.1.2-25].
     pub dropped_packet_too_large: u64,

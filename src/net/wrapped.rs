@@ -209,6 +209,7 @@ impl<C: Core> DataPath<C> {
         result: Result<(), TransportError>,
     ) {
         let connection = self.connections.get(slot);
+        let has_failed = result.is_err();
         if let Err(error) = result {
             let counters = &mut self.counters;
             let is_pending = connection.state.has(State::PENDING);
@@ -248,12 +249,15 @@ impl<C: Core> DataPath<C> {
             && connection.state.has(State::PENDING)
             && transport.is_ready()
         {
-            self.counters.handshakes_completed += 1;
-            if transport.is_web_socket() {
-                let peer = peer_of(connection);
-                tracing::debug!(target: WEBSOCKETS_TARGET, "WebSocket from {peer} begins");
+            // One that has failed goes on no more either, and has shown nothing.
+            if !has_failed {
+                self.counters.handshakes_completed += 1;
+                if transport.is_web_socket() {
+                    let peer = peer_of(connection);
+                    tracing::debug!(target: WEBSOCKETS_TARGET, "WebSocket from {peer} begins");
+                }
+                self.reveal(slot, key);
             }
-            self.reveal(slot, key);
             self.end_handshakes(slot);
         }
         let connection = self.connections.get(slot);

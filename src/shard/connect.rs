@@ -415,6 +415,7 @@ impl Shard {
             None if reason_code == ReasonCode::UnsupportedProtocolVersion => ProtocolVersion::V311,
             // [v3.1.1 MQTT-3.1.4-1] has no return code for malformed packets.
             _ => {
+                self.clients.counters.connects_refused += 1;
                 self.log_refused(key, None, RefusalCause::Protocol(error), effects);
                 return self.close(key, effects);
             }
