@@ -133,18 +133,23 @@ fn read_destination(config: &mut Config, arguments: &mut Arguments<'_>) -> Resul
 }
 
 fn read_type(config: &mut Config, arguments: &mut Arguments<'_>) -> Result<(), Problem> {
+    let name = arguments.word()?;
+    // Nor does it take the place of the default: nobody would read that it is in vain.
+    if name == "internal" {
+        config.remarks.push(Remark {
+            severity: Severity::Warning,
+            place: Some(arguments.place.clone()),
+            text: "'log_type internal' changes nothing: there are no such lines".to_owned(),
+        });
+        return Ok(());
+    }
     let types = &mut config.log.types;
     if !config.is_log_type_given {
         config.is_log_type_given = true;
         *types = LogTypes::NONE;
     }
-    match arguments.word()? {
+    match name {
         "none" => *types = LogTypes::NONE,
-        "internal" => config.remarks.push(Remark {
-            severity: Severity::Warning,
-            place: Some(arguments.place.clone()),
-            text: "'log_type internal' changes nothing: there are no such lines".to_owned(),
-        }),
         name => match LogTypes::named(name) {
             Some(more) => *types = types.or(more),
             None => return Err(arguments.invalid(name, "there is no such type of log lines")),

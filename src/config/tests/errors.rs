@@ -304,6 +304,13 @@ fn a_type_of_log_lines_that_there_are_none_of_is_said() {
         "{said:?}"
     );
     assert!(said[0].contains("m.conf:2"), "{said:?}");
+    // Alone it leaves the lines that there are by default, that one among them.
+    let config = good("log_type internal");
+    assert_eq!(config.log.types, LogTypes::DEFAULT);
+    assert_eq!(
+        good("log_type internal\nlog_type error").log.types,
+        LogTypes::ERROR
+    );
 }
 
 #[test]
