@@ -95,6 +95,12 @@ pub(super) const SECTION: Section = Section {
         )
         .text("Removed from Mosquitto in version 1.5."),
         Directive::no_effect(
+            "store_clean_interval",
+            "SECONDS",
+            "a message is forgotten with the last client that it is for.",
+        )
+        .text("Needed by Mosquitto up to version 1.4, which has taken it without effect since."),
+        Directive::no_effect(
             "packet_buffer_size",
             "BYTES",
             "all connections of a core receive into one ring of buffers.",

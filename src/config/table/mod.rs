@@ -119,7 +119,7 @@ mod tests {
         proxy_protocol_v2_require_tls psk_file psk_hint queue_qos0_messages remote_clientid
         remote_password remote_username require_certificate restart_timeout retain_available
         retain_expiry_interval retained_persistence retry_interval round_robin set_tcp_nodelay
-        socket_domain start_type sys_interval threshold tls_engine tls_engine_kpass_sha1 tls_keyform
+        socket_domain start_type store_clean_interval sys_interval threshold tls_engine tls_engine_kpass_sha1 tls_keyform
         tls_version topic try_private upgrade_outgoing_qos use_identity_as_username
         use_subject_as_username use_username_as_clientid user username websockets_headers_size
         websockets_log_level websockets_origin";
