@@ -31,6 +31,7 @@ pub mod runtime;
 pub mod server;
 pub mod session;
 pub mod shard;
+mod shown;
 pub mod sim;
 pub mod time;
 pub mod topic;

@@ -28,6 +28,7 @@ const LAYERS: [Layer; 11] = [
             "chunks",
             "long_queue",
             "id_table",
+            "shown",
         ],
         together: true,
     },

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{FILE_SIZE_MAX, HashError};
+use crate::shown::beginning;
 use crate::topic::TopicError;
 
 /// A file cannot be used. Nothing of it is.
@@ -31,19 +32,20 @@ pub enum Problem {
     NullCharacter,
 
     /// The first word of a line of an ACL file is none that it may be.
-    #[error("invalid line: it begins with {0:?} instead of user, topic or pattern")]
+    #[error("invalid line: it begins with {:?} instead of user, topic or pattern", beginning(.0))]
     Line(Box<str>),
     /// `topic` or `pattern` and nothing more.
     #[error("empty topic")]
     EmptyTopic,
     /// Something else between `topic` or `pattern` and the topic.
     #[error(
-        "invalid topic access type {0:?}: it is read, write, readwrite or deny, \
-         and not to be left out before a topic with spaces"
+        "invalid topic access type {:?}: it is read, write, readwrite or deny, \
+         and not to be left out before a topic with spaces",
+        beginning(.0)
     )]
     AccessType(Box<str>),
     /// The topic is no Topic Filter.
-    #[error("invalid ACL topic {topic:?}: {error}")]
+    #[error("invalid ACL topic {:?}: {error}", beginning(.topic))]
     Topic {
         /// As written.
         topic: Box<str>,
@@ -61,10 +63,10 @@ pub enum Problem {
     #[error("username too long")]
     UsernameTooLong,
     /// The same User Name a second time.
-    #[error("duplicate user {0:?}")]
+    #[error("duplicate user {:?}", beginning(.0))]
     DuplicateUser(Box<str>),
     /// The password of a user cannot be used.
-    #[error("user {username:?}: {error}")]
+    #[error("user {:?}: {error}", beginning(.username))]
     Password {
         /// The user.
         username: Box<str>,

@@ -13,6 +13,7 @@ use super::value::Arguments;
 use super::{Config, table};
 use crate::auth::without_byte_order_mark;
 use crate::limits::LISTENERS_MAX;
+use crate::shown::shown;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,7 +107,7 @@ impl<'a> Parser<'a> {
         let (name, unread) = line.split_at(line.find(BLANKS).unwrap_or(line.len()));
         let directive = table::find(name).ok_or_else(|| {
             at(Problem::Unknown {
-                name: name.escape_debug().to_string(),
+                name: name.to_owned(),
                 meant: table::similar(name),
             })
         })?;
@@ -138,12 +139,15 @@ impl<'a> Parser<'a> {
             Status::Deprecated { instead } => self.remark(
                 Severity::Notice,
                 arguments,
-                format!("The '{name}' option is deprecated in Mosquitto. {instead}"),
+                format!(
+                    "The '{}' option is deprecated in Mosquitto. {instead}",
+                    shown(&name)
+                ),
             ),
             Status::NoEffect { why } => self.remark(
                 Severity::Warning,
                 arguments,
-                format!("The '{name}' option has no effect: {why}"),
+                format!("The '{}' option has no effect: {why}", shown(&name)),
             ),
             Status::Refused { why } => {
                 return Err(Problem::Refused {
@@ -197,8 +201,9 @@ impl<'a> Parser<'a> {
         };
         if let Some(word) = arguments.next_word() {
             let text = format!(
-                "'{}' after the value of '{name}' is ignored",
-                word.escape_debug()
+                "'{}' after the value of '{}' is ignored",
+                shown(word),
+                shown(&name)
             );
             self.remark(Severity::Warning, arguments, text);
         }
@@ -228,7 +233,7 @@ impl<'a> Parser<'a> {
             (Some(first), Repeat::LastCounts) => {
                 let text = format!(
                     "'{}' replaces the value given at {first}",
-                    arguments.name.escape_debug()
+                    shown(arguments.name)
                 );
                 self.remark(Severity::Notice, arguments, text);
             }
@@ -291,10 +296,9 @@ impl<'a> Parser<'a> {
         };
         let address = arguments.next_word();
         if address.is_some_and(|address| address.chars().any(char::is_control)) {
-            return Err(arguments.invalid(
-                address.unwrap_or_default().escape_debug(),
-                "it holds a control character",
-            ));
+            return Err(
+                arguments.invalid(address.unwrap_or_default(), "it holds a control character")
+            );
         }
         let address = match (port, address) {
             (0, None) => {
@@ -314,9 +318,10 @@ impl<'a> Parser<'a> {
         let is_chosen_by_system = matches!(address, ListenAddress::Tcp { port: 0, .. });
         let same = |other: &&Listener| other.address == address && !is_chosen_by_system;
         if let Some(other) = self.config.listeners.iter().find(same) {
+            let text = shown(&address.to_string());
             let text = match &other.place {
-                Some(place) => format!("There is a listener {address} already, at {place}."),
-                None => format!("There is a listener {address} already."),
+                Some(place) => format!("There is a listener {text} already, at {place}."),
+                None => format!("There is a listener {text} already."),
             };
             return Err(Problem::Contradiction(text.into()));
         }
@@ -409,7 +414,7 @@ impl<'a> Parser<'a> {
             self.remark(
                 Severity::Information,
                 arguments,
-                format!("Loading config file '{}'", file.escape_debug()),
+                format!("Loading config file '{}'", shown(&file)),
             );
             self.read(&file).map_err(Failure::There)?;
             self.listener = None;

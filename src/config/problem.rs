@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::shown::shown;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl std::error::Error for ConfigError {}
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Problem {
     /// No such directive.
-    #[error("Unknown configuration variable '{name}'.{}", did_you_mean(.meant))]
+    #[error("Unknown configuration variable '{}'.{}", shown(.name), did_you_mean(.meant))]
     Unknown {
         /// As it was written.
         name: String,
@@ -56,13 +57,13 @@ pub enum Problem {
         meant: Option<&'static str>,
     },
     /// A directive without its value.
-    #[error("Empty '{directive}' value in configuration.")]
+    #[error("Empty '{}' value in configuration.", shown(.directive))]
     Empty {
         /// Whose.
         directive: String,
     },
     /// Not a number, where one is needed.
-    #[error("'{directive}' value not a number ({value}).")]
+    #[error("'{}' value not a number ({}).", shown(.directive), shown(.value))]
     NotANumber {
         /// Whose.
         directive: String,
@@ -70,7 +71,7 @@ pub enum Problem {
         value: String,
     },
     /// A value that the directive does not take.
-    #[error("Invalid '{directive}' value ({value}): {expected}.")]
+    #[error("Invalid '{}' value ({}): {expected}.", shown(.directive), shown(.value))]
     Invalid {
         /// Whose.
         directive: String,
@@ -80,7 +81,10 @@ pub enum Problem {
         expected: Cow<'static, str>,
     },
     /// A directive that may be given once.
-    #[error("Duplicate '{directive}' value in configuration: it was given at {first} already.")]
+    #[error(
+        "Duplicate '{}' value in configuration: it was given at {first} already.",
+        shown(.directive)
+    )]
     Duplicate {
         /// Which.
         directive: String,
@@ -88,7 +92,10 @@ pub enum Problem {
         first: Place,
     },
     /// A listener's directive without a listener.
-    #[error("The '{directive}' option requires a listener to be defined first.")]
+    #[error(
+        "The '{}' option requires a listener to be defined first: it belongs below the 'listener' line that it is for.",
+        shown(.directive)
+    )]
     NeedsListener {
         /// Which.
         directive: String,
@@ -96,7 +103,8 @@ pub enum Problem {
     /// `per_listener_settings` after what it would have changed.
     #[error(
         "per_listener_settings must be set before any other security settings: \
-         '{directive}' was given at {first}."
+         '{}' was given at {first}.",
+        shown(.directive)
     )]
     TooLate {
         /// The first of those settings.
@@ -105,7 +113,7 @@ pub enum Problem {
         first: Place,
     },
     /// A directive that this broker does not start with.
-    #[error("The '{directive}' option is refused: {why}")]
+    #[error("The '{}' option is refused: {why}", shown(.directive))]
     Refused {
         /// Which.
         directive: String,
@@ -116,7 +124,7 @@ pub enum Problem {
     #[error("The include_dir option is only valid in the main configuration file.")]
     NestedInclude,
     /// A file or directory cannot be read.
-    #[error("Unable to open {what} '{file}': {reason}.")]
+    #[error("Unable to open {what} '{}': {reason}.{}", shown(.file), comment_within(.file))]
     Unreadable {
         /// Config file or include_dir.
         what: &'static str,
@@ -135,6 +143,15 @@ pub enum Problem {
 
 fn did_you_mean(meant: &Option<&'static str>) -> String {
     meant.map_or_else(String::new, |name| format!(" Did you mean '{name}'?"))
+}
+
+/// Who writes a comment behind the name of a file has it in the name.
+fn comment_within(file: &str) -> &'static str {
+    if file.contains(" #") {
+        " What stands behind a '#' is part of the name: a comment has a line of its own."
+    } else {
+        ""
+    }
 }
 
 /// How much a remark matters.

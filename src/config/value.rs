@@ -163,7 +163,7 @@ impl<'a> Arguments<'a> {
             return Err(self.empty());
         }
         if text.chars().any(char::is_control) {
-            return Err(self.invalid(text.escape_debug(), "it holds a control character"));
+            return Err(self.invalid(text, "it holds a control character"));
         }
         Ok(text)
     }

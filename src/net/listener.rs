@@ -9,6 +9,7 @@
 use super::defer_accept::defer_accept;
 use super::transport::Wrapping;
 use crate::origin::ListenerId;
+use crate::shown::shown;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fmt;
@@ -136,7 +137,11 @@ impl ListenerOptions {
 
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}{}: {source}", of_interface(interface.as_deref()))]
+#[error(
+    "cannot listen on {}{}: {source}",
+    shown(&address.to_string()),
+    of_interface(interface.as_deref())
+)]
 pub struct ListenError {
     /// What was asked for.
     pub address: ListenerAddress,
@@ -147,7 +152,7 @@ pub struct ListenError {
 }
 
 fn of_interface(name: Option<&str>) -> String {
-    name.map_or_else(String::new, |name| format!(" (interface {name})"))
+    name.map_or_else(String::new, |name| format!(" (interface {})", shown(name)))
 }
 
 /// One shard's part of a listener.

@@ -26,6 +26,7 @@ use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_store};
+use crate::shown::shown;
 use crate::wal::StoreOptions;
 use files::{Disk, Guards};
 use listeners::{AllListening, START_PATIENCE};
@@ -465,8 +466,9 @@ fn remark_arguments(config: &Config, arguments: &Arguments) {
 
 /// The one of `listeners` that a message is about.
 fn name_of(listener: &Listener) -> String {
+    let address = shown(&listener.address.to_string());
     match &listener.place {
-        Some(place) => format!("listener {} ({place})", listener.address),
-        None => format!("listener {}", listener.address),
+        Some(place) => format!("listener {address} ({place})"),
+        None => format!("listener {address}"),
     }
 }

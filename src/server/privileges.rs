@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::log::Owner;
+use crate::shown::shown;
 use nix::unistd::{self, Uid, User};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::CString;
@@ -16,9 +17,9 @@ const USERS: [&str; 3] = ["mosquitto", "fastmq", "nobody"];
 /// Privileges cannot be dropped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrivilegesError {
-    #[error("user {0}: there is no such user")]
+    #[error("user {}: there is no such user", shown(.0))]
     NoSuchUser(String),
-    #[error("user {name}: {source}")]
+    #[error("user {}: {source}", shown(.name))]
     Refused {
         name: String,
         source: nix::errno::Errno,

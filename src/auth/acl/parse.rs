@@ -6,6 +6,7 @@ use super::rules::Grants;
 use super::{ANONYMOUS, Acl, Builder};
 use crate::auth::error::{FileError, Problem, Warning, lines, trim, trim_end};
 use crate::auth::password_file::hasher;
+use crate::shown::beginning;
 use crate::topic::{TopicError, TopicFilter};
 
 /// What stands for the Client Identifier and the User Name in a pattern.
@@ -109,14 +110,16 @@ fn doubt_pattern(pattern: &str) -> Option<String> {
     let has = |text: &str| text.contains(CLIENT_IDENTIFIER) || text.contains(USERNAME);
     if !has(pattern) {
         return Some(format!(
-            "ACL pattern '{pattern}' does not contain '%c' or '%u'"
+            "ACL pattern '{}' does not contain '%c' or '%u'",
+            beginning(pattern)
         ));
     }
     let is_partial = |level: &str| has(level) && level != CLIENT_IDENTIFIER && level != USERNAME;
     pattern.split('/').any(is_partial).then(|| {
         format!(
-            "ACL pattern '{pattern}' has '%c' or '%u' beside other text in a level, \
-             which Mosquitto 2.1 does not substitute"
+            "ACL pattern '{}' has '%c' or '%u' beside other text in a level, \
+             which Mosquitto 2.1 does not substitute",
+            beginning(pattern)
         )
     })
 }

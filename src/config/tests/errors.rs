@@ -109,7 +109,7 @@ fn every_mistake_is_named_with_file_line_and_directive() {
         (
             "mount_point a/",
             1,
-            "The 'mount_point' option requires a listener to be defined first.",
+            "The 'mount_point' option requires a listener to be defined first: it belongs below the 'listener' line that it is for.",
         ),
         (
             "listener 1\nmount_point a/#",
@@ -311,6 +311,58 @@ fn a_type_of_log_lines_that_there_are_none_of_is_said() {
         good("log_type internal\nlog_type error").log.types,
         LogTypes::ERROR
     );
+}
+
+#[test]
+fn of_a_megabyte_that_is_wrong_as_much_is_shown_as_tells_what_it_is() {
+    let long = "ü".repeat(1 << 19);
+    for text in [
+        long.clone(),
+        format!("{long} 1"),
+        format!("allow_anonymous {long}"),
+        format!("max_keepalive {long}"),
+        format!("max_keepalive 1{long}"),
+        format!("log_type {long}"),
+        format!("log_dest {long}"),
+        format!("include_dir /{long}"),
+        format!("listener {long}"),
+        format!("listener 1 \u{1}{long}"),
+        format!("listener 1 {long}\nlistener 1 {long}"),
+        format!("protocol {long}"),
+        format!("tls_version {long}"),
+        format!("plugin_opt_{long} 1"),
+        format!("password_file a\u{1}{long}"),
+        format!("persistent_client_expiration {long}"),
+        format!("accept_protocol_versions {long}"),
+        format!("clientid_prefixes a\u{1}{long}"),
+        format!("fastmq_cores {long}"),
+        format!("fastmq_admin_listener {long}"),
+        format!("fastmq_admin_listener 1 {long}"),
+        format!("fastmq_durability {long}"),
+        format!("fastmq_durability interval {long}"),
+        format!("enable_proxy_protocol {long}"),
+        format!("ciphers {long}"),
+    ] {
+        let Err(error) = super::parse(&text) else {
+            continue;
+        };
+        let error = error.to_string();
+        assert!(error.len() < 1000, "{} bytes: {error:.300}", error.len());
+    }
+    let config = good(&format!(
+        "allow_anonymous true {long}\nretry_interval {long}"
+    ));
+    for said in remarks(&config, Severity::Warning) {
+        assert!(said.len() < 1000, "{} bytes: {said:.300}", said.len());
+    }
+}
+
+#[test]
+fn a_comment_behind_the_name_of_a_directory_is_named_as_the_reason_why_there_is_no_such() {
+    let error = bad("include_dir /nowhere # mine");
+    assert!(error.contains("'/nowhere # mine'"), "{error}");
+    assert!(error.contains("a comment has a line of its own"), "{error}");
+    assert!(!bad("include_dir /nowhere").contains("comment"));
 }
 
 #[test]
