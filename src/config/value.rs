@@ -101,7 +101,7 @@ impl<T> Value<T> {
             }
             Self::Text(field) => *field(target) = Some(arguments.rest()?.to_owned()),
             Self::File(field) => {
-                let path = PathBuf::from(arguments.rest()?);
+                let path = arguments.path()?;
                 *field(target) = Some(FileReference {
                     path,
                     directive: arguments.directive,
@@ -136,6 +136,8 @@ pub struct Arguments<'a> {
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
+/// What Linux takes of a name, the zero at its end left out (`PATH_MAX`).
+const PATH_SIZE_MAX: usize = 4095;
 
 impl<'a> Arguments<'a> {
     /// The next word, if there is one. A `#` at the beginning of a word ends the line.
@@ -166,6 +168,16 @@ impl<'a> Arguments<'a> {
             return Err(self.invalid(text, "it holds a control character"));
         }
         Ok(text)
+    }
+
+    /// The same as the name of a file.
+    pub(super) fn path(&mut self) -> Result<PathBuf, Problem> {
+        let text = self.rest()?;
+        if text.len() > PATH_SIZE_MAX {
+            let expected = format!("no file has a name of more than {PATH_SIZE_MAX} bytes");
+            return Err(self.invalid(text, expected));
+        }
+        Ok(PathBuf::from(text))
     }
 
     pub(super) fn boolean(&mut self) -> Result<bool, Problem> {

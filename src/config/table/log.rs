@@ -8,7 +8,6 @@ use crate::config::directive::{Directive, Scope};
 use crate::config::log::{Destinations, Facility, LogTypes, TimestampPattern};
 use crate::config::problem::{Problem, Remark, Severity};
 use crate::config::value::{Arguments, FileReference, Value, integer};
-use std::path::PathBuf;
 
 pub(super) const SECTION: Section = Section {
     title: "Logging",
@@ -117,7 +116,7 @@ fn read_destination(config: &mut Config, arguments: &mut Arguments<'_>) -> Resul
                 return Err(arguments.invalid("file", "there is one already"));
             }
             destinations.file = Some(FileReference {
-                path: PathBuf::from(arguments.rest()?),
+                path: arguments.path()?,
                 directive: arguments.directive,
                 place: arguments.place.clone(),
             });

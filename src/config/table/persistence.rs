@@ -8,7 +8,6 @@ use crate::config::persistence::{Durability, INTERVAL_MS_MAX};
 use crate::config::problem::Problem;
 use crate::config::value::{Arguments, Value};
 use crate::config::{Config, PersistenceOptions};
-use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) const SECTION: Section = Section {
@@ -31,7 +30,7 @@ pub(super) const SECTION: Section = Section {
             "persistence_location",
             "DIRECTORY",
             Scope::Global(Value::Words(|config, arguments| {
-                config.persistence.location = Some(PathBuf::from(arguments.rest()?));
+                config.persistence.location = Some(arguments.path()?);
                 Ok(())
             })),
         )

@@ -342,6 +342,11 @@ fn of_a_megabyte_that_is_wrong_as_much_is_shown_as_tells_what_it_is() {
         format!("fastmq_durability interval {long}"),
         format!("enable_proxy_protocol {long}"),
         format!("ciphers {long}"),
+        format!("certfile {long}"),
+        format!("password_file {long}"),
+        format!("log_dest file {long}"),
+        format!("persistence_location {long}"),
+        format!("listener 1\nprotocol websockets\nhttp_dir {long}"),
     ] {
         let Err(error) = super::parse(&text) else {
             continue;
