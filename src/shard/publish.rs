@@ -118,35 +118,18 @@ impl Shard {
                 message.topic_name = &mounted;
             }
         }
-        if refused.is_none()
-            && self.disk_stalled_at.is_some()
-            && (publish.qos != QoS::AtMostOnce || publish.retain)
-            && self.needs_stalled_disk(session, publish, message.topic_name)
-        {
-            let answered =
-                self.refuse_for_disk(key, publish.qos, publish.packet_identifier, now, effects);
-            if aliases.is_some()
-                && let Some(connection) = self.clients.connections.get_mut(key)
-            {
-                connection.make_rare().inbound_aliases = aliases;
-            }
-            return Ok(answered);
-        }
-        if refused.is_none()
-            && !self.spreads.is_empty()
-            && self.has_to_wait_for_spreads(
-                key,
-                message.topic_name,
-                publish.qos,
-                publish.payload.len(),
-            )
+        let may_be_put_off = self.disk_stalled_at.is_some() || !self.spreads.is_empty();
+        if may_be_put_off
+            && refused.is_none()
+            && let Some(step) =
+                self.put_off(key, session, publish, message.topic_name, now, effects)
         {
             if aliases.is_some()
                 && let Some(connection) = self.clients.connections.get_mut(key)
             {
                 connection.make_rare().inbound_aliases = aliases;
             }
-            return Ok(Step::Blocked);
+            return Ok(step);
         }
         self.clients.counters.publish_received += 1;
         self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
@@ -191,6 +174,31 @@ impl Shard {
             connection.make_rare().inbound_aliases = aliases;
         }
         Ok(Step::Continue)
+    }
+
+    /// A publication that has to wait for a disk, or for the messages of others, or is refused because of the disk. [`None`]
+    /// if it can be taken.
+    #[cold]
+    #[inline(never)]
+    fn put_off(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+        topic_name: &[u8],
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Step> {
+        if self.disk_stalled_at.is_some()
+            && (publish.qos != QoS::AtMostOnce || publish.retain)
+            && self.needs_stalled_disk(session, publish, topic_name)
+        {
+            let identifier = publish.packet_identifier;
+            return Some(self.refuse_for_disk(key, publish.qos, identifier, now, effects));
+        }
+        let size = publish.payload.len();
+        self.has_to_wait_for_spreads(key, topic_name, publish.qos, size)
+            .then_some(Step::Blocked)
     }
 
     /// Looks at what a Client publishes as its listener and the operator want it: [`Some`] with the

@@ -249,8 +249,6 @@ impl Shard {
 
     /// Whether a Client that publishes has to wait until others have been through: there are as many as may be, or its
     /// message has to come behind one of them and cannot be spread, or somebody else waits for that.
-    #[cold]
-    #[inline(never)]
     pub(super) fn has_to_wait_for_spreads(
         &mut self,
         key: ConnectionKey,
@@ -258,6 +256,9 @@ impl Shard {
         qos: QoS,
         size: usize,
     ) -> bool {
+        if self.spreads.is_empty() {
+            return false;
+        }
         let may_spread = self.may_spread(qos);
         let has_to_wait = if self.spreads.has_topic(topic_name) {
             !may_spread || self.spreads.are_awaited()
