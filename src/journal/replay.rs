@@ -385,6 +385,33 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// One Session that subscribes to `t`, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_one_session(client_identifier: &str) -> Self {
+        let identity = Identity {
+            client_identifier: client_identifier.into(),
+            username: None,
+            listener: Default::default(),
+        };
+        let subscription = ReplayedSubscription {
+            options: Default::default(),
+            identifier: None,
+            is_replaying: false,
+        };
+        let session = ReplayedSession {
+            session: 1,
+            identity: Some(identity.into()),
+            expiry_interval_s: u32::MAX,
+            subscriptions: [("t".to_owned(), subscription)].into(),
+            ..ReplayedSession::default()
+        };
+        Self {
+            sessions: [(1, session)].into(),
+            session_max: 1,
+            ..Self::default()
+        }
+    }
+
     /// Topics with a retained message.
     #[must_use]
     pub fn retained_count(&self) -> usize {

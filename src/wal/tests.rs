@@ -1749,28 +1749,7 @@ fn nothing_is_acknowledged_once_the_store_was_removed() {
 
 /// A Session that was somewhere else before.
 fn moved(client_identifier: &str) -> Replayed {
-    let identity = Identity {
-        client_identifier: client_identifier.into(),
-        username: None,
-        listener: Default::default(),
-    };
-    let subscription = ReplayedSubscription {
-        options: Default::default(),
-        identifier: None,
-        is_replaying: false,
-    };
-    let session = ReplayedSession {
-        session: 1,
-        identity: Some(identity.into()),
-        expiry_interval_s: u32::MAX,
-        subscriptions: [("t".to_owned(), subscription)].into(),
-        ..ReplayedSession::default()
-    };
-    Replayed {
-        sessions: [(1, session)].into(),
-        session_max: 1,
-        ..Replayed::default()
-    }
+    Replayed::of_one_session(client_identifier)
 }
 
 fn install_in(folder: &Folder, replayed: &Replayed) -> Result<(), InstallError> {

@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use crate::config::Durability;
-use crate::journal::{
-    Progress, Replayed, ReplayedDelivery, ReplayedSession, ReplayedSubscription, WallClock,
-};
+use crate::journal::{Progress, Replayed, ReplayedDelivery, WallClock};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, QoS};
-use crate::origin::{Identity, Origin};
+use crate::origin::Origin;
 use crate::shard::{Effects, Shard};
 use crate::sim::{Disk, Faults, Random};
 use crate::time::Instant;
@@ -610,12 +608,7 @@ fn fail_at_each_step_of_a_start(
     for step in 0.. {
         let mut is_over = false;
         for seed in 0..ways {
-            let disk = disk.copy();
-            disk.set_random(Random::new(seed + 100 * step as u64));
-            disk.set_faults(Faults {
-                power_for: Some(step),
-                ..Faults::default()
-            });
+            let disk = failing_at(disk, step, seed);
             is_over = open(&disk, count).is_ok();
             disk.lose_power();
             let store = open(&disk, 1);
@@ -692,30 +685,23 @@ fn kept_elsewhere(count: u64, size: usize) -> Replayed {
         share: None,
         subscription_identifiers: Default::default(),
     });
-    let identity = Identity {
-        client_identifier: "c".into(),
-        username: None,
-        listener: Default::default(),
-    };
-    let subscription = ReplayedSubscription {
-        options: Default::default(),
-        identifier: None,
-        is_replaying: false,
-    };
-    let session = ReplayedSession {
-        session: 1,
-        identity: Some(identity.into()),
-        expiry_interval_s: u32::MAX,
-        subscriptions: [("t".to_owned(), subscription)].into(),
-        deliveries: deliveries.collect(),
-        next_sequence: count,
-        ..ReplayedSession::default()
-    };
-    Replayed {
-        sessions: [(1, session)].into(),
-        session_max: 1,
-        ..Replayed::default()
+    let mut replayed = Replayed::of_one_session("c");
+    for session in replayed.sessions.values_mut() {
+        session.deliveries = deliveries.clone().collect();
+        session.next_sequence = count;
     }
+    replayed
+}
+
+/// The same disk, whose power fails at that step in one way of many.
+fn failing_at(disk: &Disk, step: usize, way: u64) -> Disk {
+    let disk = disk.copy();
+    disk.set_random(Random::new(way + 100 * step as u64));
+    disk.set_faults(Faults {
+        power_for: Some(step),
+        ..Faults::default()
+    });
+    disk
 }
 
 fn install(disk: &Disk, replayed: &Replayed) -> Result<(), InstallError> {
@@ -734,12 +720,7 @@ fn fail_at_each_step_of_an_installation(disk: &Disk, replayed: &Replayed, ways: 
     for step in 0.. {
         let mut is_over = false;
         for seed in 0..ways {
-            let disk = disk.copy();
-            disk.set_random(Random::new(seed + 100 * step as u64));
-            disk.set_faults(Faults {
-                power_for: Some(step),
-                ..Faults::default()
-            });
+            let disk = failing_at(disk, step, seed);
             is_over = install(&disk, replayed).is_ok();
             if seed % 4 != 0 {
                 disk.lose_power();
