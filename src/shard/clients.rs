@@ -404,6 +404,12 @@ impl Clients {
             .find(client_identifier, &self.members)
     }
 
+    /// The Network Connection of a Session, if it has one.
+    #[inline]
+    pub(super) fn connection_of(&self, session: SessionKey) -> Option<ConnectionKey> {
+        self.members.get(session)?.session.connection
+    }
+
     /// Adds a Session. There is none of that Client.
     pub(super) fn insert(&mut self, member: Member) -> SessionKey {
         let session = self.members.insert_with(|_| member);

@@ -357,12 +357,8 @@ impl Clients {
         session: SessionKey,
         effects: &mut Effects,
     ) -> bool {
-        let connection = self
-            .members
-            .get(session)
-            .and_then(|member| member.session.connection);
         // Nothing of QoS 0 is kept for who is away.
-        let Some(key) = connection else {
+        let Some(key) = self.connection_of(session) else {
             return true;
         };
         let Some(connection) = self.connections.get_mut(key) else {

@@ -27,9 +27,9 @@ use super::connection::Pause;
 use super::effects::Effects;
 use super::replay::Budget;
 use super::run::Run;
-use super::store::{HeldPacket, Waiter};
+use super::store::Waiter;
 use super::timers::Slot;
-use crate::codec::{self, ReasonCode};
+use crate::codec::{PlainPublish, ReasonCode};
 use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::Limits;
@@ -86,8 +86,7 @@ pub(super) enum Promise {
     /// A publisher, for this PUBACK.
     PubAck {
         connection: ConnectionKey,
-        packet_identifier: PacketIdentifier,
-        reason_code: ReasonCode,
+        answer: (PacketIdentifier, ReasonCode),
         /// What is written down of it by now, and the ticket that other shards have; zero: nothing, none.
         lsn: Lsn,
         ticket: u64,
@@ -126,9 +125,9 @@ impl Content {
     fn topic_name(&self) -> &[u8] {
         match self {
             Self::Message(message) => message.topic_name(),
-            Self::Run(version, packets) => {
-                Run::of_some(*version, packets).map_or(&[], |run| run.topic_name())
-            }
+            // All of them have that of the first.
+            Self::Run(version, packets) => PlainPublish::peek(*version, packets, u32::MAX)
+                .map_or(&[], |first| first.topic_name),
         }
     }
 
@@ -325,8 +324,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         if let Some(session) = source.session()
-            && let Some(member) = self.clients.members.get(session)
-            && let Some(key) = member.session.connection
+            && let Some(key) = self.clients.connection_of(session)
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
             connection.pause.set(Pause::SPREAD);
@@ -526,8 +524,7 @@ impl Shard {
         }
         if let Some(session) = spread.source.session()
             && !self.spreads.has_from(spread.source)
-            && let Some(member) = self.clients.members.get(session)
-            && let Some(key) = member.session.connection
+            && let Some(key) = self.clients.connection_of(session)
         {
             self.resume(key, Pause::SPREAD, effects);
         }
@@ -538,21 +535,12 @@ impl Shard {
         match promise {
             Promise::PubAck {
                 connection,
-                packet_identifier,
-                reason_code,
+                answer,
                 lsn,
                 ticket,
             } => {
-                let lsn = lsn.max(last);
-                if (lsn, ticket) == (0, 0)
-                    && self.acknowledge_at_once(connection, effects, |version, out| {
-                        codec::encode_puback(version, packet_identifier, reason_code, out);
-                    })
-                {
-                    return;
-                }
-                let packet = HeldPacket::PubAck(packet_identifier, reason_code);
-                self.hold(connection, lsn, ticket, packet, now, effects);
+                let waits_for = (lsn.max(last), ticket);
+                self.puback_once_stored(connection, answer, waits_for, now, effects);
             }
             Promise::Ticket { to, ticket, lsn } => self.answer_ticket(to, ticket, lsn.max(last)),
         }

@@ -13,7 +13,7 @@ use super::spread::{Promise, Source};
 use super::store::{HandedOn, HeldPacket, Received, Ticket, Waiter};
 use super::{Shard, Step};
 use crate::codec::{self, ReasonCode};
-use crate::journal::{Origin, Record, ReplayedWill};
+use crate::journal::{Lsn, Origin, Record, ReplayedWill};
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
@@ -45,20 +45,33 @@ impl Shard {
         if let Some(store) = &mut self.clients.store {
             store.begin(Waiter::Connection(key));
         }
-        let code = self
+        let reason_code = self
             .route(message, Publisher::Session(session), now, effects)
             .reason_code();
         let (lsn, ticket) = self.end_stored();
+        let answer = (packet_identifier, reason_code);
         if !self.spreads.is_empty() {
             let promise = Promise::PubAck {
                 connection: key,
-                packet_identifier,
-                reason_code: code,
+                answer,
                 lsn,
                 ticket,
             };
             return self.promise(Source::Session(session), promise, now, effects);
         }
+        self.puback_once_stored(key, answer, (lsn, ticket), now, effects);
+    }
+
+    /// Sends PUBACK once `lsn` is durable here and `ticket` is answered; zero: nothing is waited for.
+    #[inline]
+    pub(super) fn puback_once_stored(
+        &mut self,
+        key: ConnectionKey,
+        (packet_identifier, code): (PacketIdentifier, ReasonCode),
+        (lsn, ticket): (Lsn, u64),
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         if (lsn, ticket) == (0, 0)
             && self.acknowledge_at_once(key, effects, |version, out| {
                 codec::encode_puback(version, packet_identifier, code, out);

@@ -344,12 +344,7 @@ impl Shard {
             self.purge_first(session);
         }
         self.clients.send_queued(session, now, effects);
-        let connection = self
-            .clients
-            .members
-            .get(session)
-            .and_then(|member| member.session.connection);
-        if let Some(key) = connection {
+        if let Some(key) = self.clients.connection_of(session) {
             self.continue_replay(key, now, effects);
         }
     }

@@ -309,8 +309,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let member = self.clients.members.get(session);
-        let Some(key) = member.and_then(|member| member.session.connection) else {
+        let Some(key) = self.clients.connection_of(session) else {
             return;
         };
         if let Some(lsn) = gate
