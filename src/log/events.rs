@@ -6,12 +6,12 @@
 #![forbid(unsafe_code)]
 
 use super::kind::Kind;
-use super::text::Sanitised;
 use crate::codec::{DecodeError, ReasonCode};
 use crate::message::ProtocolVersion;
 use crate::origin::PeerAddress;
 use crate::session::ProtocolError;
 use crate::shard::{DisconnectCause, Event, RefusalCause};
+use crate::shown::Sanitised;
 use std::fmt::Write;
 
 /// Whether `connection_messages false` keeps it out of the log.

@@ -26,10 +26,11 @@ mod text;
 mod timestamp;
 mod writer;
 
+pub use crate::shown::Sanitised;
 pub use kind::{Kind, Kinds};
 pub use layer::{LogLayer, NOTICE_TARGET, WEBSOCKETS_TARGET};
 pub use syslog::Facility;
-pub use text::{LINE_BYTES_MAX, Sanitised};
+pub use text::LINE_BYTES_MAX;
 pub use timestamp::{Timestamp, TimestampFormat, TimestampFormatError};
 
 use crate::key::ShardId;
