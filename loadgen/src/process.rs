@@ -94,12 +94,16 @@ pub struct Memory {
 
 /// Of the process and those that it has started. Pages that they share count for each.
 pub fn memory(process_id: u32) -> io::Result<Memory> {
+    memory_of(process_id, &family(process_id)[1..])
+}
+
+fn memory_of(process_id: u32, children: &[u32]) -> io::Result<Memory> {
     let read = |process_id: u32| fs::read_to_string(format!("/proc/{process_id}/status"));
     let own = memory_in(&read(process_id)?)
         .ok_or_else(|| io::Error::other(format!("no memory in the status of {process_id}")))?;
-    let children = family(process_id).into_iter().skip(1);
     // One may end meanwhile.
-    let children = children.filter_map(|child| memory_in(&read(child).ok()?));
+    let children = children.iter();
+    let children = children.filter_map(|&child| memory_in(&read(child).ok()?));
     Ok(children.fold(own, |sum, child| Memory {
         now_kib: sum.now_kib + child.now_kib,
         peak_kib: sum.peak_kib + child.peak_kib,
@@ -141,9 +145,9 @@ pub struct Cost {
 impl Cost {
     /// Of the process and those that it has started.
     pub fn sample(process_id: u32) -> io::Result<Self> {
-        let rss_peak_kib = memory(process_id)?.peak_kib;
-        let (mut voluntary_switches, mut involuntary_switches) = context_switches(process_id)?;
         let children = family(process_id).split_off(1);
+        let rss_peak_kib = memory_of(process_id, &children)?.peak_kib;
+        let (mut voluntary_switches, mut involuntary_switches) = context_switches(process_id)?;
         let now = monotonic();
         let mut cpu = cpu_time(process_id)?;
         for &child in &children {
