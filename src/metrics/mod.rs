@@ -114,6 +114,9 @@ pub struct Counters {
     /// Times a publisher was not read because of those: as many as may be were on their way, or one that its own had to
     /// come behind.
     pub paused_spreads: u64,
+    /// Times a publisher was not read before the next turn because what it sent had taken the time of one: it was for many at
+    /// once, or many filters had to be looked at.
+    pub paused_costly: u64,
     /// Times there was no time to send to a Client what came for it in a turn, so that it left in a later one.
     pub late_sends: u64,
     /// Times a Client was not read because it did not read what we sent.

@@ -31,6 +31,8 @@ pub struct Matches {
     pub(super) users: Cell<u32>,
     /// Whether there are shards.
     pub(super) has_shards: bool,
+    /// Targets and groups.
+    pub(super) receivers: u32,
 }
 
 impl Matches {
@@ -38,6 +40,13 @@ impl Matches {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.groups.is_empty() && !self.has_shards
+    }
+
+    /// How many get the message here: Sessions, and Shared Subscriptions.
+    #[inline]
+    #[must_use]
+    pub const fn receivers(&self) -> usize {
+        self.receivers as usize
     }
 
     /// Whether other shards get an envelope: one flag, where to look at the set is a line of memory.

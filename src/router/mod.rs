@@ -65,6 +65,8 @@ use trie::{Place, Trie};
 
 /// The seed of [`Router::new`].
 const SEED: u64 = 0x6661_7374_6D71_0001;
+/// Subscribers of a filter that are put on a list in the time that a node takes.
+const TARGETS_A_NODE: usize = 8;
 
 /// What [`Router::subscribe`] did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -329,7 +331,7 @@ impl Router {
     ) -> Rc<Matches> {
         match self.remembered(topic.as_bytes()) {
             Some(matches) => matches,
-            None => self.find_matches(topic, may_read),
+            None => self.look_up(topic, may_read).0,
         }
     }
 
@@ -360,19 +362,21 @@ impl Router {
         self.generations.bump(0);
     }
 
-    fn find_matches(
+    /// As [`Self::matches_of`] where it is not remembered, and what that took: nodes that were looked at, filters found and
+    /// subscribers, all in the time that a node takes, which is half a tenth of a microsecond.
+    pub fn look_up(
         &mut self,
         topic: TopicName<'_>,
         mut may_read: impl FnMut(SessionKey) -> bool,
-    ) -> Rc<Matches> {
+    ) -> (Rc<Matches>, usize) {
         // Once more: to hand it on would cost those that are remembered, which are most.
         let hash = self.hasher.bytes(topic.as_bytes());
         let spot = self.cache.seek(hash, topic.as_bytes());
         if let Some(matches) = self.cache.get_at(spot, &self.generations) {
-            return matches;
+            return (matches, 0);
         }
         self.matched.clear();
-        self.trie.walk(topic, |head| {
+        let visits = self.trie.walk(topic, |head| {
             let mut id = head;
             while id != NONE {
                 let row = self.filters.get(id);
@@ -390,7 +394,8 @@ impl Router {
         let hashed = (hash, topic.as_bytes());
         self.cache
             .put(spot, hashed, buckets, &matches, &self.generations);
-        matches
+        let took = visits + self.matched.list.len() + matches.targets.len() / TARGETS_A_NODE;
+        (matches, took)
     }
 
     /// Of the filters that matched the topic at `spot`.
@@ -419,6 +424,7 @@ impl Router {
         matches.has_shards = !matches.shards.is_empty();
         let count = matches.targets.len();
         matches.targets.retain(|target| may_read(target.session));
+        matches.receivers = (matches.targets.len() + matches.groups.len()) as u32;
         let complete = matches.targets.len() == count;
         self.matched.write_to(matches, complete);
         self.cache.offer_alike(spot, &self.matched, &mut made);
@@ -435,6 +441,15 @@ impl Router {
     /// As [`Self::pick`], passing over `not`: for a message that it received and did not acknowledge.
     pub fn pick_other(&mut self, filter: FilterKey, not: SessionKey) -> Option<Pick> {
         self.pick_from(filter, Some(not))
+    }
+
+    /// Whether a group still is what a message to this topic was to be given to.
+    #[must_use]
+    pub fn is_group_of(&self, group: GroupKey, topic: TopicName<'_>) -> bool {
+        self.filters.try_get(group.0.0).is_some_and(|row| {
+            matches!(row.wanted, Wanted::Shared(_))
+                && TopicFilter::from_validated(&row.text).matches(topic)
+        })
     }
 
     /// The member of this shard whose turn it is, when another shard chose this one. `filter` is the

@@ -243,18 +243,20 @@ impl Trie {
         (node.plus != NONE).then(|| node.behind_plus())
     }
 
-    /// Calls `found` with the head of every place whose filters match `topic`.
+    /// Calls `found` with the head of every place whose filters match `topic`. How many nodes were looked at.
     // HOT: per PUBLISH to a topic that is not in the cache.
-    pub(super) fn walk(&mut self, topic: TopicName<'_>, mut found: impl FnMut(u32)) {
+    pub(super) fn walk(&mut self, topic: TopicName<'_>, mut found: impl FnMut(u32)) -> usize {
         let mut frontier = std::mem::take(&mut self.frontier);
         let mut next = std::mem::take(&mut self.frontier_next);
         frontier.clear();
         frontier.push(Spot::ROOT);
         // Wildcards at the first level do not match topics that begin with $ [MQTT-4.7.2-1].
         let mut wildcards = !topic.is_dollar();
+        let mut visits = 0;
         for level in topic.levels() {
             // Hashed once for all nodes of the frontier, and not at all if they have no children.
             let mut hash = None;
+            visits += frontier.len();
             next.clear();
             for &spot in &frontier {
                 let node = self.nodes.get(spot.node);
@@ -298,8 +300,10 @@ impl Trie {
                 found(node.multi);
             }
         }
+        visits += frontier.len();
         self.frontier = frontier;
         self.frontier_next = next;
+        visits
     }
 
     #[inline]

@@ -204,6 +204,9 @@ pub(super) struct Clients {
     by_client_identifier: Directory,
     /// Those of `settings`, at hand.
     pub(super) limits: Limits,
+    /// With so many bytes of answers unsent a Client is not read any more. Nothing, so that somebody looks, while what was
+    /// done at once has not been counted.
+    pub(super) answers_max: usize,
     pub(super) settings: Arc<Settings>,
     /// Whether access rules or mount points can deny anything: see [`Clients::may_read`].
     pub(super) guarded: bool,
@@ -380,6 +383,7 @@ impl Clients {
             connections: Slab::new(),
             by_client_identifier: Directory::new(seed),
             limits: settings.policy.limits.clone(),
+            answers_max: answers_max(&settings.policy.limits),
             guarded: Self::is_guarded(&settings),
             reload: None,
             qos_min: qos_min(&settings),
@@ -447,6 +451,7 @@ impl Clients {
     /// Takes over what the operator decided anew.
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.limits = settings.policy.limits.clone();
+        self.answers_max = answers_max(&self.limits);
         self.guarded = Self::is_guarded(&settings);
         self.qos_min = qos_min(&settings);
         self.settings = settings;
@@ -917,6 +922,11 @@ impl Clients {
         }
         true
     }
+}
+
+/// Answers to a Client that does not read them may not pile up without end.
+pub(super) const fn answers_max(limits: &Limits) -> usize {
+    limits.outbox_bytes_max * 2 + 1
 }
 
 fn qos_min(settings: &Settings) -> QoS {

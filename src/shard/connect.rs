@@ -805,6 +805,7 @@ impl Shard {
         // Asked when it is published, as Mosquitto does: the rules may have changed since CONNECT.
         if self.clients.may_write(session, message.topic_name) {
             self.route_will(session, message, now, effects);
+            self.take_cost();
         } else {
             self.clients.counters.dropped_denied += 1;
         }

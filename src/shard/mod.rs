@@ -301,6 +301,7 @@ impl Shard {
             Command::Publish(message) => {
                 let message = message.as_ref().as_ref();
                 self.route(message, Publisher::Broker, now, effects);
+                self.take_cost();
             }
             Command::DumpTree => self.begin_dump(now, effects),
         }
@@ -367,7 +368,7 @@ impl Shard {
                 && let Some(run) = self.handle_run(session, version, rest, size_max, now, effects)
             {
                 consumed += run.size();
-                self.end_packets(key, run.count());
+                self.end_packets(key, run.count(), now);
                 continue;
             }
             let (header, body) = match split_packet(rest, size_max) {
@@ -414,7 +415,7 @@ impl Shard {
                     return bytes.len();
                 }
             }
-            self.end_packets(key, 1);
+            self.end_packets(key, 1, now);
         }
         self.clients.counters.bytes_received += consumed as u64;
         if consumed > 0
@@ -441,10 +442,9 @@ impl Shard {
 
     /// So many packets have been dealt with.
     #[inline]
-    fn end_packets(&mut self, key: ConnectionKey, count: usize) {
+    fn end_packets(&mut self, key: ConnectionKey, count: usize, now: Instant) {
         self.clients.counters.packets_received += count as u64;
-        // Answers to a Client that does not read them may not pile up without end.
-        self.pause_if_outbox_is_full(key);
+        self.look_after(key, now);
         self.end_frame();
     }
 
@@ -704,6 +704,7 @@ impl Shard {
             }
             Envelope::Clock { clock } => self.handle_clock(from, clock, now),
         }
+        effects.messages += self.take_cost_in_messages();
         self.end_frame();
         None
     }
@@ -738,7 +739,10 @@ impl Shard {
                 Slot::Filters => self.continue_filters(now, effects),
                 Slot::Ended => self.forget_ended(now),
                 Slot::Visits => self.continue_visits(now, effects),
-                Slot::Spreads => self.continue_spreads(now, effects),
+                Slot::Spreads => {
+                    self.resume_resting(effects);
+                    self.continue_spreads(now, effects);
+                }
                 Slot::Tidying => self.tidy(now),
                 Slot::Dump => self.continue_dump(now, effects),
                 Slot::Reload => self.continue_reload(now, effects),
@@ -988,16 +992,36 @@ impl Shard {
         }
     }
 
-    fn pause_if_outbox_is_full(&mut self, key: ConnectionKey) {
-        let limit = self.clients.limits.outbox_bytes_max * 2;
+    /// Looks whether a Client may go on that has sent something.
+    // HOT: per packet.
+    #[inline]
+    fn look_after(&mut self, key: ConnectionKey, now: Instant) {
+        let limit = self.clients.answers_max;
+        if let Some(connection) = self.clients.connections.get(key)
+            && connection
+                .pending()
+                .saturating_sub(connection.beyond_outbox())
+                >= limit
+        {
+            self.pause_after(key, now);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pause_after(&mut self, key: ConnectionKey, now: Instant) {
+        let cost = self.take_cost();
         if let Some(connection) = self.clients.connections.get_mut(key)
             && connection
                 .pending()
                 .saturating_sub(connection.beyond_outbox())
-                > limit
+                >= self.clients.answers_max
         {
             connection.pause.set(Pause::OUTBOX);
             self.clients.counters.paused_outbox_full += 1;
+        }
+        if cost > 0 {
+            self.rest(key, cost, now);
         }
     }
 }

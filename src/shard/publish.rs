@@ -22,7 +22,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::message::{self, Message, MessageRef, QoS};
 use crate::origin::Identity;
 use crate::policy::LogMask;
-use crate::router::{FilterKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
+use crate::router::{FilterKey, GroupKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
 use crate::session::{Delivery, Inflight, ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicName;
@@ -505,10 +505,21 @@ impl Shard {
     /// Who wants what is published to a topic, and may read it.
     #[inline]
     pub(super) fn matches_of(&mut self, topic_name: &[u8]) -> Rc<Matches> {
+        match self.router.remembered(topic_name) {
+            Some(matches) => matches,
+            None => self.find_matches(topic_name),
+        }
+    }
+
+    /// The same, of a topic that is not remembered.
+    #[inline(never)]
+    fn find_matches(&mut self, topic_name: &[u8]) -> Rc<Matches> {
         let clients = &self.clients;
         let may_read = |session| clients.may_read(session, topic_name);
-        self.router
-            .matches_of(TopicName::from_validated(topic_name), may_read)
+        let topic_name = TopicName::from_validated(topic_name);
+        let (matches, took) = self.router.look_up(topic_name, may_read);
+        self.count_look_up(took);
+        matches
     }
 
     // HOT: per PUBLISH.
@@ -547,18 +558,11 @@ impl Shard {
             retained = Some(version);
         }
         let matches = self.matches_of(message.topic_name);
-        let mut targets = &matches.targets[..];
-        if targets.len() > self.spreads.unasked_max
-            && self.spread(
-                message,
-                &mut owned,
-                &matches,
-                publisher.source(),
-                now,
-                effects,
-            )
-        {
-            targets = &[];
+        let (mut targets, mut groups) = (&matches.targets[..], &matches.groups[..]);
+        if matches.receivers() > self.spreads.unasked_max {
+            let source = publisher.source();
+            let left = self.spread(message, &mut owned, &matches, source, now, effects);
+            (targets, groups) = left;
         }
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         self.clients
@@ -584,8 +588,8 @@ impl Shard {
         } else if matches.has_shards() {
             self.forward(&matches, &mut fanout);
         }
-        if !matches.groups.is_empty() {
-            self.deliver_to_groups(&matches, &mut fanout, effects);
+        if !groups.is_empty() {
+            self.deliver_to_groups(groups, &mut fanout, effects);
         }
         self.clients.end_fanout(fanout);
         if matches.is_empty() {
@@ -605,12 +609,12 @@ impl Shard {
     /// Brings a message to one member of each shared subscription that has not had it.
     pub(super) fn deliver_to_groups(
         &mut self,
-        matches: &Matches,
+        groups: &[GroupKey],
         fanout: &mut Fanout<'_>,
         effects: &mut Effects,
     ) {
         let message = fanout.message;
-        for &group in &matches.groups {
+        for &group in groups {
             if self.has_group_had(group.filter()) {
                 continue;
             }
@@ -771,7 +775,7 @@ impl Shard {
             }
             next += 1;
         }
-        effects.messages = count;
+        effects.messages = count + self.take_cost_in_messages();
         let is_left = batch.get(next.into()).is_some();
         is_left.then_some(Envelope::Batch {
             batch,
@@ -794,18 +798,11 @@ impl Shard {
             return;
         }
         let matches = self.matches_of(message.topic_name);
-        let targets = &matches.targets;
-        if targets.len() > self.spreads.unasked_max
-            && self.spread(
-                message,
-                &mut owned,
-                &matches,
-                Source::Shard(from),
-                now,
-                effects,
-            )
-        {
-            return;
+        let mut targets = &matches.targets[..];
+        if targets.len() > self.spreads.unasked_max {
+            let source = Source::Shard(from);
+            let left = self.spread(message, &mut owned, &matches, source, now, effects);
+            targets = left.0;
         }
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
         self.clients.deliver_to(targets, None, &mut fanout, effects);

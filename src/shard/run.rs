@@ -148,10 +148,13 @@ impl Shard {
         if run.largest >= self.clients.sharing.payload_min && matches.targets.len() > 1 {
             return None;
         }
-        let is_spread = matches.targets.len() > self.spreads.unasked_max
-            && self.is_run_to_be_spread(&run, &matches);
-        if is_spread && self.spreads.are_awaited() {
-            return None;
+        let mut is_spread = false;
+        if matches.receivers() > self.spreads.unasked_max {
+            is_spread = self.is_run_to_be_spread(&run, &matches);
+            // One message after the other waits, and goes to many groups.
+            if is_spread && self.spreads.are_awaited() || self.has_many_groups(&matches) {
+                return None;
+            }
         }
         let counters = &mut self.clients.counters;
         counters.publish_received += run.count as u64;
@@ -228,6 +231,9 @@ impl Shard {
     #[inline(never)]
     fn is_run_to_be_spread(&self, run: &Run<'_>, matches: &Matches) -> bool {
         let targets = matches.targets.len();
+        if targets <= self.spreads.unasked_max {
+            return false;
+        }
         let (topic_name, qos) = (run.topic_name(), QoS::AtMostOnce);
         self.is_to_be_spread(targets, topic_name, qos, run.size())
     }
@@ -299,7 +305,7 @@ impl Shard {
             }
             if is_onward {
                 self.forward(matches, &mut fanout);
-                self.deliver_to_groups(matches, &mut fanout, effects);
+                self.deliver_to_groups(&matches.groups, &mut fanout, effects);
             }
             self.clients.end_fanout(fanout);
         }

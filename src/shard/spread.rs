@@ -1,13 +1,18 @@
 //! A message for more Sessions of this shard than one turn has time for.
 //!
 //! A topic may have a hundred thousand subscribers on one shard, to each of whom a message costs a line or two of memory that
-//! is far away. So it is given to as many as a turn has time for, and the next turns go on with those that are left. Other
-//! shards and Shared Subscriptions have been given it by then: they are few. Whoever published it is not read meanwhile, and
-//! of the shard that it came from nothing is taken, so what was sent behind it comes behind it.
+//! is far away, or as many Shared Subscriptions. So it is given to as many as a turn has time for, and the next turns go on
+//! with those that are left. Other shards have been given it by then, and so have Shared Subscriptions if they are few. Whoever
+//! published it is not read meanwhile, and of the shard that it came from nothing is taken, so what was sent behind it comes
+//! behind it.
 //!
 //! What is written down of a message is in as many frames then, and its acknowledgement waits for the last one. With a store
 //! QoS 2 is not spread, nor is a Will that is written down: what is written down of an exchange, or of a Will and its end, is
-//! in one frame, so that nobody gets them twice.
+//! in one frame, so that nobody gets them twice. What is at least QoS 1 goes to all Shared Subscriptions at once there, since
+//! other shards are asked for answers with them.
+//!
+//! What a message takes at once all the same, of time for others, is counted: whoever published it is not read before the next
+//! turn once that is too much, and of another shard less is taken.
 //!
 //! # Always true
 //! - What was published to one topic comes to every subscriber in the order in which this shard took it [MQTT-4.6.0-5], so
@@ -23,6 +28,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shard;
+use super::clients::answers_max;
 use super::connection::Pause;
 use super::effects::Effects;
 use super::replay::Budget;
@@ -34,7 +40,7 @@ use crate::journal::Lsn;
 use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::Limits;
 use crate::message::{Message, MessageRef, ProtocolVersion, QoS};
-use crate::router::{FilterKey, Matches};
+use crate::router::{FilterKey, GroupKey, Matches, Target};
 use crate::time::Instant;
 use crate::topic::TopicName;
 
@@ -47,8 +53,14 @@ const TARGETS_A_MESSAGE: usize = 32;
 /// What is larger than that takes as many steps more as it has bytes of this beyond it: they are copied.
 const ONE_STEP_SIZE: usize = 4096;
 const BYTES_A_STEP: usize = 1024;
-/// So few targets are never too many, whatever the size.
+/// So few targets or groups are never too many, whatever the size.
 const UNASKED_MAX: usize = 32;
+/// Nodes of the Router that are looked at in the time of a step.
+const NODES_A_STEP: usize = 2;
+/// A look-up of so many times [`unasked_max`] is not counted.
+const LOOK_UP_FREE: usize = 8;
+/// Of what a turn has time for, messages that are on their way get this part at least, whatever else was done.
+const PART_OF_SPREADS: usize = 4;
 
 /// Messages that are being spread.
 #[derive(Debug)]
@@ -57,8 +69,14 @@ pub(super) struct Spreads {
     line: VecDeque<Spread>,
     /// Their bytes.
     bytes: usize,
-    /// As many targets a message may have without a look at the line.
+    /// As many targets and groups a message may have without a look at the line.
     pub(super) unasked_max: usize,
+    /// The same while nothing is on its way.
+    few: usize,
+    /// Steps of what was done at once since this was last looked at.
+    cost: usize,
+    /// Connections not read before the next turn because of that.
+    resting: Vec<ConnectionKey>,
     budget: Budget,
     /// Connections not read because there are as many as there may be.
     waiting: VecDeque<ConnectionKey>,
@@ -69,8 +87,10 @@ pub(super) struct Spreads {
 struct Spread {
     content: Content,
     matches: Rc<Matches>,
-    /// The first of the targets that has not had it.
+    /// The first that has not had it, of the targets and of the groups behind them.
     next: usize,
+    /// Whether it is for groups as well.
+    has_groups: bool,
     source: Source,
     /// What must be durable for it to be; zero: nothing.
     lsn: Lsn,
@@ -121,6 +141,17 @@ impl Source {
     }
 }
 
+impl Spread {
+    /// Targets, and groups if it is for them as well.
+    fn receivers(&self) -> usize {
+        let groups = match self.has_groups {
+            true => self.matches.groups.len(),
+            false => 0,
+        };
+        self.matches.targets.len() + groups
+    }
+}
+
 impl Content {
     fn topic_name(&self) -> &[u8] {
         match self {
@@ -153,6 +184,9 @@ impl Spreads {
             line: VecDeque::new(),
             bytes: 0,
             unasked_max: unasked_max(limits),
+            few: unasked_max(limits),
+            cost: 0,
+            resting: Vec::new(),
             budget: Budget::default(),
             waiting: VecDeque::new(),
         }
@@ -181,6 +215,12 @@ impl Spreads {
         self.line.iter().any(|spread| spread.source == source)
     }
 
+    /// Whether something is on its way to groups. There is one such message at a time: it may cross to other shards as often
+    /// as there are groups, whether or not their rings have room.
+    fn has_groups(&self) -> bool {
+        self.line.iter().any(|spread| spread.has_groups)
+    }
+
     /// Whether something is on its way that was published to that topic.
     fn has_topic(&self, topic_name: &[u8]) -> bool {
         let is_it = |spread: &Spread| spread.content.topic_name() == topic_name;
@@ -188,7 +228,7 @@ impl Spreads {
     }
 }
 
-/// As many targets a message may have while nothing is on its way.
+/// As many targets and groups a message may have while nothing is on its way.
 fn unasked_max(limits: &Limits) -> usize {
     limits.spread_steps_max.min(UNASKED_MAX)
 }
@@ -214,6 +254,16 @@ impl Shard {
             let is_will = matches!(store.routing.waiter, Some(Waiter::Will(_)));
             qos < QoS::ExactlyOnce && !is_will
         })
+    }
+
+    /// Whether the groups of the message at hand may be given it later, which is when other shards are told of no ticket.
+    fn may_spread_groups(&self, qos: QoS) -> bool {
+        qos == QoS::AtMostOnce || self.clients.store.is_none()
+    }
+
+    /// Whether a message goes to more groups than it may go to at once.
+    pub(super) fn has_many_groups(&self, matches: &Matches) -> bool {
+        matches.groups.len() > self.spreads.few
     }
 
     /// Whether something is on its way that shard `from` has sent: what comes behind it has to wait.
@@ -259,15 +309,20 @@ impl Shard {
             return false;
         }
         let may_spread = self.may_spread(qos);
-        let has_to_wait = if self.spreads.has_topic(topic_name) {
+        let matches = self.matches_of(topic_name);
+        let has_to_wait = if self.has_many_groups(&matches) && self.spreads.has_groups() {
+            true
+        } else if self.spreads.has_topic(topic_name) {
             !may_spread || self.spreads.are_awaited()
         } else {
-            let targets = self.matches_of(topic_name).targets.len();
+            let targets = matches.targets.len();
             may_spread && self.spreads.is_full() && !self.is_for_one_turn(targets, size)
         };
         if !has_to_wait {
             return false;
         }
+        // What it took to know that is nobody's.
+        self.take_cost();
         if let Some(connection) = self.clients.connections.get_mut(key)
             && !connection.pause.contains(Pause::SPREAD)
         {
@@ -278,28 +333,43 @@ impl Shard {
         true
     }
 
-    /// Gives a message for more targets than go without a look at the line to as many as this turn has time for, behind what
-    /// is on its way. False if all of them may have it at once.
+    /// Gives a message for more targets and groups than go without a look at the line to as many as this turn has time for,
+    /// behind what is on its way. Returns whom the caller has to give it to at once.
     #[cold]
     #[inline(never)]
-    pub(super) fn spread(
+    pub(super) fn spread<'a>(
         &mut self,
         message: MessageRef<'_>,
         owned: &mut Option<Arc<Message>>,
-        matches: &Rc<Matches>,
+        matches: &'a Rc<Matches>,
         source: Source,
         now: Instant,
         effects: &mut Effects,
-    ) -> bool {
-        let (topic_name, qos) = (message.topic_name, message.qos);
-        let (targets, size) = (matches.targets.len(), message.payload.len());
-        if !self.is_to_be_spread(targets, topic_name, qos, size) {
-            return false;
+    ) -> (&'a [Target], &'a [GroupKey]) {
+        let (mut targets, mut groups) = (&matches.targets[..], &matches.groups[..]);
+        if matches!(source, Source::Shard(_)) {
+            groups = &[];
         }
-        let owned = owned.get_or_insert_with(|| self.clients.pool.share(message));
-        let content = Content::Message(owned.clone());
-        self.begin_spread(content, matches, source, now, effects);
-        true
+        let (topic_name, qos) = (message.topic_name, message.qos);
+        let has_groups = groups.len() > self.spreads.few
+            && self.may_spread_groups(qos)
+            && !self.spreads.has_groups();
+        let receivers = targets.len() + if has_groups { groups.len() } else { 0 };
+        let size = message.payload.len();
+        if receivers > 0 && self.is_to_be_spread(receivers, topic_name, qos, size) {
+            let owned = owned.get_or_insert_with(|| self.clients.pool.share(message));
+            let content = Content::Message(owned.clone());
+            self.begin_spread(content, matches, has_groups, source, now, effects);
+            targets = &[];
+            if has_groups {
+                groups = &[];
+            }
+        }
+        let at_once = targets.len() + groups.len();
+        if at_once > self.spreads.few {
+            self.count_cost(at_once);
+        }
+        (targets, groups)
     }
 
     /// The same of a run, which [`Shard::is_to_be_spread`].
@@ -312,13 +382,14 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let content = Content::Run(run.version(), run.bytes().into());
-        self.begin_spread(content, matches, source, now, effects);
+        self.begin_spread(content, matches, false, source, now, effects);
     }
 
     fn begin_spread(
         &mut self,
         content: Content,
         matches: &Rc<Matches>,
+        has_groups: bool,
         source: Source,
         now: Instant,
         effects: &mut Effects,
@@ -335,7 +406,7 @@ impl Shard {
         let list_size = if has_list {
             0
         } else {
-            size_of_val(&matches.targets[..])
+            size_of_val(&matches.targets[..]) + size_of_val(&matches.groups[..])
         };
         let size = content.size() + list_size;
         spreads.bytes += size;
@@ -343,6 +414,7 @@ impl Shard {
             content,
             matches: matches.clone(),
             next: 0,
+            has_groups,
             source,
             lsn: 0,
             promise: None,
@@ -374,10 +446,65 @@ impl Shard {
         }
     }
 
+    /// The Router has looked at so many nodes for a topic.
+    pub(super) fn count_look_up(&mut self, nodes: usize) {
+        if nodes > self.spreads.few * LOOK_UP_FREE {
+            self.count_cost(nodes / NODES_A_STEP);
+        }
+    }
+
+    /// Something that takes so many steps was done at once.
+    fn count_cost(&mut self, steps: usize) {
+        self.spreads.cost += steps;
+        // Whoever caused it is looked at.
+        self.clients.answers_max = 0;
+    }
+
+    /// The steps that were done at once since this was last asked: to be asked behind whatever is routed, or the next Client
+    /// that is heard would be taken for who has caused them.
+    pub(super) fn take_cost(&mut self) -> usize {
+        self.clients.answers_max = answers_max(&self.clients.limits);
+        std::mem::take(&mut self.spreads.cost)
+    }
+
+    /// The same, as so many messages of another shard.
+    #[inline]
+    pub(super) fn take_cost_in_messages(&mut self) -> usize {
+        match self.spreads.cost {
+            0 => 0,
+            _ => self.take_cost() / TARGETS_A_MESSAGE,
+        }
+    }
+
+    /// What a Client sent has taken so many steps at once: it is not read before the next turn, if this one has no time
+    /// left.
+    pub(super) fn rest(&mut self, key: ConnectionKey, cost: usize, now: Instant) {
+        let steps_max = self.clients.limits.spread_steps_max;
+        let left = self.spreads.budget.left(now, steps_max);
+        self.spreads.budget.spend(cost);
+        if cost >= left
+            && let Some(connection) = self.clients.connections.get_mut(key)
+            && !connection.pause.any()
+        {
+            connection.pause.set(Pause::SPREAD);
+            self.clients.counters.paused_costly += 1;
+            self.spreads.resting.push(key);
+            self.arm_next_turn(Slot::Spreads, now);
+        }
+    }
+
+    /// A turn has begun.
+    pub(super) fn resume_resting(&mut self, effects: &mut Effects) {
+        for key in std::mem::take(&mut self.spreads.resting) {
+            self.resume(key, Pause::SPREAD, effects);
+        }
+    }
+
     /// Goes on, as far as this turn has time for.
     pub(super) fn continue_spreads(&mut self, now: Instant, effects: &mut Effects) {
         let steps_max = self.clients.limits.spread_steps_max;
         let left = self.spreads.budget.left(now, steps_max);
+        let left = left.max(steps_max / PART_OF_SPREADS);
         let steps = self.spread_some(left, now, effects);
         self.spreads.budget.spend(steps);
         if !self.spreads.is_empty() {
@@ -409,7 +536,7 @@ impl Shard {
         {
             let steps_left = steps_max - steps;
             if self.has_expired(&spread.content, now) {
-                spread.next = spread.matches.targets.len();
+                spread.next = spread.receivers();
             } else {
                 let before = self.journal_size();
                 steps += self.give(&mut spread, steps_left, now, effects);
@@ -417,7 +544,7 @@ impl Shard {
                     spread.lsn = self.stored_position();
                 }
             }
-            if spread.next < spread.matches.targets.len() {
+            if spread.next < spread.receivers() {
                 self.spreads.line.push_front(spread);
             } else {
                 self.end_spread(spread, now, effects);
@@ -434,7 +561,7 @@ impl Shard {
         }
     }
 
-    /// Gives it to those of the targets whose turn it is. How many steps that took.
+    /// Gives it to those whose turn it is. How many steps that took.
     fn give(
         &mut self,
         spread: &mut Spread,
@@ -445,6 +572,9 @@ impl Shard {
         let topic_name = TopicName::from_validated(spread.content.topic_name());
         let begin = spread.next;
         let targets = &spread.matches.targets;
+        if begin >= targets.len() {
+            return self.give_to_groups(spread, steps_max, now, effects);
+        }
         // Nothing that matters has changed since, or everybody has to be looked at once more.
         let known = self.router.remembered(topic_name.as_bytes());
         let is_current = known.is_some_and(|known| Rc::ptr_eq(&known, &spread.matches));
@@ -467,6 +597,45 @@ impl Shard {
         }
         spread.next = end;
         (end - begin) * steps_each
+    }
+
+    /// The same, of groups.
+    fn give_to_groups(
+        &mut self,
+        spread: &mut Spread,
+        steps_max: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let matches = spread.matches.clone();
+        let Content::Message(message) = &spread.content else {
+            debug_assert!(false, "a run goes to groups one message after the other");
+            spread.next = spread.receivers();
+            return 1;
+        };
+        let begin = spread.next - matches.targets.len();
+        let steps_each = self.steps_of(spread.content.copied_size());
+        let count = (steps_max / steps_each).max(1);
+        let end = begin.saturating_add(count).min(matches.groups.len());
+        let groups = &matches.groups[begin..end];
+        let view = message.as_ref().as_ref();
+        let owned = Some(message.clone());
+        let topic_name = TopicName::from_validated(view.topic_name);
+        let mut fanout = self.clients.fanout(view, owned, spread.receivers(), now);
+        // Keys of groups that are gone are given to other filters.
+        let known = self.router.remembered(topic_name.as_bytes());
+        if known.is_some_and(|known| Rc::ptr_eq(&known, &matches)) {
+            self.deliver_to_groups(groups, &mut fanout, effects);
+        } else {
+            for group in groups {
+                if self.router.is_group_of(*group, topic_name) {
+                    self.deliver_to_groups(std::slice::from_ref(group), &mut fanout, effects);
+                }
+            }
+        }
+        self.clients.end_fanout(fanout);
+        spread.next += groups.len();
+        groups.len() * steps_each
     }
 
     fn wants_still(

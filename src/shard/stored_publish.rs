@@ -198,6 +198,7 @@ impl Shard {
         if !message.is_expired(now) {
             self.route(message, publisher, now, effects);
         }
+        self.take_cost();
         let (_, ticket) = self.end_stored();
         if ticket == 0
             && let Some(store) = &mut self.clients.store

@@ -402,3 +402,159 @@ fn message_that_is_spread_comes_to_everybody_before_the_broker_stops() {
         }
     });
 }
+
+/// Filters of as many Shared Subscriptions to one topic.
+fn groups(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!("$share/{number}/t"))
+        .collect()
+}
+
+/// A Client that has all of these.
+fn member(bench: &mut Bench, name: &str, filters: &[String]) -> Link {
+    let link = bench.connect(v5(name));
+    for filter in filters {
+        bench.subscribe(link, filter, options(Q1));
+    }
+    link
+}
+
+/// [MQTT-4.8.2-4] for each of them, [MQTT-4.6.0-5].
+#[test]
+fn message_for_more_groups_than_a_turn_gives_comes_to_each_once_in_the_next_ones_and_in_order() {
+    const GROUPS: usize = 24;
+    let limits = Limits {
+        max_inflight_messages: 3 * GROUPS as u16,
+        ..a_few_at_a_time(2)
+    };
+    for qos in [Q0, Q1] {
+        on_shards_with(&limits, |bench| {
+            let filters = groups(GROUPS);
+            // Some have one member, some have two.
+            let links = [
+                member(bench, "one", &filters),
+                member(bench, "other", &filters[..GROUPS / 2]),
+            ];
+            let subscriber = bench.connect(v5("subscriber"));
+            bench.subscribe(subscriber, "t", options(qos));
+            let publisher = bench.connect(v5("publisher"));
+            for (payload, id) in [("a", 1), ("b", 2), ("c", 3)] {
+                bench.push(publisher, &Packet::Publish(message("t", payload, qos, id)));
+            }
+            bench.send(publisher, &Packet::PingReq);
+            assert!(spreading(bench) > 0);
+            let heard = bench.hear(publisher);
+            assert!(!heard.contains(&"pingresp".to_owned()), "{heard:?}");
+            spread_all(bench);
+            let heard = bench.hear(publisher);
+            assert_eq!(heard.last().map(String::as_str), Some("pingresp"));
+            assert_eq!(bench.hear_payloads(subscriber), ["a", "b", "c"]);
+            let mut all = Vec::new();
+            for link in links {
+                let heard = bench.hear_payloads(link);
+                assert!(heard.is_sorted(), "{heard:?}");
+                all.extend(heard);
+            }
+            all.sort();
+            let each = |payload: &'static str| std::iter::repeat_n(payload, GROUPS);
+            let expected: Vec<&str> = ["a", "b", "c"].into_iter().flat_map(each).collect();
+            assert_eq!(all, expected);
+        });
+    }
+}
+
+/// Two publishers have as many groups to be given to, of which some cross.
+#[test]
+fn message_for_many_groups_waits_for_one_that_is_on_its_way_to_others_and_one_for_few_does_not() {
+    let mut bench = Bench::new(3, &a_few_at_a_time(2));
+    let (filters, few) = (groups(12), "$share/a/few".to_owned());
+    let link = member(&mut bench, "member", &filters);
+    bench.subscribe(link, &few, options(Q0));
+    bench.subscribe(link, "$share/b/u", options(Q0));
+    bench.subscribe(link, "$share/c/u", options(Q0));
+    bench.subscribe(link, "$share/d/u", options(Q0));
+    let names = (0..).map(|number| format!("publisher-{number}"));
+    let publishers: Vec<Link> = names
+        .filter_map(|name| {
+            let link = bench.connect(v5(&name));
+            (bench.world.shard_of(link.wire) == Some(0)).then_some(link)
+        })
+        .take(3)
+        .collect();
+    bench.publish(publishers[0], "t", "1", Q0, 0);
+    assert_eq!(spreading(&bench), 1);
+    bench.publish(publishers[1], "u", "2", Q0, 0);
+    assert_eq!(spreading(&bench), 1);
+    assert_eq!(bench.world.sum(|it| it.paused_spreads), 1);
+    bench.publish(publishers[2], "few", "3", Q0, 0);
+    assert!(bench.hear_payloads(link).contains(&"3".to_owned()));
+    spread_all(&mut bench);
+    let heard = bench.hear_payloads(link);
+    let count = |payload: &str| heard.iter().filter(|it| *it == payload).count();
+    assert_eq!(
+        (count("2"), heard.last().map(String::as_str)),
+        (3, Some("2"))
+    );
+}
+
+/// [MQTT-3.10.4-2]
+#[test]
+fn group_that_has_ended_while_a_message_is_spread_gets_nothing_and_nor_does_what_has_its_place() {
+    let mut bench = Bench::new(1, &a_few_at_a_time(2));
+    let filters = groups(12);
+    let link = member(&mut bench, "member", &filters);
+    let other = bench.connect(v5("other"));
+    let publisher = bench.connect(v5("publisher"));
+    bench.publish(publisher, "t", "x", Q0, 0);
+    let before = bench.hear_payloads(link).len();
+    assert!(before < 12 && spreading(&bench) == 1);
+    for filter in &filters {
+        bench.unsubscribe(link, filter);
+    }
+    for number in 0..12 {
+        bench.subscribe(other, &format!("$share/{number}/u"), options(Q0));
+    }
+    spread_all(&mut bench);
+    assert_eq!(bench.hear_payloads(link), [""; 0]);
+    assert_eq!(bench.hear_payloads(other), [""; 0]);
+    // Whoever published it goes on.
+    bench.publish(publisher, "u", "y", Q0, 0);
+    spread_all(&mut bench);
+    assert_eq!(bench.hear_payloads(other), ["y"; 12]);
+}
+
+#[test]
+fn publisher_of_what_takes_the_time_of_a_turn_is_read_again_in_the_next_one_and_others_are_read() {
+    on_shards_with(&a_few_at_a_time(1), |bench| {
+        let link = bench.connect(v5("subscriber"));
+        // Each matches what is below all of the levels.
+        for number in 0..32_u32 {
+            let level = |bit: u32| ["a/", "+/"][(number >> bit & 1) as usize];
+            let filter: String = (0..5).map(level).chain(["#"]).collect();
+            bench.subscribe(link, &filter, options(Q0));
+        }
+        let names = (0..).map(|number| format!("publisher-{number}"));
+        let publishers: Vec<Link> = names.take(2).map(|it| bench.connect(v5(&it))).collect();
+        for number in 0..8 {
+            let topic = format!("a/a/a/a/a/{number}");
+            let publish = message(&topic, "x", Q0, 0);
+            bench.push(publishers[0], &Packet::Publish(publish));
+        }
+        bench.send(publishers[0], &Packet::PingReq);
+        assert_eq!(bench.hear(publishers[0]), [""; 0]);
+        assert_eq!(bench.world.sum(|it| it.paused_costly), 1);
+        // What is not for many does not wait.
+        bench.publish(publishers[1], "b", "x", Q0, 0);
+        bench.send(publishers[1], &Packet::PingReq);
+        assert_eq!(bench.hear(publishers[1]), ["pingresp"]);
+        bench.pass(0.001);
+        assert_eq!(bench.world.sum(|it| it.paused_costly), 2);
+        for _ in 2..9 {
+            assert_eq!(bench.hear(publishers[0]), [""; 0]);
+            bench.pass(0.001);
+        }
+        assert_eq!(bench.hear(publishers[0]), ["pingresp"]);
+        assert_eq!(bench.hear_payloads(link), ["x"; 8]);
+        assert_eq!(bench.world.sum(|it| it.paused_costly), 8);
+    });
+}
