@@ -277,13 +277,20 @@ impl Cache {
 
     /// Matches made of `origins` as they are now: those the topic at `spot` had before, or another one's.
     pub(super) fn find_alike(&self, spot: Spot, origins: &Origins) -> Option<Rc<Matches>> {
-        if let Spot::Own(slot) = spot
-            && let Some(matches) = &self.known(slot).matches
+        if let Some(matches) = self.own(spot)
             && origins.made(matches)
         {
             return Some(Rc::clone(matches));
         }
         self.alike.find(origins).cloned()
+    }
+
+    /// What the topic at `spot` had before, right or not.
+    pub(super) fn own(&self, spot: Spot) -> Option<&Rc<Matches>> {
+        match spot {
+            Spot::Own(slot) => self.known(slot).matches.as_ref(),
+            Spot::New(_) | Spot::Nowhere => None,
+        }
     }
 
     /// Empty, unshared matches to be filled for the topic at `spot`.

@@ -27,39 +27,52 @@ pub struct Matches {
     pub(super) changes: u64,
     /// Where [`super::alike::Alike`] may have it.
     pub(super) place: u32,
+    /// How often the rules had changed when its targets were asked about.
+    pub(super) rules: u32,
     /// Remembered topics that have it.
     pub(super) users: Cell<u32>,
-    /// Whether there are shards.
-    pub(super) has_shards: bool,
-    /// Targets and groups.
-    pub(super) receivers: u32,
+    /// How many targets and groups, and whether there are shards: [`OTHER_SHARDS`].
+    pub(super) reach: u32,
 }
+
+/// The bit of [`Matches::reach`] that says that there are other shards.
+const OTHER_SHARDS: u32 = 1 << 31;
 
 impl Matches {
     /// Whether nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.groups.is_empty() && !self.has_shards
+        self.reach == 0
     }
 
     /// How many get the message here: Sessions, and Shared Subscriptions.
     #[inline]
     #[must_use]
     pub const fn receivers(&self) -> usize {
-        self.receivers as usize
+        (self.reach & !OTHER_SHARDS) as usize
     }
 
     /// Whether other shards get an envelope: one flag, where to look at the set is a line of memory.
     #[inline]
     #[must_use]
     pub const fn has_shards(&self) -> bool {
-        self.has_shards
+        self.reach & OTHER_SHARDS != 0
     }
 
     pub(super) fn clear(&mut self) {
         self.targets.clear();
         self.shards = ShardSet::EMPTY;
         self.groups.clear();
+        self.reach = 0;
+    }
+
+    /// All of them are there.
+    pub(super) fn sum_up(&mut self) {
+        let receivers = self.targets.len() + self.groups.len();
+        self.reach = receivers as u32 & !OTHER_SHARDS;
+        if !self.shards.is_empty() {
+            self.reach |= OTHER_SHARDS;
+        }
     }
 
     /// Bytes held, with the counts of who has it, but for many Subscription Identifiers.

@@ -3,25 +3,18 @@
 #![forbid(unsafe_code)]
 
 use super::matches::Target;
+use super::stamps::Stamps;
 use super::subscribers::Subscriber;
 use smallvec::SmallVec;
 
 /// Targets up to which a Session is searched for from end to end.
 const SEARCH_MAX: usize = 16;
 
-/// Where a Session is among the targets, if `round` is the current one.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stamp {
-    round: u32,
-    position: u32,
-}
-
 /// Merges lists of subscribers in a time that only depends on their lengths.
 #[derive(Debug, Default)]
 pub(super) struct Merger {
-    /// By slot of the Session.
-    stamps: Vec<Stamp>,
-    round: u32,
+    /// Where a Session is among the targets.
+    positions: Stamps,
 }
 
 impl Merger {
@@ -53,48 +46,25 @@ impl Merger {
             }
             return;
         }
-        self.begin();
+        self.positions.begin();
         for (target, position) in targets.iter().zip(0..) {
-            self.stamp(target.session.index, position);
+            self.positions.set(target.session.index, position);
         }
         for subscriber in lists.flatten() {
             match self.position(subscriber, targets) {
                 Some(position) => merge_into(&mut targets[position], subscriber),
                 None => {
-                    self.stamp(subscriber.session.index, targets.len() as u32);
+                    let position = targets.len() as u32;
+                    self.positions.set(subscriber.session.index, position);
                     targets.push(subscriber.into());
                 }
             }
         }
     }
 
-    fn begin(&mut self) {
-        self.round = self.round.wrapping_add(1);
-        if self.round == 0 {
-            self.stamps.fill(Stamp::default());
-            self.round = 1;
-        }
-    }
-
-    fn stamp(&mut self, index: u32, position: u32) {
-        let index = index as usize;
-        if index >= self.stamps.len() {
-            self.stamps
-                .resize((index + 1).next_power_of_two(), Stamp::default());
-        }
-        self.stamps[index] = Stamp {
-            round: self.round,
-            position,
-        };
-    }
-
     fn position(&self, subscriber: &Subscriber, targets: &[Target]) -> Option<usize> {
         let session = subscriber.session;
-        let stamp = self.stamps.get(session.index as usize)?;
-        if stamp.round != self.round {
-            return None;
-        }
-        let position = stamp.position as usize;
+        let position = self.positions.get(session.index)? as usize;
         if targets[position].session == session {
             return Some(position);
         }

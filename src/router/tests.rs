@@ -323,6 +323,51 @@ fn who_may_not_read_one_topic_gets_another_one_of_the_same_filters() {
 }
 
 #[test]
+fn only_who_is_new_is_asked_about_when_a_subscription_changes_and_everybody_when_rules_do() {
+    let mut router = router();
+    let asked = |router: &mut Router, denied: u32| {
+        let mut asked = Vec::new();
+        let may_read = |session: SessionKey| {
+            asked.push(session.index);
+            session.index != denied
+        };
+        let found = sessions(&router.matches_of(topic("home/door"), may_read));
+        assert!(!found.contains(&denied));
+        (found.len(), asked)
+    };
+    for index in 0..5 {
+        subscribe(&mut router, "home/#", index);
+    }
+    assert_eq!(asked(&mut router, 3), (4, vec![0, 1, 2, 3, 4]));
+    // Who was denied is asked about as well: nobody knows of it any more.
+    subscribe(&mut router, "home/+", 5);
+    subscribe(&mut router, "home/+", 1);
+    assert_eq!(asked(&mut router, 3), (5, vec![3, 5]));
+    let key = router.find(&filter("home/#")).expect("it is there");
+    router.unsubscribe(key, session(0));
+    assert_eq!(asked(&mut router, 3), (4, vec![3]));
+    // Another Session in the same place.
+    let old = session(1);
+    router.unsubscribe(key, old);
+    let new = SessionKey {
+        generation: old.generation + 1,
+        ..old
+    };
+    router.subscribe(&filter("home/#"), new, options(QoS::AtMostOnce), None, true);
+    let (_, asked_now) = asked(&mut router, 3);
+    assert!(asked_now.contains(&1), "{asked_now:?}");
+    router.forget_matches();
+    assert_eq!(asked(&mut router, 4).1.len(), 6);
+    // Of another topic nothing is known by that.
+    let mut count = 0;
+    router.matches_of(topic("home/window"), |_| {
+        count += 1;
+        true
+    });
+    assert_eq!(count, 6);
+}
+
+#[test]
 fn what_is_remembered_is_bounded_and_grows_with_it_a_few_sets_at_a_time() {
     use super::cache::CACHED_TOPICS_MAX;
     let mut router = router();

@@ -10,7 +10,7 @@
 //! | queue and inflight window | when the rules or the User Name change | `Read` |
 //!
 //! What was decided for a topic is kept with its matches, so a message of a topic seen before asks
-//! nothing. When rules change, everything kept is forgotten and everything that waits is asked about
+//! nothing, and where another subscription has come or gone only who is not known from before is asked about. When rules change, everything kept is forgotten and everything that waits is asked about
 //! again (`reload.rs`), so nothing is delivered after a reload that the new rules deny.
 //!
 //! A mount point is part of the door: a Client sees what lies below its own and nothing else.

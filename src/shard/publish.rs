@@ -517,7 +517,7 @@ impl Shard {
         let clients = &self.clients;
         let may_read = |session| clients.may_read(session, topic_name);
         let topic_name = TopicName::from_validated(topic_name);
-        let (matches, took) = self.router.look_up(topic_name, may_read);
+        let (matches, took) = self.router.look_up(topic_name, clients.guarded, may_read);
         self.count_look_up(took);
         matches
     }
