@@ -86,6 +86,13 @@ impl Queue {
         taken
     }
 
+    /// Takes all deliveries, as they lie.
+    pub fn take_all(&mut self) -> LongQueue<Delivery> {
+        self.waiting
+            .take()
+            .map_or_else(LongQueue::default, |it| it.deliveries)
+    }
+
     /// Deliveries that wait.
     #[must_use]
     pub fn len(&self) -> usize {

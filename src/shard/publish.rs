@@ -911,7 +911,7 @@ impl Shard {
         let log = state.log.as_deref();
         let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
         let kept = state.queue.take_if(keeps);
-        let queued = state.queue.take_if(|_| true);
+        let queued = state.queue.take_all();
         let mut lost = Lost {
             queued: kept.len() as u64,
             unacknowledged: 0,
@@ -926,10 +926,15 @@ impl Shard {
                 || !self.hand_on(session, name, &delivery, now, effects);
             lost.unacknowledged += u64::from(is_lost);
         }
-        for delivery in queued {
-            let is_lost = !self.hand_on(session, name, &delivery, now, effects);
-            lost.queued += u64::from(is_lost);
+        if member.shared_count() > 0 {
+            for delivery in &queued {
+                let is_lost = !self.hand_on(session, name, delivery, now, effects);
+                lost.queued += u64::from(is_lost);
+            }
+        } else {
+            lost.queued += queued.len() as u64;
         }
+        self.give_up(queued, now);
         lost
     }
 
