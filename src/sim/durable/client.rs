@@ -280,6 +280,10 @@ pub(super) struct Client {
     /// Lives of the broker, and the one in which its Session began.
     pub(super) life: u32,
     session_life: u32,
+    /// The life in which it asks for a connection, and the last one in which the answer did not come: its Session may have
+    /// begun anew there, of which it has not heard.
+    asks_in: Option<u32>,
+    unheard_life: u32,
     /// What was taken for something of before such a power failure. The broker goes on with the Packet Identifiers that it
     /// went on with at the start before, if of a Session nothing of the time between is left.
     taken_for_another: BTreeSet<(bool, usize, u32)>,
@@ -353,6 +357,8 @@ impl Client {
             may_come_again: BTreeSet::new(),
             life: 0,
             session_life: 0,
+            asks_in: None,
+            unheard_life: 0,
             taken_for_another: BTreeSet::new(),
             got: BTreeMap::new(),
             got_shared: BTreeMap::new(),
@@ -440,6 +446,9 @@ impl Client {
 
     fn connect(&mut self, world: &mut World, random: &mut Random) {
         self.link.open(world, random);
+        if let Some(life) = self.asks_in.replace(self.life) {
+            self.unheard_life = life;
+        }
         let identifier = self.name();
         let mut connect = Connect::new(self.link.version(), &identifier);
         connect.clean_start = self.is_transient;
@@ -628,7 +637,9 @@ impl Client {
                 if self.has_session && !connack.session_present {
                     return Err(self.violation("its session is gone"));
                 }
+                self.asks_in = None;
                 if !connack.session_present {
+                    self.unheard_life = 0;
                     // [MQTT-3.2.2-5]
                     self.received.clear();
                     self.unreleased.clear();
@@ -774,7 +785,7 @@ impl Client {
             let identifier = publish.packet_identifier.map_or(0, PacketIdentifier::get);
             // What came before its Session ever outlived the broker has places of its own.
             if let Some((held, life)) = self.unreleased.get(&identifier)
-                && *life > self.session_life
+                && (*life > self.session_life || *life < self.unheard_life)
                 && let Ok(content) = Content::read(publish, self.link.version())
                 && content.key() != held.key()
                 && self.may_come_again.contains(&held.key())
