@@ -13,6 +13,8 @@ const LARGE_MAX: usize = 512 * 1024;
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Buffers of either kind beyond which one that was not used is not kept.
 const UNUSED_MAX: usize = 256;
+/// So little is not worth to be looked at again when nothing else is: it stays.
+const IDLE_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
 struct Shelf {
@@ -63,6 +65,17 @@ impl BufferPool {
         } else {
             self.large.take()
         }
+    }
+
+    /// Bytes of the buffers that are here.
+    pub(super) const fn size(&self) -> usize {
+        self.small.bytes + self.large.bytes
+    }
+
+    /// Whether it is worth to call [`BufferPool::trim`] though no connection has a buffer.
+    #[inline]
+    pub(super) const fn is_large(&self) -> bool {
+        self.size() > IDLE_BYTES_MAX
     }
 
     /// Gives what nobody has needed since this was last called to the allocator.

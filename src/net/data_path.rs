@@ -308,7 +308,7 @@ impl<C: Core> DataPath<C> {
         let rests = self.listeners.iter().filter_map(|l| l.rests_until);
         let handshakes = self.listeners.iter().filter_map(|l| l.pending.deadline());
         let closing = self.closing.front().map(|&(at, ..)| at);
-        let cool_down = (!self.warm.is_empty()).then_some(self.cool_down_at);
+        let cool_down = self.has_to_cool().then_some(self.cool_down_at);
         rests
             .chain(handshakes)
             .chain(self.unconnected.deadline())
@@ -633,7 +633,7 @@ impl<C: Core> DataPath<C> {
                 self.accept_again(index as u32);
             }
         }
-        if !self.warm.is_empty() && self.cool_down_at <= now {
+        if self.has_to_cool() && self.cool_down_at <= now {
             self.cool_down();
         }
     }
@@ -1553,6 +1553,12 @@ impl<C: Core> DataPath<C> {
             self.core
                 .handle_unsent(key, unsent + behind, self.now, &mut self.effects);
         }
+    }
+
+    /// Whether there may be buffers that nobody uses any more: with connections, or, once those have left, in the pool.
+    #[inline]
+    fn has_to_cool(&self) -> bool {
+        !self.warm.is_empty() || self.pool.is_large()
     }
 
     /// Takes output buffers from connections that have not used them lately.

@@ -340,6 +340,35 @@ fn spare_buffers_are_given_up_once_the_connections_that_used_them_are_silent() {
     );
 }
 
+#[test]
+fn spare_buffers_are_given_up_once_the_connections_that_used_them_have_all_left() {
+    const SPARE: usize = 20;
+    const SIZE: usize = 100_000;
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    for _ in 0..SPARE {
+        rig.path.pool.put(vec![0; SIZE]);
+    }
+    // All of them are in use when it is looked for what is not.
+    let used: Vec<_> = (0..SPARE).map(|_| rig.path.pool.take(SIZE)).collect();
+    for buffer in used {
+        rig.path.pool.put(buffer);
+    }
+    drop(client);
+    while rig.path.connections.count() > 0 {
+        rig.turn();
+    }
+    let mut looks = 0;
+    while let Some(at) = rig.path.next_deadline() {
+        rig.now = rig.now.max(at);
+        rig.path.handle_timeouts(rig.now);
+        looks += 1;
+        assert!(looks < 10, "it comes to rest");
+    }
+    let left = rig.path.pool.size();
+    assert!(left < SIZE, "{left} bytes");
+}
+
 /// The end that a Client which has left still owes [MQTT-3.14.4-2] is not waited for.
 #[test]
 fn nobody_waits_for_the_end_of_a_client_that_has_left_but_for_that_of_others() {
