@@ -41,6 +41,8 @@ use std::time::Duration;
 pub(super) const CLOSE_LINGER: Duration = Duration::from_secs(2);
 /// Connections closed in one turn because of that; each is a system call. The next one goes on at once.
 const ABANDONED_A_TURN: usize = 32;
+/// Closing connections for which there is always room.
+const CLOSING_ROOM: usize = 256;
 /// How long accepting rests when the process or the system has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(250);
 /// At most one log line in this time about accepting.
@@ -163,7 +165,7 @@ pub struct DataPath<C: Core> {
     hungry: Hungry,
     handed_over: Vec<(ShardId, Adopted)>,
     /// When to stop waiting for a closing connection; oldest first. Slot and generation.
-    closing: VecDeque<(Instant, u32, u32)>,
+    pub(super) closing: VecDeque<(Instant, u32, u32)>,
     /// Hold a buffer in the core. Slot and generation.
     warm: VecDeque<(u32, u32)>,
     /// Those at its front that are yet to be looked at this time.
@@ -622,6 +624,10 @@ impl<C: Core> DataPath<C> {
             if self.connections.generation(slot) == generation && !self.put_off(slot) {
                 self.abandon(slot);
             }
+        }
+        if self.closing.is_empty() {
+            // Thousands may have left within two seconds.
+            self.closing.shrink_to(CLOSING_ROOM);
         }
         self.end_late_handshakes();
         self.handle_unconnected();

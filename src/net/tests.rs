@@ -369,6 +369,29 @@ fn spare_buffers_are_given_up_once_the_connections_that_used_them_have_all_left(
     assert!(left < SIZE, "{left} bytes");
 }
 
+#[test]
+fn the_list_of_closing_connections_is_short_again_after_thousands_have_left_at_once() {
+    const CLIENTS: usize = 10_000;
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    for _ in 0..CLIENTS {
+        // As if it were another one each time.
+        rig.path.linger(0);
+    }
+    assert!(rig.path.closing.capacity() >= CLIENTS);
+    drop(client);
+    while rig.path.connections.count() > 0 {
+        rig.turn();
+    }
+    rig.now = rig.now + CLOSE_LINGER;
+    for _ in 0..CLIENTS {
+        rig.path.handle_timeouts(rig.now);
+    }
+    assert!(rig.path.closing.is_empty());
+    let room = rig.path.closing.capacity();
+    assert!(room < CLIENTS / 10, "room for {room}");
+}
+
 /// The end that a Client which has left still owes [MQTT-3.14.4-2] is not waited for.
 #[test]
 fn nobody_waits_for_the_end_of_a_client_that_has_left_but_for_that_of_others() {
