@@ -196,6 +196,23 @@ pub struct Gauges {
     /// Bytes that connections may hold for CONNECTs that are not whole or wait for their password, but
     /// for the first few KiB of each.
     pub held_before_connect: u64,
+    /// Bytes of the filters that this shard knows, and of what finds them, of which there may be
+    /// `fastmq_max_filter_bytes`.
+    pub filter_bytes: u64,
+    /// Bytes of the tables for filters, which do not get smaller while there are any.
+    pub filter_table_bytes: u64,
+    /// Bytes of the tables for retained messages, which do not get smaller while there are any.
+    pub retained_table_bytes: u64,
+    /// Topics of which is remembered who wants them.
+    pub remembered_topics: u64,
+    /// Bytes of what is remembered of topics, 64 MiB at most.
+    pub remembered_topics_bytes: u64,
+    /// Places in the table of Sessions: as many as there have been at once.
+    pub session_places: u64,
+    /// Places in the table of connections: as many as there have been at once.
+    pub connection_places: u64,
+    /// Bytes of buffers for output that no connection has, 8 MiB at most.
+    pub spare_buffer_bytes: u64,
 }
 }
 

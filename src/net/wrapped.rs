@@ -96,6 +96,7 @@ impl<C: Core> DataPath<C> {
         self.core.show(snapshot);
         snapshot.counters = snapshot.counters.plus(&self.counters);
         snapshot.gauges.held_before_connect = self.unconnected.held as u64;
+        snapshot.gauges.spare_buffer_bytes = self.pool.size() as u64;
     }
 
     /// Puts `transport` between a new connection and the core, and lets the oldest handshake of its

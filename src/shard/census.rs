@@ -116,6 +116,8 @@ impl Shard {
     pub fn show(&self, snapshot: &mut Snapshot) {
         let count = |count: usize| count as u64;
         let (ended, ended_shared) = self.ended.counts();
+        let (filter_table_bytes, retained_table_bytes) = self.router.table_sizes();
+        let (remembered_topics, remembered_topics_bytes) = self.router.cached_counts();
         snapshot.counters = self.clients.counters;
         snapshot.gauges = Gauges {
             connections: count(self.clients.connections.len()),
@@ -130,8 +132,16 @@ impl Shard {
             will_bytes: count(self.clients.will_bytes),
             ring_backlog: self.peers.iter().map(|peer| count(peer.waiting())).sum(),
             waiting_for_ring: count(self.waiting_for_ring.len()),
+            filter_bytes: count(self.router.filter_bytes()),
+            filter_table_bytes: count(filter_table_bytes),
+            retained_table_bytes: count(retained_table_bytes),
+            remembered_topics: count(remembered_topics),
+            remembered_topics_bytes: count(remembered_topics_bytes),
+            session_places: count(self.clients.members.slots()),
+            connection_places: count(self.clients.connections.slots()),
             // The data path knows.
             held_before_connect: 0,
+            spare_buffer_bytes: 0,
         };
     }
 
