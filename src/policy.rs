@@ -62,17 +62,13 @@ impl Settings {
                 .all(|(one, other)| one.admits_as(other))
     }
 
-    /// Whether all Clients have the mount point that they have by `other`.
+    /// The listeners whose Clients have another mount point than by `other`.
     #[must_use]
-    pub fn mounts_as(&self, other: &Self) -> bool {
-        (0..self.listeners.len().max(other.listeners.len()))
-            .all(|index| self.mounts_alike(other, ListenerId(index as u16)))
-    }
-
-    /// Whether the Clients of `listener` do.
-    #[must_use]
-    pub fn mounts_alike(&self, other: &Self, listener: ListenerId) -> bool {
-        self.mount_point(listener) == other.mount_point(listener)
+    pub fn remounted_since(&self, other: &Self) -> Vec<ListenerId> {
+        let all = 0..self.listeners.len().max(other.listeners.len());
+        all.map(|index| ListenerId(index as u16))
+            .filter(|&listener| self.mount_point(listener) != other.mount_point(listener))
+            .collect()
     }
 
     /// What begins every topic of the Clients of `listener`, if anything does.

@@ -7,11 +7,13 @@
 //! | live delivery, from here or another shard | when the topic's matches are looked up | `Read` |
 //! | Shared Subscription | when a member is picked | `Read` |
 //! | retained replay | when the messages are looked up | `Read`, and `Write` for who published |
-//! | queue and inflight window | when the rules or the User Name change | `Read` |
+//! | queue, retained replay under way | when the rules or the User Name may have changed | `Read`, `Write` |
+//! | inflight window | when it is sent again | `Read` |
 //!
 //! What was decided for a topic is kept with its matches, so a message of a topic seen before asks
-//! nothing, and where another subscription has come or gone only who is not known from before is asked about. When rules change, everything kept is forgotten and everything that waits is asked about
-//! again (`reload.rs`), so nothing is delivered after a reload that the new rules deny.
+//! nothing, and where another subscription has come or gone only of whom nothing was decided. When rules change, everything
+//! kept is forgotten and everything that waits is in doubt: it is asked about again before it leaves, and some of it in each
+//! turn (`reload.rs`), so nothing is delivered after a reload that the new rules deny.
 //!
 //! A mount point is part of the door: a Client sees what lies below its own and nothing else.
 
@@ -20,13 +22,12 @@
 use std::sync::Arc;
 
 use super::clients::{Admitted, Clients, Member};
-use crate::auth::{Access, Security, Subject, permits};
-use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
+use crate::auth::{Access, Security, Standing, Subject, permits};
+use crate::key::{ConnectionKey, SessionKey};
 use crate::limits::PACKET_SIZE_MAX;
 use crate::message::{Message, QoS};
 use crate::origin::{Identity, ListenerId};
 use crate::policy::{ListenerPolicy, LogMask, Settings};
-use crate::session::Progress;
 
 impl Clients {
     /// What `listener` has been told. A listener that is not configured any more admits nobody.
@@ -66,15 +67,8 @@ impl Clients {
         let Some(member) = self.members.get(session) else {
             return false;
         };
-        let listener = member.session.identity.listener;
-        if let Some(mount_point) = self.settings.mount_point(listener) {
-            // Nothing would be left of the mount point itself.
-            let inside = topic.strip_prefix(mount_point.as_bytes());
-            if inside.is_none_or(<[u8]>::is_empty) {
-                return false;
-            }
-        }
-        self.permits(member, Access::Read, topic)
+        let standing = member.admitted().standing;
+        reads(&self.settings, &member.session.identity, standing, topic)
     }
 
     /// Whether `session` may publish to `topic`.
@@ -146,50 +140,50 @@ impl Clients {
         is_other
     }
 
-    /// Drops what waits for `session` and may not be read any more. How many messages it looked at.
-    ///
-    /// What its connection was sent stays in flight until it is acknowledged; what would have to be
-    /// sent again does not.
-    pub(super) fn purge(&mut self, session: SessionKey) -> usize {
+    /// Whether this message, which waits to be sent as a retained one, may be.
+    pub(super) fn may_be_replayed(&self, session: SessionKey, message: &Message) -> bool {
+        self.may_read(session, message.topic_name()) && self.source_may_write(message)
+    }
+
+    /// All that waits for `session` is to be asked about again.
+    pub(super) fn doubt(&mut self, session: SessionKey) {
+        let Some(member) = self.members.get_mut(session) else {
+            return;
+        };
+        member.session.queue.doubt();
+        let connection = member.session.connection;
+        if let Some(connection) = connection.and_then(|key| self.connections.get_mut(key))
+            && let Some(replay) = connection.replay_mut()
+        {
+            replay.is_doubted = true;
+        }
+    }
+
+    /// Drops what may not be read of the oldest messages in doubt that wait for `session`, `most` of which it looks at. At
+    /// how many it did.
+    pub(super) fn judge(&mut self, session: SessionKey, most: usize) -> usize {
         let Some(member) = self.members.get_mut(session) else {
             return 0;
         };
+        if member.session.queue.doubted() == 0 {
+            return 0;
+        }
         // Taken out, because who may read what is asked of all the rest.
         let mut queue = std::mem::take(&mut member.session.queue);
-        let mut inflight = std::mem::take(&mut member.session.inflight);
-        let connection = member.session.connection;
-        let connection = connection.and_then(|key| self.connections.get_mut(key));
-        let is_sent = connection.as_ref().is_some_and(|it| !it.is_resending());
-        let mut replay = connection.and_then(|connection| connection.take_replay());
-
-        let may_read = |message: &Message| self.may_read(session, message.topic_name());
         let (before, queued_before) = (queue.bytes(), queue.len());
-        let mut looked_at = queued_before + usize::from(inflight.len());
-        let denied = queue.take_if(|delivery| !may_read(&delivery.message));
-        let mut done: Vec<u64> = denied.iter().map(|it| it.place.sequence).collect();
-        if !is_sent {
-            let denied: Vec<PacketIdentifier> = inflight
-                .iter()
-                .filter_map(|(identifier, progress)| match progress {
-                    Progress::Published(delivery) if !may_read(&delivery.message) => {
-                        Some(identifier)
-                    }
-                    _ => None,
-                })
-                .collect();
-            for identifier in denied {
-                done.push(inflight.sequence_of(identifier));
-                inflight.abandon(identifier);
+        let mut done = Vec::new();
+        let mut looked_at = 0;
+        while looked_at < most
+            && let Some(delivery) = queue.take_doubted()
+        {
+            looked_at += 1;
+            if self.may_read(session, delivery.message.topic_name()) {
+                queue.put_ahead(delivery);
+            } else {
+                done.push(delivery.place.sequence);
             }
         }
-        let mut dropped = done.len();
-        if let Some(replay) = &mut replay {
-            looked_at += replay.found.count();
-            let is_wanted = |message: &Message| may_read(message) && self.source_may_write(message);
-            dropped += replay.found.retain(is_wanted);
-        }
-
-        self.counters.dropped_denied += dropped as u64;
+        self.counters.dropped_denied += done.len() as u64;
         self.queued_bytes -= before - queue.bytes();
         self.queued_messages -= queued_before - queue.len();
         if let Some(member) = self.members.get_mut(session) {
@@ -199,16 +193,33 @@ impl Clients {
                 }
             }
             member.session.queue = queue;
-            member.session.inflight = inflight;
-            let connection = member.session.connection;
-            if replay.is_some()
-                && let Some(connection) = connection.and_then(|key| self.connections.get_mut(key))
-            {
-                connection.make_rare().replay = replay;
-            }
         }
         looked_at
     }
+}
+
+/// Whether a Client may be sent a message of `topic`, where anything can be denied.
+pub(super) fn reads(
+    settings: &Settings,
+    identity: &Identity,
+    standing: Standing,
+    topic: &[u8],
+) -> bool {
+    if let Some(mount_point) = settings.mount_point(identity.listener) {
+        // Nothing would be left of the mount point itself.
+        let inside = topic.strip_prefix(mount_point.as_bytes());
+        if inside.is_none_or(<[u8]>::is_empty) {
+            return false;
+        }
+    }
+    let listener = settings.listener(identity.listener);
+    permits(
+        listener.and_then(|listener| listener.security.as_deref()),
+        standing,
+        &subject(identity),
+        Access::Read,
+        topic,
+    )
 }
 
 fn subject(identity: &Identity) -> Subject<'_> {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::access::reads;
 use super::connection::{Connection, Resend};
 use super::directory::Directory;
 use super::effects::Effects;
 use super::moving::Moving;
 use super::pool::MessagePool;
-use super::reload::Reload;
+use super::reload::{Reload, has_moved, judged_at_once};
 use super::sharing::Sharing;
 use super::slab::Slab;
 use super::store::Store;
@@ -25,6 +26,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey};
 use crate::limits::Limits;
 use crate::message::{self, Message, MessageRef, ProtocolVersion, QoS};
 use crate::metrics::Counters;
+use crate::origin::Identity;
 use crate::policy::{Policy, Settings};
 use crate::router::FilterKey;
 use crate::session::{
@@ -252,6 +254,16 @@ struct Encoded {
     start: usize,
     end: usize,
     identifier_at: Option<usize>,
+}
+
+/// How far what is sent again has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Again {
+    All,
+    /// The rest follows as the Client reads and acknowledges.
+    Blocked,
+    /// Much of it may not be read any more: the rest follows in the next turn.
+    Paused,
 }
 
 /// Classes of recipients whose packets differ in the Packet Identifier only: version, QoS, retain.
@@ -519,6 +531,12 @@ impl Clients {
                 .get_mut(key)
                 .map(|connection| (key, connection))
         });
+        // What leaves by a mount point that holds no more has a name of its own: until that connection ends, which is
+        // soon, it is as good as gone.
+        let connection = match &self.reload {
+            None => connection,
+            Some(_) => connection.filter(|(key, it)| !has_moved(&self.reload, *key, it)),
+        };
         let qos = fanout.message.qos.max(self.qos_min).min(recipient.qos);
         if qos == QoS::AtMostOnce {
             // QoS 0 is not queued for a Client that is away, unless the operator wants it.
@@ -692,25 +710,36 @@ impl Clients {
         let Some(connection) = self.connections.get_mut(key).filter(|it| !it.is_gated()) else {
             return;
         };
-        let all_again = Self::send_inflight_again(
-            session,
-            connection,
-            &mut self.counters,
-            &mut self.store,
-            self.sharing,
-            self.limits.outbox_bytes_max,
-            now,
-        );
+        let mut again = Again::All;
+        if connection.is_resending() {
+            let admitted = member.particular.as_ref().map(|it| it.admitted);
+            let standing = admitted.unwrap_or_default().standing;
+            let may_read = |identity: &Identity, topic: &[u8]| {
+                !self.guarded || reads(&self.settings, identity, standing, topic)
+            };
+            again = Self::send_inflight_again(
+                session,
+                connection,
+                &mut self.counters,
+                &mut self.store,
+                self.sharing,
+                &self.limits,
+                may_read,
+                now,
+            );
+        }
         if !connection.outbox.is_empty() || connection.has_parts() {
             mark_dirty(connection, key, effects);
         }
-        if !all_again {
-            return;
+        match again {
+            Again::All => {}
+            Again::Blocked => return,
+            Again::Paused => return self.list_doubted(owner),
         }
         let (before, count_before) = (session.queue.bytes(), session.queue.len());
         // What the session's log says of it, if it has one.
         let mut stored = self.store.as_mut().filter(|_| session.is_stored());
-        while let Some(first) = session.queue.first()
+        while let Some(first) = session.queue.ready()
             && connection.pending() < self.limits.outbox_bytes_max
             && (first.qos == QoS::AtMostOnce
                 || session.inflight.has_room(connection.window)
@@ -777,26 +806,37 @@ impl Clients {
 
     /// Sends again, on a new connection, what is in flight: PUBLISH with DUP set, in its first order,
     /// and PUBREL [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1]. What exceeds the window of the new
-    /// connection follows as acknowledgements come [MQTT-3.3.4-9]. True once nothing is left.
+    /// connection follows as acknowledgements come [MQTT-3.3.4-9]. What may not be read any more is dropped.
+    #[cold]
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
     fn send_inflight_again(
         session: &mut Session,
         connection: &mut Connection,
         counters: &mut Counters,
         store: &mut Option<Box<Store>>,
         sharing: Sharing,
-        outbox_bytes_max: usize,
+        limits: &Limits,
+        may_read: impl Fn(&Identity, &[u8]) -> bool,
         now: Instant,
-    ) -> bool {
+    ) -> Again {
         let resend = connection.rare_mut().and_then(|it| it.resend.as_mut());
         let Some(resend) = resend else {
-            return true;
+            return Again::All;
         };
         let mut identifiers = std::mem::take(&mut resend.identifiers);
+        let mut denied = 0;
         while let Some(&packet_identifier) = identifiers.front() {
             let sent = usize::from(session.inflight.len()).saturating_sub(identifiers.len());
-            if sent >= usize::from(connection.window) || connection.pending() >= outbox_bytes_max {
+            let is_blocked = sent >= usize::from(connection.window)
+                || connection.pending() >= limits.outbox_bytes_max;
+            if is_blocked || denied >= judged_at_once(limits) {
                 connection.make_rare().resend = Some(Box::new(Resend { identifiers }));
-                return false;
+                return if is_blocked {
+                    Again::Blocked
+                } else {
+                    Again::Paused
+                };
             }
             identifiers.pop_front();
             match session.inflight.progress(packet_identifier) {
@@ -810,6 +850,16 @@ impl Clients {
                         codec::ReasonCode::Success,
                         &mut connection.outbox,
                     );
+                }
+                Some(Progress::Published(delivery))
+                    if !may_read(&session.identity, delivery.message.topic_name()) =>
+                {
+                    denied += 1;
+                    counters.dropped_denied += 1;
+                    if let Some(store) = store {
+                        store.done(session, session.inflight.sequence_of(packet_identifier));
+                    }
+                    session.inflight.abandon(packet_identifier);
                 }
                 Some(Progress::Published(delivery)) => {
                     let mut header = header(
@@ -839,7 +889,7 @@ impl Clients {
             rare.resend = None;
         }
         connection.tidy_rare();
-        true
+        Again::All
     }
 
     /// One retained message for a new subscription. False if it has to wait.

@@ -102,8 +102,11 @@ impl Shard {
                 // Another User Name, or another listener: other things may be read.
                 self.router.forget_matches();
             }
-            // Rules may have changed too since what is in flight was first sent.
-            self.clients.purge(session);
+            // Rules may have changed too since what waits began to.
+            self.clients.doubt_and_judge(session);
+            if self.clients.reload.is_some() {
+                self.arm_next_turn(Slot::Reload, now);
+            }
         }
         self.attach(session, key, connect, now);
         self.store_attached(session);

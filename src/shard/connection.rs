@@ -107,6 +107,8 @@ pub(super) struct Replay {
     pub(super) filters: BTreeSet<FilterKey>,
     /// Goes on when it is this connection's turn among those that have more than one turn can do.
     pub(super) is_waiting: bool,
+    /// Whether any of what was found may be sent is to be asked again.
+    pub(super) is_doubted: bool,
     pub(super) since: Since,
 }
 

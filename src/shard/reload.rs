@@ -1,20 +1,28 @@
 //! The configuration was read again: everybody is told, as many as one turn has time for.
 //!
 //! The new settings hold at once. A connection or a Session that has not been told yet is told before anything else is done
-//! with it, so that nothing is taken from a Client, or sent to it, by the settings of before.
+//! with it, so that nothing is taken from a Client, or sent to it, by the settings of before. When they are replaced while not
+//! everybody has been told, those who have not are told of the newest: nothing has to be known of those between.
+//!
+//! What waits for a Session that is told is in doubt, and so is what waits for one whose Client comes back. It may be any
+//! number of messages: some are judged there and then, and the others over many turns.
 //!
 //! # Always true
 //! - What is read of a Client, or was waiting for it and leaves, is judged by the settings that hold.
 //! - A Session that has not been told remembers its standing in rules that hold no more, which do not mistake it for theirs.
+//! - A connection whose mount point holds no more is sent nothing that was published: what leaves it loses as many bytes as
+//!   the one that it has.
+//! - A Session whose oldest message is in doubt is among those that are gone on with.
 
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Shard;
 use super::clients::Clients;
+use super::connection::Connection;
 use super::effects::Effects;
 use super::notice::DisconnectCause;
 use super::replay::Budget;
@@ -23,6 +31,8 @@ use super::timers::Slot;
 use crate::auth::Credential;
 use crate::codec::ReasonCode;
 use crate::key::{ConnectionKey, SessionKey};
+use crate::limits::Limits;
+use crate::origin::ListenerId;
 use crate::policy::Settings;
 use crate::time::Instant;
 
@@ -30,40 +40,82 @@ use crate::time::Instant;
 const PLACES_A_STEP: usize = 16;
 /// Waiting messages that are judged in the time of a step.
 const MESSAGES_A_STEP: usize = 4;
+/// Waiting messages of one Session that are judged at once.
+const MESSAGES_AT_ONCE: usize = 64;
 /// What the end of a connection takes, in steps.
 const END_STEPS: usize = 8;
 
-/// Who has still to be told.
-#[derive(Debug)]
+/// Who has still to be told, and what is in doubt.
+#[derive(Debug, Default)]
 pub(super) struct Reload {
-    before: Arc<Settings>,
+    /// The Receive Maximum that connections which have still to be told were told; zero: any number. If they are not alike,
+    /// the largest, since nobody is to lose its connection for what it was allowed.
+    receive_maximum: u16,
     connections: Round<ConnectionKey>,
+    remounted: Option<Remounted>,
     sessions: Round<SessionKey>,
-    /// Those among them for whom nothing waits any more that is denied now.
-    purged: BTreeSet<SessionKey>,
+    /// Those among them for whom all that waits has been in doubt since the settings hold.
+    doubted_early: BTreeSet<SessionKey>,
+    /// Those for whom something waits that is in doubt.
+    doubted: BTreeSet<SessionKey>,
+    /// The one of them that was gone on with last.
+    last: Option<SessionKey>,
     budget: Budget,
 }
 
-/// A way through a table that changes meanwhile.
+/// Connections end because of their mount point.
+#[derive(Debug, Default)]
+struct Remounted {
+    /// Those that came before have one that holds no more.
+    listeners: BTreeSet<ListenerId>,
+    connections: Round<ConnectionKey>,
+}
+
+/// A way through a table that changes meanwhile, round and round.
 #[derive(Debug)]
 struct Round<K> {
-    /// Slots that were there when it began, and that it has not come to.
-    slots: Range<u32>,
+    /// Slots that were there when it began.
+    slots: u32,
+    /// Where it goes on.
+    next: u32,
+    /// Slots that it has not come to.
+    left: u32,
     /// Whose turn came early, in those.
     told: BTreeSet<K>,
 }
 
-impl<K: Key + Ord> Round<K> {
-    fn through(slots: usize) -> Self {
+impl<K> Default for Round<K> {
+    fn default() -> Self {
         Self {
-            slots: 0..slots as u32,
+            slots: 0,
+            next: 0,
+            left: 0,
             told: BTreeSet::new(),
         }
+    }
+}
+
+impl<K: Key + Ord> Round<K> {
+    /// Everybody who is there has to be told, from where it is on: so those at the end are told as well, however often it
+    /// begins.
+    fn begin(&mut self, slots: usize) {
+        self.slots = slots as u32;
+        self.left = self.slots;
+        self.told.clear();
+    }
+
+    const fn is_over(&self) -> bool {
+        self.left == 0
     }
 
     /// Whether this one has still to be told.
     fn is_due(&self, key: K) -> bool {
-        self.slots.contains(&key.index()) && !self.told.contains(&key)
+        let index = key.index();
+        let behind = match index.checked_sub(self.next) {
+            Some(behind) => behind,
+            None => self.slots - self.next + index,
+        };
+        index < self.slots && behind < self.left && !self.told.contains(&key)
     }
 
     /// The same. It counts as told from now on.
@@ -73,10 +125,50 @@ impl<K: Key + Ord> Round<K> {
 
     /// Goes on by one slot: who is in it, if somebody is who has still to be told. `None` at the end.
     fn next<T>(&mut self, table: &Slab<K, T>) -> Option<Option<K>> {
-        let index = self.slots.next()?;
+        self.left = self.left.checked_sub(1)?;
+        let index = self.next;
+        self.next = if index + 1 < self.slots { index + 1 } else { 0 };
         let key = table.key_at(index);
         Some(key.filter(|key| !self.told.remove(key)))
     }
+}
+
+impl Reload {
+    /// Whether everybody has been told.
+    const fn is_told(&self) -> bool {
+        self.connections.is_over() && self.remounted.is_none() && self.sessions.is_over()
+    }
+
+    /// The next Session for whom something waits that is in doubt.
+    fn next_doubted(&mut self) -> Option<SessionKey> {
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.doubted.range((behind, Bound::Unbounded));
+        self.last = rest.next().or_else(|| self.doubted.first()).copied();
+        self.last
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_moved(&self, key: ConnectionKey, listener: ListenerId) -> bool {
+        let remounted = self.remounted.as_ref();
+        remounted.is_some_and(|it| it.listeners.contains(&listener) && it.connections.is_due(key))
+    }
+}
+
+/// Whether this connection ends because of its mount point, which holds no more.
+#[inline]
+pub(super) fn has_moved(
+    reload: &Option<Box<Reload>>,
+    key: ConnectionKey,
+    connection: &Connection,
+) -> bool {
+    let reload = reload.as_ref();
+    reload.is_some_and(|reload| reload.has_moved(key, connection.listener))
+}
+
+/// Waiting messages of one Session that are judged at once, or denied when they would be sent again.
+pub(super) fn judged_at_once(limits: &Limits) -> usize {
+    limits.ending_steps_max.clamp(1, MESSAGES_AT_ONCE)
 }
 
 impl Clients {
@@ -85,6 +177,62 @@ impl Clients {
         if let Some(reload) = &mut self.reload {
             reload.sessions.tell(session);
         }
+    }
+
+    /// Whether connections may have a mount point that holds no more.
+    #[inline]
+    pub(super) fn is_remounting(&self) -> bool {
+        let reload = self.reload.as_ref();
+        reload.is_some_and(|reload| reload.remounted.is_some())
+    }
+
+    /// A Session is to be gone on with in the next turn.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn list_doubted(&mut self, session: SessionKey) {
+        let reload = self.reload.get_or_insert_default();
+        reload.doubted.insert(session);
+    }
+
+    /// Judges some of what is in doubt of what waits for a Session. Whatever is left has its turn. At how many messages it
+    /// looked.
+    fn judge_some(&mut self, session: SessionKey) -> usize {
+        let looked_at = self.judge(session, judged_at_once(&self.limits));
+        let member = self.members.get(session);
+        if member.is_some_and(|member| member.session.queue.doubted() > 0) {
+            self.list_doubted(session);
+        }
+        looked_at
+    }
+
+    /// The same, and all that waits is in doubt from now on.
+    pub(super) fn doubt_and_judge(&mut self, session: SessionKey) -> usize {
+        self.doubt(session);
+        self.judge_some(session)
+    }
+
+    /// What waits for a Client is about to be sent: some of what comes first is judged, if it is in doubt. Its connection does
+    /// not end of that, so that this can be done on the way. False if nothing is to be sent because it is about to end.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn judge_first(&mut self, session: SessionKey) -> bool {
+        let Some(reload) = &mut self.reload else {
+            return true;
+        };
+        let is_told = !reload.sessions.is_due(session) || !self.guarded;
+        let is_doubted = is_told || !reload.doubted_early.insert(session);
+        if !is_doubted {
+            self.doubt(session);
+        }
+        let Some(member) = self.members.get(session) else {
+            return true;
+        };
+        let (queue, connection) = (&member.session.queue, member.session.connection);
+        if queue.doubted() > 0 && queue.ready().is_none() {
+            self.judge_some(session);
+        }
+        let connection = connection.and_then(|key| Some((key, self.connections.get(key)?)));
+        connection.is_none_or(|(key, connection)| !has_moved(&self.reload, key, connection))
     }
 }
 
@@ -97,69 +245,119 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        // Whoever has not been told of the one before would not know what has changed since.
-        self.reload_some(usize::MAX, now, effects);
         let clients = &mut self.clients;
         let before = clients.settings.clone();
         clients.configure(settings);
         let settings = &clients.settings;
-        let sessions = match settings.admits_as(&before) {
-            true => 0,
-            false => clients.members.slots(),
+        let reload = clients.reload.get_or_insert_default();
+
+        let told = before.policy.limits.max_inflight_messages;
+        let told_others = match reload.connections.is_over() {
+            true => told,
+            false => reload.receive_maximum,
         };
-        // What is on its way to a Client is without the mount point that it had.
-        let have_moved = !settings.mounts_as(&before);
-        clients.reload = Some(Box::new(Reload {
-            before,
-            connections: Round::through(clients.connections.slots()),
-            sessions: Round::through(sessions),
-            purged: BTreeSet::new(),
-            budget: Budget::default(),
-        }));
-        if sessions > 0 {
+        reload.receive_maximum = match (told, told_others) {
+            (0, _) | (_, 0) => 0,
+            (one, other) => one.max(other),
+        };
+        reload.connections.begin(clients.connections.slots());
+
+        let remounted = settings.remounted_since(&before);
+        if !remounted.is_empty() {
+            let all = reload.remounted.get_or_insert_default();
+            all.listeners.extend(remounted);
+            all.connections.begin(clients.connections.slots());
+        }
+        if !settings.admits_as(&before) {
+            reload.sessions.begin(clients.members.slots());
+            reload.doubted_early.clear();
             self.router.forget_matches();
         }
-        if have_moved {
-            self.reload_some(usize::MAX, now, effects);
-        } else {
-            self.continue_reload(now, effects);
-        }
+        // Nothing is sent before it is known whether this turn brings other settings.
+        self.tell_some(now, effects);
     }
 
-    /// Tells as many as the turn has time for.
+    /// Tells as many, and judges as much, as the turn has time for.
     pub(super) fn continue_reload(&mut self, now: Instant, effects: &mut Effects) {
         let steps_max = self.clients.limits.ending_steps_max;
         let Some(reload) = &mut self.clients.reload else {
             return;
         };
         let left = reload.budget.left(now, steps_max);
-        let steps = self.reload_some(left, now, effects);
+        // Half of it each, as long as there is both.
+        let for_doubted = match reload.is_told() {
+            true => left,
+            false => left.div_ceil(2),
+        };
+        let steps = self.judge_doubted(for_doubted, now, effects);
         if let Some(reload) = &mut self.clients.reload {
             reload.budget.spend(steps);
+        }
+        self.tell_some(now, effects);
+    }
+
+    /// Tells as many as the turn has time for, and one at least.
+    fn tell_some(&mut self, now: Instant, effects: &mut Effects) {
+        let steps_max = self.clients.limits.ending_steps_max;
+        let Some(reload) = &mut self.clients.reload else {
+            return;
+        };
+        let left = reload.budget.left(now, steps_max).max(1);
+        let steps = self.reload_some(left, now, effects);
+        let Some(reload) = &mut self.clients.reload else {
+            return;
+        };
+        reload.budget.spend(steps);
+        if reload.is_told() && reload.doubted.is_empty() {
+            self.clients.reload = None;
+        } else {
             self.arm_next_turn(Slot::Reload, now);
         }
     }
 
-    /// Goes on for about `steps_max` steps; how many it took.
-    fn reload_some(&mut self, steps_max: usize, now: Instant, effects: &mut Effects) -> usize {
-        let (mut steps, mut places) = (0, 0);
+    /// Judges what waits and is in doubt, for about `steps_max` steps; how many it took.
+    fn judge_doubted(&mut self, steps_max: usize, now: Instant, effects: &mut Effects) -> usize {
+        let mut steps = 0;
         while steps < steps_max
             && let Some(reload) = &mut self.clients.reload
+            && let Some(session) = reload.next_doubted()
+        {
+            reload.doubted.remove(&session);
+            steps += 1 + self.clients.judge_some(session) / MESSAGES_A_STEP;
+            // Nothing else may come that it would be sent because of.
+            self.send_pending(session, now, effects);
+            self.end_frame();
+        }
+        steps
+    }
+
+    /// Tells who has not been told, for about `steps_max` steps; how many it took.
+    fn reload_some(&mut self, steps_max: usize, now: Instant, effects: &mut Effects) -> usize {
+        let (mut steps, mut places) = (0, 0);
+        // All rounds go on side by side: reloads that follow each other closely begin them anew before they are through.
+        while steps < steps_max
+            && let Some(reload) = &mut self.clients.reload
+            && !reload.is_told()
         {
             places += 1;
             if places % PLACES_A_STEP == 0 {
                 steps += 1;
             }
-            if let Some(place) = reload.connections.next(&self.clients.connections) {
-                if let Some(key) = place {
-                    self.reload_connection(key);
-                }
-            } else if let Some(place) = reload.sessions.next(&self.clients.members) {
-                if let Some(session) = place {
-                    steps += self.reload_session(session, now, effects);
-                }
-            } else {
-                self.clients.reload = None;
+            let connection = reload.connections.next(&self.clients.connections);
+            let session = reload.sessions.next(&self.clients.members);
+            let remounted = reload.remounted.as_mut();
+            let remounted = remounted.map(|it| it.connections.next(&self.clients.connections));
+            if remounted == Some(None) {
+                reload.remounted = None;
+            }
+            if let Some(Some(key)) = connection {
+                self.reload_connection(key);
+            }
+            if let Some(Some(Some(key))) = remounted {
+                steps += self.reload_mount_point(key, now, effects);
+            }
+            if let Some(Some(session)) = session {
+                steps += self.reload_session(session, now, effects);
             }
         }
         steps
@@ -176,7 +374,14 @@ impl Shard {
             self.reload_connection(key);
         }
         let connection = self.clients.connections.get(key);
-        if let Some(session) = connection.and_then(|it| it.session())
+        let session = connection.and_then(|connection| connection.session());
+        if let Some(reload) = &mut self.clients.reload
+            && let Some(remounted) = &mut reload.remounted
+            && remounted.connections.tell(key)
+        {
+            self.reload_mount_point(key, now, effects);
+        }
+        if let Some(session) = session
             && let Some(reload) = &mut self.clients.reload
             && reload.sessions.tell(session)
         {
@@ -184,19 +389,27 @@ impl Shard {
         }
     }
 
-    /// What waits for a Client is about to be sent. Its connection does not end of that, so that this can be done on the
-    /// way.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn purge_first(&mut self, session: SessionKey) {
-        let clients = &mut self.clients;
-        if clients.guarded
-            && let Some(reload) = &mut clients.reload
-            && reload.sessions.is_due(session)
-            && reload.purged.insert(session)
-        {
-            clients.purge(session);
+    /// Ends a connection whose mount point holds no more: what it has subscribed to is below that. How many steps that took.
+    fn reload_mount_point(
+        &mut self,
+        key: ConnectionKey,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let (Some(reload), Some(connection)) =
+            (&self.clients.reload, self.clients.connections.get(key))
+        else {
+            return 0;
+        };
+        let remounted = reload.remounted.as_ref();
+        let has_moved = remounted.is_some_and(|it| it.listeners.contains(&connection.listener));
+        if !has_moved || connection.session().is_none() {
+            return 0;
         }
+        let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
+        self.disconnect(key, cause, now, effects);
+        self.end_frame();
+        END_STEPS
     }
 
     fn reload_connection(&mut self, key: ConnectionKey) {
@@ -207,7 +420,7 @@ impl Shard {
         };
         // Of files that may have been replaced: its CONNECT asks again.
         connection.verdict = None;
-        let told = reload.before.policy.limits.max_inflight_messages;
+        let told = reload.receive_maximum;
         if connection.session().is_some() && told != clients.limits.max_inflight_messages {
             connection.make_rare().receive_maximum.get_or_insert(told);
         }
@@ -222,23 +435,22 @@ impl Shard {
         effects: &mut Effects,
     ) -> usize {
         let clients = &mut self.clients;
-        let (Some(reload), Some(member)) = (&clients.reload, clients.members.get(session)) else {
+        let (Some(reload), Some(member)) = (&mut clients.reload, clients.members.get(session))
+        else {
             return 0;
         };
-        let before = reload.before.clone();
+        let is_doubted = reload.doubted_early.remove(&session);
         let identity = member.session.identity.clone();
         let credential = member.admitted().credential;
         let connection = member.session.connection;
         clients.identify(session, identity.clone());
         let mut steps = 1;
-        if clients.guarded {
-            steps += clients.purge(session) / MESSAGES_A_STEP;
+        if clients.guarded && !is_doubted {
+            steps += clients.doubt_and_judge(session) / MESSAGES_A_STEP;
         }
-        // What it subscribed to is below the old one.
-        let has_moved = !clients.settings.mounts_alike(&before, identity.listener);
         // As Mosquitto does with Clients that could not log in again.
         if let Some(key) = connection
-            && (has_moved || !self.is_still_admitted(key, session, credential))
+            && !self.is_still_admitted(key, session, credential)
         {
             let cause = DisconnectCause::Server(ReasonCode::AdministrativeAction);
             self.disconnect(key, cause, now, effects);
@@ -285,125 +497,4 @@ impl Shard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::{Acl, Security};
-    use crate::codec::Packet;
-    use crate::limits::Limits;
-    use crate::message::{ProtocolVersion, QoS};
-    use crate::shard::Command;
-    use crate::shard::rig::{NOW, Rig, publish};
-
-    const V5: ProtocolVersion = ProtocolVersion::V5;
-    const CLIENTS: usize = 600;
-
-    /// As before, but a turn has time for few.
-    fn settings() -> Settings {
-        Settings::permissive(Limits {
-            ending_steps_max: 16,
-            ..Limits::default()
-        })
-    }
-
-    /// The same, and nobody may publish.
-    fn read_only() -> Settings {
-        let mut settings = settings();
-        let acl = Acl::parse("acl", b"topic read #\n").expect("a rule");
-        settings.listeners[0].security = Some(Arc::new(Security {
-            passwords: None,
-            acl: Some(acl),
-        }));
-        settings
-    }
-
-    fn crowd() -> (Rig, Vec<ConnectionKey>) {
-        let mut rig = Rig::new();
-        let keys = (0..CLIENTS)
-            .map(|number| rig.connect(&number.to_string(), V5, u32::MAX))
-            .collect();
-        (rig, keys)
-    }
-
-    fn reload(rig: &mut Rig, settings: Settings) {
-        let command = Command::Configure(settings.into());
-        rig.shard.handle_command(command, NOW, &mut rig.effects);
-    }
-
-    /// Turns until everybody has been told.
-    fn turns(rig: &mut Rig) -> usize {
-        (1..)
-            .find(|&turn| {
-                let now = NOW + std::time::Duration::from_micros(turn);
-                rig.shard.handle_timeout(now, &mut rig.effects);
-                rig.shard.clients.reload.is_none()
-            })
-            .expect("an end") as usize
-    }
-
-    /// What becomes of a message that this Client publishes.
-    fn answer(rig: &mut Rig, key: ConnectionKey, identifier: u16) -> ReasonCode {
-        rig.feed(key, &publish(V5, QoS::AtLeastOnce, identifier, b"x"));
-        let bytes = rig.output(key);
-        let header = crate::codec::decode_fixed_header(&bytes, u32::MAX).expect("a packet");
-        let body = &bytes[header.expect("a whole one").header_size..];
-        match crate::codec::decode(V5, bytes[0], body).expect("a packet") {
-            Packet::PubAck(puback) => puback.reason_code,
-            Packet::Disconnect(disconnect) => disconnect.reason_code,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_reload_takes_many_turns_and_who_has_not_been_told_is_judged_by_the_new_rules() {
-        let (mut rig, keys) = crowd();
-        let (first, last) = (keys[0], keys[CLIENTS - 1]);
-        assert_eq!(answer(&mut rig, last, 1), ReasonCode::NoMatchingSubscribers);
-        reload(&mut rig, read_only());
-        assert!(rig.shard.clients.reload.is_some());
-        assert_eq!(answer(&mut rig, last, 2), ReasonCode::NotAuthorized);
-        assert_eq!(answer(&mut rig, first, 2), ReasonCode::NotAuthorized);
-        let new = rig.connect("new", V5, u32::MAX);
-        assert_eq!(answer(&mut rig, new, 1), ReasonCode::NotAuthorized);
-        // Sixteen connections, or one Session, in the time of a step.
-        assert!((38..=42).contains(&turns(&mut rig)));
-        for key in [first, last, keys[CLIENTS / 2], new] {
-            assert_eq!(answer(&mut rig, key, 3), ReasonCode::NotAuthorized);
-        }
-    }
-
-    #[test]
-    fn a_reload_that_lets_nobody_in_ends_connections_turn_by_turn_and_takes_nothing_more_of_them() {
-        let (mut rig, keys) = crowd();
-        let mut closed = settings();
-        closed.listeners[0].allow_anonymous = false;
-        reload(&mut rig, closed);
-        let told = rig.effects.closes.len();
-        assert!(told < CLIENTS / 4, "{told}");
-        let received = rig.shard.counters().publish_received;
-        let last = keys[CLIENTS - 1];
-        assert_eq!(answer(&mut rig, last, 1), ReasonCode::AdministrativeAction);
-        assert_eq!(rig.shard.counters().publish_received, received);
-        assert!(turns(&mut rig) > CLIENTS / 4);
-        assert_eq!(rig.effects.closes.len(), CLIENTS);
-    }
-
-    #[test]
-    fn a_reload_before_the_one_before_is_through_leaves_nobody_with_the_rules_of_either() {
-        let (mut rig, keys) = crowd();
-        reload(&mut rig, read_only());
-        let mut fewer = settings();
-        fewer.listeners[0].max_qos = QoS::AtMostOnce;
-        fewer.policy.limits.max_inflight_messages = 5;
-        reload(&mut rig, fewer);
-        let last = keys[CLIENTS - 1];
-        assert_eq!(answer(&mut rig, last, 1), ReasonCode::NoMatchingSubscribers);
-        turns(&mut rig);
-        let told = Limits::default().max_inflight_messages;
-        for &key in &keys {
-            let connection = rig.shard.clients.connections.get(key).expect("it stays");
-            assert!(!connection.vetted);
-            let rare = connection.rare().expect("what it was told");
-            assert_eq!(rare.receive_maximum, Some(told));
-        }
-    }
-}
+mod tests;

@@ -145,6 +145,7 @@ impl Shard {
             && let Some((message, request)) = replay.found.first()
         {
             if let Some(current) = self.current(session, message, replay.since, request)
+                && self.is_still_replayed(session, &replay, &current)
                 && !self
                     .clients
                     .send_retained(key, &current, request, now, effects)
@@ -155,6 +156,7 @@ impl Shard {
             replay.found.pop();
             self.replay_budget.left -= 1;
         }
+        replay.is_doubted &= !replay.found.is_empty();
         if replay.is_over() {
             // One of them at least, so that it ends at once if there is no other.
             let count = self.replay_budget.left.max(1).min(replay.filters.len());
@@ -239,10 +241,7 @@ impl Shard {
                 now,
                 |message, is_later| {
                     let comes_live = is_later && !self.is_kept_from(session, message, *request);
-                    if !comes_live
-                        && self.clients.may_read(session, message.topic_name())
-                        && self.clients.source_may_write(message)
-                    {
+                    if !comes_live && self.clients.may_be_replayed(session, message) {
                         messages.push_back(message.clone());
                     }
                 },
@@ -275,6 +274,18 @@ impl Shard {
             || since.is_lossy && self.came_alike(session, current, request)
             || self.is_kept_from(session, current, request);
         is_sent.then(|| current.clone())
+    }
+
+    /// Whether a message that was found may be sent, if that is in doubt.
+    fn is_still_replayed(
+        &mut self,
+        session: SessionKey,
+        replay: &Replay,
+        message: &Message,
+    ) -> bool {
+        let is_kept = !replay.is_doubted || self.clients.may_be_replayed(session, message);
+        self.clients.counters.dropped_denied += u64::from(!is_kept);
+        is_kept
     }
 
     /// Whether a message was delivered to this Session as the answer to `request` would be, and with QoS 0. False for one
@@ -341,6 +352,9 @@ impl Shard {
             for message in messages {
                 let current = self.current(session, &message, replay.since, request);
                 let Some(message) = current else { continue };
+                if !self.is_still_replayed(session, replay, &message) {
+                    continue;
+                }
                 let qos = request.qos_of(message.qos(), self.clients.qos_min);
                 if qos == QoS::AtMostOnce {
                     continue;

@@ -91,22 +91,6 @@ impl Found {
         }
         looks
     }
-
-    /// Takes out the messages that are not `wanted`. How many.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&Message) -> bool) -> usize {
-        let before = self.count;
-        self.items.retain(|&number, items| {
-            let count = items.messages.len();
-            items.messages.retain(|message| wanted(message));
-            self.count -= count - items.messages.len();
-            let is_left = !items.messages.is_empty();
-            if !is_left {
-                self.of.remove(&(items.request.filter, number));
-            }
-            is_left
-        });
-        before - self.count
-    }
 }
 
 #[cfg(test)]
@@ -143,7 +127,7 @@ mod tests {
         assert_eq!((found.count(), of_first(&found)), (3, Some(8)));
         found.push(items(3, 4));
         assert_eq!(found.pop_items().map(|it| it.messages.len()), Some(3));
-        assert_eq!(found.retain(|_| false), 4);
+        assert_eq!(found.forget(FilterKey(3)), 1);
         assert!(found.is_empty() && found.of.is_empty() && found.count() == 0);
     }
 }

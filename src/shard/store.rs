@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::clients::{Clients, Fanout, Member, Recipient, copy_or_write, mark_dirty};
 use super::effects::Effects;
+use super::reload::has_moved;
 use super::tickets::Tickets;
 use super::timers::Slot;
 use crate::codec::{Publish, SubscriptionOptions};
@@ -1021,6 +1022,7 @@ impl Clients {
             && session.queue.is_empty()
             && let Some(key) = session.connection
             && let Some(connection) = self.connections.get_mut(key)
+            && !has_moved(&self.reload, key, connection)
             && !connection.is_resending()
             && session.inflight.has_room_for(sequence, connection.window)
             && connection.pending() < self.limits.outbox_bytes_max

@@ -340,12 +340,15 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        if self.clients.reload.is_some() {
-            self.purge_first(session);
+        if self.clients.reload.is_some() && !self.clients.judge_first(session) {
+            return;
         }
         self.clients.send_queued(session, now, effects);
         if let Some(key) = self.clients.connection_of(session) {
             self.continue_replay(key, now, effects);
+        }
+        if self.clients.reload.is_some() {
+            self.arm_next_turn(Slot::Reload, now);
         }
     }
 
