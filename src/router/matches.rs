@@ -27,52 +27,58 @@ pub struct Matches {
     pub(super) changes: u64,
     /// Where [`super::alike::Alike`] may have it.
     pub(super) place: u32,
-    /// How often the rules had changed when its targets were asked about.
-    pub(super) rules: u32,
+    /// How often the rules had changed when its targets were asked about, and whether there are shards:
+    /// [`OTHER_SHARDS`].
+    rules: u32,
     /// Remembered topics that have it.
     pub(super) users: Cell<u32>,
-    /// How many targets and groups, and whether there are shards: [`OTHER_SHARDS`].
-    pub(super) reach: u32,
+    /// How many targets and groups.
+    receivers: u32,
 }
 
-/// The bit of [`Matches::reach`] that says that there are other shards.
+/// The bit of [`Matches::rules`] that says that there are other shards.
 const OTHER_SHARDS: u32 = 1 << 31;
 
 impl Matches {
     /// Whether nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.reach == 0
+        self.receivers == 0 && !self.has_shards()
     }
 
     /// How many get the message here: Sessions, and Shared Subscriptions.
     #[inline]
     #[must_use]
     pub const fn receivers(&self) -> usize {
-        (self.reach & !OTHER_SHARDS) as usize
+        self.receivers as usize
     }
 
     /// Whether other shards get an envelope: one flag, where to look at the set is a line of memory.
     #[inline]
     #[must_use]
     pub const fn has_shards(&self) -> bool {
-        self.reach & OTHER_SHARDS != 0
+        self.rules & OTHER_SHARDS != 0
     }
 
     pub(super) fn clear(&mut self) {
         self.targets.clear();
         self.shards = ShardSet::EMPTY;
         self.groups.clear();
-        self.reach = 0;
+        (self.receivers, self.rules) = (0, 0);
     }
 
-    /// All of them are there.
-    pub(super) fn sum_up(&mut self) {
-        let receivers = self.targets.len() + self.groups.len();
-        self.reach = receivers as u32 & !OTHER_SHARDS;
+    /// All of them are there, by rules that have changed so often.
+    pub(super) fn sum_up(&mut self, rules: u32) {
+        self.receivers = (self.targets.len() + self.groups.len()) as u32;
+        self.rules = rules & !OTHER_SHARDS;
         if !self.shards.is_empty() {
-            self.reach |= OTHER_SHARDS;
+            self.rules |= OTHER_SHARDS;
         }
+    }
+
+    /// Whether its targets were asked about when the rules had changed so often.
+    pub(super) const fn is_by(&self, rules: u32) -> bool {
+        (self.rules ^ rules) & !OTHER_SHARDS == 0
     }
 
     /// Bytes held, with the counts of who has it, but for many Subscription Identifiers.

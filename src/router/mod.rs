@@ -420,7 +420,7 @@ impl Router {
         // A subscription that came or went says nothing of the others: to ask about a hundred thousand Sessions is to look at
         // each of them.
         let is_told = |it: &&Rc<Matches>| {
-            is_guarded && it.rules == self.rules && it.targets.len() > ASKED_AGAIN
+            is_guarded && it.is_by(self.rules) && it.targets.len() > ASKED_AGAIN
         };
         self.readers.begin();
         for target in self
@@ -456,8 +456,7 @@ impl Router {
         matches
             .targets
             .retain(|target| is_known(target.session) || may_read(target.session));
-        matches.rules = self.rules;
-        matches.sum_up();
+        matches.sum_up(self.rules);
         let complete = matches.targets.len() == count;
         self.matched.write_to(matches, complete);
         self.cache.offer_alike(spot, &self.matched, &mut made);

@@ -212,6 +212,9 @@ pub(super) struct Clients {
     pub(super) settings: Arc<Settings>,
     /// Whether access rules or mount points can deny anything: see [`Clients::may_read`].
     pub(super) guarded: bool,
+    /// Whether packets of a run may be copied as they are: nothing of QoS 0 is kept, and no connection has a mount point that
+    /// holds no more.
+    pub(super) copies_runs: bool,
     /// Who has still to be told of these settings.
     pub(super) reload: Option<Box<Reload>>,
     /// What a QoS is raised to before the subscription bounds it (`upgrade_outgoing_qos`).
@@ -396,6 +399,7 @@ impl Clients {
             by_client_identifier: Directory::new(seed),
             limits: settings.policy.limits.clone(),
             answers_max: answers_max(&settings.policy.limits),
+            copies_runs: !settings.policy.queue_qos0_messages,
             guarded: Self::is_guarded(&settings),
             reload: None,
             qos_min: qos_min(&settings),
@@ -464,6 +468,7 @@ impl Clients {
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.limits = settings.policy.limits.clone();
         self.answers_max = answers_max(&self.limits);
+        self.copies_runs = !settings.policy.queue_qos0_messages && !self.is_remounting();
         self.guarded = Self::is_guarded(&settings);
         self.qos_min = qos_min(&settings);
         self.settings = settings;

@@ -267,6 +267,7 @@ impl Shard {
             let all = reload.remounted.get_or_insert_default();
             all.listeners.extend(remounted);
             all.connections.begin(clients.connections.slots());
+            clients.copies_runs = false;
         }
         if !settings.admits_as(&before) {
             reload.sessions.begin(clients.members.slots());
@@ -349,6 +350,8 @@ impl Shard {
             let remounted = remounted.map(|it| it.connections.next(&self.clients.connections));
             if remounted == Some(None) {
                 reload.remounted = None;
+                let keeps_qos0 = self.clients.settings.policy.queue_qos0_messages;
+                self.clients.copies_runs = !keeps_qos0;
             }
             if let Some(Some(key)) = connection {
                 self.reload_connection(key);

@@ -339,9 +339,7 @@ impl Clients {
         effects: &mut Effects,
     ) {
         // Who is in a group as well gets one message after the other by both ways.
-        let may_copy = !self.settings.policy.queue_qos0_messages
-            && part.matches.groups.is_empty()
-            && !self.is_remounting();
+        let may_copy = self.copies_runs && part.matches.groups.is_empty();
         for (place, target) in part.targets.iter().enumerate() {
             // [MQTT-3.8.3-3]
             if target.no_local && publisher == Some(target.session) {
