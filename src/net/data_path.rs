@@ -327,7 +327,6 @@ impl<C: Core> DataPath<C> {
     // HOT: per connection and turn.
     pub fn flush(&mut self) {
         self.receive_in_turn();
-        self.continue_handshakes();
         while let Some((key, address)) = self.core.next_connect() {
             self.connect(key, address);
         }
@@ -589,8 +588,9 @@ impl<C: Core> DataPath<C> {
         completions.append(&mut self.postponed);
     }
 
-    /// Reads on where the core had paused, and has room again.
+    /// Goes on with a handshake, and reads on where the core had paused and has room again.
     pub fn handle_resumed(&mut self) {
+        self.continue_handshakes();
         // What this resumes waits for the next turn: one pass, so that it ends.
         let mut resumed = std::mem::take(&mut self.resumed);
         let mut count = 0;

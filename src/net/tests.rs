@@ -6,7 +6,10 @@ use super::connection::State;
 use super::data_path::CLOSE_LINGER;
 use super::pace::{BATCH_MIN, BATCH_SIZE_MAX, SENDS_MANY, SLICE_SIZE};
 use super::straight::LARGE_MIN;
-use super::{Core, DataPath, Peers, Room, Waker, listen};
+use super::tls::tests::{Authority, Folder, settings};
+use super::tls::{Prepared, TlsAcceptor};
+use super::transport::Wrapping;
+use super::{Core, DataPath, ListenerChange, Peers, Room, Waker, listen};
 use crate::key::{ConnectionKey, ShardId};
 use crate::limits::{UNCONNECTED_BYTES_FREE, UNCONNECTED_BYTES_MAX, UNCONNECTED_PATIENCE};
 use crate::origin::Origin;
@@ -390,6 +393,45 @@ fn the_list_of_closing_connections_is_short_again_after_thousands_have_left_at_o
     assert!(rig.path.closing.is_empty());
     let room = rig.path.closing.capacity();
     assert!(room < CLIENTS / 10, "room for {room}");
+}
+
+/// A step with a large key takes longer than a turn has for all.
+#[test]
+fn what_comes_behind_the_handshakes_of_others_is_handled_before_the_first_step_of_theirs() {
+    const HELLOS: usize = 5;
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let prepared = Prepared::load(&settings(&authority, &folder)).unwrap();
+    let wrapping = Wrapping {
+        tls: Some(TlsAcceptor::new(prepared)),
+        ..Wrapping::default()
+    };
+    let mut rig = Rig::new();
+    let mut client = rig.connect();
+    let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+    for mut listener in listeners {
+        listener.wrapping = wrapping.clone().into();
+        rig.path.change_listener(ListenerChange::Open(listener));
+    }
+    let flood: Vec<TcpStream> = (0..HELLOS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let mut session = authority.client_session(None);
+            session.write_tls(&mut stream).unwrap();
+            stream
+        })
+        .collect();
+    client.write_all(b"in a hurry").unwrap();
+    let looks = (1..1000).find(|_| {
+        rig.path.enter(Some(Duration::from_millis(50)));
+        rig.path.begin_turn(std::time::Instant::now());
+        rig.path.handle_completions(rig.now);
+        rig.path.handshakes.deferred.len() == HELLOS
+    });
+    assert!(looks.is_some(), "all of them wait");
+    rig.turn();
+    assert_eq!(rig.path.handshakes.deferred.len(), HELLOS - 1);
+    rig.expect(&mut client, b"in a hurry");
+    drop(flood);
 }
 
 /// The end that a Client which has left still owes [MQTT-3.14.4-2] is not waited for.

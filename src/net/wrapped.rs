@@ -1,7 +1,7 @@
 //! Connections with a transport: their bytes on the way to the core and back, and their handshakes.
 //!
-//! Handshakes are what strangers can make a shard spend most on. One step is made a turn and the others
-//! wait, each listener has so many that are not over and no more, and each has its time.
+//! Handshakes are what strangers can make a shard spend most on. One step is made a turn, once what has arrived was handled,
+//! and the others wait; each listener has so many that are not over and no more, and each has its time.
 
 #![forbid(unsafe_code)]
 
@@ -33,8 +33,6 @@ const FAILURE_LOG_EVERY: Duration = Duration::from_secs(1);
 /// What a shard has to do for handshakes.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
-    /// Steps that may still be made in this turn.
-    steps_left: usize,
     /// Those whose next step waits for a turn. Slot and generation.
     pub(super) deferred: VecDeque<(u32, u32)>,
     /// Holds what was unwrapped on its way to the core.
@@ -162,14 +160,12 @@ impl<C: Core> DataPath<C> {
         };
         let bytes = self.uring.buffers_mut().bytes_mut(buffer, size);
         if transport.is_costly() {
-            if self.handshakes.steps_left == 0 {
-                transport.defer(bytes);
-                // Nothing is received meanwhile, so it is there once.
-                connection.state.set(State::DEFERRED);
-                self.handshakes.deferred.push_back((slot, generation));
-                return;
-            }
-            self.handshakes.steps_left -= 1;
+            // Made here, each would take a turn, and what came behind it would wait for all of them.
+            transport.defer(bytes);
+            // Nothing is received meanwhile, so it is there once.
+            connection.state.set(State::DEFERRED);
+            self.handshakes.deferred.push_back((slot, generation));
+            return;
         }
         let mut plain = std::mem::take(&mut self.handshakes.plain);
         let result = transport.receive(bytes, &mut plain);
@@ -178,8 +174,8 @@ impl<C: Core> DataPath<C> {
 
     /// Makes the steps of handshakes that have their turn.
     pub(super) fn continue_handshakes(&mut self) {
-        self.handshakes.steps_left = STEPS_PER_TURN;
-        while self.handshakes.steps_left > 0
+        let mut steps_left = STEPS_PER_TURN;
+        while steps_left > 0
             && let Some((slot, generation)) = self.handshakes.deferred.pop_front()
         {
             if self.connections.generation(slot) != generation {
@@ -189,7 +185,7 @@ impl<C: Core> DataPath<C> {
             let connection = self.connections.get(slot);
             connection.state.clear(State::DEFERRED);
             if let (Some(transport), Some(_)) = (&mut connection.transport, connection.key) {
-                self.handshakes.steps_left -= 1;
+                steps_left -= 1;
                 let mut bytes = transport.take_deferred();
                 let mut plain = std::mem::take(&mut self.handshakes.plain);
                 let result = transport.receive(&mut bytes, &mut plain);
