@@ -12,7 +12,8 @@
 //!
 //! # Always true
 //! - A segment is on the disk, with its header, before it is named here, and gets frames after that.
-//! - It is not named here any more before it is removed. One that is named is replaced in one step only.
+//! - It is not named here any more, on the disk, before it is removed, by whomever. One that is named is replaced in one step
+//!   only.
 //! - What is before the first that is named does not count. It is removed by the next start, if it is still there.
 //! - So whenever the process or the power ends, what is named is there, and what is not named and behind
 //!   it holds no frame.
@@ -137,6 +138,13 @@ impl Listed {
         let mut slot = self.encode().into_bytes();
         slot.resize(SLOT_SIZE, 0);
         slot
+    }
+
+    /// Brings what was read to the disk: it was written by a process that has ended, perhaps before it had synced that.
+    pub(super) fn write_again(&self, storage: &dyn Storage) -> io::Result<()> {
+        let mut file = storage.open_to_write(&self.name.file_name())?;
+        file.write_all_at(&self.slot(), self.offset())?;
+        file.sync_data()
     }
 
     /// Where it goes.

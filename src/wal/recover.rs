@@ -298,9 +298,7 @@ pub fn open(
         }
         storage.sync().map_err(directory.at(""))?;
     }
-    for name in logs.iter().flat_map(|log| &log.forgotten) {
-        directory.remove(name)?;
-    }
+    remove_forgotten(&directory, manifest, options.recover, &logs)?;
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
@@ -584,6 +582,30 @@ fn read_logs(
         report.lost_bytes += its.lost_bytes;
     }
     Ok((logs, report))
+}
+
+/// Removes segments that the inventories do not name any more. What a process wrote there as it ended need not be on the
+/// disk: a power failure could take that back, and not what is removed here because of it.
+fn remove_forgotten(
+    directory: &Directory,
+    manifest: Manifest,
+    recover: bool,
+    logs: &[ReadLog],
+) -> Result<(), OpenError> {
+    if logs.iter().all(|log| log.forgotten.is_empty()) {
+        return Ok(());
+    }
+    let listed = inventories(directory, manifest, recover)?;
+    for (log, listed) in logs.iter().zip(listed) {
+        if let Some(listed) = listed.filter(|_| !log.forgotten.is_empty()) {
+            let written = listed.write_again(&**directory.storage());
+            written.map_err(directory.at(&listed.name.file_name()))?;
+        }
+        for name in &log.forgotten {
+            directory.remove(name)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the inventory of each log says, if it has one.
