@@ -298,7 +298,9 @@ pub fn open(
         }
         storage.sync().map_err(directory.at(""))?;
     }
-    remove_forgotten(&directory, manifest, options.recover, &logs)?;
+    for log in &logs {
+        log.remove_forgotten(&directory)?;
+    }
     let mut merged = merge(logs.into_iter().map(|log| log.replayed));
 
     // What an attempt to spread Sessions anew has left must not be taken for a part of the next one, which
@@ -526,6 +528,8 @@ struct ReadLog {
     /// The frame that comes next.
     next: Lsn,
     segments: Vec<SegmentName>,
+    /// What its inventory says, if it has one.
+    listed: Option<Listed>,
     /// Segments that were to be removed: what they say has been said anew.
     forgotten: Vec<SegmentName>,
     bytes: u64,
@@ -533,6 +537,20 @@ struct ReadLog {
     ends: Vec<(String, u64)>,
     /// Parts of files that the disk may not have.
     unsynced: Vec<UnsyncedPart>,
+}
+
+impl ReadLog {
+    /// Removes segments that the inventory does not name any more. What a process wrote there as it ended need not be on
+    /// the disk: a power failure could take that back, and not what is removed here because of it.
+    fn remove_forgotten(&self, directory: &Directory) -> Result<(), DirectoryError> {
+        if let Some(listed) = self.listed.filter(|_| !self.forgotten.is_empty()) {
+            let written = listed.write_again(&**directory.storage());
+            written.map_err(directory.at(&listed.name.file_name()))?;
+        }
+        self.forgotten
+            .iter()
+            .try_for_each(|name| directory.remove(name))
+    }
 }
 
 fn read_logs(
@@ -582,30 +600,6 @@ fn read_logs(
         report.lost_bytes += its.lost_bytes;
     }
     Ok((logs, report))
-}
-
-/// Removes segments that the inventories do not name any more. What a process wrote there as it ended need not be on the
-/// disk: a power failure could take that back, and not what is removed here because of it.
-fn remove_forgotten(
-    directory: &Directory,
-    manifest: Manifest,
-    recover: bool,
-    logs: &[ReadLog],
-) -> Result<(), OpenError> {
-    if logs.iter().all(|log| log.forgotten.is_empty()) {
-        return Ok(());
-    }
-    let listed = inventories(directory, manifest, recover)?;
-    for (log, listed) in logs.iter().zip(listed) {
-        if let Some(listed) = listed.filter(|_| !log.forgotten.is_empty()) {
-            let written = listed.write_again(&**directory.storage());
-            written.map_err(directory.at(&listed.name.file_name()))?;
-        }
-        for name in &log.forgotten {
-            directory.remove(name)?;
-        }
-    }
-    Ok(())
 }
 
 /// What the inventory of each log says, if it has one.
@@ -708,6 +702,7 @@ fn read_log(
         replayed: replay.finish(),
         next,
         segments: segments.collect(),
+        listed,
         forgotten,
         bytes: report.bytes,
         ends,

@@ -552,20 +552,22 @@ fn forget_inventories(disk: &Disk) {
 }
 
 /// Has the power fail, or the process killed, at each step of a life of the broker that finds `disk`, and
-/// again while the next one starts.
+/// again while the next one starts: either of them both times, or the power after a process that was killed.
 fn fail_at_each_step(disk: &Disk, messages: u8) {
     let before = Broker::open(&disk.copy()).report.deliveries;
     let first = "00000001-000-00000000000000000001.log".to_owned();
     for step in 0.. {
         let mut is_over = false;
-        for (seed, is_power_loss) in [(1, true), (2, true), (3, false)] {
+        let both = [(1, true, true), (2, true, true), (3, false, false)];
+        let other = (4..10).map(|seed| (seed, false, true));
+        for (seed, is_power_loss, is_power_loss_again) in both.into_iter().chain(other) {
             let disk = disk.copy();
             disk.set_random(Random::new(seed + 10 * step as u64));
             let failing_at = |step| Faults {
                 power_for: Some(step),
                 ..Faults::default()
             };
-            let end = |step| {
+            let end = |is_power_loss: bool, step| {
                 is_power_loss.then(|| disk.lose_power());
                 disk.set_faults(failing_at(step));
             };
@@ -576,9 +578,14 @@ fn fail_at_each_step(disk: &Disk, messages: u8) {
             assert_eq!(was_shortened, is_over);
             // Now and then another number of shards begins another generation.
             let count = 1 + step % 2;
-            end(step % 97);
+            let is_mixed = is_power_loss != is_power_loss_again;
+            let start_step = match is_mixed {
+                true => (step + seed as usize * 5) % 40,
+                false => step % 97,
+            };
+            end(is_power_loss, start_step);
             drop(disk.open(&options(), count, 7));
-            end(usize::MAX);
+            end(is_power_loss_again, usize::MAX);
             let store = disk.open(&options(), 1, 7);
             let store = store.unwrap_or_else(|error| panic!("step {step}, seed {seed}: {error}"));
             let found = store.report.deliveries;
