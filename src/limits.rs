@@ -128,7 +128,7 @@ pub struct Limits {
     /// or gone that it visits, and Sessions that it tells of a reload, one microsecond each; of messages that waited by other
     /// rules it judges four in that time. The rest waits for the next turn; each new subscription forgets two more.
     pub ending_steps_max: usize,
-    /// Sessions that a turn of a shard gives a message, a tenth of a microsecond each and as much again for each KiB beyond
+    /// Sessions and Shared Subscriptions that a turn of a shard gives a message, a tenth of a microsecond each and as much again for each KiB beyond
     /// four. The rest of its subscribers wait for the next turn, and so does whoever published it.
     pub spread_steps_max: usize,
     /// Connections of one shard.

@@ -468,10 +468,15 @@ impl Clients {
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.limits = settings.policy.limits.clone();
         self.answers_max = answers_max(&self.limits);
-        self.copies_runs = !settings.policy.queue_qos0_messages && !self.is_remounting();
         self.guarded = Self::is_guarded(&settings);
         self.qos_min = qos_min(&settings);
         self.settings = settings;
+    }
+
+    /// The settings, or who has still to be told of them, have changed: [`Self::copies_runs`] may have.
+    pub(super) fn look_at_runs(&mut self) {
+        let keeps_qos0 = self.settings.policy.queue_qos0_messages;
+        self.copies_runs = !keeps_qos0 && !self.is_remounting();
     }
 
     /// Starts the way of `message` to `recipients` recipients.

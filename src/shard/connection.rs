@@ -493,6 +493,12 @@ impl Connection {
         self.rare().map_or(0, |rare| rare.beyond_outbox)
     }
 
+    /// Bytes that it has not been sent without those, of which answers to what it sends are the part that has no other bound.
+    #[inline]
+    pub(super) fn answers(&self) -> usize {
+        self.pending().saturating_sub(self.beyond_outbox())
+    }
+
     /// Gives back what it has of that and does not need any more.
     // HOT: per connection and turn.
     #[inline]

@@ -998,10 +998,7 @@ impl Shard {
     fn look_after(&mut self, key: ConnectionKey, now: Instant) {
         let limit = self.clients.answers_max;
         if let Some(connection) = self.clients.connections.get(key)
-            && connection
-                .pending()
-                .saturating_sub(connection.beyond_outbox())
-                >= limit
+            && connection.answers() >= limit
         {
             self.pause_after(key, now);
         }
@@ -1012,10 +1009,7 @@ impl Shard {
     fn pause_after(&mut self, key: ConnectionKey, now: Instant) {
         let cost = self.take_cost();
         if let Some(connection) = self.clients.connections.get_mut(key)
-            && connection
-                .pending()
-                .saturating_sub(connection.beyond_outbox())
-                >= self.clients.answers_max
+            && connection.answers() >= self.clients.answers_max
         {
             connection.pause.set(Pause::OUTBOX);
             self.clients.counters.paused_outbox_full += 1;

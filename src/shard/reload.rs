@@ -267,13 +267,13 @@ impl Shard {
             let all = reload.remounted.get_or_insert_default();
             all.listeners.extend(remounted);
             all.connections.begin(clients.connections.slots());
-            clients.copies_runs = false;
         }
         if !settings.admits_as(&before) {
             reload.sessions.begin(clients.members.slots());
             reload.doubted_early.clear();
             self.router.forget_matches();
         }
+        self.clients.look_at_runs();
         // Nothing is sent before it is known whether this turn brings other settings.
         self.tell_some(now, effects);
     }
@@ -350,8 +350,7 @@ impl Shard {
             let remounted = remounted.map(|it| it.connections.next(&self.clients.connections));
             if remounted == Some(None) {
                 reload.remounted = None;
-                let keeps_qos0 = self.clients.settings.policy.queue_qos0_messages;
-                self.clients.copies_runs = !keeps_qos0;
+                self.clients.look_at_runs();
             }
             if let Some(Some(key)) = connection {
                 self.reload_connection(key);

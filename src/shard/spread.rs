@@ -54,10 +54,10 @@ const TARGETS_A_MESSAGE: usize = 32;
 const ONE_STEP_SIZE: usize = 4096;
 const BYTES_A_STEP: usize = 1024;
 /// So few targets or groups are never too many, whatever the size.
-const UNASKED_MAX: usize = 32;
+const FEW_MAX: usize = 32;
 /// Nodes of the Router that are looked at in the time of a step.
 const NODES_A_STEP: usize = 2;
-/// A look-up of so many times [`unasked_max`] is not counted.
+/// A look-up of so many times [`Spreads::few`] is not counted.
 const LOOK_UP_FREE: usize = 8;
 /// Of what a turn has time for, messages that are on their way get this part at least, whatever else was done.
 const PART_OF_SPREADS: usize = 4;
@@ -69,10 +69,10 @@ pub(super) struct Spreads {
     line: VecDeque<Spread>,
     /// Their bytes.
     bytes: usize,
-    /// As many targets and groups a message may have without a look at the line.
-    pub(super) unasked_max: usize,
-    /// The same while nothing is on its way.
+    /// So many targets and groups are never too many.
     few: usize,
+    /// As many a message may have without a look at the line: these, or none while something is on its way.
+    pub(super) unasked_max: usize,
     /// Steps of what was done at once since this was last looked at.
     cost: usize,
     /// Connections not read before the next turn because of that.
@@ -180,11 +180,12 @@ impl Content {
 
 impl Spreads {
     pub(super) fn new(limits: &Limits) -> Self {
+        let few = limits.spread_steps_max.min(FEW_MAX);
         Self {
             line: VecDeque::new(),
             bytes: 0,
-            unasked_max: unasked_max(limits),
-            few: unasked_max(limits),
+            few,
+            unasked_max: few,
             cost: 0,
             resting: Vec::new(),
             budget: Budget::default(),
@@ -226,11 +227,6 @@ impl Spreads {
         let is_it = |spread: &Spread| spread.content.topic_name() == topic_name;
         self.line.iter().any(is_it)
     }
-}
-
-/// As many targets and groups a message may have while nothing is on its way.
-fn unasked_max(limits: &Limits) -> usize {
-    limits.spread_steps_max.min(UNASKED_MAX)
 }
 
 impl Shard {
@@ -575,9 +571,8 @@ impl Shard {
         if begin >= targets.len() {
             return self.give_to_groups(spread, steps_max, now, effects);
         }
-        // Nothing that matters has changed since, or everybody has to be looked at once more.
-        let known = self.router.remembered(topic_name.as_bytes());
-        let is_current = known.is_some_and(|known| Rc::ptr_eq(&known, &spread.matches));
+        // Otherwise everybody has to be looked at once more.
+        let is_current = self.is_current(&spread.matches, topic_name);
         let filters = if is_current {
             Vec::new()
         } else {
@@ -597,6 +592,12 @@ impl Shard {
         }
         spread.next = end;
         (end - begin) * steps_each
+    }
+
+    /// Whether nothing that matters has changed since these were found.
+    fn is_current(&mut self, matches: &Rc<Matches>, topic_name: TopicName<'_>) -> bool {
+        let known = self.router.remembered(topic_name.as_bytes());
+        known.is_some_and(|known| Rc::ptr_eq(&known, matches))
     }
 
     /// The same, of groups.
@@ -623,8 +624,7 @@ impl Shard {
         let topic_name = TopicName::from_validated(view.topic_name);
         let mut fanout = self.clients.fanout(view, owned, spread.receivers(), now);
         // Keys of groups that are gone are given to other filters.
-        let known = self.router.remembered(topic_name.as_bytes());
-        if known.is_some_and(|known| Rc::ptr_eq(&known, &matches)) {
+        if self.is_current(&matches, topic_name) {
             self.deliver_to_groups(groups, &mut fanout, effects);
         } else {
             for group in groups {
@@ -683,7 +683,7 @@ impl Shard {
         let spreads = &mut self.spreads;
         spreads.bytes -= spread.size;
         let waiting = if spreads.line.is_empty() {
-            spreads.unasked_max = unasked_max(&self.clients.limits);
+            spreads.unasked_max = spreads.few;
             std::mem::take(&mut spreads.waiting)
         } else {
             spreads.waiting.pop_front().into_iter().collect()

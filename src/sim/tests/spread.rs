@@ -38,24 +38,29 @@ fn subscribers(bench: &mut Bench, count: usize, filters: &[&str], qos: QoS) -> V
     links
 }
 
+/// Has three messages published that are spread one after the other, by a Client that is not read before that.
+fn spread_three(bench: &mut Bench, qos: QoS) {
+    let publisher = bench.connect(v5("publisher"));
+    for (payload, id) in [("a", 1), ("b", 2), ("c", 3)] {
+        bench.push(publisher, &Packet::Publish(message("t", payload, qos, id)));
+    }
+    bench.send(publisher, &Packet::PingReq);
+    assert!(spreading(bench) > 0);
+    // It is not read before what it published has come to everybody here.
+    let heard = bench.hear(publisher);
+    assert!(!heard.contains(&"pingresp".to_owned()), "{heard:?}");
+    spread_all(bench);
+    let heard = bench.hear(publisher);
+    assert_eq!(heard.last().map(String::as_str), Some("pingresp"));
+}
+
 /// [MQTT-4.6.0-5]
 #[test]
 fn message_for_more_than_a_turn_gives_comes_to_everybody_in_the_next_ones_and_in_order() {
     for qos in [Q0, Q1] {
         on_shards_with(&a_few_at_a_time(2), |bench| {
             let links = subscribers(bench, 24, &["t"], qos);
-            let publisher = bench.connect(v5("publisher"));
-            for (payload, id) in [("a", 1), ("b", 2), ("c", 3)] {
-                bench.push(publisher, &Packet::Publish(message("t", payload, qos, id)));
-            }
-            bench.send(publisher, &Packet::PingReq);
-            assert!(spreading(bench) > 0);
-            // It is not read before what it published has come to everybody here.
-            let heard = bench.hear(publisher);
-            assert!(!heard.contains(&"pingresp".to_owned()), "{heard:?}");
-            spread_all(bench);
-            let heard = bench.hear(publisher);
-            assert_eq!(heard.last().map(String::as_str), Some("pingresp"));
+            spread_three(bench, qos);
             for link in links {
                 assert_eq!(bench.hear_payloads(link), ["a", "b", "c"]);
             }
@@ -437,17 +442,7 @@ fn message_for_more_groups_than_a_turn_gives_comes_to_each_once_in_the_next_ones
             ];
             let subscriber = bench.connect(v5("subscriber"));
             bench.subscribe(subscriber, "t", options(qos));
-            let publisher = bench.connect(v5("publisher"));
-            for (payload, id) in [("a", 1), ("b", 2), ("c", 3)] {
-                bench.push(publisher, &Packet::Publish(message("t", payload, qos, id)));
-            }
-            bench.send(publisher, &Packet::PingReq);
-            assert!(spreading(bench) > 0);
-            let heard = bench.hear(publisher);
-            assert!(!heard.contains(&"pingresp".to_owned()), "{heard:?}");
-            spread_all(bench);
-            let heard = bench.hear(publisher);
-            assert_eq!(heard.last().map(String::as_str), Some("pingresp"));
+            spread_three(bench, qos);
             assert_eq!(bench.hear_payloads(subscriber), ["a", "b", "c"]);
             let mut all = Vec::new();
             for link in links {
