@@ -259,6 +259,7 @@ fn proxies_say_who_connects_and_unix_sockets_are_local() {
     wait_for(&broker, "192.0.2.7:77 as behind ");
     // Without a header nobody is served.
     greet(tcp(ports[0]), "before").unwrap_err();
+    wait_for(&broker, " rejected, no PROXY header.");
 
     assert!(greet(UnixStream::connect(&path).unwrap(), "near").unwrap());
     wait_for(&broker, " as near ");
@@ -296,7 +297,15 @@ fn a_proxy_that_ended_tls_says_whose_certificate_it_saw_and_from_where() {
             &format!("192.0.2.9:99 as {identifier} (p2, c1, k60, u'carol')"),
         );
     }
-    // Nobody without a name, and nobody without a header.
+    // Nobody without a certificate, the log says so as Mosquitto's does, nobody without a name, and nobody without a header.
+    let mut bare = tcp(ports[0]);
+    bare.write_all(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x09\xc0\0\x02\x01\0\x63\x07\x5b")
+        .unwrap();
+    assert!(!greet(bare, "bare").unwrap_or(false));
+    wait_for(
+        &broker,
+        "Connection from 192.0.2.9:99 rejected, client did not provide a certificate.",
+    );
     let mut nameless = tcp(ports[0]);
     nameless.write_all(&header(None)).unwrap();
     assert!(!greet(nameless, "nameless").unwrap_or(false));

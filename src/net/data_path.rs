@@ -100,7 +100,7 @@ pub(super) struct Listener {
     socket: Option<OwnedFd>,
     /// Accepting rests until then.
     rests_until: Option<Instant>,
-    /// When a TLS handshake that failed was last in the log, and how many were left out since.
+    /// When a connection that a transport refused was last in the log, and how many were left out since.
     pub(super) failure_logged_at: Option<Instant>,
     pub(super) failures_unsaid: u64,
 }

@@ -7,7 +7,7 @@
 
 use super::connection::{Connection, Connections, State};
 use super::core::Core;
-use super::data_path::{DataPath, consume, peer_address};
+use super::data_path::{DataPath, Listener, consume, peer_address};
 use super::transport::{Transport, TransportError};
 use super::unread::unread_size;
 use super::uring::{Operation, Report};
@@ -27,8 +27,24 @@ const STEPS_PER_TURN: usize = 1;
 /// Bytes of a file that are sent at once.
 const FILE_PART_SIZE: usize = 64 * 1024;
 
-/// At most one line in this time about handshakes that fail, of each listening socket.
+/// At most one line in this time about handshakes that fail and PROXY headers that are refused, of each listening socket.
 const FAILURE_LOG_EVERY: Duration = Duration::from_secs(1);
+
+impl Listener {
+    /// Whether the log is to hear of one more handshake that failed, and what of those before.
+    fn says_failure(&mut self, now: Instant) -> Option<String> {
+        let last = self.failure_logged_at;
+        if last.is_some_and(|at| now - at < FAILURE_LOG_EVERY) {
+            self.failures_unsaid += 1;
+            return None;
+        }
+        self.failure_logged_at = Some(now);
+        Some(match std::mem::take(&mut self.failures_unsaid) {
+            0 => String::new(),
+            count => format!(" ({count} more since the last such line)"),
+        })
+    }
+}
 
 /// What a shard has to do for handshakes.
 #[derive(Debug, Default)]
@@ -215,27 +231,29 @@ impl<C: Core> DataPath<C> {
             } else {
                 counters.transport_errors += 1;
             }
-            let peer = peer_of(connection);
+            let transport = connection.transport.as_ref();
+            let peer = transport.and_then(|it| it.revealed_peer());
+            let peer = peer.unwrap_or_else(|| peer_of(connection));
+            let listener = connection.listener() as usize;
             match error {
                 TransportError::WebSocket(error) => tracing::debug!(
                     target: WEBSOCKETS_TARGET,
                     "WebSocket from {peer} ends: {error}"
                 ),
+                // As Mosquitto says it. A flood of them is no reason for a flood of lines.
                 TransportError::Tls(error) if is_pending => {
-                    // As Mosquitto says it. A flood of them is no reason for a flood of lines.
-                    let listener = &mut self.listeners[connection.listener() as usize];
-                    let last = listener.failure_logged_at;
-                    if last.is_some_and(|at| self.now - at < FAILURE_LOG_EVERY) {
-                        listener.failures_unsaid += 1;
-                    } else {
-                        listener.failure_logged_at = Some(self.now);
-                        let more = match std::mem::take(&mut listener.failures_unsaid) {
-                            0 => String::new(),
-                            count => format!(" ({count} more since the last such line)"),
-                        };
+                    if let Some(more) = self.listeners[listener].says_failure(self.now) {
                         tracing::info!(
                             target: NOTICE_TARGET,
                             "Client connection from {peer} failed: {error}.{more}"
+                        );
+                    }
+                }
+                error if error.is_of_proxy() => {
+                    if let Some(more) = self.listeners[listener].says_failure(self.now) {
+                        tracing::info!(
+                            target: NOTICE_TARGET,
+                            "Connection from {peer} rejected, {error}.{more}"
                         );
                     }
                 }

@@ -73,9 +73,9 @@ pub struct ProxyOptions {
 pub(super) enum TransportError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    #[error("the client did not speak TLS to the proxy")]
+    #[error("client did not connect using TLS")]
     ProxyWithoutTls,
-    #[error("the client showed the proxy no valid certificate")]
+    #[error("client did not provide a certificate")]
     ProxyWithoutCertificate,
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -83,6 +83,16 @@ pub(super) enum TransportError {
     WebSocket(#[from] WebSocketError),
     #[error("the client causes answers and does not read them")]
     AnswersUnread,
+}
+
+impl TransportError {
+    /// Whether what the proxy says, or does not say, is the reason.
+    pub(super) const fn is_of_proxy(&self) -> bool {
+        matches!(
+            self,
+            Self::Proxy(_) | Self::ProxyWithoutTls | Self::ProxyWithoutCertificate
+        )
+    }
 }
 
 /// What a transport has learned of the peer.
@@ -201,6 +211,11 @@ impl Transport {
         self.revealed.take()
     }
 
+    /// The peer's address, if that was learned since and is not the socket's.
+    pub(super) fn revealed_peer(&self) -> Option<PeerAddress> {
+        self.revealed.as_ref().and_then(|revealed| revealed.peer)
+    }
+
     /// Whether the peer will send nothing more, though the socket may be open.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
@@ -286,17 +301,18 @@ impl Transport {
         let Some((header, size)) = proxy::parse(options.version, held)? else {
             return Ok(None);
         };
+        // From here on the log can tell who is refused.
+        let revealed = Revealed {
+            peer: header.peer,
+            certificate: header.certificate,
+        };
+        self.revealed = (revealed != Revealed::default()).then_some(revealed);
         if options.require_tls && !header.is_tls {
             return Err(TransportError::ProxyWithoutTls);
         }
         if options.require_certificate && !header.has_certificate {
             return Err(TransportError::ProxyWithoutCertificate);
         }
-        let revealed = Revealed {
-            peer: header.peer,
-            certificate: header.certificate,
-        };
-        self.revealed = (revealed != Revealed::default()).then_some(revealed);
         Ok(Some(size))
     }
 
