@@ -109,7 +109,7 @@ pub struct Counters {
     pub subscriptions_refused: u64,
     /// Times a publisher was not read because a ring was full.
     pub paused_ring_full: u64,
-    /// Messages for more Sessions of a shard than one turn has time for.
+    /// Messages for more Sessions and Shared Subscriptions of a shard than one turn has time for.
     pub spread: u64,
     /// Times a publisher was not read because of those: as many as may be were on their way, or one that its own had to
     /// come behind.
