@@ -1,20 +1,30 @@
 //! A WebSocket, the server's side of it: frames around a stream of MQTT Control Packets.
 //!
 //! A packet may be cut by frames and a frame may hold many packets [MQTT-6.0.0-2], so payload goes on as
-//! it comes and no frame is ever held. The header is read and written by tungstenite's codec; its
+//! it comes and no frame is ever held. What is sent has a frame for each packet. The header is read and written by tungstenite's codec; its
 //! message layer would hold whole messages.
 
 #![forbid(unsafe_code)]
 
 use super::static_files::StaticFile;
 use super::upgrade::{self, Granted, Refusal, WebSocketOptions};
+use crate::codec::decode_fixed_header;
 use crate::limits::PACKET_SIZE_MAX;
+use smallvec::SmallVec;
 use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 /// Longest frame header: two bytes, a length of eight, a mask of four.
 const HEADER_SIZE_MAX: usize = 14;
+/// First byte of a frame that is a whole binary message, and size of a payload from which on more than the second byte
+/// tells its length.
+const FINAL_BINARY: u8 = 0x82;
+const LONG_PAYLOAD: u8 = 126;
+/// Bytes that there is room for at once for the frame headers of small packets.
+const FRAMES_ROOM: usize = 4096;
+/// Longest fixed header of a packet.
+const FIXED_HEADER_SIZE_MAX: usize = 5;
 /// Largest payload of a control frame.
 const CONTROL_SIZE_MAX: usize = 125;
 /// Largest frame, and all fragments of a message together. Nothing is held of them, but a peer that
@@ -77,6 +87,8 @@ pub(super) struct WebSocket {
     /// Payload of the last ping, to be answered. A peer that sends many and reads none gets one pong,
     /// as RFC 6455 5.5.3 allows, so that they cannot pile up.
     ping: Option<Vec<u8>>,
+    /// Where packets end in what is sent.
+    outgoing: Packets,
     /// What is left of the file that is served.
     file: Option<(StaticFile, usize)>,
 }
@@ -88,6 +100,52 @@ enum State {
     Open,
     /// A close frame has been written, or the connection never became a WebSocket.
     Closed,
+}
+
+/// Where packets end in bytes that come in pieces of any size.
+#[derive(Debug, Default)]
+struct Packets {
+    /// What is left of the packet that has begun.
+    left: usize,
+    /// The start of a packet whose size it does not tell yet.
+    head: SmallVec<[u8; FIXED_HEADER_SIZE_MAX]>,
+}
+
+impl Packets {
+    /// How many of the next `bytes`, which are some, belong to one packet.
+    fn advance(&mut self, bytes: &[u8]) -> usize {
+        if self.left == 0 {
+            let before = self.head.len();
+            let header = if before == 0 {
+                decode_fixed_header(bytes, u32::MAX)
+            } else {
+                let missing = FIXED_HEADER_SIZE_MAX - before;
+                self.head
+                    .extend_from_slice(&bytes[..bytes.len().min(missing)]);
+                decode_fixed_header(&self.head, u32::MAX)
+            };
+            self.left = match header {
+                Ok(Some(header)) => {
+                    self.head.clear();
+                    header.total_size() - before
+                }
+                Ok(None) => {
+                    if before == 0 {
+                        self.head.extend_from_slice(bytes);
+                    }
+                    return bytes.len();
+                }
+                // No packet: who sends it knows why.
+                Err(_) => {
+                    self.head.clear();
+                    return bytes.len();
+                }
+            };
+        }
+        let count = self.left.min(bytes.len());
+        self.left -= count;
+        count
+    }
 }
 
 #[derive(Debug)]
@@ -318,10 +376,27 @@ impl WebSocket {
         }
     }
 
-    /// Appends the frame that carries `plain`.
-    pub(super) fn wrap(&self, plain: &[u8], out: &mut Vec<u8>) {
-        if !plain.is_empty() && self.is_open() {
-            write_frame(OpCode::Data(Data::Binary), plain, out);
+    /// Appends frames that carry `plain`, one for each packet, or for as much of it as there is. A frame may have many,
+    /// and a Client has to read them all [MQTT-6.0.0-2]; but there are some, Paho's for C among them, that read the
+    /// second one only once something else arrives.
+    // HOT: per packet.
+    pub(super) fn wrap(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+        if !self.is_open() {
+            return;
+        }
+        // Many packets are hardly larger than their frame's header, large ones have one for all that comes at once.
+        out.reserve(plain.len() + plain.len().min(FRAMES_ROOM) + HEADER_SIZE_MAX);
+        let mut rest = plain;
+        while !rest.is_empty() {
+            let (packet, behind) = rest.split_at(self.outgoing.advance(rest));
+            match u8::try_from(packet.len()) {
+                Ok(size) if size < LONG_PAYLOAD => {
+                    out.extend_from_slice(&[FINAL_BINARY, size]);
+                    out.extend_from_slice(packet);
+                }
+                _ => write_frame(OpCode::Data(Data::Binary), packet, out),
+            }
+            rest = behind;
         }
     }
 

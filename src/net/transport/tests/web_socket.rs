@@ -246,10 +246,9 @@ fn an_independent_client_talks_pings_and_closes() {
             let wire = std::mem::take(&mut client.get_mut().outgoing);
             assert!(server.receive(&wire, piece).is_empty());
             assert_eq!(std::mem::take(&mut server.plain), payload);
-            if size > 0 {
-                client.get_mut().incoming = server.send(&payload);
-                assert_eq!(client.read().unwrap(), Message::binary(payload));
-            }
+            let answer = packet(size);
+            client.get_mut().incoming = server.send(&answer);
+            assert_eq!(client.read().unwrap(), Message::binary(answer));
         }
         client
             .send(Message::Ping(b"are you there"[..].into()))
@@ -274,6 +273,29 @@ fn an_independent_client_talks_pings_and_closes() {
         ));
         // It has been said.
         assert!(server.close().is_empty() && server.send(b"late").is_empty());
+    }
+}
+
+/// A packet with so much behind its fixed header.
+fn packet(remaining_length: usize) -> Vec<u8> {
+    let (mut packet, mut length) = (vec![0x30], remaining_length);
+    while length > 0x7F {
+        packet.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    packet.push(length as u8);
+    packet.extend((0..remaining_length).map(|at| at as u8));
+    packet
+}
+
+// Not demanded by [MQTT-6.0.0-2]: there are Clients that read the second packet of a frame only once something else comes.
+#[test]
+fn each_packet_is_sent_in_a_frame_of_its_own() {
+    let (mut server, mut client) = (open(), client());
+    let packets = [0, 1, 127, 128, 16_383, 16_384, 0, 70_000, 0].map(packet);
+    client.get_mut().incoming = server.send(&packets.concat());
+    for packet in packets {
+        assert_eq!(client.read().unwrap(), Message::binary(packet));
     }
 }
 
@@ -470,6 +492,36 @@ proptest! {
         server.receive(&wire, piece);
         prop_assert!(server.error.is_none());
         prop_assert_eq!(&server.plain, &messages.concat());
+    }
+
+    #[test]
+    fn packets_that_are_sent_in_any_pieces_never_share_a_frame(
+        lengths in prop::collection::vec(prop_oneof![0..9_usize, 120..140_usize, 16_380..16_390_usize], 1..12),
+        cuts in prop::collection::vec(1..300_usize, 1..20),
+    ) {
+        let (mut server, mut client) = (open(), client());
+        let packets: Vec<_> = lengths.into_iter().map(packet).collect();
+        let sent = packets.concat();
+        let (mut rest, mut cuts) = (&sent[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let cut = rest.len().min(*cuts.next().unwrap());
+            client.get_mut().incoming.extend(server.send(&rest[..cut]));
+            rest = &rest[cut..];
+        }
+        let mut received = Vec::new();
+        let mut ends = packets.iter().scan(0, |end, packet| {
+            *end += packet.len();
+            Some(*end)
+        });
+        let mut end = ends.next().unwrap();
+        while received.len() < sent.len() {
+            received.extend_from_slice(&client.read().unwrap().into_data());
+            prop_assert!(received.len() <= end, "a frame has the end of one packet and the start of the next");
+            if received.len() == end {
+                end = ends.next().unwrap_or(end);
+            }
+        }
+        prop_assert_eq!(received, sent);
     }
 
     #[test]
