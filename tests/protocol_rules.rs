@@ -408,6 +408,23 @@ fn no_local_keeps_a_clients_own_messages_away() {
     assert_eq!(broker.receive(client), "300400017400");
 }
 
+/// [MQTT-3.8.3-3] [MQTT-3.3.4-2] [MQTT-3.3.4-3]
+#[test]
+fn a_subscription_with_no_local_adds_nothing_to_an_own_message_that_comes_because_of_another() {
+    let mut broker = Broker::new();
+    let client = broker.v5('a');
+    // Identifier 1, QoS 1 and No Local; identifier 2, QoS 0.
+    broker.send(client, "82 09 0001 02 0b01 0001 74 05");
+    broker.send(client, "82 09 0002 02 0b02 0001 2b 00");
+    let own = broker.send(client, "32 07 0001 74 0001 00 78");
+    assert_eq!(own, "3007 0001 74 02 0b02 78 4002 0001".replace(' ', ""));
+    let publisher = broker.v5('p');
+    broker.send(publisher, "32 07 0001 74 0001 00 78");
+    let received = broker.receive(client);
+    let either = ["320b0001740001040b010b0278", "320b0001740001040b020b0178"];
+    assert!(either.contains(&received.as_str()), "{received}");
+}
+
 /// [MQTT-3.8.4-1] [MQTT-3.8.4-8] [MQTT-3.9.3-1]
 #[test]
 fn a_suback_answers_every_filter_in_order_with_the_qos_granted() {

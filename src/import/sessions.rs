@@ -586,7 +586,8 @@ impl Importer {
             let matches = router.matches(topic_name);
             for target in &matches.targets {
                 let session = u64::from(target.session.index);
-                if target.no_local && session == publisher {
+                let is_own = session == publisher;
+                if !target.is_for(is_own.then_some(target.session)) {
                     continue;
                 }
                 let retain = parts.retain && target.retain_as_published;

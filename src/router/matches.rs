@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 /// the same filters match.
 #[derive(Debug, Default)]
 pub struct Matches {
-    /// Sessions of this shard, each once.
+    /// Sessions of this shard, each once; twice only where [`Whose`] tells the two apart.
     pub targets: Vec<Target>,
     /// Other shards with subscribers of their own; Shared Subscriptions do not count.
     pub shards: ShardSet,
@@ -110,11 +110,37 @@ pub struct Target {
     pub qos: QoS,
     /// Whether any of them asks to keep the RETAIN flag as published.
     pub retain_as_published: bool,
-    /// Whether none of them wants what this Session published itself [MQTT-3.8.3-3].
-    pub no_local: bool,
+    /// Whose messages it is for.
+    pub whose: Whose,
 }
 
 const _: () = assert!(size_of::<Target>() <= 40);
+
+/// Who has to have published what a target gets. A Session has a second target if only some of its overlapping
+/// subscriptions have No Local set: to those none of its own messages is forwarded [MQTT-3.8.3-3], so they raise no QoS of
+/// one and their Subscription Identifiers are not in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whose {
+    /// Anybody.
+    Anybodys,
+    /// Anybody but this Session.
+    Others,
+    /// This Session itself.
+    Own,
+}
+
+impl Target {
+    /// Whether it gets what `publisher` has published, a Session of this shard.
+    #[inline]
+    #[must_use]
+    pub fn is_for(&self, publisher: Option<SessionKey>) -> bool {
+        match self.whose {
+            Whose::Anybodys => true,
+            Whose::Others => publisher != Some(self.session),
+            Whose::Own => publisher == Some(self.session),
+        }
+    }
+}
 
 /// A Shared Subscription that matched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -38,7 +38,7 @@ mod text;
 mod trie;
 
 pub use filter::FilterKey;
-pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target};
+pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target, Whose};
 pub use retained::{RetainedVersion, RetainedWalk, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
 pub use shared::Interest;

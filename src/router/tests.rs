@@ -120,9 +120,10 @@ fn overlapping_subscriptions_are_one_target_with_all_identifiers() {
     for others in [0, 100] {
         let mut router = router();
         let overlapping = [
-            ("a/b", QoS::AtLeastOnce, Some(7), true),
-            ("a/+", QoS::ExactlyOnce, None, false),
-            ("a/#", QoS::AtMostOnce, Some(9), true),
+            ("a/b", QoS::AtMostOnce, Some(7), true),
+            ("a/+", QoS::AtLeastOnce, None, false),
+            ("a/#", QoS::AtMostOnce, Some(9), false),
+            ("+/b", QoS::ExactlyOnce, Some(11), true),
             ("#", QoS::AtMostOnce, Some(7), true),
         ];
         for (text, qos, identifier, no_local) in overlapping {
@@ -137,21 +138,27 @@ fn overlapping_subscriptions_are_one_target_with_all_identifiers() {
             subscribe(&mut router, "a/b", index);
         }
         let matches = router.matches(topic("a/b"));
-        assert_eq!(matches.targets.len(), 1 + others as usize);
-        let target = matches
-            .targets
-            .iter()
-            .find(|it| it.session == session(1))
-            .expect("it is there");
-        assert_eq!(target.qos, QoS::ExactlyOnce);
-        assert!(!target.no_local && !target.retain_as_published);
-        let mut identifiers: Vec<u32> = target
-            .subscription_identifiers
-            .iter()
-            .map(|identifier| identifier.get())
-            .collect();
-        identifiers.sort_unstable();
-        assert_eq!(identifiers, [7, 7, 9]);
+        // One more for its own messages, of which it gets what No Local does not keep away.
+        assert_eq!(matches.targets.len(), 2 + others as usize);
+        for (publisher, qos, expected) in [
+            (None, QoS::ExactlyOnce, &[7, 7, 9, 11][..]),
+            (Some(session(2)), QoS::ExactlyOnce, &[7, 7, 9, 11]),
+            (Some(session(1)), QoS::AtLeastOnce, &[9]),
+        ] {
+            let targets = matches.targets.iter();
+            let mut targets = targets.filter(|it| it.session == session(1) && it.is_for(publisher));
+            let target = targets.next().expect("it is there");
+            assert!(targets.next().is_none());
+            assert_eq!(target.qos, qos);
+            assert!(!target.retain_as_published);
+            let mut identifiers: Vec<u32> = target
+                .subscription_identifiers
+                .iter()
+                .map(|identifier| identifier.get())
+                .collect();
+            identifiers.sort_unstable();
+            assert_eq!(identifiers, expected);
+        }
     }
 }
 
@@ -694,10 +701,11 @@ impl ModelFilter {
     }
 }
 
-type ModelTarget = (QoS, bool, bool, Vec<NonZeroU32>);
+type ModelTarget = (QoS, bool, Vec<NonZeroU32>);
 
 fn check_topic(router: &mut Router, model: &BTreeMap<String, ModelFilter>, name: &str) {
-    let mut targets = BTreeMap::<u32, ModelTarget>::new();
+    // By Session, and whether it is the publisher.
+    let mut targets = BTreeMap::<(u32, bool), ModelTarget>::new();
     let mut shards = ShardSet::EMPTY;
     let mut groups = BTreeSet::new();
     for (text, wanted) in model {
@@ -713,33 +721,34 @@ fn check_topic(router: &mut Router, model: &BTreeMap<String, ModelFilter>, name:
             shards.insert(ShardId(shard));
         }
         for (&index, (options, identifier, _)) in &wanted.subscribers {
-            let target = targets
-                .entry(index)
-                .or_insert((QoS::AtMostOnce, false, true, Vec::new()));
-            target.0 = target.0.max(options.qos);
-            target.1 |= options.retain_as_published;
-            target.2 &= options.no_local;
-            target.3.extend(identifier);
-            target.3.sort_unstable();
+            for is_own in [false, true] {
+                if is_own && options.no_local {
+                    continue;
+                }
+                let target = targets.entry((index, is_own)).or_default();
+                target.0 = target.0.max(options.qos);
+                target.1 |= options.retain_as_published;
+                target.2.extend(identifier);
+                target.2.sort_unstable();
+            }
         }
     }
     let matches = router.matches(topic(name));
-    let mut found = BTreeMap::<u32, ModelTarget>::new();
+    let mut found = BTreeMap::<(u32, bool), ModelTarget>::new();
     for target in &matches.targets {
         assert_eq!(target.session, session(target.session.index));
         let mut identifiers = target.subscription_identifiers.to_vec();
         identifiers.sort_unstable();
-        let merged = (
-            target.qos,
-            target.retain_as_published,
-            target.no_local,
-            identifiers,
-        );
-        assert_eq!(
-            found.insert(target.session.index, merged),
-            None,
-            "each Session once"
-        );
+        let merged = (target.qos, target.retain_as_published, identifiers);
+        for is_own in [false, true] {
+            if target.is_for(is_own.then_some(target.session)) {
+                assert_eq!(
+                    found.insert((target.session.index, is_own), merged.clone()),
+                    None,
+                    "each Session once"
+                );
+            }
+        }
     }
     assert_eq!(found, targets, "{name}");
     assert_eq!(matches.shards, shards, "{name}");

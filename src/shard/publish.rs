@@ -1085,14 +1085,24 @@ impl Clients {
         fanout: &mut Fanout<'_>,
         effects: &mut Effects,
     ) {
-        let retain = fanout.message.retain;
         for target in targets {
             // [MQTT-3.8.3-3]
-            if target.no_local && publisher == Some(target.session) {
-                continue;
+            if target.is_for(publisher) {
+                self.deliver_to_one(target, fanout, effects);
             }
-            self.deliver(recipient(target, retain), fanout, effects);
         }
+    }
+
+    /// Gives it to a subscriber that it is for.
+    #[inline(always)] // As `deliver_to`.
+    pub(super) fn deliver_to_one(
+        &mut self,
+        target: &Target,
+        fanout: &mut Fanout<'_>,
+        effects: &mut Effects,
+    ) {
+        let recipient = recipient(target, fanout.message.retain);
+        self.deliver(recipient, fanout, effects);
     }
 }
 

@@ -300,8 +300,8 @@ impl Shard {
                 .clients
                 .fanout(message, None, matches.targets.len(), now);
             for &other in others {
-                let target = std::slice::from_ref(&matches.targets[other as usize]);
-                self.clients.deliver_to(target, None, &mut fanout, effects);
+                let target = &matches.targets[other as usize];
+                self.clients.deliver_to_one(target, &mut fanout, effects);
             }
             if is_onward {
                 self.forward(matches, &mut fanout);
@@ -342,7 +342,7 @@ impl Clients {
         let may_copy = self.copies_runs && part.matches.groups.is_empty();
         for (place, target) in part.targets.iter().enumerate() {
             // [MQTT-3.8.3-3]
-            if target.no_local && publisher == Some(target.session) {
+            if !target.is_for(publisher) {
                 continue;
             }
             let is_plain = may_copy

@@ -943,10 +943,15 @@ impl Oracle {
             self.write_retained(message.topic, shard, Some(index));
         }
         for (client, session) in self.sessions.iter_mut().enumerate() {
+            // What is kept away from its publisher adds nothing to what others bring [MQTT-3.8.3-3].
+            let is_own = client == message.publisher;
             let matching = session
                 .subscriptions
                 .iter()
-                .filter(|(filter, _)| !is_shared(filter) && matches(filter, message.topic));
+                .filter(|(filter, subscription)| {
+                    let is_excluded = subscription.options.no_local && is_own;
+                    !is_shared(filter) && matches(filter, message.topic) && !is_excluded
+                });
             let mut qos = QoS::AtMostOnce;
             let mut identifiers = Vec::new();
             let mut filters = BTreeSet::new();
@@ -960,8 +965,7 @@ impl Oracle {
                     qos = qos.max(subscription.options.qos);
                 }
                 identifiers.extend(subscription.identifier);
-                let is_excluded = subscription.options.no_local && client == message.publisher;
-                if subscription.in_force && !is_excluded {
+                if subscription.in_force {
                     filters.insert(filter.clone());
                 }
             }
@@ -1369,15 +1373,14 @@ impl Oracle {
                 is_shared(filter) == shared && *at >= first_routed && matches(filter, topic)
             })
         };
-        let own: Vec<&Subscription> = current
-            .iter()
-            .filter(|(filter, _)| !is_shared(filter))
-            .map(|(_, subscription)| *subscription)
-            .collect();
         let is_local = message.publisher == client;
         // [MQTT-3.8.3-3]
-        let own_allows = own.iter().any(|it| !(it.options.no_local && is_local));
-        let own_may = own_allows || removed(false).next().is_some();
+        let own: Vec<&Subscription> = current
+            .iter()
+            .filter(|(filter, it)| !(is_shared(filter) || it.options.no_local && is_local))
+            .map(|(_, subscription)| *subscription)
+            .collect();
+        let own_may = !own.is_empty() || removed(false).next().is_some();
         let groups: BTreeSet<String> = current
             .iter()
             .map(|(filter, _)| *filter)
