@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastmq::auth::{Acl, Security};
-use fastmq::journal::{Journal, Origins, Replay, Replayed, WallClock, next_frame};
-use fastmq::key::ConnectionKey;
+use fastmq::config::Durability;
+use fastmq::journal::{Journal, Origin, Origins, Replay, Replayed, WallClock, next_frame};
+use fastmq::key::{ConnectionKey, PacketIdentifier, ShardId};
 use fastmq::limits::Limits;
+use fastmq::message::{Message, MessageRef, QoS};
 use fastmq::policy::Settings;
+use fastmq::router::{Interest, RetainedVersion};
+use fastmq::shard::{Effects, Envelope, Shard};
 use hex::{Broker, bytes, hex};
 
 /// A broker that stores, and what its disk has.
@@ -20,6 +24,8 @@ struct Stored {
     log: Vec<u8>,
     /// The first frame of the log.
     first: u64,
+    /// When a message counts as stored, after the next start.
+    durability: Durability,
 }
 
 impl Stored {
@@ -32,6 +38,7 @@ impl Stored {
             settings,
             log: Vec::new(),
             first: 1,
+            durability: Durability::Always,
         }
     }
 
@@ -41,16 +48,23 @@ impl Stored {
 
     /// The disk takes what there is for it.
     fn write(&mut self) {
+        while self.write_once() {}
+    }
+
+    /// The same, and nothing of what follows from it. Whether there was anything.
+    fn write_once(&mut self) -> bool {
         let Broker {
             shard,
             effects,
             now,
         } = &mut self.broker;
         let mut pieces = Vec::new();
-        while let Some(last) = shard.take_journal(&mut pieces) {
-            self.log.extend(pieces.concat());
-            shard.handle_durable(last, *now, effects);
-        }
+        let Some(last) = shard.take_journal(&mut pieces) else {
+            return false;
+        };
+        self.log.extend(pieces.concat());
+        shard.handle_durable(last, *now, effects);
+        true
     }
 
     /// What a start would find, and the number of the next frame.
@@ -66,16 +80,23 @@ impl Stored {
 
     /// The broker is killed, and another one goes on with what the disk has.
     fn restart(&mut self) {
+        self.restart_among(1);
+    }
+
+    /// The same, as the first of so many shards.
+    fn restart_among(&mut self, shard_count: usize) {
         let (replayed, lsn) = self.replayed();
         let mut settings = self.settings.clone();
         settings.occupancy = Settings::permissive(Limits::default()).occupancy;
-        let now = self.broker.now;
-        self.broker = Broker::with_settings(settings);
-        self.broker.now = now;
         let shard = &mut self.broker.shard;
+        *shard = Shard::with_settings(ShardId(0), shard_count, Arc::new(settings), 1);
+        self.broker.effects = Effects::default();
+        let now = self.broker.now;
         let session = replayed.session_max + 1;
-        let journal = Journal::new(0, 1, Origins { lsn, session }, WallClock::default());
+        let origins = Origins { lsn, session };
+        let journal = Journal::new(0, shard_count, origins, WallClock::default());
         shard.store_in(journal, &replayed.suspects);
+        shard.set_durability(self.durability);
         for retained in &replayed.retained {
             shard.restore_retained(retained, now);
         }
@@ -93,6 +114,32 @@ impl Stored {
         self.broker.shard.begin_snapshot();
         while self.broker.shard.continue_snapshot(1 << 16).is_none() {}
         self.write();
+    }
+
+    /// The other one of two shards has said something.
+    fn hear(&mut self, envelope: Envelope) {
+        let Broker {
+            shard,
+            effects,
+            now,
+        } = &mut self.broker;
+        shard.handle_envelope(ShardId(1), envelope, usize::MAX, *now, effects);
+    }
+
+    /// The other one wants what is published to this filter.
+    fn hear_of_interest(&mut self, filter: &str) {
+        self.hear(Envelope::Interest {
+            sequence: 1,
+            filter: filter.as_bytes().into(),
+            interest: Interest::PLAIN,
+        });
+        self.told();
+    }
+
+    /// What the other one is told.
+    fn told(&mut self) -> Vec<Envelope> {
+        let outbound = self.broker.shard.outbound(ShardId(1));
+        outbound.drain(..).collect()
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -557,22 +604,32 @@ fn sessions_that_a_restart_finds_count_among_those_that_there_may_be() {
     assert!(!connack.starts_with("200300"), "{connack}");
 }
 
-/// [MQTT-4.8.2-4]
+/// [MQTT-4.8.2-4] What waited, what was sent and not acknowledged, and what came after the restart.
 #[test]
 fn what_a_member_of_a_group_has_not_had_is_handed_on_after_a_restart_as_before() {
     let subscribe = "82 0f 0001 000a 24736861 72652f67 2f74 01";
-    let mut stored = Stored::with(Limits::default());
-    let (away, _) = stored.connect(STAYS);
-    stored.send(away, subscribe);
-    stored.broker.lose(away);
-    let publisher = stored.broker.v311('p');
-    assert_eq!(stored.send(publisher, "32 06 0001 74 0001 78"), "40020001");
-    stored.restart();
-    let member = stored.broker.v311('b');
-    stored.broker.send(member, subscribe);
-    // Its Client begins anew.
-    stored.connect("10 0d 0004 4d515454 04 02 0000 0001 61");
-    assert_eq!(stored.broker.receive(member), "3206000174000178");
+    let publish = "32 06 0001 74 0001 78";
+    for (was_sent, comes_later) in [(false, false), (true, false), (false, true)] {
+        let mut stored = Stored::with(Limits::default());
+        let (client, _) = stored.connect(STAYS);
+        stored.send(client, subscribe);
+        if !was_sent {
+            stored.broker.lose(client);
+        }
+        if comes_later {
+            stored.write();
+            stored.restart();
+        }
+        let publisher = stored.broker.v311('p');
+        assert_eq!(stored.send(publisher, publish), "40020001");
+        stored.restart();
+        let member = stored.broker.v311('b');
+        stored.broker.send(member, subscribe);
+        // Its Client begins anew.
+        stored.connect("10 0d 0004 4d515454 04 02 0000 0001 61");
+        let heard = stored.broker.receive(member);
+        assert_eq!(heard, "3206000174000178", "{was_sent}, {comes_later}");
+    }
 }
 
 /// [MQTT-3.3.1-1] What is published while a CONNACK waits for the disk has not been sent if that never leaves.
@@ -606,6 +663,270 @@ fn what_a_reload_takes_from_a_session_is_forgotten_by_the_disk_as_well() {
     }));
     stored.broker.configure(stored.settings.clone());
     assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-4.8.2-5] A QoS 2 PUBLISH that has left may not have been written down as sent: it stays with its Session, of which
+/// it is lost, until that is over.
+#[test]
+fn a_qos2_message_that_may_have_been_sent_before_a_crash_is_not_handed_on_and_is_counted() {
+    for says_anew in [false, true] {
+        let subscribe = "82 0f 0001 000a 24736861 72652f67 2f74 02";
+        let mut stored = Stored::with(Limits::default());
+        let (client, _) = stored.connect(STAYS);
+        stored.send(client, subscribe);
+        let publisher = stored.broker.v311('p');
+        stored.broker.send(publisher, "34 06 0001 74 0001 78");
+        assert!(stored.write_once());
+        let heard = stored.broker.receive(client);
+        assert_eq!(heard, "3406000174000178", "the disk does not know");
+        stored.restart();
+        if says_anew {
+            stored.snapshot();
+            stored.restart();
+        }
+        assert_eq!(stored.owed(), 1);
+        let member = stored.broker.v311('b');
+        stored.broker.send(member, subscribe);
+        stored.connect("10 0d 0004 4d515454 04 02 0000 0001 61");
+        assert_eq!(stored.broker.receive(member), "");
+        // What a snapshot has said of it is that it was sent.
+        let counters = stored.broker.shard.counters();
+        let lost = (counters.dropped_clean_start, counters.ended_unacknowledged);
+        assert_eq!(lost, if says_anew { (0, 1) } else { (1, 0) });
+        assert_eq!(stored.owed(), 0);
+    }
+}
+
+/// A Client of the first one of two shards, which may be the only one before.
+fn of_two() -> char {
+    let shard = Shard::new(ShardId(0), 2, Limits::default(), 1);
+    let mut names = 'a'..='z';
+    let found = names.find(|name| shard.shard_of(&name.to_string()) == ShardId(0));
+    found.expect("one of many")
+}
+
+/// A v3.1.1 CONNECT of this Client, with these flags.
+fn connect_by(name: char, flags: u8) -> String {
+    format!(
+        "10 0d 0004 4d515454 04 {flags:02x} 0000 0001 {:02x}",
+        name as u32
+    )
+}
+
+/// A QoS 2 PUBLISH to `t` that is too large for a batch.
+fn publish_alone(packet_identifier: u16) -> String {
+    let payload = "78".repeat(600);
+    format!("34 dd04 0001 74 {packet_identifier:04x} {payload}")
+}
+
+/// What the first ticket among these is called.
+fn ticket_in(told: &[Envelope]) -> Option<u64> {
+    told.iter().find_map(|envelope| match envelope {
+        Envelope::Ticket { ticket, .. } => Some(*ticket),
+        _ => None,
+    })
+}
+
+/// [MQTT-4.8.2-5] The Session is over but for what another shard is to have of it.
+#[test]
+fn a_qos2_message_that_may_have_been_sent_is_not_among_those_that_an_ended_session_has_still_to_hand_on()
+ {
+    let filter = "$share/g/t";
+    let subscribe = "82 0f 0001 000a 24736861 72652f67 2f74 02";
+    let name = of_two();
+    let mut stored = Stored::with(Limits::default());
+    let (client, _) = stored.connect(&connect_by(name, 0));
+    stored.send(client, subscribe);
+    let publisher = stored.broker.v311('P');
+    stored.send(publisher, "32 06 0001 74 0001 78");
+    stored.broker.send(publisher, "34 06 0001 74 0002 79");
+    assert!(stored.write_once());
+    let heard = stored.broker.receive(client);
+    assert_eq!(heard, "32060001740001783406000174000279");
+    stored.restart_among(2);
+    stored.hear_of_interest(filter);
+    assert_eq!(stored.owed(), 2);
+    stored.open(&connect_by(name, 2));
+    assert_eq!(stored.owed(), 1, "of QoS 1");
+    let told = stored.told();
+    let ticket = ticket_in(&told).expect("it is handed on");
+    stored.hear(Envelope::Stored { ticket, more: 0 });
+    assert_eq!(stored.owed(), 0);
+}
+
+/// [MQTT-4.3.3-11] PUBREL frees the identifier, though it has not waited for PUBREC.
+#[test]
+fn what_was_released_before_other_shards_had_stored_it_is_not_written_down_as_received() {
+    let mut stored = Stored::with(Limits::default());
+    stored.restart_among(2);
+    stored.hear_of_interest("t");
+    let (publisher, _) = stored.connect(&connect_by(of_two(), 0));
+    assert_eq!(stored.send(publisher, &publish_alone(1)), "");
+    let ticket = ticket_in(&stored.told()).expect("the other shard is asked");
+    assert_eq!(stored.send(publisher, "62 02 0001"), "");
+    stored.hear(Envelope::Stored { ticket, more: 0 });
+    stored.write();
+    assert_eq!(stored.broker.receive(publisher), "5002000170020001");
+    let sessions = stored.replayed().0.sessions;
+    assert!(sessions.values().all(|it| it.inbound.is_empty()));
+}
+
+/// [MQTT-4.3.3-10] After one more crash its DUP tells nothing: it is the first of its message that is taken.
+#[test]
+fn a_message_that_begins_anew_under_an_identifier_in_doubt_is_not_taken_before_other_shards_have_it()
+ {
+    let name = of_two();
+    let mut stored = Stored::with(Limits::default());
+    let (publisher, _) = stored.connect(&connect_by(name, 0));
+    let heard = stored.send(publisher, "34 06 0001 74 0001 78");
+    assert_eq!(heard, "50020001");
+    stored.durability = Durability::Interval(Duration::from_secs(1));
+    stored.restart_among(2);
+    stored.hear_of_interest("t");
+    let (publisher, _) = stored.connect(&connect_by(name, 0));
+    assert_eq!(stored.send(publisher, &publish_alone(1)), "");
+    let is_taken = |stored: &Stored| {
+        let sessions = stored.replayed().0.sessions;
+        sessions.values().any(|it| !it.inbound.is_empty())
+    };
+    assert!(!is_taken(&stored));
+    let ticket = ticket_in(&stored.told()).expect("the other shard is asked");
+    stored.hear(Envelope::Stored { ticket, more: 0 });
+    stored.write();
+    assert!(is_taken(&stored));
+}
+
+/// [MQTT-4.3.3-10] Each of its ways is one receiver: that the one was there before a crash says nothing of the other.
+#[test]
+fn a_message_that_a_session_had_before_a_crash_comes_by_its_group_that_had_not_and_not_again_otherwise()
+ {
+    let name = of_two();
+    let mut stored = Stored::with(Limits::default());
+    stored.restart_among(2);
+    let (client, _) = stored.connect(&connect_by(name, 0));
+    for subscribe in [
+        "82 06 0001 0001 74 02",
+        "82 0f 0001 000a 24736861 72652f67 2f74 02",
+    ] {
+        stored.send(client, subscribe);
+        stored.hear(Envelope::InterestAck { sequence: 9 });
+    }
+    stored.write();
+    stored.broker.lose(client);
+    let message: Arc<Message> = Arc::new(Message::new(MessageRef {
+        topic_name: b"t",
+        properties: b"",
+        payload: b"x",
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expires_at: None,
+    }));
+    let publish = Envelope::Publish {
+        message: message.clone(),
+        retained: None,
+        deliver: true,
+    };
+    let to_group = Envelope::PublishShared {
+        message,
+        filter: b"$share/g/t"[..].into(),
+        first: ShardId(0),
+    };
+    let ticket = |repeats| Envelope::Ticket {
+        ticket: 1,
+        origin: Some(Origin {
+            session: 99,
+            exchange: 1,
+            packet_identifier: PacketIdentifier::new(1).expect("not zero"),
+        }),
+        repeats,
+    };
+    stored.hear(ticket(false));
+    stored.hear(publish.clone());
+    assert_eq!(stored.owed(), 1);
+    stored.restart_among(2);
+    for envelope in [publish, to_group] {
+        stored.hear(ticket(true));
+        stored.hear(envelope);
+    }
+    assert_eq!(stored.owed(), 2);
+}
+
+/// [MQTT-3.3.1-5] A crash would bring back one that is older than both.
+#[test]
+fn a_retained_message_that_a_later_one_has_replaced_is_not_stored_before_that_is() {
+    // A topic that this shard keeps.
+    let topic_name = of_two().to_string();
+    let retained = |clock| Envelope::Publish {
+        message: Message::new(MessageRef {
+            topic_name: topic_name.as_bytes(),
+            properties: b"",
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            expires_at: None,
+        })
+        .into(),
+        retained: Some(RetainedVersion {
+            clock,
+            shard: ShardId(1),
+        }),
+        deliver: false,
+    };
+    let mut stored = Stored::with(Limits::default());
+    stored.restart_among(2);
+    stored.hear(retained(9));
+    stored.hear(Envelope::Ticket {
+        ticket: 7,
+        origin: None,
+        repeats: false,
+    });
+    stored.hear(retained(5));
+    assert!(
+        stored.told().is_empty(),
+        "the disk has nothing of the later"
+    );
+    stored.write();
+    let told = stored.told();
+    let is_answered = matches!(told[..], [Envelope::Stored { ticket: 7, more: 0 }]);
+    assert!(is_answered, "{told:?}");
+}
+
+/// [MQTT-4.3.3-11] [MQTT-4.3.3-12]
+#[test]
+fn a_packet_identifier_that_was_free_before_a_restart_is_that_of_another_message_afterwards() {
+    for says_anew in [false, true] {
+        let mut stored = Stored::with(Limits::default());
+        let (publisher, _) = stored.connect(STAYS);
+        let publish = "34 06 0001 74 0001 78";
+        assert_eq!(stored.send(publisher, publish), "50020001");
+        assert_eq!(stored.send(publisher, "62 02 0001"), "70020001");
+        if says_anew {
+            stored.snapshot();
+        }
+        stored.restart();
+        let watcher = stored.broker.v311('w');
+        stored.broker.send(watcher, "82 06 0001 0001 74 00");
+        let (publisher, _) = stored.connect(STAYS);
+        assert_eq!(stored.send(publisher, publish), "50020001");
+        assert_eq!(stored.broker.receive(watcher), "300400017478");
+    }
+}
+
+/// [MQTT-3.3.4-7] A Client that has released what a power failure has brought back may send as many as it was told.
+#[test]
+fn what_is_in_doubt_after_a_power_failure_does_not_count_against_the_receive_maximum() {
+    let mut stored = Stored::with(Limits {
+        max_inflight_messages: 1,
+        ..Limits::default()
+    });
+    stored.durability = Durability::Interval(Duration::from_secs(1));
+    let (publisher, _) = stored.connect(&stays_in_v5(""));
+    let publish = |id: u16| format!("34 07 0001 74 {id:04x} 00 78");
+    assert_eq!(stored.send(publisher, &publish(1)), "5003000110");
+    stored.restart();
+    let (publisher, _) = stored.connect(&stays_in_v5(""));
+    assert_eq!(stored.send(publisher, &publish(2)), "5003000210");
+    assert_eq!(stored.send(publisher, &publish(3)), "e00193");
 }
 
 /// [MQTT-3.1.2-5] What changes of a Session between two parts of what a snapshot says of it is in the log behind both.
