@@ -512,6 +512,23 @@ fn a_session_that_was_to_stay_stays_once_the_operator_sets_no_expiration_any_mor
     }
 }
 
+/// [MQTT-3.14.2-2] allows any interval but a raise from zero: what DISCONNECT says holds.
+#[test]
+fn a_session_that_was_to_stay_ends_after_a_restart_when_its_client_said_as_it_left() {
+    for (asked, left) in [("ffffffff", "0000003c"), ("00000e10", "0000003c")] {
+        let mut stored = Stored::with(Limits::default());
+        let connect = format!("10 13 0004 4d515454 05 00 0000 05 11 {asked} 0001 61");
+        let (client, _) = stored.connect(&connect);
+        stored.send(client, &format!("e0 07 00 05 11 {left}"));
+        stored.pass(30);
+        stored.restart();
+        stored.pass(29);
+        assert_eq!(stored.sessions(), 1, "{asked}");
+        stored.pass(1);
+        assert_eq!(stored.sessions(), 0, "{asked}");
+    }
+}
+
 /// [MQTT-3.1.2-8] [MQTT-3.1.3-9] Time goes on while nobody is there to see it.
 #[test]
 fn a_session_and_its_will_that_were_waiting_are_due_when_they_were_after_a_snapshot_and_a_restart()

@@ -650,6 +650,7 @@ impl Shard {
         let Some(session) = session else {
             return Ok(());
         };
+        let mut is_other_expiry = false;
         if let Some(member) = self.clients.members.get_mut(session) {
             let session = &mut member.session;
             match disconnect.session_expiry_interval {
@@ -657,13 +658,23 @@ impl Shard {
                 Some(raised) if raised > 0 && session.expiry_interval_s == 0 => {
                     return Err(ProtocolError::SessionExpiryRaised);
                 }
-                Some(interval) => session.expiry_interval_s = interval,
+                Some(interval) => {
+                    is_other_expiry = interval != session.expiry_interval_s;
+                    session.expiry_interval_s = interval;
+                }
                 None => {}
             }
         }
         // [MQTT-3.1.2-10] [MQTT-3.14.4-3] A Client that leaves because of an error keeps its Will.
         if disconnect.reason_code == ReasonCode::Success {
             self.clients.set_will(session, None);
+        }
+        // A start goes by what was asked for last: a Session that was never to end has an end from now on.
+        if is_other_expiry
+            && let Some(store) = &mut self.clients.store
+            && let Some(member) = self.clients.members.get(session)
+        {
+            store.session(member);
         }
         self.log_end(
             key,
