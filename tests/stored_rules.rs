@@ -231,6 +231,34 @@ fn a_queue_has_room_for_as_many_as_the_window_beside_those_that_wait_behind_it()
     assert_eq!(dropped(&stored), 1);
 }
 
+/// [MQTT-4.3.3-1] The same of bytes: who is connected and has nothing in flight gets a message of any size.
+#[test]
+fn a_message_that_is_larger_than_a_queue_may_be_comes_to_who_has_room_in_the_window() {
+    let mut stored = Stored::with(Limits {
+        max_queued_bytes: 10,
+        ..Limits::default()
+    });
+    let publisher = stored.broker.v311('p');
+    let payload = "78".repeat(20);
+    let publish = |flags: u8, topic: &str| {
+        let first_byte = 0x30 | flags;
+        format!("{first_byte:02x}190001{topic}0001{payload}")
+    };
+    let client = stored.subscriber(2);
+    for (flags, topic) in [(4, "74"), (3, "72")] {
+        stored.send(publisher, &publish(flags, topic));
+    }
+    assert_eq!(stored.broker.receive(client), publish(4, "74"));
+    // What is retained.
+    let heard = stored.send(client, "82 06 0001 0001 72 01");
+    let retained = publish(3, "72").replace("720001", "720002");
+    assert_eq!(heard, format!("9003000101{retained}"));
+    // What waits for who is away has no room.
+    stored.broker.lose(client);
+    stored.send(publisher, &publish(2, "74"));
+    assert_eq!(stored.broker.shard.counters().dropped_queue_full, 1);
+}
+
 #[test]
 fn a_message_that_finds_no_room_is_not_written_down_and_its_acknowledgement_waits_for_nothing() {
     let no_memory = Limits {

@@ -668,11 +668,11 @@ impl Clients {
             Some(key) => self.connections.get(key).map_or(0, |it| it.window),
             None => 0,
         };
-        let count_max = limits
-            .max_queued_messages
-            .saturating_add(window.saturating_sub(session.inflight.len()).into());
+        let room = usize::from(window.saturating_sub(session.inflight.len()));
+        let count_max = limits.max_queued_messages.saturating_add(room);
         let is_full = |queue: &Queue| {
-            queue.len() >= count_max || queue.bytes() + size > limits.max_queued_bytes
+            queue.len() >= count_max
+                || queue.len() >= room && queue.bytes() + size > limits.max_queued_bytes
         };
         while is_full(&session.queue)
             && let Some(first) = session.queue.first()
