@@ -693,21 +693,43 @@ fn a_message_that_came_before_a_connack_that_never_left_is_no_duplicate() {
     assert_eq!(heard, "20020100 3206000174000178".replace(' ', ""));
 }
 
+/// What waits, and what was sent and not acknowledged. The rules that took it may be gone after a restart.
 #[test]
-fn what_a_reload_takes_from_a_session_is_forgotten_by_the_disk_as_well() {
-    let mut stored = Stored::with(Limits::default());
-    let client = stored.subscriber(1);
-    stored.broker.lose(client);
-    let publisher = stored.broker.v311('p');
-    stored.send(publisher, "32 06 0001 74 0001 78");
-    assert_eq!(stored.owed(), 1);
-    let acl = Acl::parse("acl", b"topic write #\n").expect("a rule");
-    stored.settings.listeners[0].security = Some(Arc::new(Security {
-        passwords: None,
-        acl: Some(acl),
-    }));
-    stored.broker.configure(stored.settings.clone());
-    assert_eq!(stored.owed(), 0);
+fn what_a_reload_takes_from_a_session_is_forgotten_by_the_disk_and_does_not_come_after_a_restart() {
+    for (qos, publish) in [(1, "32 06 0001 74 0001 78"), (2, "34 06 0001 74 0001 78")] {
+        for was_sent in [false, true] {
+            let mut stored = Stored::with(Limits::default());
+            let client = stored.subscriber(qos);
+            if !was_sent {
+                stored.broker.lose(client);
+            }
+            let publisher = stored.broker.v311('p');
+            stored.send(publisher, publish);
+            if was_sent {
+                assert!(!stored.broker.receive(client).is_empty());
+                stored.broker.lose(client);
+            }
+            assert_eq!(stored.owed(), 1);
+            let acl = Acl::parse("acl", b"topic write #\n").expect("a rule");
+            let mut denying = stored.settings.clone();
+            denying.listeners[0].security = Some(Arc::new(Security {
+                passwords: None,
+                acl: Some(acl),
+            }));
+            stored.broker.configure(denying);
+            if was_sent {
+                // It is when its Client comes back that this is looked at.
+                let (client, heard) = stored.connect(STAYS);
+                assert_eq!(heard, "20020100");
+                stored.broker.lose(client);
+            }
+            assert_eq!(stored.owed(), 0, "QoS {qos}, {was_sent}");
+            assert_eq!(stored.broker.shard.counters().dropped_denied, 1);
+            stored.restart();
+            let (_, heard) = stored.connect(STAYS);
+            assert_eq!(heard, "20020100", "QoS {qos}, {was_sent}");
+        }
+    }
 }
 
 /// [MQTT-4.8.2-5] A QoS 2 PUBLISH that has left may not have been written down as sent: it stays with its Session, of which

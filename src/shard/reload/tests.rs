@@ -6,6 +6,7 @@ use super::*;
 use crate::auth::{Acl, Security};
 use crate::codec::{self, Acknowledgement, Connect, Packet, PublishHeader};
 use crate::codec::{Subscribe, SubscriptionOptions};
+use crate::journal::{Journal, Origins, WallClock};
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
 use crate::origin::Origin;
@@ -354,11 +355,17 @@ fn what_is_denied_is_not_sent_again_and_what_is_not_is_after_some_turns() {
     let reader = connect(&mut rig, "reader", 0);
     assert_eq!(published(&mut rig, reader), []);
     assert!(!is_over(&rig));
+    // What comes meanwhile comes behind it [MQTT-4.6.0-1].
+    fill(&mut rig, writer, &["open/later".to_owned()], false);
     let heard: Vec<_> = (0..300).flat_map(|_| turn(&mut rig, reader)).collect();
-    assert_eq!(heard, [("open".to_owned(), Some(identifier(300)))]);
+    let expected = [("open", 300), ("open/later", 301)];
+    assert_eq!(
+        heard,
+        expected.map(|(topic, number)| (topic.to_owned(), Some(identifier(number))))
+    );
     assert!(is_over(&rig));
     assert_eq!(rig.shard.counters().dropped_denied, 300);
-    assert_eq!(rig.shard.census().inflight, 1);
+    assert_eq!(rig.shard.census().inflight, 2);
 }
 
 #[test]
@@ -494,6 +501,74 @@ fn a_reload_that_changes_a_mount_point_ends_connections_turn_by_turn_and_sends_t
             let heard = published(&mut rig, back);
             let topics = heard.iter().map(|(topic, _)| &**topic);
             assert!(topics.eq(seen), "{before:?} {after:?} {heard:?}");
+        }
+    }
+}
+
+/// The disk takes what there is for it.
+fn write(rig: &mut Rig) {
+    let mut pieces = Vec::new();
+    while let Some(last) = rig.shard.take_journal(&mut pieces) {
+        rig.shard.handle_durable(last, NOW, &mut rig.effects);
+    }
+}
+
+/// [MQTT-3.3.1-1] What a moved connection is not sent any more has not left, so it is no duplicate later.
+#[test]
+fn a_stored_session_is_sent_nothing_by_a_mount_point_that_holds_no_more_and_all_of_it_by_the_next()
+{
+    for (before, after, topic, seen) in [
+        (None, Some("m/"), "m/t", "t"),
+        (Some("m/"), Some("m/n/"), "m/n/t", "t"),
+        (Some("m/"), None, "m/t", "m/t"),
+    ] {
+        let mut rig = Rig::new();
+        let journal = Journal::new(0, 1, Origins::default(), WallClock::default());
+        rig.shard.store_in(journal, &[]);
+        reload(&mut rig, mounted([None, before, None]));
+        turns(&mut rig);
+        let keys: Vec<_> = (0..20)
+            .map(|number| {
+                let key = connect(&mut rig, &number.to_string(), 1);
+                write(&mut rig);
+                subscribe(&mut rig, key, "#", QoS::AtLeastOnce);
+                write(&mut rig);
+                rig.output(key);
+                key
+            })
+            .collect();
+        let other = connect(&mut rig, "other", 0);
+        write(&mut rig);
+        rig.output(other);
+
+        reload(&mut rig, mounted([None, after, None]));
+        assert!(!is_over(&rig));
+        fill(&mut rig, other, &[topic.to_owned()], false);
+        write(&mut rig);
+        for &key in &keys {
+            assert_eq!(published(&mut rig, key), [], "{before:?} {after:?}");
+        }
+        turns(&mut rig);
+        assert_eq!(rig.effects.closes.len(), keys.len());
+        for number in 0..keys.len() {
+            let back = connect(&mut rig, &number.to_string(), 1);
+            write(&mut rig);
+            let bytes = rig.output(back);
+            let mut expected = Vec::new();
+            let header = PublishHeader {
+                duplicate: false,
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                packet_identifier: Some(identifier(0)),
+                topic_name: seen.as_bytes(),
+                topic_alias: None,
+                message_expiry_interval_s: None,
+                forwarded: &[],
+                subscription_identifiers: &[],
+                payload: b"0",
+            };
+            codec::encode_publish(V5, &header, &mut expected);
+            assert!(bytes.ends_with(&expected), "{before:?} {after:?} {bytes:?}");
         }
     }
 }
