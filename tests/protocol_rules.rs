@@ -837,6 +837,48 @@ fn a_retained_message_that_expires_while_it_waits_to_be_read_is_not_sent() {
     assert_eq!(broker.shard.counters().dropped_expired, 1);
 }
 
+/// [MQTT-3.3.1-8] [MQTT-3.3.4-3] What was in flight, and what still waited to be read.
+#[test]
+fn retained_messages_of_a_subscription_come_with_retain_and_its_identifier_on_the_next_connection_too()
+ {
+    let mut broker = Broker::new();
+    let publisher = broker.v5('p');
+    for topic in ["72", "73"] {
+        broker.send(publisher, &format!("33 07 0001 {topic} 0001 00 78"));
+    }
+    // Receive Maximum 1.
+    let connect = v5('a', RESUME, "003c", &format!("{HOUR} 21 0001"), "");
+    let (client, _) = broker.connect(&connect);
+    // Subscription Identifier 9.
+    let heard = broker.send(client, "82 09 0001 02 0b09 0001 23 01");
+    assert!(heard.ends_with("3309000172 0001 020b09 78".replace(' ', "").as_str()));
+    broker.lose(client);
+    let (client, heard) = broker.connect(&connect);
+    let again = "3b09000172 0001 020b09 78".replace(' ', "");
+    assert!(heard.ends_with(&again), "{heard}");
+    let heard = broker.send(client, "40 02 0001");
+    assert_eq!(heard, "3309000173 0002 020b09 78".replace(' ', ""));
+}
+
+/// [MQTT-3.8.3-3] is for what its own Client publishes: what others change comes as it changes, and once.
+#[test]
+fn a_retained_message_that_others_change_while_it_waits_to_be_read_comes_once_though_no_local_is_asked_for()
+ {
+    let mut broker = Broker::new();
+    let publisher = broker.v5('p');
+    for topic in ["72", "73"] {
+        broker.send(publisher, &format!("33 07 0001 {topic} 0001 00 78"));
+    }
+    // Receive Maximum 1.
+    let (client, _) = broker.connect(&v5('a', CLEAN, "003c", "21 0001", ""));
+    let heard = broker.send(client, "82 07 0001 00 0001 23 05");
+    assert_eq!(heard, "9004000100013307000172000100 78".replace(' ', ""));
+    broker.send(publisher, "33 07 0001 73 0001 00 79");
+    let heard = broker.send(client, "40 02 0001");
+    assert_eq!(heard, "3207000173000200 79".replace(' ', ""));
+    assert_eq!(broker.send(client, "40 02 0002"), "");
+}
+
 /// [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 #[test]
 fn a_packet_for_many_goes_to_those_who_take_one_of_its_size_and_to_no_others() {
@@ -929,6 +971,19 @@ fn what_has_expired_is_not_handed_on() {
         (counters.dropped_expired, counters.shared_handed_on),
         (1, 0)
     );
+}
+
+/// [MQTT-3.8.4-4] is for subscriptions that are not shared: those are sent nothing that is retained.
+#[test]
+fn a_member_of_a_group_is_sent_no_retained_messages_when_it_subscribes() {
+    let mut broker = Broker::new();
+    let publisher = broker.v311('p');
+    broker.send(publisher, "33 06 0001 74 0001 78");
+    let member = broker.v5('a');
+    let subscribe = "82 10 0001 00 000a 24736861 72652f67 2f74 01";
+    for _ in 0..2 {
+        assert_eq!(broker.send(member, subscribe), "900400010001");
+    }
 }
 
 /// [MQTT-3.3.1-12]

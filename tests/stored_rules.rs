@@ -677,6 +677,180 @@ fn what_a_member_of_a_group_has_not_had_is_handed_on_after_a_restart_as_before()
     }
 }
 
+/// A v5 SUBSCRIBE with this Subscription Identifier.
+fn subscribe_v5(filter: &str, subscription_identifier: u8, options: u8) -> String {
+    let filter = hex(filter.as_bytes());
+    let (size, filter_size) = (8 + filter.len() / 2, filter.len() / 2);
+    format!(
+        "82 {size:02x} 0001 02 0b {subscription_identifier:02x} {filter_size:04x} {filter} {options:02x}"
+    )
+}
+
+/// A v5 PUBLISH of QoS 1 with the payload `x`, as its subscriber sees it.
+fn published_v5(
+    flags: u8,
+    topic: char,
+    packet_identifier: u16,
+    subscription_identifier: u8,
+) -> String {
+    format!(
+        "{:02x}090001{:02x}{packet_identifier:04x}020b{subscription_identifier:02x}78",
+        0x32 | flags,
+        topic as u32
+    )
+}
+
+const RETAIN: u8 = 1;
+const DUP: u8 = 8;
+
+/// [MQTT-3.3.4-3]
+#[test]
+fn subscription_identifiers_come_with_what_is_owed_and_what_comes_later_over_a_restart() {
+    for (says_anew, is_acknowledged) in [(false, false), (true, false), (false, true), (true, true)]
+    {
+        let mut stored = Stored::with(Limits::default());
+        let (client, _) = stored.connect(&stays_in_v5(""));
+        stored.send(client, &subscribe_v5("t", 7, 1));
+        stored.send(client, &subscribe_v5("$share/g/u", 8, 1));
+        let publisher = stored.broker.v5('p');
+        let publish = |topic: char| format!("32 07 0001 {:02x} 0001 00 78", topic as u32);
+        stored.send(publisher, &publish('t'));
+        assert_eq!(stored.broker.receive(client), published_v5(0, 't', 1, 7));
+        stored.broker.lose(client);
+        let (client, heard) = stored.connect(&stays_in_v5(""));
+        assert!(heard.ends_with(&published_v5(DUP, 't', 1, 7)), "{heard}");
+        if is_acknowledged {
+            stored.send(client, "40 02 0001");
+        }
+        stored.broker.lose(client);
+        stored.send(publisher, &(publish('t') + &publish('u')));
+        if says_anew {
+            stored.snapshot();
+        }
+        stored.write();
+        stored.restart();
+        let (client, heard) = stored.connect(&stays_in_v5(""));
+        let mut owed = published_v5(0, 't', 2, 7) + &published_v5(0, 'u', 3, 8);
+        if !is_acknowledged {
+            owed.insert_str(0, &published_v5(DUP, 't', 1, 7));
+        }
+        assert!(heard.ends_with(&owed), "{heard}");
+        let publisher = stored.broker.v5('p');
+        stored.send(publisher, &(publish('t') + &publish('u')));
+        let later = published_v5(0, 't', 4, 7) + &published_v5(0, 'u', 5, 8);
+        assert_eq!(stored.broker.receive(client), later);
+    }
+}
+
+/// [MQTT-3.3.4-3] [MQTT-3.3.1-8] On the way to its Client, in flight, in its queue, and for what comes later.
+#[test]
+fn retained_messages_of_a_new_subscription_keep_retain_and_its_identifier_over_connections_and_restarts()
+ {
+    let mut stored = Stored::with(Limits::default());
+    let publisher = stored.broker.v5('p');
+    for topic in ['r', 's', 't'] {
+        let retained = format!("33 07 0001 {:02x} 0001 00 78", topic as u32);
+        stored.send(publisher, &retained);
+    }
+    // Receive Maximum 1.
+    let connect = stays_in_v5("21 0001");
+    let (client, _) = stored.connect(&connect);
+    let heard = stored.send(client, &subscribe_v5("#", 9, 1));
+    assert!(heard.ends_with(&published_v5(RETAIN, 'r', 1, 9)), "{heard}");
+    stored.broker.lose(client);
+    let (client, heard) = stored.connect(&connect);
+    let again = published_v5(DUP | RETAIN, 'r', 1, 9);
+    assert!(heard.ends_with(&again), "{heard}");
+    let heard = stored.send(client, "40 02 0001");
+    assert_eq!(heard, published_v5(RETAIN, 's', 2, 9));
+    stored.broker.lose(client);
+    stored.write();
+    stored.restart();
+    let (client, heard) = stored.connect(&connect);
+    let again = published_v5(DUP | RETAIN, 's', 2, 9);
+    assert!(heard.ends_with(&again), "{heard}");
+    let heard = stored.send(client, "40 02 0002");
+    assert_eq!(heard, published_v5(RETAIN, 't', 3, 9));
+    assert_eq!(stored.send(client, "40 02 0003"), "");
+    stored.restart();
+    let (client, _) = stored.connect(&connect);
+    let publisher = stored.broker.v5('p');
+    stored.send(publisher, "32 07 0001 72 0001 00 78");
+    let heard = stored.broker.receive(client);
+    assert_eq!(heard, published_v5(0, 'r', 4, 9));
+}
+
+/// [MQTT-3.8.4-4] They wait for room in the window with those that are retained, not in the queue, which may have none.
+#[test]
+fn retained_messages_of_a_new_subscription_all_come_though_few_may_wait_in_its_queue() {
+    let mut stored = Stored::with(Limits {
+        max_queued_messages: 1,
+        ..Limits::default()
+    });
+    let publisher = stored.broker.v5('p');
+    for topic in ['r', 's', 't', 'u'] {
+        let retained = format!("33 07 0001 {:02x} 0001 00 78", topic as u32);
+        stored.send(publisher, &retained);
+    }
+    // Receive Maximum 1.
+    let (client, _) = stored.connect(&stays_in_v5("21 0001"));
+    let mut heard = stored.send(client, &subscribe_v5("#", 9, 1));
+    for (id, topic) in (1..).zip(['r', 's', 't', 'u']) {
+        let expected = published_v5(RETAIN, topic, id, 9);
+        assert!(heard.ends_with(&expected), "{topic}: {heard}");
+        heard = stored.send(client, &format!("40 02 {id:04x}"));
+    }
+    assert_eq!(heard, "");
+}
+
+/// [MQTT-3.8.4-4] A snapshot knows of them as well.
+#[test]
+fn retained_messages_that_are_still_to_come_do_so_after_a_snapshot_and_a_crash() {
+    let mut stored = Stored::with(Limits::default());
+    let publisher = stored.broker.v5('p');
+    for topic in ['r', 's'] {
+        let retained = format!("33 07 0001 {:02x} 0001 00 78", topic as u32);
+        stored.send(publisher, &retained);
+    }
+    // Receive Maximum 1.
+    let connect = stays_in_v5("21 0001");
+    let (client, _) = stored.connect(&connect);
+    stored.send(client, &subscribe_v5("#", 9, 1));
+    stored.snapshot();
+    stored.restart();
+    let (client, heard) = stored.connect(&connect);
+    let again = published_v5(DUP | RETAIN, 'r', 1, 9);
+    assert!(heard.ends_with(&again), "{heard}");
+    let mut rest = String::new();
+    for id in 1..=4 {
+        rest += &stored.send(client, &format!("40 02 {id:04x}"));
+    }
+    let is_there = (2..=3).any(|id| rest.contains(&published_v5(RETAIN, 's', id, 9)));
+    assert!(is_there, "{rest}");
+}
+
+/// [MQTT-3.8.3-3] [MQTT-3.3.1-13]
+#[test]
+fn no_local_and_retain_as_published_hold_after_a_restart() {
+    for says_anew in [false, true] {
+        let mut stored = Stored::with(Limits::default());
+        let (client, _) = stored.connect(&stays_in_v5(""));
+        // QoS 1, No Local, Retain As Published.
+        stored.send(client, &subscribe_v5("t", 7, 0x0d));
+        if says_anew {
+            stored.snapshot();
+        }
+        stored.restart();
+        let (client, _) = stored.connect(&stays_in_v5(""));
+        let retained = "33 07 0001 74 0001 00 78";
+        assert!(stored.send(client, retained).starts_with("40"));
+        let publisher = stored.broker.v5('p');
+        stored.send(publisher, retained);
+        let heard = stored.broker.receive(client);
+        assert_eq!(heard, published_v5(RETAIN, 't', 1, 7));
+    }
+}
+
 /// [MQTT-3.3.1-1] What is published while a CONNACK waits for the disk has not been sent if that never leaves.
 #[test]
 fn a_message_that_came_before_a_connack_that_never_left_is_no_duplicate() {

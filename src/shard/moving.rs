@@ -155,9 +155,10 @@ impl Shard {
 mod tests {
     use super::super::rig::{self, NOW, Rig};
     use super::*;
-    use crate::codec::{Connect, Packet, Will};
+    use crate::codec::{Connect, Packet, PublishHeader, Subscribe, SubscriptionOptions, Will};
     use crate::message::ProtocolVersion;
     use crate::origin::Origin;
+    use std::num::NonZeroU32;
 
     impl Rig {
         /// Whether its buffer was kept.
@@ -316,6 +317,40 @@ mod tests {
             rig.output(subscriber),
             packet(version, qos, 9, payload_size)
         );
+    }
+
+    /// [MQTT-3.3.4-3]
+    #[test]
+    fn a_packet_for_a_subscription_with_an_identifier_is_copied_and_has_that() {
+        let (version, qos) = (ProtocolVersion::V5, QoS::AtMostOnce);
+        let mut rig = Rig::new();
+        let publisher = rig.connect("p", version, 0);
+        let subscriber = rig.connect("s", version, 0);
+        let filters = [("t", SubscriptionOptions::new(qos))];
+        let mut subscribe = Subscribe::new(PacketIdentifier::new(1).unwrap(), &filters);
+        let identifiers = [NonZeroU32::new(7).unwrap()];
+        subscribe.subscription_identifier = Some(identifiers[0]);
+        let mut bytes = Vec::new();
+        codec::encode(&Packet::Subscribe(subscribe), version, &mut bytes);
+        rig.feed(subscriber, &bytes);
+        rig.output(subscriber);
+        assert!(!rig.publish(publisher, &packet(version, qos, 5, PAYLOAD_MIN)));
+        let payload = vec![5; PAYLOAD_MIN];
+        let header = PublishHeader {
+            duplicate: false,
+            qos,
+            retain: false,
+            packet_identifier: None,
+            topic_name: b"t",
+            topic_alias: None,
+            message_expiry_interval_s: None,
+            forwarded: &[],
+            subscription_identifiers: &identifiers,
+            payload: &payload,
+        };
+        let mut expected = Vec::new();
+        codec::encode_publish(version, &header, &mut expected);
+        assert_eq!(rig.output(subscriber), expected);
     }
 
     #[test]
