@@ -501,6 +501,56 @@ fn a_session_whose_client_was_there_when_the_broker_stopped_ends_in_its_time_aft
     assert_eq!(stored.sessions(), 0);
 }
 
+/// [MQTT-3.1.2-10] Whoever published it: the shard when the connection was lost, or because the broker stops.
+#[test]
+fn a_will_that_was_published_is_not_published_again_after_a_restart() {
+    for stops in [false, true] {
+        let mut stored = Stored::with(Limits::default());
+        let watcher = stored.broker.v311('w');
+        stored.broker.send(watcher, "82 06 0001 0001 77 00");
+        // A Will without a delay.
+        let connect = "10 1a 0004 4d515454 05 04 0000 05 11 00000e10 0001 61 00 0001 77 0001 78";
+        let (client, _) = stored.connect(connect);
+        if stops {
+            let Broker {
+                shard,
+                effects,
+                now,
+            } = &mut stored.broker;
+            shard.handle_stopping(*now, effects);
+        } else {
+            stored.broker.lose(client);
+        }
+        assert_eq!(stored.broker.receive(watcher), "300400017778");
+        stored.write();
+        stored.restart();
+        let watcher = stored.broker.v311('w');
+        stored.broker.send(watcher, "82 06 0001 0001 77 00");
+        stored.pass(1);
+        assert_eq!(stored.broker.receive(watcher), "", "{stops}");
+        assert_eq!(stored.sessions(), 2);
+    }
+}
+
+/// [MQTT-3.3.2-6] Its lifetime begins when it is published, though that is after a restart.
+#[test]
+fn a_will_that_is_due_after_a_restart_lives_as_long_as_it_says_and_has_its_properties() {
+    let mut stored = Stored::with(Limits::default());
+    // Session Expiry Interval 60, Will Delay Interval 40, Message Expiry Interval 5, User Properties b and a.
+    let connect = "10 32 0004 4d515454 05 04 0000 05 11 0000003c 0001 61 \
+                   18 18 00000028 02 00000005 26 0001 62 0001 31 26 0001 61 0001 32 0001 74 0001 78";
+    let (client, connack) = stored.connect(connect);
+    assert!(connack.starts_with("20"), "{connack}");
+    stored.broker.lose(client);
+    stored.write();
+    stored.restart();
+    let watcher = stored.broker.v5('w');
+    stored.broker.send(watcher, "82 07 0001 00 0001 74 00");
+    stored.pass(40);
+    let published = "30 18 0001 74 13 02 00000005 26 0001 62 0001 31 26 0001 61 0001 32 78";
+    assert_eq!(stored.broker.receive(watcher), published.replace(' ', ""));
+}
+
 #[test]
 fn an_expiration_that_the_operator_sets_later_ends_sessions_that_nobody_has_come_back_to() {
     for asked in ["ffffffff", "00000e10"] {
