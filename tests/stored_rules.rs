@@ -1220,6 +1220,62 @@ fn what_is_in_doubt_after_a_power_failure_does_not_count_against_the_receive_max
     assert_eq!(stored.send(publisher, &publish(3)), "e00193");
 }
 
+/// Rules for the only listener there is.
+fn with_rules(settings: &Settings, acl: &str) -> Settings {
+    let mut settings = settings.clone();
+    settings.listeners[0].security = Some(Arc::new(Security {
+        passwords: None,
+        acl: Some(Acl::parse("acl", acl.as_bytes()).expect("rules")),
+    }));
+    settings
+}
+
+/// A v3.1.1 CONNECT of the Client `b` with the User Name `bob`, whose Session stays.
+const BOB: &str = "10 12 0004 4d515454 04 80 0000 0001 62 0003 626f62";
+
+#[test]
+fn a_retained_message_goes_with_the_right_of_who_published_it_before_a_restart() {
+    let allowed = "topic read #\nuser bob\ntopic readwrite t\n";
+    let revoked = "topic read #\nuser bob\ntopic read t\n";
+    for (rules, heard) in [
+        (allowed, "9003000100 310400017478"),
+        (revoked, "9003000100"),
+    ] {
+        for says_anew in [false, true] {
+            let mut settings = with_rules(&Settings::permissive(Limits::default()), allowed);
+            settings.policy.check_retain_source = true;
+            let mut stored = Stored::new(settings);
+            let (bob, _) = stored.connect(BOB);
+            stored.send(bob, "31 04 0001 74 78");
+            if says_anew {
+                stored.snapshot();
+            }
+            stored.settings = with_rules(&stored.settings, rules);
+            stored.restart();
+            let reader = stored.broker.v311('r');
+            let suback = stored.broker.send(reader, "82 06 0001 0001 74 00");
+            assert_eq!(suback, heard.replace(' ', ""), "{rules} {says_anew}");
+        }
+    }
+}
+
+#[test]
+fn who_is_away_when_a_broker_starts_is_kept_what_its_user_name_may_read_and_nothing_else() {
+    let acl = "topic write #\nuser bob\ntopic read t\n";
+    let settings = with_rules(&Settings::permissive(Limits::default()), acl);
+    let mut stored = Stored::new(settings);
+    let (bob, _) = stored.connect(BOB);
+    stored.send(bob, "82 06 0001 0001 23 01");
+    stored.broker.lose(bob);
+    stored.write();
+    stored.restart();
+    let publisher = stored.broker.v311('p');
+    stored.send(publisher, "32 06 0001 74 0001 78 32 06 0001 75 0002 78");
+    assert_eq!(stored.owed(), 1);
+    let (_, heard) = stored.connect(BOB);
+    assert_eq!(heard, "20020100 3206000174000178".replace(' ', ""));
+}
+
 /// [MQTT-3.1.2-5] What changes of a Session between two parts of what a snapshot says of it is in the log behind both.
 #[test]
 fn session_of_many_subscriptions_is_said_anew_a_part_at_a_time_with_what_changes_meanwhile() {
