@@ -498,6 +498,24 @@ fn topic_aliases_go_as_far_as_the_listener_says_each_way() {
     );
 }
 
+/// [MQTT-3.3.2-12] What a PUBLISH says of an alias holds though the rules take it nowhere.
+#[test]
+fn a_topic_alias_stands_for_its_topic_though_nobody_may_publish_there() {
+    let mut broker = Broker::with_settings(guarded("topic read #\ntopic open\n"));
+    let watcher = broker.client("w");
+    broker.send(watcher, &subscribe("#", "00"));
+    let client = broker.client("c");
+    let send = |broker: &mut Broker, topic, alias| {
+        broker.send(client, &publish_with(QOS_1, topic, 1, alias, "x"))
+    };
+    assert_eq!(send(&mut broker, "open", "23 0001"), "40020001");
+    assert_eq!(send(&mut broker, "secret", "23 0002"), "4003000187");
+    assert_eq!(send(&mut broker, "", "23 0002"), "4003000187");
+    assert_eq!(send(&mut broker, "", "23 0001"), "40020001");
+    let heard = broker.receive(watcher);
+    assert_eq!(heard, publish(QOS_0, "open", 0, "x").repeat(2));
+}
+
 /// [MQTT-3.2.2-21]
 #[test]
 fn a_longer_keep_alive_than_the_operators_is_replaced_or_refused() {

@@ -879,6 +879,40 @@ fn a_retained_message_that_others_change_while_it_waits_to_be_read_comes_once_th
     assert_eq!(broker.send(client, "40 02 0002"), "");
 }
 
+/// [MQTT-3.1.2-24] [MQTT-3.1.2-25] The same of one that all of them would share.
+#[test]
+fn a_large_packet_for_many_goes_to_those_who_take_one_of_its_size_and_to_no_others() {
+    let mut broker = Broker::new();
+    // Maximum Packet Size 200,000.
+    let does_not = broker.connect(&v5('a', CLEAN, "003c", "27 00030d40", "")).0;
+    let takes_it = broker.v5('b');
+    for client in [does_not, takes_it] {
+        broker.send(client, "82 07 0001 00 0001 74 00");
+    }
+    let publisher = broker.v311('p');
+    broker.submit(publisher, &large_publish(200_000));
+    assert_eq!(broker.receive(does_not), "");
+    assert_eq!(broker.shard.counters().dropped_packet_too_large, 1);
+    // Without properties, whose length takes a byte.
+    broker.submit(publisher, &large_publish(200_000 - 4 - 3 - 1));
+    let piece = |_| Some(broker.receive(does_not).len() / 2).filter(|&size| size > 0);
+    assert_eq!((0..).map_while(piece).sum::<usize>(), 200_000);
+    assert_eq!(broker.shard.counters().dropped_packet_too_large, 1);
+}
+
+/// [MQTT-3.3.2-9] A Client that was told of no Topic Alias Maximum because it takes no CONNACK of that size has none.
+#[test]
+fn a_client_whose_connack_had_no_room_for_it_may_use_no_topic_alias() {
+    for (largest, answer, is_closed) in [("0000000f", "e00194", true), ("00000010", "", false)] {
+        let mut broker = Broker::new();
+        let limit = format!("27 {largest}");
+        let (client, _) = broker.connect(&v5('a', CLEAN, "003c", &limit, ""));
+        let heard = broker.send(client, "30 08 0001 74 03 23 0001 78");
+        assert_eq!(heard, answer, "{largest}");
+        assert_eq!(broker.is_closed(client), is_closed, "{largest}");
+    }
+}
+
 /// [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 #[test]
 fn a_packet_for_many_goes_to_those_who_take_one_of_its_size_and_to_no_others() {
@@ -1171,6 +1205,40 @@ fn a_message_of_a_group_goes_on_if_its_last_member_left_while_it_came() {
     let goes_on =
         matches!(sent, Some(Envelope::PublishShared { first, .. }) if first == ShardId(1));
     assert!(goes_on, "{sent:?}");
+}
+
+/// [MQTT-3.3.2-5] It may have waited for room in a ring.
+#[test]
+fn a_message_of_a_group_that_has_expired_on_its_way_from_another_shard_goes_to_nobody() {
+    let (mut broker, member) = half_a_broker(Limits::default());
+    broker.submit(member, &bytes("82 0f 0001 000a 24736861 72652f67 2f74 01"));
+    let acknowledged = Envelope::InterestAck { sequence: 1 };
+    broker.now = broker.now.add_seconds(10);
+    let at = broker.now;
+    let message = |expires_at| Envelope::PublishShared {
+        message: Message::new(MessageRef {
+            topic_name: b"t",
+            properties: b"",
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: Some(expires_at),
+        })
+        .into(),
+        filter: b"$share/g/t"[..].into(),
+        first: ShardId(0),
+    };
+    for envelope in [acknowledged, message(at), message(at.add_seconds(1))] {
+        let Broker {
+            shard,
+            effects,
+            now,
+        } = &mut broker;
+        shard.handle_envelope(ShardId(1), envelope, usize::MAX, *now, effects);
+    }
+    let heard = broker.receive(member);
+    assert_eq!(heard, "9003000101 3206000174000178".replace(' ', ""));
+    assert_eq!(broker.shard.counters().dropped_expired, 1);
 }
 
 /// [MQTT-3.8.4-1] What follows a SUBSCRIBE waits with its SUBACK, however long other shards take.
