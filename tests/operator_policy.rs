@@ -725,15 +725,15 @@ fn messages_beyond_the_bounds_of_a_queue_or_of_all_are_dropped_newest_first_and_
         (1, 0)
     );
 
-    // Two of 30 bytes and a topic fit, and no three.
-    let (came, counters) = missed_by_a_session(|policy| policy.limits.max_queued_bytes = 80);
+    // Two of 30 bytes and a topic fit, to the byte.
+    let (came, counters) = missed_by_a_session(|policy| policy.limits.max_queued_bytes = 62);
     assert_eq!(came, [true, true, false]);
     assert_eq!(
         (counters.dropped_queue_full, counters.dropped_memory_full),
         (1, 0)
     );
 
-    let (came, counters) = missed_by_a_session(|policy| policy.limits.memory_bytes_max = 80);
+    let (came, counters) = missed_by_a_session(|policy| policy.limits.memory_bytes_max = 62);
     assert_eq!(came, [true, true, false]);
     assert_eq!(
         (counters.dropped_queue_full, counters.dropped_memory_full),
@@ -1206,6 +1206,7 @@ fn a_reload_takes_what_it_denies_from_a_reader_of_retained_messages_and_nothing_
     assert_eq!(broker.send(watcher, "40020001"), sent(2, "b"));
     assert_eq!(broker.send(watcher, "40020002"), sent(3, "z"));
     assert_eq!(broker.send(watcher, "40020003"), "");
+    assert_eq!(broker.shard.counters().dropped_denied, 1);
 }
 
 #[test]
@@ -1285,6 +1286,12 @@ fn a_shared_message_goes_to_a_member_that_may_read_it() {
     }
     assert_eq!(broker.receive(bob), publish(QOS_0, "t", 0, "x").repeat(4));
     assert_eq!(broker.receive(eve), "");
+    assert_eq!(broker.shard.counters().dropped_denied, 0);
+    // Nobody else is left.
+    broker.lose(bob);
+    broker.send(eve, &publish(QOS_0, "t", 0, "x"));
+    assert_eq!(broker.receive(eve), "");
+    assert_eq!(broker.shard.counters().dropped_denied, 1);
 }
 
 // --- notices ---

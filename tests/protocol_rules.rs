@@ -983,6 +983,14 @@ fn what_a_member_that_unsubscribes_or_ends_hands_on_counts_once() {
     broker.receive(third);
     broker.send(third, "40020001 40020002");
     assert_eq!(queued(&broker), (0, 0));
+    // There is nobody to have what waits for it.
+    for id in 1..=3 {
+        broker.send(publisher, &format!("32 06 0001 74 {id:04x} 78"));
+    }
+    assert_eq!(broker.shard.counters().dropped_unsubscribed, 0);
+    broker.send(third, unsubscribe);
+    assert_eq!(queued(&broker), (0, 0));
+    assert_eq!(broker.shard.counters().dropped_unsubscribed, 2);
 }
 
 /// [MQTT-3.3.2-5]
