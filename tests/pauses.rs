@@ -264,6 +264,35 @@ fn sessions_that_end_at_one_moment_end_over_many_turns() {
     assert!(turns >= 1000 / DEADLINES_A_TURN);
 }
 
+#[test]
+fn what_goes_on_over_turns_does_not_wait_for_all_deadlines_of_one_moment() {
+    const SESSIONS: usize = 2000;
+    let (mut broker, _) = with_retained(MANY);
+    for number in 0..SESSIONS {
+        let name = hex(format!("{number:04}").as_bytes());
+        let (client, connack) = broker.connect(&format!(
+            "10 16 0004 4d515454 05 00 0000 05 11 0000000a 0004 {name}"
+        ));
+        assert!(connack.starts_with("20"));
+        broker.lose(client);
+    }
+    let reader = broker.v311('r');
+    broker.now = broker.now + Duration::from_secs(60);
+    let mut found = published(&broker.send(reader, &subscribe("r/#"))).len();
+    let sessions = broker.shard.census().sessions;
+    let mut turns = 0;
+    while found < MANY {
+        let before = broker.shard.census().sessions;
+        found += turn(&mut broker, reader).len();
+        // Nor does it hold them up.
+        let ended = before - broker.shard.census().sessions;
+        assert_eq!(ended, DEADLINES_A_TURN.min(before - 2));
+        turns += 1;
+        assert!(turns < 120, "{found} after {turns} turns");
+    }
+    assert!(broker.shard.census().sessions > sessions - SESSIONS);
+}
+
 /// [MQTT-3.1.2-6]
 #[test]
 fn a_session_of_many_subscriptions_is_over_at_once_and_they_are_forgotten_over_many_turns() {

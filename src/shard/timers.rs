@@ -42,6 +42,18 @@ pub(super) enum Slot {
     Reload,
 }
 
+/// What goes on over turns, as much of it in each as that has time for.
+const OVER_TURNS: [Slot; 8] = [
+    Slot::Replays,
+    Slot::Filters,
+    Slot::Ended,
+    Slot::Visits,
+    Slot::Spreads,
+    Slot::Tidying,
+    Slot::Dump,
+    Slot::Reload,
+];
+
 /// Entries beyond two for each slot that is armed.
 const OVERTAKEN_MAX: usize = 64;
 
@@ -130,8 +142,16 @@ impl Timers {
         self.heap = entries.into();
     }
 
-    /// The next slot whose time has come.
+    /// The next slot whose time has come. What goes on over turns is first: it is armed anew in each, and would have to wait
+    /// until all deadlines that fell on one moment have had theirs.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Slot> {
+        let next = OVER_TURNS.into_iter().find(|&it| *self.armed(it) <= now);
+        if let Some(slot) = next {
+            // Its entry is one that nothing is armed by.
+            *self.armed(slot) = UNARMED;
+            self.count -= 1;
+            return Some(slot);
+        }
         while let Some(&Reverse((at, slot))) = self.heap.peek() {
             if at > now {
                 return None;
@@ -194,5 +214,26 @@ mod tests {
             assert_eq!(timers.pop_due(at(2_000_000)), Some(Slot::Session(index)));
         }
         assert_eq!((timers.pop_due(at(2_000_000)), timers.count), (None, 0));
+    }
+
+    #[test]
+    fn what_goes_on_over_turns_is_before_deadlines_that_have_waited_longer() {
+        let mut timers = Timers::new();
+        for index in 0..3 {
+            timers.arm(Slot::Connection(index), at(10));
+        }
+        for turn in 0..100 {
+            timers.arm(Slot::Spreads, at(20 + turn));
+            timers.arm(Slot::Replays, at(21 + turn));
+            assert_eq!(timers.pop_due(at(20 + turn)), Some(Slot::Spreads));
+            timers.arm(Slot::Spreads, at(21 + turn));
+            assert_eq!(timers.pop_due(at(21 + turn)), Some(Slot::Replays));
+            assert_eq!(timers.pop_due(at(21 + turn)), Some(Slot::Spreads));
+            assert!(timers.heap.len() <= 2 * 5 + OVERTAKEN_MAX);
+        }
+        for index in 0..3 {
+            assert_eq!(timers.pop_due(at(20)), Some(Slot::Connection(index)));
+        }
+        assert_eq!((timers.pop_due(at(1000)), timers.count), (None, 0));
     }
 }
