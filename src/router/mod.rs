@@ -354,16 +354,36 @@ impl Router {
         self.cache.get(hash, topic, &self.generations)
     }
 
-    /// The filters that match a topic, but for Shared Subscriptions.
-    pub fn plain_filters(&mut self, topic: TopicName<'_>) -> Vec<FilterKey> {
+    /// The filters that match a topic, but for Shared Subscriptions, and how many nodes were looked at for them.
+    pub fn plain_filters(&mut self, topic: TopicName<'_>) -> (Vec<FilterKey>, usize) {
         let mut found = Vec::new();
-        self.trie.walk(topic, |head| {
+        let visits = self.trie.walk(topic, |head| {
             // Always the first one of its list.
             if head != NONE && matches!(self.filters.get(head).wanted, Wanted::Plain { .. }) {
                 found.push(FilterKey(head));
             }
         });
-        found
+        (found, visits)
+    }
+
+    /// Whether a Session has a subscription to `filter` that is not shared and matches this topic. The key of a filter that
+    /// has ended may be another one's.
+    #[must_use]
+    pub fn is_subscribed(
+        &self,
+        filter: FilterKey,
+        session: SessionKey,
+        topic: TopicName<'_>,
+    ) -> bool {
+        self.filters
+            .try_get(filter.0)
+            .is_some_and(|row| match &row.wanted {
+                Wanted::Plain { subscribers, .. } => {
+                    subscribers.position(session).is_some()
+                        && TopicFilter::from_validated(&row.text).matches(topic)
+                }
+                Wanted::Shared(_) => false,
+            })
     }
 
     /// Who may read what has changed: nothing that was found before counts any more.

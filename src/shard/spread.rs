@@ -98,6 +98,8 @@ struct Spread {
     promise: Option<Promise>,
     /// Bytes that it counts with.
     size: usize,
+    /// Filters that match its topic, if they are many: found once, when somebody may want it no more.
+    filters: Vec<FilterKey>,
 }
 
 /// Who waits until a message is stored for everybody, beside where it came from.
@@ -415,6 +417,7 @@ impl Shard {
             lsn: 0,
             promise: None,
             size,
+            filters: Vec::new(),
         });
         spreads.unasked_max = 0;
         let is_first = spreads.line.len() == 1;
@@ -571,27 +574,52 @@ impl Shard {
         if begin >= targets.len() {
             return self.give_to_groups(spread, steps_max, now, effects);
         }
-        // Otherwise everybody has to be looked at once more.
-        let is_current = self.is_current(&spread.matches, topic_name);
-        let filters = if is_current {
-            Vec::new()
-        } else {
-            self.router.plain_filters(topic_name)
-        };
-        let steps_each = self.steps_of(spread.content.copied_size()) + filters.len();
+        let steps_each = self.steps_of(spread.content.copied_size());
+        if !self.is_current(&spread.matches, topic_name) {
+            return self.give_if_wanted(spread, steps_each, steps_max, now, effects);
+        }
         let count = (steps_max / steps_each).max(1);
         let end = begin.saturating_add(count).min(targets.len());
-        if is_current {
-            self.give_to(spread, begin..end, now, effects);
-        } else {
-            for (place, target) in (begin..end).zip(&targets[begin..]) {
-                if self.wants_still(target.session, &filters, topic_name) {
-                    self.give_to(spread, place..place + 1, now, effects);
-                }
+        self.give_to(spread, begin..end, now, effects);
+        spread.next = end;
+        (end - begin) * steps_each
+    }
+
+    /// The same, where everybody has to be looked at once more.
+    fn give_if_wanted(
+        &mut self,
+        spread: &mut Spread,
+        steps_each: usize,
+        steps_max: usize,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> usize {
+        let mut steps = 0;
+        let mut filters = std::mem::take(&mut spread.filters);
+        let topic_name = TopicName::from_validated(spread.content.topic_name());
+        if filters.is_empty() {
+            let took;
+            (filters, took) = self.router.plain_filters(topic_name);
+            steps += took / NODES_A_STEP;
+        }
+        let begin = spread.next;
+        let mut end = begin;
+        for target in &spread.matches.targets[begin..] {
+            let (is_wanted, looks) = self.wants_still(target.session, &filters, topic_name);
+            if is_wanted {
+                self.give_to(spread, end..end + 1, now, effects);
+            }
+            end += 1;
+            steps += steps_each + looks;
+            if steps >= steps_max {
+                break;
             }
         }
         spread.next = end;
-        (end - begin) * steps_each
+        if filters.len() > FEW_MAX {
+            spread.filters = filters;
+        }
+        steps
     }
 
     /// Whether nothing that matters has changed since these were found.
@@ -638,14 +666,29 @@ impl Shard {
         groups.len() * steps_each
     }
 
+    /// Whether a Session is subscribed to a topic, by one of these filters or by one of its own if those are fewer, and may
+    /// read it. At how many of them that looked.
     fn wants_still(
         &self,
         session: SessionKey,
         filters: &[FilterKey],
         topic_name: TopicName<'_>,
-    ) -> bool {
-        let has = |&filter| self.router.subscription(filter, session).is_some();
-        filters.iter().any(has) && self.clients.may_read(session, topic_name.as_bytes())
+    ) -> (bool, usize) {
+        let Some(member) = self.clients.members.get(session) else {
+            return (false, 0);
+        };
+        let own = member.subscriptions();
+        let mut looks = 0;
+        let mut is_it = |filter: FilterKey| {
+            looks += 1;
+            self.router.is_subscribed(filter, session, topic_name)
+        };
+        let is_wanted = match own.len() < filters.len() {
+            true => own.keys().any(|&filter| is_it(filter)),
+            false => filters.iter().any(|&filter| is_it(filter)),
+        };
+        let may_read = || self.clients.may_read(session, topic_name.as_bytes());
+        (is_wanted && may_read(), looks)
     }
 
     fn give_to(

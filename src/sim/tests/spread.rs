@@ -553,3 +553,30 @@ fn publisher_of_what_takes_the_time_of_a_turn_is_read_again_in_the_next_one_and_
         assert_eq!(bench.world.sum(|it| it.paused_costly), 8);
     });
 }
+
+/// A Client may have thousands of filters that match one topic; who else wants it is not asked about each.
+#[test]
+fn message_that_many_filters_of_one_client_match_takes_no_more_turns_after_one_has_left() {
+    let mut bench = Bench::new(1, &a_few_at_a_time(64));
+    let many = bench.connect(v5("many"));
+    for number in 0..256_u32 {
+        let level = |bit: u32| ["a/", "+/"][(number >> bit & 1) as usize];
+        let filter: String = (0..8).map(level).chain(["#"]).collect();
+        bench.subscribe(many, &filter, options(Q0));
+    }
+    let links = subscribers(&mut bench, 256, &["#"], Q0);
+    let publisher = bench.connect(v5("publisher"));
+    let topic = "a/a/a/a/a/a/a/a/b";
+    bench.publish(publisher, topic, "x", Q0, 0);
+    assert_eq!(spreading(&bench), 1);
+    bench.unsubscribe(many, "+/+/+/+/+/+/+/+/#");
+    let mut turns = 0;
+    while spreading(&bench) > 0 {
+        bench.pass(0.001);
+        turns += 1;
+    }
+    for link in links {
+        assert_eq!(bench.hear_payloads(link), ["x"]);
+    }
+    assert!(turns <= 40, "{turns}");
+}
