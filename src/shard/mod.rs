@@ -300,6 +300,7 @@ impl Shard {
             Command::Configure(settings) => self.configure(settings, now, effects),
             Command::Publish(message) => {
                 let message = message.as_ref().as_ref();
+                self.make_way(message, now, effects);
                 self.route(message, Publisher::Broker, now, effects);
                 self.take_cost();
             }

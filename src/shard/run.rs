@@ -152,7 +152,10 @@ impl Shard {
         if matches.receivers() > self.spreads.unasked_max {
             is_spread = self.is_run_to_be_spread(&run, &matches);
             // One message after the other waits, and goes to many groups.
-            if is_spread && self.spreads.are_awaited() || self.has_many_groups(&matches) {
+            if is_spread && self.spreads.are_awaited()
+                || self.has_many_groups(&matches)
+                || self.has_to_wait_for_groups(&matches, first.topic_name)
+            {
                 return None;
             }
         }

@@ -218,10 +218,17 @@ impl Spreads {
         self.line.iter().any(|spread| spread.source == source)
     }
 
-    /// Whether something is on its way to groups. There is one such message at a time: it may cross to other shards as often
-    /// as there are groups, whether or not their rings have room.
+    /// Whether something is on its way to groups. Of Clients that can be made to wait there is one such message at a time: it
+    /// may cross to other shards as often as there are groups, whether or not their rings have room.
     fn has_groups(&self) -> bool {
         self.line.iter().any(|spread| spread.has_groups)
+    }
+
+    /// Whether something that was published to that topic is on its way to groups: none of them gets what comes behind it
+    /// first.
+    pub(super) fn has_groups_to(&self, topic_name: &[u8]) -> bool {
+        let is_it = |it: &Spread| it.has_groups && it.content.topic_name() == topic_name;
+        self.line.iter().any(is_it)
     }
 
     /// Whether something is on its way that was published to that topic.
@@ -294,6 +301,23 @@ impl Shard {
         }
     }
 
+    /// A message is about to be routed whose publisher does not wait: a Will, or one of the broker's own. What groups get at
+    /// once comes behind what is on its way to them.
+    pub(super) fn make_way(
+        &mut self,
+        message: MessageRef<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        if self.spreads.is_empty() {
+            return;
+        }
+        let topic_name = message.topic_name;
+        if !self.may_spread_groups(message.qos) && self.spreads.has_groups_to(topic_name) {
+            self.finish_spreads(now, effects);
+        }
+    }
+
     /// Whether a Client that publishes has to wait until others have been through: there are as many as may be, or its
     /// message has to come behind one of them and cannot be spread, or somebody else waits for that.
     pub(super) fn has_to_wait_for_spreads(
@@ -308,7 +332,7 @@ impl Shard {
         }
         let may_spread = self.may_spread(qos);
         let matches = self.matches_of(topic_name);
-        let has_to_wait = if self.has_many_groups(&matches) && self.spreads.has_groups() {
+        let has_to_wait = if self.has_to_wait_for_groups(&matches, topic_name) {
             true
         } else if self.spreads.has_topic(topic_name) {
             !may_spread || self.spreads.are_awaited()
@@ -331,6 +355,15 @@ impl Shard {
         true
     }
 
+    /// The same, because of what else is on its way to groups.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn has_to_wait_for_groups(&self, matches: &Matches, topic_name: &[u8]) -> bool {
+        !matches.groups.is_empty()
+            && self.spreads.has_groups()
+            && (self.has_many_groups(matches) || self.spreads.has_groups_to(topic_name))
+    }
+
     /// Gives a message for more targets and groups than go without a look at the line to as many as this turn has time for,
     /// behind what is on its way. Returns whom the caller has to give it to at once.
     #[cold]
@@ -349,9 +382,9 @@ impl Shard {
             groups = &[];
         }
         let (topic_name, qos) = (message.topic_name, message.qos);
-        let has_groups = groups.len() > self.spreads.few
+        let has_groups = !groups.is_empty()
             && self.may_spread_groups(qos)
-            && !self.spreads.has_groups();
+            && (groups.len() > self.spreads.few || self.spreads.has_groups_to(topic_name));
         let receivers = targets.len() + if has_groups { groups.len() } else { 0 };
         let size = message.payload.len();
         if receivers > 0 && self.is_to_be_spread(receivers, topic_name, qos, size) {

@@ -155,6 +155,7 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
+        self.make_way(message, now, effects);
         let publisher = Publisher::Session(session);
         let member = self.clients.members.get(session);
         let member = member.filter(|it| it.session.is_stored() && message.qos > QoS::AtMostOnce);

@@ -580,3 +580,66 @@ fn message_that_many_filters_of_one_client_match_takes_no_more_turns_after_one_h
     }
     assert!(turns <= 40, "{turns}");
 }
+
+/// [MQTT-4.6.0-5] [MQTT-3.1.2-8]
+#[test]
+fn will_of_a_client_whose_message_is_on_its_way_to_many_groups_comes_behind_it() {
+    let limits = Limits {
+        max_inflight_messages: 24,
+        ..a_few_at_a_time(2)
+    };
+    for qos in [Q0, Q1] {
+        on_shards_with(&limits, |bench| {
+            let link = member(bench, "member", &groups(12));
+            let mut connect = v5("publisher");
+            connect.will = will("t", 0);
+            let publisher = bench.connect(connect);
+            bench.publish(publisher, "t", "a", qos, 1);
+            assert!(spreading(bench) > 0);
+            // It takes over from itself.
+            bench.connect(v5("publisher"));
+            spread_all(bench);
+            let heard = bench.hear_payloads(link);
+            assert_eq!(heard, [["a"; 12], ["gone"; 12]].concat());
+        });
+    }
+}
+
+/// [MQTT-4.6.0-5] [MQTT-3.1.2-8] Other shards are told of a ticket with what is given to all groups at once.
+#[test]
+fn will_that_goes_to_all_groups_at_once_comes_behind_a_message_that_is_on_its_way_to_them() {
+    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(2));
+    let link = member(&mut crossing.bench, "member", &groups(12));
+    let mut connect = v5("publisher");
+    connect.will = will("t", 0);
+    let publisher = crossing.bench.connect(connect);
+    crossing.bench.publish(publisher, "t", "a", Q0, 1);
+    assert_eq!(spreading(&crossing.bench), 1);
+    crossing.bench.connect(v5("publisher"));
+    spread_all(&mut crossing.bench);
+    crossing.write();
+    let heard = crossing.bench.hear_payloads(link);
+    assert_eq!(heard, [["a"; 12], ["gone"; 12]].concat());
+}
+
+/// [MQTT-4.6.0-5] They would be given it at once.
+#[test]
+fn groups_that_are_few_by_now_get_what_was_published_when_they_were_many_first() {
+    on_shards_with(&a_few_at_a_time(2), |bench| {
+        let link = member(bench, "member", &groups(3));
+        let links = subscribers(bench, 24, &["t"], Q0);
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "a", Q0, 0);
+        assert!(spreading(bench) > 0);
+        bench.unsubscribe(link, "$share/0/t");
+        let publisher = bench.connect(v5("publisher"));
+        bench.publish(publisher, "t", "b", Q0, 0);
+        let mut heard = bench.hear_payloads(link);
+        spread_all(bench);
+        heard.extend(bench.hear_payloads(link));
+        assert_eq!(heard, ["a", "a", "b", "b"]);
+        for link in links {
+            assert_eq!(bench.hear_payloads(link), ["a", "b"]);
+        }
+    });
+}
