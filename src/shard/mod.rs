@@ -749,6 +749,9 @@ impl Shard {
                 Slot::Reload => self.continue_reload(now, effects),
             }
             self.end_frame();
+            if self.has_made_way() {
+                break;
+            }
         }
     }
 

@@ -11,6 +11,9 @@
 //! in one frame, so that nobody gets them twice. What is at least QoS 1 goes to all Shared Subscriptions at once there, since
 //! other shards are asked for answers with them.
 //!
+//! A Will and the broker's own messages wait for nobody: they go behind what is on its way, and what is oldest is given to all
+//! whom it is left for if there would be more on its way than may be.
+//!
 //! What a message takes at once all the same, of time for others, is counted: whoever published it is not read before the next
 //! turn once that is too much, and of another shard less is taken.
 //!
@@ -80,6 +83,8 @@ pub(super) struct Spreads {
     budget: Budget,
     /// Connections not read because there are as many as there may be.
     waiting: VecDeque<ConnectionKey>,
+    /// Some went on so that there is room for a message whose publisher does not wait.
+    made_way: bool,
 }
 
 /// A message of which something is left to be given.
@@ -192,6 +197,7 @@ impl Spreads {
             resting: Vec::new(),
             budget: Budget::default(),
             waiting: VecDeque::new(),
+            made_way: false,
         }
     }
 
@@ -301,8 +307,9 @@ impl Shard {
         }
     }
 
-    /// A message is about to be routed whose publisher does not wait: a Will, or one of the broker's own. What groups get at
-    /// once comes behind what is on its way to them.
+    /// A message is about to be routed whose publisher does not wait: a Will, or one of the broker's own. It holds the list of
+    /// whom it is for as long as it is spread, so what is oldest makes room for it; and what groups get at once comes behind
+    /// what is on its way to them.
     pub(super) fn make_way(
         &mut self,
         message: MessageRef<'_>,
@@ -316,6 +323,16 @@ impl Shard {
         if !self.may_spread_groups(message.qos) && self.spreads.has_groups_to(topic_name) {
             self.finish_spreads(now, effects);
         }
+        let steps_max = self.clients.limits.spread_steps_max;
+        while self.spreads.is_full() {
+            self.spread_some(steps_max, now, effects);
+            self.spreads.made_way = true;
+        }
+    }
+
+    /// Whether room was made since this was last asked: more than this turn had time for.
+    pub(super) fn has_made_way(&mut self) -> bool {
+        std::mem::take(&mut self.spreads.made_way)
     }
 
     /// Whether a Client that publishes has to wait until others have been through: there are as many as may be, or its

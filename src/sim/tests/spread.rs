@@ -643,3 +643,29 @@ fn groups_that_are_few_by_now_get_what_was_published_when_they_were_many_first()
         }
     });
 }
+
+/// Each is held with the list of whom it is for.
+#[test]
+fn wills_of_many_clients_that_go_together_are_spread_a_bounded_number_at_a_time() {
+    const CLIENTS: usize = 200;
+    on_shards_with(&a_few_at_a_time(2), |bench| {
+        let links = subscribers(bench, 12, &["will/#"], Q0);
+        let topics: Vec<String> = (0..CLIENTS).map(|it| format!("will/{it}")).collect();
+        let mut clients = Vec::new();
+        for topic in &topics {
+            let mut connect = v5(topic);
+            connect.will = will(topic, 0);
+            clients.push(bench.connect(connect));
+        }
+        let mut most = 0;
+        for client in clients {
+            bench.lose(client);
+            most = most.max(spreading(bench));
+        }
+        spread_all(bench);
+        for link in links {
+            assert_eq!(bench.hear_payloads(link).len(), CLIENTS);
+        }
+        assert!((8..=3 * 64).contains(&most), "{most}");
+    });
+}
