@@ -346,7 +346,10 @@ impl Shard {
         now: Instant,
         effects: &mut Effects,
     ) {
-        if !self.spreads.is_empty() && message.qos == QoS::ExactlyOnce {
+        if !self.spreads.is_empty()
+            && message.qos == QoS::ExactlyOnce
+            && self.clients.store.is_some()
+        {
             self.finish_spreads_to(message.topic_name, now, effects);
         }
         let (Some(store), Some(ticket)) = (&mut self.clients.store, ticket) else {

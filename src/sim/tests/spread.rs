@@ -669,3 +669,32 @@ fn wills_of_many_clients_that_go_together_are_spread_a_bounded_number_at_a_time(
         assert!((8..=3 * 64).contains(&most), "{most}");
     });
 }
+
+/// What is written down of a QoS 2 message is in one frame. Where nothing is written down it waits for its turn as all do.
+#[test]
+fn qos2_message_of_another_shard_takes_no_turn_for_those_before_it_where_nothing_is_stored() {
+    let mut bench = Bench::new(3, &a_few_at_a_time(1));
+    let links = subscribers(&mut bench, 60, &["t"], Q0);
+    let mut publishers = [None; 2];
+    for number in 0.. {
+        let name = format!("publisher-{number}");
+        let link = bench.connect(v5(&name));
+        let shard = bench.world.shard_of(link.wire).unwrap_or(usize::MAX);
+        if let Some(publisher) = publishers.get_mut(shard) {
+            publisher.get_or_insert(link);
+        }
+        if publishers.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let [one, other] = publishers.map(Option::unwrap);
+    bench.publish(one, "t", "a", Q0, 0);
+    assert_eq!(spreading(&bench), 3);
+    // In an envelope of its own.
+    bench.publish(other, "t", &"b".repeat(1000), Q2, 1);
+    assert_eq!(spreading(&bench), 6);
+    spread_all(&mut bench);
+    for link in links {
+        assert_eq!(bench.hear_payloads(link).len(), 2);
+    }
+}
