@@ -945,6 +945,8 @@ impl Shard {
                 effects,
             );
         }
+        // Wills of those who had come since.
+        self.finish_spreads(now, effects);
     }
 
     /// Whether `key` is not to be read for now.

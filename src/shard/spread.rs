@@ -808,3 +808,51 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{self, Connect, ForwardedProperties, Packet, Will};
+    use crate::shard::rig::{NOW, Rig};
+
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+    /// More than are few.
+    const SESSIONS: usize = FEW_MAX + 8;
+
+    /// [MQTT-3.1.2-8]
+    #[test]
+    fn will_of_a_client_that_comes_as_the_broker_stops_is_kept_for_all_whom_it_is_for() {
+        let mut rig = Rig::new();
+        rig.shard.clients.limits.spread_steps_max = 1;
+        let connect = |rig: &mut Rig, connect: Connect<'_>| {
+            let key = rig.shard.handle_accept(Default::default(), NOW).unwrap();
+            let mut bytes = Vec::new();
+            codec::encode(&Packet::Connect(connect), V5, &mut bytes);
+            rig.feed(key, &bytes);
+            rig.output(key);
+            key
+        };
+        for number in 0..SESSIONS {
+            let name = number.to_string();
+            let mut lasting = Connect::new(V5, &name);
+            lasting.properties.session_expiry_interval = Some(3600);
+            let key = connect(&mut rig, lasting);
+            rig.subscribe(key, V5, QoS::AtLeastOnce);
+            rig.shard.handle_closed(key, NOW, &mut rig.effects);
+        }
+        rig.shard.handle_stopping(NOW, &mut rig.effects);
+        let mut late = Connect::new(V5, "late");
+        late.will = Some(Will {
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic_name: "t",
+            payload: b"gone",
+            delay_interval_s: 0,
+            message_expiry_interval_s: None,
+            properties: ForwardedProperties::default(),
+        });
+        connect(&mut rig, late);
+        rig.shard.handle_shutdown(NOW, &mut rig.effects);
+        assert_eq!(rig.shard.clients.queued_messages, SESSIONS);
+    }
+}
