@@ -45,12 +45,14 @@ impl Shard {
         if let Some(store) = &mut self.clients.store {
             store.begin(Waiter::Connection(key));
         }
+        let spread_before = self.clients.counters.spread;
         let reason_code = self
             .route(message, Publisher::Session(session), now, effects)
             .reason_code();
         let (lsn, ticket) = self.end_stored();
         let answer = (packet_identifier, reason_code);
-        if !self.spreads.is_empty() {
+        // This one. Another one of its Session may be on its way, of an earlier connection.
+        if self.clients.counters.spread != spread_before {
             let promise = Promise::PubAck {
                 connection: key,
                 answer,

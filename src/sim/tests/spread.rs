@@ -698,3 +698,32 @@ fn qos2_message_of_another_shard_takes_no_turn_for_those_before_it_where_nothing
         assert_eq!(bench.hear_payloads(link).len(), 2);
     }
 }
+
+/// [MQTT-4.6.0-2] What is on its way of its earlier connection is not what it is told of.
+#[test]
+fn pubacks_of_a_client_that_is_back_while_its_message_is_spread_keep_their_order() {
+    let mut crossing = Crossing::stored_with(1, a_few_at_a_time(1));
+    let links = stored_subscribers(&mut crossing, 8, 0);
+    let connect = |crossing: &mut Crossing| {
+        let link = crossing.bench.open(lasting("publisher"));
+        crossing.write();
+        crossing.bench.hear(link);
+        link
+    };
+    let publisher = connect(&mut crossing);
+    crossing.bench.publish(publisher, "t", "x", Q0, 0);
+    let publisher = connect(&mut crossing);
+    for id in [1, 2] {
+        crossing.bench.publish(publisher, "u", "y", Q1, id);
+    }
+    assert_eq!(spreading(&crossing.bench), 1);
+    let mut heard = crossing.bench.hear(publisher);
+    spread_all(&mut crossing.bench);
+    crossing.write();
+    heard.extend(crossing.bench.hear(publisher));
+    let acknowledged: Vec<&str> = heard.iter().map(|it| &it[..9]).collect();
+    assert_eq!(acknowledged, ["puback #1", "puback #2"]);
+    for link in links {
+        assert_eq!(crossing.bench.hear_payloads(link), ["x"]);
+    }
+}
