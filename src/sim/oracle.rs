@@ -1411,8 +1411,15 @@ impl Oracle {
         let qos = own.iter().map(|it| it.options.qos).max();
         let qos = qos.unwrap_or_default();
         let has_live_qos = publish.qos == qos.min(message.qos);
-        // What one subscription asked for may overtake what comes live because of another one, which grants more.
-        let is_of_one = is_settled && !has_live_qos;
+        let mut expected: Vec<u32> = own.iter().filter_map(|it| it.identifier).collect();
+        expected.sort_unstable();
+        let found = publish.properties.subscription_identifiers.iter();
+        let mut found: Vec<u32> = found.map(|it| it.get()).collect();
+        found.sort_unstable();
+        // What one subscription asked for may overtake what comes live because of another one, which grants more or has an
+        // identifier as well.
+        let has_identifiers = !version.is_v5() || found == expected;
+        let is_of_one = is_settled && !(has_live_qos && has_identifiers);
         // [MQTT-3.3.1-8] [MQTT-3.3.1-12] [MQTT-3.3.1-13]
         let replay = publish.retain && (!as_published || owed == 0 || is_of_one);
         if replay && got.replayed < requested {
@@ -1484,16 +1491,7 @@ impl Oracle {
                 violation!("{who}: message {index} with RETAIN {}", publish.retain);
             }
             // [MQTT-3.3.4-3] [MQTT-3.3.4-4]
-            let mut expected: Vec<u32> = own.iter().filter_map(|it| it.identifier).collect();
-            let mut found: Vec<u32> = publish
-                .properties
-                .subscription_identifiers
-                .iter()
-                .map(|it| it.get())
-                .collect();
-            expected.sort_unstable();
-            found.sort_unstable();
-            if version.is_v5() && expected != found && !is_local {
+            if !has_identifiers && !is_local {
                 violation!("{who}: message {index} with identifiers {found:?}, not {expected:?}");
             }
         }

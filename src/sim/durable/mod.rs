@@ -38,7 +38,9 @@ use crate::limits::{DISK_PATIENCE, FILTER_STEPS_MAX, Limits};
 use crate::message::{ProtocolVersion, QoS};
 use crate::policy::Settings;
 use crate::time::Instant;
-use crate::wal::{OpenError, SEGMENT_HEADER_SIZE, SegmentName, Storage, Store, StoreOptions};
+use crate::wal::{
+    Extent, OpenError, SEGMENT_HEADER_SIZE, SegmentName, Storage, Store, StoreOptions,
+};
 
 /// Members of the group, one of which stays.
 const MEMBERS: usize = 4;
@@ -643,10 +645,19 @@ impl Scene<'_> {
         else {
             return Ok(());
         };
+        // A segment that is not named yet, and has survived a power failure, may as well be of a version that names none: then
+        // nothing is known of the others.
+        let all = names.clone();
+        let knows_all = |shard, extent: Extent| {
+            let mut its = all.iter().filter(|it| it.shard == shard);
+            its.all(|it| it.generation != manifest.generation || it.first <= extent.last)
+        };
         names.retain(|name| {
             let extent = directory.extent(manifest.generation, name.shard);
             name.generation == manifest.generation
-                && extent.is_some_and(|extent| extent.includes(name.first))
+                && extent.is_some_and(|extent| {
+                    extent.includes(name.first) && knows_all(name.shard, extent)
+                })
         });
         if names.is_empty() {
             return Ok(());
