@@ -1491,7 +1491,7 @@ impl Oracle {
                 violation!("{who}: message {index} with RETAIN {}", publish.retain);
             }
             // [MQTT-3.3.4-3] [MQTT-3.3.4-4]
-            if !has_identifiers && !is_local {
+            if !has_identifiers {
                 violation!("{who}: message {index} with identifiers {found:?}, not {expected:?}");
             }
         }
