@@ -453,12 +453,18 @@ fn a_web_socket_speaks_mqtt_in_binary_frames_only() {
         for part in [&[0x90, 3, 0][..], &[1, 0, 0x30, 4, 0], &[1, b't', b'm']] {
             socket.send(Message::Binary(part.to_vec().into())).unwrap();
         }
+        // Many frames that come together are read without waiting for more.
+        for _ in 0..100 {
+            let publish = Message::Binary(vec![0x30, 4, 0, 1, b't', b'x'].into());
+            socket.write(publish).unwrap();
+        }
         socket.send(Message::Text("hello".into())).unwrap();
         while socket.read().is_ok() {}
     });
     let arguments = ["--ws", "--ws-path", "/here", "-t", "t", "-W", "20"];
     let output = run(&mut client("sub", port, &arguments));
-    assert_eq!(stdout(&output), "m\n", "{}", stderr(&output));
+    let expected = format!("m\n{}", "x\n".repeat(100));
+    assert_eq!(stdout(&output), expected, "{}", stderr(&output));
     assert_eq!(code(&output), Some(2));
     assert!(stderr(&output).contains("text"), "{}", stderr(&output));
     broker.join().unwrap();

@@ -27,6 +27,8 @@ pub struct Conversation<'a> {
     tls: Option<Arc<ClientConfig>>,
     link: Link,
     protocol: Protocol,
+    /// More may have arrived than was read: what is in the layers of the link no wait for the socket tells of.
+    has_more: bool,
     /// Why nothing more can be sent or received, once that is so.
     ended: Option<Failure>,
 }
@@ -67,6 +69,7 @@ impl<'a> Conversation<'a> {
             tls,
             link,
             protocol,
+            has_more: false,
             ended: None,
         })
     }
@@ -79,6 +82,7 @@ impl<'a> Conversation<'a> {
         self.signals.let_through();
         self.link = Link::open(&self.settings.endpoint, self.tls.as_ref())?;
         self.signals.hold_back();
+        self.has_more = false;
         self.ended = None;
         self.protocol.restart(self.settings, Instant::now());
         Ok(())
@@ -115,7 +119,8 @@ impl<'a> Conversation<'a> {
         if let Some(failure) = self.ended.take() {
             return Err(failure);
         }
-        let deadlines = [until, self.protocol.next_deadline()];
+        let now = self.has_more.then(Instant::now);
+        let deadlines = [until, self.protocol.next_deadline(), now];
         let until = deadlines.into_iter().flatten().min();
         let socket = if self.link.is_blocked() {
             PollFlags::IN | PollFlags::OUT
@@ -134,7 +139,7 @@ impl<'a> Conversation<'a> {
                 .is_some_and(|file| !file.revents().is_empty())
         };
         let (by_broker, by_signal, by_input) = (has_news(0), has_news(1), has_news(2));
-        if by_broker {
+        if by_broker || self.has_more {
             self.read();
         }
         self.protocol.handle_timeout(Instant::now())?;
@@ -159,22 +164,24 @@ impl<'a> Conversation<'a> {
 
     fn read(&mut self) {
         let now = Instant::now();
+        self.has_more = false;
         for _ in 0..READS_MAX {
             let protocol = &mut self.protocol;
             // What it said before it ended is still to be heard.
             match self.link.receive(|bytes| protocol.receive(bytes, now)) {
                 Ok(Received::Bytes) => {}
-                Ok(Received::Nothing) => break,
+                Ok(Received::Nothing) => return,
                 Ok(Received::End) => {
                     self.ended = Some(Failure::Lost("the broker closed it".to_owned()));
-                    break;
+                    return;
                 }
                 Err(error) => {
                     self.ended = Some(failure_of(&error));
-                    break;
+                    return;
                 }
             }
         }
+        self.has_more = true;
     }
 
     /// Says goodbye, sends everything and waits a moment for the broker to close: bytes that nobody
