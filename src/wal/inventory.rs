@@ -16,10 +16,12 @@
 //!   only.
 //! - What is before the first that is named does not count. It is removed by the next start, if it is still there.
 //! - So whenever the process or the power ends, what is named is there, and what is not named and behind
-//!   it holds no frame.
+//!   it holds no frame. But for one that begins with frames of which a sync has failed: whoever reads up to where it
+//!   begins has to find them in it, so it has them before it is named.
 //!
 //! A version of this program without inventories makes segments that it does not name. Where one behind
-//! those that are named holds a frame, the inventory is of before that, and does not count.
+//! those that are named holds a frame, the inventory is of before that, and does not count. So it does not either if the
+//! process ended just as such a segment was to be named, until the next start has written it down.
 
 #![forbid(unsafe_code)]
 

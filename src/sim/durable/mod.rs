@@ -645,8 +645,8 @@ impl Scene<'_> {
         else {
             return Ok(());
         };
-        // A segment that is not named yet, and has survived a power failure, may as well be of a version that names none: then
-        // nothing is known of the others.
+        // A segment that holds frames and is not named yet, as when its process ended between the two after a sync that
+        // failed, may as well be of a version that names none: then nothing is known of the others.
         let all = names.clone();
         let knows_all = |shard, extent: Extent| {
             let mut its = all.iter().filter(|it| it.shard == shard);
