@@ -13,6 +13,12 @@ pub const SHARDS_MAX: usize = 256;
 /// Most listeners of one broker, those included that a reload has closed. With more it does not start, and a reload changes
 /// nothing.
 pub const LISTENERS_MAX: usize = 1024;
+/// Most bridges of one broker. With more it does not start.
+pub const BRIDGES_MAX: usize = 64;
+/// Most topics of one bridge. With more the broker does not start.
+pub const BRIDGE_TOPICS_MAX: usize = 1000;
+/// Most addresses of one bridge. With more the broker does not start.
+pub const BRIDGE_ADDRESSES_MAX: usize = 64;
 /// Slots of the ring from one shard to another. Each is an envelope, of one message or of a batch of small ones: of 32
 /// at most, and of 4.5 KiB with their topics, beside 2.8 KiB that say where they lie and who waits for them.
 pub const RING_SLOTS: usize = 4096;

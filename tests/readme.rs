@@ -98,7 +98,7 @@ fn each_directive_that_does_not_do_what_it_does_in_mosquitto_has_a_row() {
         .map(|it| it.name)
         .collect();
     assert_eq!(missing, Vec::<&str>::new(), "not in the README's table");
-    assert_eq!(whole, BTreeSet::from(["Bridges", "Plugins"]));
+    assert_eq!(whole, BTreeSet::from(["Plugins"]));
     for section in DIRECTIVES.iter().filter(|it| whole.contains(it.title)) {
         for directive in section.directives {
             let is_refused = matches!(directive.status, Status::Refused { .. });

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::check_bridge::check_bridges;
 use super::listener::{ListenAddress, Listener, Protocol, ProxyProtocol, TlsVersion};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::{Config, Durability};
@@ -34,10 +35,11 @@ pub(super) fn check(config: &mut Config) -> Result<(), ConfigError> {
             text: "fastmq_durability has no effect without `persistence true`".to_owned(),
         });
     }
+    check_bridges(&mut config.bridges, &mut config.remarks)?;
     check_admin(config)
 }
 
-fn contradiction(
+pub(super) fn contradiction(
     text: impl Into<std::borrow::Cow<'static, str>>,
     place: Option<&Place>,
 ) -> ConfigError {

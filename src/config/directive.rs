@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Config;
+use super::bridge::Bridge;
 use super::listener::Listener;
 use super::parser::Parser;
 use super::problem::Problem;
@@ -45,8 +46,10 @@ pub enum Scope {
     Structure(fn(&mut Parser<'_>, &mut Arguments<'_>) -> Result<(), Problem>),
     /// It stands for other files.
     Include,
-    /// A bridge.
-    Bridge,
+    /// The file's structure as well: it begins a bridge.
+    BeginsBridge,
+    /// The bridge above it, which has to be there.
+    Bridge(Value<Bridge>),
     /// A plugin.
     Plugin,
     /// Nothing here: the directive is accepted for the sake of old files.
@@ -62,6 +65,8 @@ pub enum Place {
     Broker,
     /// A listener.
     Listener,
+    /// A bridge.
+    Bridge,
 }
 
 /// Whether a directive does what it does in Mosquitto.
@@ -190,7 +195,7 @@ impl Directive {
             Scope::Listener(_) | Scope::OwnListener(_) | Scope::Nowhere(Place::Listener) => {
                 "listener"
             }
-            Scope::Bridge => "bridge",
+            Scope::BeginsBridge | Scope::Bridge(_) | Scope::Nowhere(Place::Bridge) => "bridge",
             Scope::Plugin => "plugin",
             Scope::Global(_)
             | Scope::Structure(_)
@@ -206,6 +211,7 @@ impl Directive {
             Scope::Global(value) => value.range(),
             Scope::Security(value) => value.range(),
             Scope::Listener(value) | Scope::OwnListener(value) => value.range(),
+            Scope::Bridge(value) => value.range(),
             _ => None,
         }
     }

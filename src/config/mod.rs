@@ -15,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bridge;
 mod check;
+mod check_bridge;
 mod directive;
 mod listener;
 mod log;
@@ -32,6 +34,10 @@ mod value;
 mod written;
 
 pub use admin::AdminOptions;
+pub use bridge::{
+    BRIDGE_PORT, Bridge, BridgeAddress, BridgeTls, BridgeTopic, Direction, RestartTimeout,
+    StartType, TcpKeepAlive,
+};
 pub use directive::{Directive, Place as RefusedPlace, Reload, Repeat, Scope, Status};
 pub use listener::{
     ListenAddress, Listener, PORT, Protocol, ProxyProtocol, SocketDomain, TlsOptions, TlsVersion,
@@ -61,6 +67,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Whether no listener was asked for, so that only this machine may connect.
     pub is_local_only: bool,
+    /// In the order of the file.
+    pub bridges: Vec<Bridge>,
     /// The log.
     pub log: LogOptions,
     /// The store.
@@ -96,6 +104,7 @@ impl Default for Config {
             per_listener_settings: false,
             listeners: Vec::new(),
             is_local_only: true,
+            bridges: Vec::new(),
             log: LogOptions::default(),
             persistence: PersistenceOptions::default(),
             admin: AdminOptions::default(),

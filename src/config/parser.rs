@@ -1,18 +1,20 @@
 //! From lines to a [`Config`].
 //!
 //! The rules are Mosquitto's: a directive, blanks, its value; a line that begins with `#` is a comment;
-//! a listener's directives stand below its `listener` line, in the same file. What Mosquitto ignores
-//! without a word is an error or a remark here.
+//! a listener's directives stand below its `listener` line and a bridge's below its `connection` line, in
+//! the same file. Neither line ends the other: what belongs to listeners may stand below a bridge. What
+//! Mosquitto ignores without a word is an error or a remark here.
 
 #![forbid(unsafe_code)]
 
+use super::bridge::Bridge;
 use super::directive::{Directive, Repeat, Scope, Status};
 use super::listener::{ListenAddress, Listener};
 use super::problem::{ConfigError, Place, Problem, Remark, Severity};
 use super::value::Arguments;
 use super::{Config, table};
 use crate::auth::without_byte_order_mark;
-use crate::limits::LISTENERS_MAX;
+use crate::limits::{BRIDGES_MAX, LISTENERS_MAX};
 use crate::shown::shown;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -40,6 +42,8 @@ pub struct Parser<'a> {
     is_included: bool,
     /// To which the directives that follow belong; each file begins without one.
     listener: Option<usize>,
+    /// The bridge to which those of bridges belong; each file begins without one.
+    bridge: Option<usize>,
     /// The one that `port`, `bind_address` and directives before any `listener` belong to.
     default_listener: Option<usize>,
     first_security: Option<(String, Place)>,
@@ -55,6 +59,8 @@ impl std::fmt::Debug for Parser<'_> {
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
+/// It is part of Client Identifiers and of a topic.
+const BRIDGE_NAME_SIZE_MAX: usize = 1024;
 
 impl<'a> Parser<'a> {
     pub(super) fn new(files: &'a dyn Files) -> Self {
@@ -63,6 +69,7 @@ impl<'a> Parser<'a> {
             files,
             is_included: false,
             listener: None,
+            bridge: None,
             default_listener: None,
             first_security: None,
         }
@@ -116,6 +123,7 @@ impl<'a> Parser<'a> {
             name,
             unread,
             place: place.clone(),
+            said: Vec::new(),
         };
         if matches!(directive.scope, Scope::Include) {
             // Errors in there have a place of their own.
@@ -156,10 +164,10 @@ impl<'a> Parser<'a> {
                 });
             }
         }
-        let listener = match &directive.scope {
+        let owner = match &directive.scope {
             Scope::Global(value) => {
                 value.apply(&mut self.config, arguments)?;
-                None
+                Owner::Broker
             }
             Scope::Security(value) => {
                 if self.first_security.is_none() {
@@ -168,10 +176,10 @@ impl<'a> Parser<'a> {
                 if self.config.per_listener_settings {
                     let listener = self.needed_listener(&name)?;
                     value.apply(&mut self.config.listeners[listener].security, arguments)?;
-                    Some(listener)
+                    Owner::Listener(listener)
                 } else {
                     value.apply(&mut self.config.security, arguments)?;
-                    None
+                    Owner::Broker
                 }
             }
             Scope::Listener(value) => {
@@ -181,24 +189,35 @@ impl<'a> Parser<'a> {
                 };
                 self.listener = Some(listener);
                 value.apply(&mut self.config.listeners[listener], arguments)?;
-                Some(listener)
+                Owner::Listener(listener)
             }
             Scope::OwnListener(value) => {
                 let listener = self.needed_listener(&name)?;
                 value.apply(&mut self.config.listeners[listener], arguments)?;
-                Some(listener)
+                Owner::Listener(listener)
             }
             Scope::Structure(read) => {
                 read(self, arguments)?;
-                None
+                Owner::Broker
+            }
+            Scope::BeginsBridge => Owner::Bridge(self.begin_bridge(arguments)?),
+            Scope::Bridge(value) => {
+                let Some(bridge) = self.bridge else {
+                    return Err(Problem::NeedsBridge { directive: name });
+                };
+                value.apply(&mut self.config.bridges[bridge], arguments)?;
+                Owner::Bridge(bridge)
             }
             // The value means nothing, so whatever it is will do.
             Scope::Nothing => {
                 arguments.unread = "";
-                None
+                Owner::Broker
             }
-            Scope::Include | Scope::Bridge | Scope::Plugin | Scope::Nowhere(_) => None,
+            Scope::Include | Scope::Plugin | Scope::Nowhere(_) => Owner::Broker,
         };
+        for (severity, text) in std::mem::take(&mut arguments.said) {
+            self.remark(severity, arguments, text);
+        }
         if let Some(word) = arguments.next_word() {
             let text = format!(
                 "'{}' after the value of '{}' is ignored",
@@ -207,7 +226,7 @@ impl<'a> Parser<'a> {
             );
             self.remark(Severity::Warning, arguments, text);
         }
-        self.note_given(directive, arguments, listener, value)
+        self.note_given(directive, arguments, owner, value)
     }
 
     /// Remembers where a directive was given, and decides what a second time means.
@@ -215,12 +234,13 @@ impl<'a> Parser<'a> {
         &mut self,
         directive: &'static Directive,
         arguments: &Arguments<'_>,
-        listener: Option<usize>,
+        owner: Owner,
         value: String,
     ) -> Result<(), Problem> {
-        let written = match listener {
-            Some(listener) => &mut self.config.listeners[listener].written,
-            None => &mut self.config.written,
+        let written = match owner {
+            Owner::Broker => &mut self.config.written,
+            Owner::Listener(listener) => &mut self.config.listeners[listener].written,
+            Owner::Bridge(bridge) => &mut self.config.bridges[bridge].written,
         };
         let first = written.add(directive, value, arguments.place.clone());
         match (first, directive.repeat) {
@@ -335,6 +355,34 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// `connection NAME`
+    fn begin_bridge(&mut self, arguments: &mut Arguments<'_>) -> Result<usize, Problem> {
+        let name = arguments.word()?;
+        if name.len() > BRIDGE_NAME_SIZE_MAX || name.chars().any(char::is_control) {
+            let expected =
+                format!("a name has {BRIDGE_NAME_SIZE_MAX} bytes at most and no control character");
+            return Err(arguments.invalid(name, expected));
+        }
+        if let Some(other) = self.config.bridges.iter().find(|it| it.name == name) {
+            let text = format!(
+                "There is a bridge '{}' already, at {}.",
+                shown(name),
+                other.place
+            );
+            return Err(Problem::Contradiction(text.into()));
+        }
+        if self.config.bridges.len() == BRIDGES_MAX {
+            return Err(Problem::Contradiction(
+                format!("More than {BRIDGES_MAX} bridges.").into(),
+            ));
+        }
+        let bridge = Bridge::new(name.to_owned(), arguments.place.clone());
+        self.config.bridges.push(bridge);
+        let bridge = self.config.bridges.len() - 1;
+        self.bridge = Some(bridge);
+        Ok(bridge)
+    }
+
     /// `port PORT`
     pub(super) fn set_default_port(
         &mut self,
@@ -408,6 +456,7 @@ impl<'a> Parser<'a> {
             .collect();
         names.sort_by(|a, b| load_order(a).cmp(load_order(b)));
         let listener = self.listener.take();
+        let bridge = self.bridge.take();
         self.is_included = true;
         for name in names {
             let file = format!("{}/{name}", directory.trim_end_matches('/'));
@@ -418,9 +467,11 @@ impl<'a> Parser<'a> {
             );
             self.read(&file).map_err(Failure::There)?;
             self.listener = None;
+            self.bridge = None;
         }
         self.is_included = false;
         self.listener = listener;
+        self.bridge = bridge;
         Ok(())
     }
 
@@ -429,6 +480,16 @@ impl<'a> Parser<'a> {
         super::check::check(&mut self.config)?;
         Ok(self.config)
     }
+}
+
+/// Whose directive it is.
+#[derive(Clone, Copy)]
+enum Owner {
+    Broker,
+    /// The place among the listeners.
+    Listener(usize),
+    /// The place among the bridges.
+    Bridge(usize),
 }
 
 enum Failure {

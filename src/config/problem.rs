@@ -100,6 +100,15 @@ pub enum Problem {
         /// Which.
         directive: String,
     },
+    /// A bridge's directive without a bridge.
+    #[error(
+        "The '{}' option requires a bridge to be defined first: it belongs below the 'connection' line that it is for.",
+        shown(.directive)
+    )]
+    NeedsBridge {
+        /// Which.
+        directive: String,
+    },
     /// `per_listener_settings` after what it would have changed.
     #[error(
         "per_listener_settings must be set before any other security settings: \

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::problem::{Place, Problem};
+use super::problem::{Place, Problem, Severity};
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -133,6 +133,8 @@ pub struct Arguments<'a> {
     pub(super) unread: &'a str,
     /// The line.
     pub(super) place: Place,
+    /// What is to be remarked about it.
+    pub(super) said: Vec<(Severity, String)>,
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -155,6 +157,33 @@ impl<'a> Arguments<'a> {
     /// The next word.
     pub(super) fn word(&mut self) -> Result<&'a str, Problem> {
         self.next_word().ok_or_else(|| self.empty())
+    }
+
+    /// The next word, or what stands in double quotes. Neither is a comment if it begins with `#`.
+    pub(super) fn quoted_word(&mut self) -> Result<&'a str, Problem> {
+        let text = self.unread.trim_start_matches(BLANKS);
+        let Some(quoted) = text.strip_prefix('"') else {
+            let end = text.find(BLANKS).unwrap_or(text.len());
+            let (word, unread) = text.split_at(end);
+            self.unread = unread;
+            return match word {
+                "" => Err(self.empty()),
+                word => Ok(word),
+            };
+        };
+        let Some((word, unread)) = quoted.split_once('"') else {
+            return Err(self.invalid(text, "the closing quote is missing"));
+        };
+        if !unread.is_empty() && !unread.starts_with(BLANKS) {
+            return Err(self.invalid(text, "a blank has to follow the closing quote"));
+        }
+        self.unread = unread;
+        Ok(word)
+    }
+
+    /// Has something remarked about the line, once it has turned out to be right.
+    pub(super) fn say(&mut self, severity: Severity, text: impl Into<String>) {
+        self.said.push((severity, text.into()));
     }
 
     /// The rest of the line, without the blanks around it. A `#` in it is part of it.
@@ -190,6 +219,11 @@ impl<'a> Arguments<'a> {
 
     pub(super) fn integer(&mut self) -> Result<i64, Problem> {
         let word = self.word()?;
+        self.number(word)
+    }
+
+    /// A word that was read, as a number.
+    pub(super) fn number(&self, word: &str) -> Result<i64, Problem> {
         parse_integer(word).ok_or_else(|| Problem::NotANumber {
             directive: self.name.to_owned(),
             value: word.to_owned(),

@@ -1,9 +1,9 @@
-//! What a file says of the broker or of one listener, as it was written: to name lines, and to know what waits for
+//! What a file says of the broker, of one listener or of one bridge, as it was written: to name lines, and to know what waits for
 //! the next start.
 
 #![forbid(unsafe_code)]
 
-use super::directive::{Directive, Reload};
+use super::directive::{Directive, Reload, Repeat};
 use super::problem::{Place, Remark, Severity};
 use super::table;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Written {
     /// Where each was given last.
     places: BTreeMap<&'static str, Place>,
-    /// The values of those that only count at the start: of a broker that runs, as they were then.
+    /// The values of those that only count at the start: of a broker that runs, as they were then. A line each for
+    /// those of which each adds something.
     at_start: BTreeMap<&'static str, String>,
 }
 
@@ -31,7 +32,14 @@ impl Written {
         place: Place,
     ) -> Option<Place> {
         if directive.reload == Reload::Restart {
-            self.at_start.insert(directive.name, value);
+            let all = self.at_start.entry(directive.name).or_default();
+            if directive.repeat != Repeat::Adds {
+                all.clear();
+            }
+            if !all.is_empty() {
+                all.push('\n');
+            }
+            all.push_str(&value);
         }
         self.places.insert(directive.name, place)
     }

@@ -118,12 +118,32 @@ pub(crate) fn read_configuration(file: &Path) -> Result<Config, ConfigError> {
     Config::parse(&file.to_string_lossy(), &Disk)
 }
 
+/// A broker that left out a bridge in silence would lose messages.
+const NO_BRIDGES: &str = "there are no bridges, and without one its messages would be lost. Let a Mosquitto \
+     beside this broker be the bridge, with this broker as one of its two ends.";
+
+/// # Errors
+/// When the configuration has a bridge: there is nothing that runs it.
+fn refuse_bridges(config: &Config) -> Result<(), ConfigError> {
+    match config.bridges.first() {
+        None => Ok(()),
+        Some(bridge) => Err(ConfigError {
+            problem: Problem::Refused {
+                directive: "connection".to_owned(),
+                why: NO_BRIDGES,
+            },
+            place: Some(bridge.place.clone()),
+        }),
+    }
+}
+
 /// Reads what the command line names, and makes up listeners if it names none.
 fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config_file {
         Some(file) => read_configuration(file)?,
         None => Config::default(),
     };
+    refuse_bridges(&config)?;
     if config.is_local_only {
         config.open_locally(&arguments.bind, &arguments.ports);
     }

@@ -213,7 +213,10 @@ fn every_refused_directive_is_refused_with_its_reason_wherever_it_stands() {
             assert!(error.contains(why), "{error}");
         }
     }
-    assert!(count > 50, "bridges, plugins, engines and PSK: {count}");
+    assert!(
+        count > 15,
+        "plugins, engines, PSK and some of bridges: {count}"
+    );
 }
 
 #[test]
