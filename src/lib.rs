@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod bridge;
 mod chunks;
 pub mod cli;
 pub mod clients;

@@ -163,6 +163,8 @@ impl LogMask {
 pub struct ListenerPolicy {
     /// The port it listens on, for log lines; zero for a unix socket.
     pub port: u16,
+    /// Whether its Clients are bridges of this broker, which are called what the operator calls them.
+    pub is_for_bridges: bool,
     /// Whether a Client may connect without a User Name; without a password file, whether it may
     /// connect at all.
     pub allow_anonymous: bool,
@@ -196,6 +198,7 @@ impl Default for ListenerPolicy {
     fn default() -> Self {
         Self {
             port: 0,
+            is_for_bridges: false,
             allow_anonymous: false,
             security: None,
             mount_point: None,

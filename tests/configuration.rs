@@ -150,7 +150,11 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
             1,
         ),
         ("listener 1\nmax_qos 3\n".to_owned(), "max_qos", 2),
-        ("\n\nconnection one\n".to_owned(), "connection", 3),
+        (
+            "\n\nconnection one\n".to_owned(),
+            "'one' has no 'address'",
+            3,
+        ),
         (
             format!("listener 1\npassword_file {missing}\n"),
             missing.as_str(),

@@ -113,6 +113,19 @@ impl Link {
         Ok(link)
     }
 
+    /// A connection that is there already, within this process.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn over(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            stream: Stream::Bytes(Secured::Plain(Socket::Unix(socket))),
+            buffer: vec![0; READ_SIZE],
+            is_blocked: false,
+        })
+    }
+
     /// Sends what it can of `output` and takes it out. Whether everything has left.
     ///
     /// # Errors

@@ -40,5 +40,8 @@ mod url;
 pub use arguments::{PubArguments, SubArguments};
 pub use defaults::with_defaults;
 pub use failure::EXIT_USAGE;
+pub(crate) use link::{Link, Received};
 pub use publisher::run as run_pub;
+pub(crate) use settings::{Endpoint, Target, TlsSettings};
 pub use subscriber::run as run_sub;
+pub(crate) use tls::client_config_with;

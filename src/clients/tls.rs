@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
@@ -25,8 +25,19 @@ use super::settings::TlsSettings;
 /// # Errors
 /// A file that cannot be read or holds nothing of use.
 pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, Failure> {
+    client_config_with(settings, ring::default_provider())
+}
+
+/// The same, with cipher suites that somebody has chosen.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_with(
+    settings: &TlsSettings,
+    provider: CryptoProvider,
+) -> Result<Arc<ClientConfig>, Failure> {
     let unusable = |error: &dyn std::fmt::Display| Failure::Usage(format!("TLS: {error}"));
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider);
     let versions: &[&SupportedProtocolVersion] = match settings.version.as_deref() {
         Some("tlsv1.2") => &[&TLS12],
         Some("tlsv1.3") => &[&TLS13],

@@ -93,6 +93,8 @@ pub enum ListenAddress {
     },
     /// A unix socket.
     Unix(PathBuf),
+    /// Nowhere: the bridges of this broker come to it, from within the process.
+    Bridges,
 }
 
 impl Default for ListenAddress {
@@ -114,6 +116,7 @@ impl fmt::Display for ListenAddress {
             } => write!(f, "{port} {host}"),
             Self::Loopback { port } => write!(f, "{port} localhost"),
             Self::Unix(path) => write!(f, "0 {}", path.display()),
+            Self::Bridges => f.write_str("for bridges"),
         }
     }
 }

@@ -4,9 +4,12 @@
 
 use super::listener::ListenAddress;
 use super::log::{Destinations, LogTypes};
+use super::problem::{ConfigError, Problem};
 use super::value::FileReference;
 use super::{Config, Listener, PORT};
 use crate::auth::Security;
+use crate::limits::LISTENERS_MAX;
+use crate::origin::ListenerId;
 use crate::policy::{ListenerPolicy, LogMask, Settings};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -57,6 +60,36 @@ impl Config {
         }
     }
 
+    /// Adds the listener of bridges, if there are any: a place among the listeners for what holds for them as Clients.
+    ///
+    /// # Errors
+    /// When there are too many listeners without it.
+    pub fn listen_to_bridges(&mut self) -> Result<(), ConfigError> {
+        let Some(bridge) = self.bridges.first() else {
+            return Ok(());
+        };
+        if self.listeners.len() >= LISTENERS_MAX {
+            let text =
+                format!("Bridges come to a listener, and there are {LISTENERS_MAX} without it.");
+            return Err(ConfigError {
+                problem: Problem::Contradiction(text.into()),
+                place: Some(bridge.place.clone()),
+            });
+        }
+        self.listeners.push(Listener {
+            address: ListenAddress::Bridges,
+            ..Listener::default()
+        });
+        Ok(())
+    }
+
+    /// The listener of bridges.
+    pub fn bridge_listener(&self) -> Option<ListenerId> {
+        let mut listeners = self.listeners.iter();
+        let index = listeners.position(|listener| listener.address == ListenAddress::Bridges)?;
+        u16::try_from(index).ok().map(ListenerId)
+    }
+
     /// Makes the system's log the destination of lines if nothing else was asked for: a process in the
     /// background has no standard error.
     pub fn log_to_system(&mut self) {
@@ -70,7 +103,8 @@ impl Config {
 
     /// The files that guard `listener`.
     pub fn security_files<'a>(&'a self, listener: &'a Listener) -> SecurityFiles<'a> {
-        let security = if self.per_listener_settings {
+        // Bridges are the operator's own, and their topics what they are permitted.
+        let security = if self.per_listener_settings || listener.address == ListenAddress::Bridges {
             &listener.security
         } else {
             &self.security
@@ -111,11 +145,19 @@ impl Config {
         listener: &Listener,
         security: Option<Arc<Security>>,
     ) -> ListenerPolicy {
+        if listener.address == ListenAddress::Bridges {
+            return ListenerPolicy {
+                is_for_bridges: true,
+                allow_anonymous: true,
+                security,
+                ..listener.policy.clone()
+            };
+        }
         let (own, all) = (&listener.security, &self.security);
         ListenerPolicy {
             port: match listener.address {
                 ListenAddress::Tcp { port, .. } | ListenAddress::Loopback { port } => port,
-                ListenAddress::Unix(_) => 0,
+                ListenAddress::Unix(_) | ListenAddress::Bridges => 0,
             },
             allow_anonymous: own
                 .allow_anonymous

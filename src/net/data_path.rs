@@ -711,6 +711,14 @@ impl<C: Core> DataPath<C> {
         }
     }
 
+    /// Serves a connection that another thread of this process has made, and that is wrapped in nothing.
+    pub fn join(&mut self, listener: ListenerId, socket: OwnedFd) {
+        let origin = Origin::new(listener, PeerAddress::Local);
+        if let Some(slot) = self.admit(socket, origin) {
+            self.settle(slot);
+        }
+    }
+
     /// Stops accepting; the core sends what is still to be sent.
     pub fn handle_stopping(&mut self, now: Instant) {
         self.now = now;

@@ -4,8 +4,10 @@
 
 use crate::message::{Message, MessageRef, QoS};
 use crate::net::{ListenerChange, Waker};
+use crate::origin::ListenerId;
 use crate::shard::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Commands that may wait for one shard. It takes some of them each turn at least, so a sender that finds
@@ -19,6 +21,8 @@ pub(super) enum Letter {
     Command(Command),
     /// For its sockets.
     Listener(ListenerChange),
+    /// A connection that this process has made to itself.
+    Connection(ListenerId, OwnedFd),
 }
 
 /// Sends commands to one shard, from any thread but a shard's own. Clones send to the same shard.
@@ -51,6 +55,12 @@ impl Mailbox {
     /// Has the shard open, change or close a listener, as [`Mailbox::send`].
     pub fn change_listener(&self, change: ListenerChange) -> bool {
         self.post(Letter::Listener(change))
+    }
+
+    /// Has the shard serve `socket`, whose other end this process has, as a connection that came to `listener`; as
+    /// [`Mailbox::send`].
+    pub fn join(&self, listener: ListenerId, socket: OwnedFd) -> bool {
+        self.post(Letter::Connection(listener, socket))
     }
 
     fn post(&self, letter: Letter) -> bool {

@@ -129,6 +129,7 @@ impl<C: Core> ShardLoop<C> {
                 match letter {
                     Letter::Command(command) => self.path.handle_command(command),
                     Letter::Listener(change) => self.path.change_listener(change),
+                    Letter::Connection(listener, socket) => self.path.join(listener, socket),
                 }
                 has_letters = self.path.is_part_over();
                 if has_letters {

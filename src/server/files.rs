@@ -5,10 +5,12 @@
 use super::{Failure, name_of};
 use crate::admin::{Token, parse_token};
 use crate::auth::{Acl, PasswordFile, Security};
+use crate::bridge::PreparedBridge;
 use crate::config::{
     Config, ConfigError, FileReference, Files, Listener, Problem, Protocol, TlsVersion,
 };
 use crate::net::tls::{self, KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
+use crate::shown::shown;
 use rustix::fs::{Access, access};
 use std::collections::HashMap;
 use std::fs;
@@ -95,6 +97,31 @@ fn check_is_file(file: &FileReference) -> Result<(), ConfigError> {
 fn read(file: &FileReference) -> Result<Vec<u8>, ConfigError> {
     check_is_file(file)?;
     fs::read(&file.path).map_err(|error| unreadable(file, &error))
+}
+
+/// Reads the files of the bridges.
+///
+/// # Errors
+/// The first thing that is wrong, with the bridge's line.
+pub(super) fn bridges(
+    config: &Config,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PreparedBridge>, Failure> {
+    let mut prepared = Vec::new();
+    for bridge in &config.bridges {
+        if let Some(tls) = &bridge.tls {
+            let files = [&tls.cafile, &tls.certfile, &tls.keyfile];
+            files.into_iter().flatten().try_for_each(check_is_file)?;
+        }
+        let name = shown(&bridge.name);
+        prepared.push(
+            PreparedBridge::new(bridge, warnings).map_err(|error| ConfigError {
+                problem: Problem::Contradiction(format!("bridge {name}: {error}.").into()),
+                place: Some(bridge.place.clone()),
+            })?,
+        );
+    }
+    Ok(prepared)
 }
 
 /// What keeps strangers out, read completely: passwords, rules, certificates, the admin port's token.
@@ -193,6 +220,11 @@ impl Guards {
     /// Passwords and rules of each listener.
     pub(super) fn securities(&self) -> &[Option<Arc<Security>>] {
         &self.securities
+    }
+
+    /// For what else is.
+    pub(super) const fn warnings_mut(&mut self) -> &mut Vec<String> {
+        &mut self.warnings
     }
 
     /// What is legal but hardly meant.

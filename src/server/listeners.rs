@@ -87,7 +87,8 @@ impl AllListening {
     /// # Errors
     /// The first that could not.
     pub(super) fn check(config: &Config) -> Result<(), Failure> {
-        for listener in &config.listeners {
+        let is_opened = |it: &&Listener| it.address != ListenAddress::Bridges;
+        for listener in config.listeners.iter().filter(is_opened) {
             let options = options(config, listener, None, None)?;
             check_listener(&options).map_err(|error| refused(listener, &error))?;
         }
@@ -137,6 +138,13 @@ impl AllListening {
         let until = Instant::now() + patience;
         let first = self.slots.len();
         for (index, listener) in config.listeners.iter().enumerate().skip(first) {
+            if listener.address == ListenAddress::Bridges {
+                self.slots.push(Slot {
+                    port: 0,
+                    listening: None,
+                });
+                continue;
+            }
             let acceptor = acceptors.get(index).cloned().flatten();
             // With port 0 several addresses have the port that the system chose for the first.
             let first_port = self.slots.first().map(|slot| slot.port);
@@ -258,6 +266,10 @@ fn options(
         },
         &ListenAddress::Loopback { port } => ListenerAddress::Loopback { port },
         ListenAddress::Unix(path) => ListenerAddress::Unix(path.clone()),
+        // Left out before: there is nothing to be opened.
+        ListenAddress::Bridges => {
+            return Err(Failure::start("bridges come from within"));
+        }
     };
     let mut options = ListenerOptions::new(address);
     options.family = listener.socket_domain.map(|domain| match domain {

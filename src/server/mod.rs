@@ -21,6 +21,7 @@ mod privileges;
 mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
+use crate::bridge::{self, Bridges, PreparedBridge};
 use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
@@ -118,35 +119,16 @@ pub(crate) fn read_configuration(file: &Path) -> Result<Config, ConfigError> {
     Config::parse(&file.to_string_lossy(), &Disk)
 }
 
-/// A broker that left out a bridge in silence would lose messages.
-const NO_BRIDGES: &str = "there are no bridges, and without one its messages would be lost. Let a Mosquitto \
-     beside this broker be the bridge, with this broker as one of its two ends.";
-
-/// # Errors
-/// When the configuration has a bridge: there is nothing that runs it.
-fn refuse_bridges(config: &Config) -> Result<(), ConfigError> {
-    match config.bridges.first() {
-        None => Ok(()),
-        Some(bridge) => Err(ConfigError {
-            problem: Problem::Refused {
-                directive: "connection".to_owned(),
-                why: NO_BRIDGES,
-            },
-            place: Some(bridge.place.clone()),
-        }),
-    }
-}
-
 /// Reads what the command line names, and makes up listeners if it names none.
 fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config_file {
         Some(file) => read_configuration(file)?,
         None => Config::default(),
     };
-    refuse_bridges(&config)?;
     if config.is_local_only {
         config.open_locally(&arguments.bind, &arguments.ports);
     }
+    config.listen_to_bridges()?;
     if arguments.daemon {
         config.log_to_system();
     }
@@ -167,6 +149,7 @@ struct Found {
     config: Config,
     key_log: Option<Arc<KeyLogFile>>,
     guards: Guards,
+    bridges: Vec<PreparedBridge>,
     successor: Successor,
 }
 
@@ -188,7 +171,8 @@ impl Found {
             }
             None => None,
         };
-        let guards = Guards::load(&config, key_log.clone(), &[])?;
+        let mut guards = Guards::load(&config, key_log.clone(), &[])?;
+        let bridges = files::bridges(&config, guards.warnings_mut())?;
         let successor = Successor::find(config.user.as_deref()).map_err(|error| ConfigError {
             problem: Problem::Contradiction(format!("{error}.").into()),
             place: config.written.place("user").cloned(),
@@ -197,6 +181,7 @@ impl Found {
             config,
             key_log,
             guards,
+            bridges,
             successor,
         })
     }
@@ -257,6 +242,7 @@ fn serve_found(
         config,
         key_log,
         guards,
+        bridges,
         successor,
     } = found;
     let shard_count = placed.len();
@@ -355,6 +341,10 @@ fn serve_found(
         None => None,
     };
 
+    let bridges = match config.bridge_listener() {
+        Some(listener) => bridge::start(bridges, listener, &mailboxes, &config.policy, beside)?,
+        None => Bridges::default(),
+    };
     let stopper = running.stopper();
     let (stop_log, last_log, stop_watch) = (log.clone(), log.clone(), watch.clone());
     let places = listening.places(0);
@@ -381,6 +371,7 @@ fn serve_found(
         move || {
             admin::notify_stopping();
             stop_watch.set_ready(false);
+            bridges.stop();
             stop_log.flush(LAST_WORDS_PATIENCE);
             stopper.stop();
         },

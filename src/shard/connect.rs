@@ -169,6 +169,7 @@ impl Shard {
             connect.client_identifier.into()
         };
         let prefix = settings.policy.clientid_prefixes.as_deref();
+        let prefix = prefix.filter(|_| !policy.is_for_bridges);
         if prefix.is_some_and(|prefix| !client_identifier.starts_with(prefix)) {
             return Err(ReasonCode::NotAuthorized);
         }

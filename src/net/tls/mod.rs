@@ -127,7 +127,12 @@ impl Prepared {
     /// [`TlsSettingsError`], which names directive and file.
     pub fn load(settings: &TlsSettings) -> Result<Self, TlsSettingsError> {
         let mut warnings = Vec::new();
-        let provider = Arc::new(provider(settings, &mut warnings)?);
+        let lists = CipherLists {
+            older: ("ciphers", settings.ciphers.as_deref()),
+            newer: ("ciphers_tls1.3", settings.ciphers_tls13.as_deref()),
+            tls_version: settings.tls_version,
+        };
+        let provider = Arc::new(provider(lists, &mut warnings)?);
         let versions: &[&SupportedProtocolVersion] = match settings.tls_version {
             TlsVersion::V12 => &[&TLS12, &TLS13],
             TlsVersion::V13 => &[&TLS13],
@@ -236,8 +241,23 @@ fn file_error(
     }
 }
 
-fn provider(
-    settings: &TlsSettings,
+/// Cipher suites as Mosquitto's directives name them.
+#[derive(Clone, Copy, Debug)]
+pub struct CipherLists<'a> {
+    /// Of TLS 1.2, and the directive; not looked at if TLS 1.3 is the lowest version.
+    pub older: (&'static str, Option<&'a str>),
+    /// Of TLS 1.3, and the directive.
+    pub newer: (&'static str, Option<&'a str>),
+    /// The lowest version.
+    pub tls_version: TlsVersion,
+}
+
+/// What encrypts with these cipher suites only. `warnings` hears which of them there are not.
+///
+/// # Errors
+/// [`TlsSettingsError::Ciphers`] when nothing is left of a list, or a word of it means nothing.
+pub fn provider(
+    lists: CipherLists<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<CryptoProvider, TlsSettingsError> {
     let mut select = |directive, result| match result {
@@ -253,11 +273,12 @@ fn provider(
         Err(source) => Err(TlsSettingsError::Ciphers { directive, source }),
     };
     let mut provider = ring::default_provider();
-    let newer = ciphers::select_13(settings.ciphers_tls13.as_deref());
-    provider.cipher_suites = select("ciphers_tls1.3", newer)?;
-    if settings.tls_version == TlsVersion::V12 {
-        let older = ciphers::select(settings.ciphers.as_deref());
-        provider.cipher_suites.extend(select("ciphers", older)?);
+    let (directive, newer) = lists.newer;
+    provider.cipher_suites = select(directive, ciphers::select_13(newer))?;
+    if lists.tls_version == TlsVersion::V12 {
+        let (directive, older) = lists.older;
+        let older = select(directive, ciphers::select(older))?;
+        provider.cipher_suites.extend(older);
     }
     Ok(provider)
 }

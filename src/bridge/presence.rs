@@ -1,0 +1,111 @@
+//! The Session of a bridge at its own broker is there before the bridge is: what is published from the start on waits in it
+//! for the remote broker, however long that cannot be reached.
+
+#![forbid(unsafe_code)]
+
+use super::options::RemoteOptions;
+use super::relay::{local_connect, subscription};
+use super::topics::{Topics, Way};
+use crate::clients::{Link, Received};
+use crate::codec::{
+    Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, decode,
+    decode_fixed_header, encode,
+};
+use crate::key::PacketIdentifier;
+use crate::message::ProtocolVersion;
+use rustix::event::{PollFd, PollFlags};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// How long the broker may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The only version with which retained messages can be done without until there is somebody to have them.
+const VERSION: ProtocolVersion = ProtocolVersion::V5;
+const FILTERS_MAX: usize = 100;
+
+/// Has the Session subscribe to what the bridge passes on, and leaves it.
+///
+/// # Errors
+/// The broker refuses, or does not answer.
+pub(super) fn subscribe(
+    mut link: Link,
+    options: &RemoteOptions,
+    topics: &Topics,
+) -> io::Result<()> {
+    let mut output = Vec::new();
+    // It is a matter of milliseconds, so it says nothing of a Keep Alive; a bound that it is told of does not matter either.
+    let connect = local_connect(options, VERSION, false);
+    encode(&Packet::Connect(connect), VERSION, &mut output);
+    let filters: Vec<(&str, SubscriptionOptions)> = topics
+        .filters(Way::Out)
+        .map(|(filter, qos)| {
+            let options = SubscriptionOptions {
+                retain_handling: RetainHandling::DoNotSend,
+                ..subscription(qos)
+            };
+            (filter, options)
+        })
+        .collect();
+    let mut unanswered = 0;
+    for (index, chunk) in filters.chunks(FILTERS_MAX).enumerate() {
+        let identifier = u16::try_from(index + 1)
+            .ok()
+            .and_then(PacketIdentifier::new);
+        if let Some(identifier) = identifier {
+            let subscribe = Packet::Subscribe(Subscribe::new(identifier, chunk));
+            encode(&subscribe, VERSION, &mut output);
+            unanswered += 1;
+        }
+    }
+    let until = Instant::now() + PATIENCE;
+    let mut unread = Vec::new();
+    let mut is_connected = false;
+    while unanswered > 0 || !is_connected {
+        link.send(&mut output)?;
+        match link.receive(|bytes| unread.extend_from_slice(bytes))? {
+            Received::Bytes => {}
+            Received::End => return Err(io::Error::other("the broker closed its connection")),
+            Received::Nothing if Instant::now() >= until => {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the broker does not answer",
+                ));
+            }
+            Received::Nothing => {
+                let mut flags = PollFlags::IN;
+                flags.set(PollFlags::OUT, link.is_blocked());
+                let mut files = [PollFd::from_borrowed_fd(link.as_fd(), flags)];
+                super::runner::wait(&mut files, Some(until))?;
+            }
+        }
+        let mut start = 0;
+        let malformed = |error: crate::codec::DecodeError| io::Error::other(error.to_string());
+        loop {
+            let bytes = unread.get(start..).unwrap_or_default();
+            let header = decode_fixed_header(bytes, u32::MAX).map_err(malformed)?;
+            let Some(header) = header else { break };
+            let size = header.total_size();
+            let Some(body) = bytes.get(header.header_size..size) else {
+                break;
+            };
+            match decode(VERSION, header.first_byte, body).map_err(malformed)? {
+                Packet::ConnAck(connack) if connack.reason_code.is_error() => {
+                    let said = format!("the broker refuses it ({:?})", connack.reason_code);
+                    return Err(io::Error::other(said));
+                }
+                Packet::ConnAck(_) => is_connected = true,
+                Packet::SubAck(_) => unanswered -= 1,
+                // What was in flight is sent again once somebody is there to have it.
+                _ => {}
+            }
+            start += size;
+        }
+        unread.drain(..start);
+    }
+    let goodbye = Packet::Disconnect(Disconnect::new(ReasonCode::Success));
+    encode(&goodbye, VERSION, &mut output);
+    link.send(&mut output)?;
+    link.finish();
+    Ok(())
+}

@@ -1,0 +1,863 @@
+//! What a bridge does with packets: takes them from one broker and gives them to the other.
+//!
+//! It is a Client of both, and has no Session of its own: a Packet Identifier is the same on both sides, and an
+//! acknowledgement goes on to whom it is for. So a message is acknowledged to one broker when the other one has it, each
+//! repeats to the bridge what was not acknowledged, and neither a connection that is lost nor a crash loses or
+//! doubles anything that the Sessions at both ends survive.
+//!
+//! **Knows nothing of** sockets and clocks: bytes and the time in, bytes and [`Event`]s out.
+
+#![forbid(unsafe_code)]
+
+use super::options::{LocalLimits, RemoteOptions};
+use super::topics::{Topics, Way};
+use crate::codec::{
+    Acknowledgement, ConnAck, Connect, ConnectProperties, DecodeError, Disconnect, FixedHeader,
+    ForwardedProperties, PINGREQ, PINGRESP, Packet, Publish, PublishHeader, ReasonCode,
+    RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe, Will, decode, decode_fixed_header,
+    encode, encode_puback, encode_pubcomp, encode_publish, encode_pubrec, encode_pubrel,
+    packet_type, publish_size,
+};
+use crate::key::PacketIdentifier;
+use crate::message::{ProtocolVersion, QoS};
+use std::collections::VecDeque;
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What waits to be sent to one broker, beyond which nothing more is taken from the other. A packet may go beyond it.
+const OUTPUT_MAX: usize = 256 * 1024;
+/// The largest packet there can be.
+const PACKET_SIZE_MAX: u32 = 268_435_460;
+/// For how long answers to what the bridge asks the remote broker are waited for before it publishes there.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// For how long CONNACK is waited for.
+const CONNACK_PATIENCE: Duration = Duration::from_secs(30);
+/// Topic Filters in one SUBSCRIBE to this broker.
+const FILTERS_MAX: usize = 100;
+/// Events that are remembered; beyond that they are not told one by one.
+const EVENTS_MAX: usize = 64;
+
+/// What happened.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Event {
+    /// The remote broker has accepted the connection: now this broker is to be connected to.
+    Accepted,
+    /// Both are connected.
+    Linked,
+    /// A subscription was refused.
+    Refused {
+        way: Way,
+        filter: String,
+        reason_code: ReasonCode,
+    },
+    /// A message was not passed on.
+    Dropped {
+        way: Way,
+        topic_name: String,
+        why: &'static str,
+    },
+}
+
+/// Why a connection ends.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    /// CONNACK says no.
+    Refused(Side, ReasonCode, ProtocolVersion),
+    /// DISCONNECT of MQTT 5.0.
+    Disconnected(Side, ReasonCode),
+    /// It is not MQTT.
+    Malformed(Side, String),
+    /// The broker says nothing.
+    Silent(Side),
+}
+
+/// One of the two brokers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Side {
+    Remote,
+    Local,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Remote => "the remote broker",
+            Self::Local => "this broker",
+        })
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(side, reason_code, version) => {
+                let code = if version.is_v5() {
+                    reason_code.as_u8()
+                } else {
+                    reason_code.as_connect_return_code()
+                };
+                write!(f, "{side} refused the connection ({code}: {reason_code:?})")
+            }
+            Self::Disconnected(side, reason_code) => {
+                write!(f, "{side} ended the connection ({reason_code:?})")
+            }
+            Self::Malformed(side, what) => write!(f, "{side}: {what}"),
+            Self::Silent(side) => write!(f, "{side} does not answer"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// CONNECT was sent to the remote broker.
+    Connecting,
+    /// CONNECT was sent to this broker, or is to be.
+    Joining,
+    Linked,
+}
+
+/// What arrived from one broker and what is to be sent to it.
+#[derive(Debug)]
+struct End {
+    version: ProtocolVersion,
+    /// Arrived and not handled, from `unread_start` on.
+    unread: Vec<u8>,
+    unread_start: usize,
+    /// Bytes of a packet that is too large, which are still to come.
+    skipped: usize,
+    output: Vec<u8>,
+    /// The largest packet that goes on from here.
+    packet_size_max: u32,
+}
+
+impl End {
+    fn new(version: ProtocolVersion) -> Self {
+        Self {
+            version,
+            unread: Vec::new(),
+            unread_start: 0,
+            skipped: 0,
+            output: Vec::new(),
+            packet_size_max: PACKET_SIZE_MAX,
+        }
+    }
+
+    fn receive(&mut self, mut bytes: &[u8]) {
+        let skipped = self.skipped.min(bytes.len());
+        self.skipped -= skipped;
+        bytes = bytes.get(skipped..).unwrap_or_default();
+        if self.unread_start == self.unread.len() {
+            self.unread.clear();
+            self.unread_start = 0;
+        }
+        self.unread.extend_from_slice(bytes);
+    }
+
+    /// Moves what is left to the beginning.
+    fn compact(&mut self) {
+        self.unread.drain(..self.unread_start);
+        self.unread_start = 0;
+    }
+}
+
+/// The next thing in what has arrived.
+enum Next {
+    /// Not all of it is there.
+    Nothing,
+    /// A packet, all of it.
+    Packet(FixedHeader),
+    /// A PUBLISH that is larger than what may go on; what stands before its payload is there.
+    TooLarge(FixedHeader),
+}
+
+/// The packets of one bridge, from one connection on.
+#[derive(Debug)]
+pub(super) struct Relay {
+    options: Arc<RemoteOptions>,
+    topics: Topics,
+    limits: LocalLimits,
+    state: State,
+    remote: End,
+    local: End,
+    /// Of the remote broker.
+    maximum_qos: QoS,
+    retain_available: bool,
+    /// When something was sent to this broker last.
+    told_local: Instant,
+    /// Messages of QoS 1 and 2 that it takes at once.
+    window: Option<NonZeroU16>,
+    keep_alive: Duration,
+    last_sent: Instant,
+    last_received: Instant,
+    /// When something was sent that has no answer yet: CONNECT or PINGREQ.
+    asked: Option<Instant>,
+    /// What the remote broker has given Topic Aliases to; the first one is 1.
+    aliases: Vec<String>,
+    /// Of the next own packet to each.
+    identifiers: u16,
+    /// What was subscribed to, or unsubscribed from, and is not answered yet.
+    unanswered: VecDeque<(Way, u16, Vec<String>)>,
+    /// Until when this broker is not listened to because of that: it goes by its own Packet Identifiers, and none may be in
+    /// use twice [MQTT-2.2.1-3].
+    asking_until: Option<Instant>,
+    renamed: String,
+    forwarded: Vec<u8>,
+    events: VecDeque<Event>,
+}
+
+impl Relay {
+    /// A bridge that has its CONNECT to send to the remote broker.
+    pub(super) fn new(
+        options: &Arc<RemoteOptions>,
+        topics: &Topics,
+        limits: LocalLimits,
+        now: Instant,
+    ) -> Self {
+        let version = options.version;
+        let mut relay = Self {
+            options: options.clone(),
+            topics: topics.clone(),
+            limits,
+            state: State::Connecting,
+            remote: End::new(version),
+            local: End::new(options.local_version()),
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            told_local: now,
+            window: None,
+            keep_alive: options.keep_alive,
+            last_sent: now,
+            last_received: now,
+            asked: Some(now),
+            aliases: Vec::new(),
+            identifiers: 0,
+            unanswered: VecDeque::new(),
+            asking_until: None,
+            renamed: String::new(),
+            forwarded: Vec::new(),
+            events: VecDeque::new(),
+        };
+        relay.local.packet_size_max = limits.packet_size_max;
+        relay.write_remote_connect();
+        relay
+    }
+
+    fn write_remote_connect(&mut self) {
+        let options = &self.options;
+        let receive_maximum = match (options.receive_maximum, self.limits.receive_maximum) {
+            (Some(asked), 0) => Some(asked),
+            // What this broker does not take at once it must not be sent.
+            (Some(asked), ours) => Some(asked.min(ours)),
+            (None, ours) => (ours > 0).then_some(ours),
+        };
+        let will = options
+            .notification_topic
+            .as_deref()
+            .map(|topic_name| Will {
+                qos: QoS::AtLeastOnce,
+                retain: true,
+                topic_name,
+                payload: b"0",
+                delay_interval_s: 0,
+                message_expiry_interval_s: None,
+                properties: ForwardedProperties::default(),
+            });
+        let connect = Connect {
+            is_bridge: options.try_private && !options.version.is_v5(),
+            clean_start: options.clean_start,
+            keep_alive_s: u16::try_from(options.keep_alive.as_secs()).unwrap_or(u16::MAX),
+            username: options.username.as_deref(),
+            password: options.password.as_deref().map(str::as_bytes),
+            will,
+            properties: ConnectProperties {
+                session_expiry_interval: options.session_expiry_interval_s,
+                receive_maximum: receive_maximum.and_then(NonZeroU16::new),
+                topic_alias_maximum: options.max_topic_alias,
+                ..ConnectProperties::default()
+            },
+            ..Connect::new(options.version, &options.client_identifier)
+        };
+        encode(
+            &Packet::Connect(connect),
+            options.version,
+            &mut self.remote.output,
+        );
+    }
+
+    /// Begins the connection to this broker, once there is a socket for it.
+    pub(super) fn join(&mut self) {
+        let options = &self.options;
+        let mut connect = local_connect(options, self.local.version, options.local_clean_start);
+        connect.properties.receive_maximum = self.window;
+        connect.keep_alive_s = self.limits.max_keep_alive_s;
+        let output = &mut self.local.output;
+        encode(&Packet::Connect(connect), self.local.version, output);
+    }
+
+    /// Takes bytes that arrived.
+    pub(super) fn receive(&mut self, side: Side, bytes: &[u8], now: Instant) {
+        if side == Side::Remote {
+            self.last_received = now;
+        }
+        self.end(side).receive(bytes);
+    }
+
+    /// Whether it takes more from `side`, which depends on what the other one has still to be sent.
+    pub(super) fn wants(&self, side: Side) -> bool {
+        match (side, self.state) {
+            (Side::Remote, State::Connecting) | (Side::Local, State::Joining) => true,
+            // What it says waits for the connection to this broker.
+            (Side::Remote, State::Joining) | (Side::Local, State::Connecting) => false,
+            (Side::Remote, State::Linked) => self.local.output.len() < OUTPUT_MAX,
+            (Side::Local, State::Linked) => {
+                self.asking_until.is_none() && self.remote.output.len() < OUTPUT_MAX
+            }
+        }
+    }
+
+    /// Bytes to be sent; whoever sends some takes them out.
+    pub(super) fn output(&mut self, side: Side) -> &mut Vec<u8> {
+        &mut self.end(side).output
+    }
+
+    /// Some bytes have left for `side`.
+    pub(super) fn handle_sent(&mut self, side: Side, now: Instant) {
+        match side {
+            Side::Remote => self.last_sent = now,
+            Side::Local => self.told_local = now,
+        }
+    }
+
+    /// What has happened since it was asked last.
+    pub(super) fn events(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.events.drain(..)
+    }
+
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Remote => &mut self.remote,
+            Side::Local => &mut self.local,
+        }
+    }
+
+    /// Handles what has arrived, as far as there is room for what follows from it.
+    ///
+    /// # Errors
+    /// Why the connections are to be ended.
+    pub(super) fn advance(&mut self, now: Instant) -> Result<(), Ended> {
+        for side in [Side::Remote, Side::Local] {
+            // Taken out, so that a packet can borrow from it while the rest changes.
+            let unread = std::mem::take(&mut self.end(side).unread);
+            let mut result = Ok(true);
+            while self.wants(side) && matches!(result, Ok(true)) {
+                result = self.handle_next(side, &unread, now);
+            }
+            let end = self.end(side);
+            end.unread = unread;
+            end.compact();
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Handles the next packet. False if there is none.
+    fn handle_next(&mut self, side: Side, unread: &[u8], now: Instant) -> Result<bool, Ended> {
+        let start = self.end(side).unread_start;
+        let bytes = unread.get(start..).unwrap_or_default();
+        let malformed = |error: DecodeError| Ended::Malformed(side, error.to_string());
+        let (header, is_whole) = match self.next(side, bytes).map_err(malformed)? {
+            Next::Nothing => return Ok(false),
+            Next::Packet(header) => (header, true),
+            Next::TooLarge(header) => (header, false),
+        };
+        let size = header.total_size();
+        let end = self.end(side);
+        let version = end.version;
+        if is_whole {
+            end.unread_start += size;
+            let body = bytes.get(header.header_size..size).unwrap_or_default();
+            let packet = decode(version, header.first_byte, body).map_err(malformed)?;
+            return self.handle(side, packet, now).map(|()| true);
+        }
+        let here = size.min(bytes.len());
+        end.unread_start += here;
+        end.skipped = size - here;
+        let body = bytes.get(header.header_size..).unwrap_or_default();
+        self.drop_too_large(side, header.first_byte, body);
+        Ok(true)
+    }
+
+    fn next(&mut self, side: Side, bytes: &[u8]) -> Result<Next, DecodeError> {
+        let other = match side {
+            Side::Remote => Side::Local,
+            Side::Local => Side::Remote,
+        };
+        let largest = self.end(other).packet_size_max as usize;
+        let Some(header) = decode_fixed_header(bytes, PACKET_SIZE_MAX)? else {
+            return Ok(Next::Nothing);
+        };
+        if bytes.len() >= header.total_size() {
+            return Ok(Next::Packet(header));
+        }
+        // With another name it may be smaller.
+        let is_publish = header.packet_type() == packet_type::PUBLISH;
+        if !is_publish || header.total_size() <= largest.saturating_add(TOPIC_SIZE_MAX) {
+            return Ok(Next::Nothing);
+        }
+        let body = bytes.get(header.header_size..).unwrap_or_default();
+        Ok(match named(body) {
+            Some(_) => Next::TooLarge(header),
+            None => Next::Nothing,
+        })
+    }
+
+    fn handle(&mut self, side: Side, packet: Packet<'_>, now: Instant) -> Result<(), Ended> {
+        let unexpected = |what: &str| Err(Ended::Malformed(side, what.to_owned()));
+        match (self.state, side, packet) {
+            (State::Connecting, Side::Remote, Packet::ConnAck(connack)) => {
+                self.handle_remote_connack(&connack)
+            }
+            (State::Joining, Side::Local, Packet::ConnAck(connack)) => {
+                self.handle_local_connack(&connack, now)
+            }
+            (State::Linked, _, Packet::Publish(publish)) => self.handle_publish(side, &publish),
+            (State::Linked, _, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
+            (State::Linked, _, Packet::PubRec(ack)) => self.pass_on(side, ack, encode_pubrec),
+            (State::Linked, _, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
+            (State::Linked, _, Packet::PubComp(ack)) => self.pass_on(side, ack, encode_pubcomp),
+            (State::Linked, _, Packet::SubAck(suback)) => {
+                let identifier = suback.packet_identifier.get();
+                let codes: Vec<_> = suback.reason_codes.iter().collect();
+                self.handle_suback(side, identifier, &codes);
+                Ok(())
+            }
+            (State::Linked, _, Packet::UnsubAck(unsuback)) => {
+                self.handle_suback(side, unsuback.packet_identifier.get(), &[]);
+                Ok(())
+            }
+            // Nothing that a broker would ask; but those who do so get an answer from Mosquitto's bridges.
+            (State::Linked, Side::Remote, Packet::PingReq) => {
+                self.remote.output.extend_from_slice(&PINGRESP);
+                Ok(())
+            }
+            (State::Linked, Side::Remote, Packet::PingResp) => {
+                self.asked = None;
+                Ok(())
+            }
+            (State::Linked, Side::Local, Packet::PingResp) => Ok(()),
+            (_, _, Packet::Disconnect(disconnect)) if self.end(side).version.is_v5() => {
+                Err(Ended::Disconnected(side, disconnect.reason_code))
+            }
+            (State::Linked, _, Packet::Auth(_)) => {
+                unexpected("it asks for enhanced authentication, which a bridge does not have")
+            }
+            (State::Linked, _, _) => unexpected("it sent a packet that is a Client's to send"),
+            _ => unexpected("something came before CONNACK"),
+        }
+    }
+
+    fn handle_remote_connack(&mut self, connack: &ConnAck<'_>) -> Result<(), Ended> {
+        let version = self.remote.version;
+        if connack.reason_code.is_error() {
+            return Err(Ended::Refused(Side::Remote, connack.reason_code, version));
+        }
+        let properties = &connack.properties;
+        self.maximum_qos = properties.maximum_qos.unwrap_or(QoS::ExactlyOnce);
+        self.retain_available = properties.retain_available.unwrap_or(true);
+        let theirs = properties.maximum_packet_size.map(NonZeroU32::get);
+        let ours = self.options.packet_size_max;
+        self.remote.packet_size_max = [theirs, ours]
+            .into_iter()
+            .flatten()
+            .fold(PACKET_SIZE_MAX, u32::min);
+        // [MQTT-3.2.2-21]
+        if let Some(seconds) = properties.server_keep_alive_s {
+            self.keep_alive = Duration::from_secs(seconds.into());
+        }
+        self.window = properties.receive_maximum;
+        self.asked = None;
+        self.state = State::Joining;
+        self.tell(Event::Accepted);
+        Ok(())
+    }
+
+    fn handle_local_connack(&mut self, connack: &ConnAck<'_>, now: Instant) -> Result<(), Ended> {
+        let version = self.local.version;
+        if connack.reason_code.is_error() {
+            return Err(Ended::Refused(Side::Local, connack.reason_code, version));
+        }
+        self.state = State::Linked;
+        self.last_received = now;
+        self.notify(b"1");
+        let version = self.remote.version;
+        let topics = self.topics.clone();
+        for (filter, qos, comes) in topics.remote() {
+            self.identifiers += 1;
+            let Some(identifier) = PacketIdentifier::new(self.identifiers) else {
+                continue;
+            };
+            if comes {
+                let filters = [(filter, subscription(qos.min(self.maximum_qos)))];
+                let subscribe = Packet::Subscribe(Subscribe::new(identifier, &filters));
+                encode(&subscribe, version, &mut self.remote.output);
+                let unanswered = (Way::In, identifier.get(), vec![filter.to_owned()]);
+                self.unanswered.push_back(unanswered);
+            } else if self.options.attempt_unsubscribe {
+                // An earlier configuration may have subscribed to it.
+                let filters = [filter];
+                let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, &filters));
+                encode(&unsubscribe, version, &mut self.remote.output);
+                let unanswered = (Way::In, identifier.get(), Vec::new());
+                self.unanswered.push_back(unanswered);
+            }
+        }
+        self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
+        let filters: Vec<_> = topics.filters(Way::Out).collect();
+        for (index, chunk) in filters.chunks(FILTERS_MAX).enumerate() {
+            let identifier = u16::try_from(index + 1)
+                .ok()
+                .and_then(PacketIdentifier::new);
+            let Some(identifier) = identifier else {
+                continue;
+            };
+            let names = chunk.iter().map(|(filter, _)| (*filter).to_owned());
+            let names = names.collect();
+            self.unanswered
+                .push_back((Way::Out, identifier.get(), names));
+            let qos_max = self.maximum_qos;
+            let options = chunk
+                .iter()
+                .map(|&(filter, qos)| (filter, subscription(qos.min(qos_max))));
+            let options: Vec<_> = options.collect();
+            let subscribe = Packet::Subscribe(Subscribe::new(identifier, &options));
+            encode(&subscribe, self.local.version, &mut self.local.output);
+        }
+        self.tell(Event::Linked);
+        Ok(())
+    }
+
+    fn handle_suback(&mut self, side: Side, identifier: u16, codes: &[ReasonCode]) {
+        let way = match side {
+            Side::Remote => Way::In,
+            Side::Local => Way::Out,
+        };
+        let mut unanswered = self.unanswered.iter();
+        let found = unanswered.position(|it| (it.0, it.1) == (way, identifier));
+        let Some((_, _, filters)) = found.and_then(|index| self.unanswered.remove(index)) else {
+            return;
+        };
+        if !self.unanswered.iter().any(|it| it.0 == Way::In) {
+            self.asking_until = None;
+        }
+        for (filter, &reason_code) in filters.into_iter().zip(codes) {
+            if reason_code.is_error() {
+                self.tell(Event::Refused {
+                    way,
+                    filter,
+                    reason_code,
+                });
+            }
+        }
+    }
+
+    fn handle_publish(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
+        let mut aliased = None;
+        if let Some(alias) = publish.properties.topic_alias {
+            aliased = Some(self.resolve(from, alias, publish.topic_name)?);
+        }
+        let topic_name = aliased.as_deref().unwrap_or(publish.topic_name);
+        let way = match from {
+            Side::Remote => Way::In,
+            Side::Local => Way::Out,
+        };
+        let mut renamed = std::mem::take(&mut self.renamed);
+        let is_known = self.topics.rename(way, topic_name, &mut renamed);
+        let why = if is_known {
+            self.write_publish(way, publish, &renamed).err()
+        } else {
+            // Of a Session that has subscriptions of an earlier configuration.
+            Some("no topic of the bridge has it")
+        };
+        self.renamed = renamed;
+        if let Some(why) = why {
+            self.answer_dropped(from, publish.qos, publish.packet_identifier);
+            self.tell(Event::Dropped {
+                way,
+                topic_name: topic_name.to_owned(),
+                why,
+            });
+        }
+        Ok(())
+    }
+
+    /// The Topic Name that a Topic Alias stands for.
+    fn resolve(&mut self, from: Side, alias: NonZeroU16, name: &str) -> Result<String, Ended> {
+        let malformed = |what: &str| Ended::Malformed(from, what.to_owned());
+        let index = usize::from(alias.get()) - 1;
+        // Only the remote broker was told that it may have any.
+        if from == Side::Local || alias.get() > self.options.max_topic_alias {
+            return Err(malformed("its Topic Alias is above the maximum"));
+        }
+        if !name.is_empty() {
+            if self.aliases.len() <= index {
+                self.aliases.resize(index + 1, String::new());
+            }
+            if let Some(slot) = self.aliases.get_mut(index) {
+                name.clone_into(slot);
+            }
+            return Ok(name.to_owned());
+        }
+        match self.aliases.get(index) {
+            Some(name) if !name.is_empty() => Ok(name.clone()),
+            _ => Err(malformed("its Topic Alias stands for nothing")),
+        }
+    }
+
+    fn write_publish(
+        &mut self,
+        way: Way,
+        publish: &Publish<'_>,
+        topic_name: &str,
+    ) -> Result<(), &'static str> {
+        let (may_retain, qos_max) = match way {
+            Way::Out => (
+                self.options.outgoing_retain && self.retain_available,
+                self.maximum_qos,
+            ),
+            Way::In => (self.limits.retain_available, QoS::ExactlyOnce),
+        };
+        if publish.qos > qos_max {
+            return Err("its QoS is more than the other broker takes");
+        }
+        self.forwarded.clear();
+        publish.properties.forwarded.copy_to(&mut self.forwarded);
+        let header = PublishHeader {
+            duplicate: publish.duplicate,
+            qos: publish.qos,
+            retain: publish.retain && may_retain,
+            packet_identifier: publish.packet_identifier,
+            topic_name: topic_name.as_bytes(),
+            topic_alias: None,
+            message_expiry_interval_s: publish.properties.message_expiry_interval_s,
+            forwarded: &self.forwarded,
+            subscription_identifiers: &[],
+            payload: publish.payload,
+        };
+        let end = match way {
+            Way::Out => &mut self.remote,
+            Way::In => &mut self.local,
+        };
+        let size = publish_size(end.version, &header);
+        if size > end.packet_size_max as usize {
+            return Err(TOO_LARGE);
+        }
+        end.output.reserve(size);
+        let at = end.output.len();
+        let offset = encode_publish(end.version, &header, &mut end.output);
+        debug_assert_eq!(offset.is_some(), publish.qos != QoS::AtMostOnce);
+        debug_assert_eq!(end.output.len() - at, size);
+        Ok(())
+    }
+
+    fn drop_too_large(&mut self, from: Side, first_byte: u8, body: &[u8]) {
+        let Some((topic_name, identifier)) = named(body) else {
+            return;
+        };
+        let qos = QoS::from_bits(first_byte >> 1 & 0b11).unwrap_or_default();
+        self.answer_dropped(from, qos, identifier);
+        let way = match from {
+            Side::Remote => Way::In,
+            Side::Local => Way::Out,
+        };
+        self.tell(Event::Dropped {
+            way,
+            topic_name,
+            why: TOO_LARGE,
+        });
+    }
+
+    /// Acknowledges what goes nowhere. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
+    /// nothing of it and says that it is complete.
+    fn answer_dropped(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
+        let end = self.end(to);
+        let (version, success) = (end.version, ReasonCode::Success);
+        match (qos, identifier) {
+            (QoS::AtLeastOnce, Some(it)) => encode_puback(version, it, success, &mut end.output),
+            (QoS::ExactlyOnce, Some(it)) => encode_pubrec(version, it, success, &mut end.output),
+            _ => {}
+        }
+    }
+
+    fn pass_on(
+        &mut self,
+        from: Side,
+        ack: Acknowledgement<'_>,
+        write: fn(ProtocolVersion, PacketIdentifier, ReasonCode, &mut Vec<u8>),
+    ) -> Result<(), Ended> {
+        let to = match from {
+            Side::Remote => &mut self.local,
+            Side::Local => &mut self.remote,
+        };
+        write(
+            to.version,
+            ack.packet_identifier,
+            ack.reason_code,
+            &mut to.output,
+        );
+        Ok(())
+    }
+
+    /// Publishes at the remote broker whether the bridge is connected.
+    fn notify(&mut self, payload: &[u8]) {
+        let Some(topic_name) = &self.options.notification_topic else {
+            return;
+        };
+        let header = PublishHeader {
+            duplicate: false,
+            qos: QoS::AtMostOnce,
+            retain: self.retain_available,
+            packet_identifier: None,
+            topic_name: topic_name.as_bytes(),
+            topic_alias: None,
+            message_expiry_interval_s: None,
+            forwarded: &[],
+            subscription_identifiers: &[],
+            payload,
+        };
+        encode_publish(self.remote.version, &header, &mut self.remote.output);
+    }
+
+    /// Says goodbye to both.
+    pub(super) fn leave(&mut self) {
+        if self.state == State::Linked {
+            // DISCONNECT takes the Will back.
+            self.notify(b"0");
+        }
+        let goodbye = Packet::Disconnect(Disconnect::new(ReasonCode::Success));
+        for end in [&mut self.remote, &mut self.local] {
+            encode(&goodbye, end.version, &mut end.output);
+        }
+    }
+
+    /// When [`Relay::handle_timeout`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.remote_deadline(),
+            self.local_deadline(),
+            self.asking_until,
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// When this broker is to be told that the bridge lives, which it only wants to know where the operator bounds the Keep
+    /// Alive of everybody.
+    fn local_deadline(&self) -> Option<Instant> {
+        let keep_alive = Duration::from_secs(self.limits.max_keep_alive_s.into());
+        let is_wanted = self.state == State::Linked && !keep_alive.is_zero();
+        is_wanted.then(|| self.told_local + keep_alive)
+    }
+
+    fn remote_deadline(&self) -> Option<Instant> {
+        if let Some(asked) = self.asked {
+            return Some(asked + self.patience());
+        }
+        if self.state == State::Joining {
+            return Some(self.last_received + CONNACK_PATIENCE);
+        }
+        let quiet_since = self.last_sent.min(self.last_received);
+        (!self.keep_alive.is_zero()).then(|| quiet_since + self.keep_alive)
+    }
+
+    fn patience(&self) -> Duration {
+        match self.state {
+            State::Linked => self.keep_alive,
+            State::Connecting | State::Joining => CONNACK_PATIENCE,
+        }
+    }
+
+    /// Asks the remote broker for a sign of life when it is time.
+    ///
+    /// # Errors
+    /// It gave none.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Ended> {
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+        if is_due(self.asking_until) {
+            self.asking_until = None;
+        }
+        if is_due(self.local_deadline()) {
+            self.local.output.extend_from_slice(&PINGREQ);
+            self.told_local = now;
+        }
+        if !is_due(self.remote_deadline()) {
+            return Ok(());
+        }
+        match self.state {
+            State::Connecting => Err(Ended::Silent(Side::Remote)),
+            State::Joining => Err(Ended::Silent(Side::Local)),
+            State::Linked => match self.asked {
+                // What it has said since then may have had to wait in front of its answer, or still does.
+                Some(asked) if self.last_received <= asked && self.wants(Side::Remote) => {
+                    Err(Ended::Silent(Side::Remote))
+                }
+                _ => {
+                    if self.asked.is_none() {
+                        self.remote.output.extend_from_slice(&PINGREQ);
+                    }
+                    self.asked = Some(now);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
+    }
+}
+
+/// The longest Topic Name.
+const TOPIC_SIZE_MAX: usize = u16::MAX as usize;
+const TOO_LARGE: &str = "it is larger than the other broker takes";
+
+/// The CONNECT by which a bridge is a Client of this broker.
+pub(super) fn local_connect(
+    options: &RemoteOptions,
+    version: ProtocolVersion,
+    clean_start: bool,
+) -> Connect<'_> {
+    Connect {
+        is_bridge: !version.is_v5(),
+        clean_start,
+        username: options.local_username.as_deref(),
+        password: options.local_password.as_deref().map(str::as_bytes),
+        properties: ConnectProperties {
+            session_expiry_interval: (!options.local_clean_start).then_some(u32::MAX),
+            ..ConnectProperties::default()
+        },
+        ..Connect::new(version, &options.local_client_identifier)
+    }
+}
+
+/// What a bridge asks for: what it brings must not come back, and what is retained is to be retained on the other side.
+pub(super) fn subscription(qos: QoS) -> SubscriptionOptions {
+    SubscriptionOptions {
+        qos,
+        no_local: true,
+        retain_as_published: true,
+        retain_handling: RetainHandling::Send,
+    }
+}
+
+/// Topic Name and Packet Identifier of a PUBLISH from the beginning of its body, if they are there.
+fn named(body: &[u8]) -> Option<(String, Option<PacketIdentifier>)> {
+    let size = body.first_chunk().map(|&size| u16::from_be_bytes(size))?;
+    let name = body.get(2..2 + usize::from(size))?;
+    let identifier = body.get(2 + usize::from(size)..)?.first_chunk();
+    let identifier = identifier.map(|&identifier| u16::from_be_bytes(identifier))?;
+    let name = String::from_utf8_lossy(name).into_owned();
+    Some((name, PacketIdentifier::new(identifier)))
+}

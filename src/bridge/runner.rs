@@ -1,0 +1,453 @@
+//! The thread of a bridge: one connection after the other, with pauses between them.
+
+#![forbid(unsafe_code)]
+
+use super::options::{LocalLimits, RemoteOptions, notification_topic};
+use super::presence;
+use super::probe::Probe;
+use super::relay::{Event, Relay};
+use super::topics::{Topics, Way};
+use super::visit::{End, Visit};
+use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
+use crate::config::{Bridge, RestartTimeout, StartType, TlsVersion};
+use crate::message::QoS;
+use crate::net::tls::{CipherLists, TlsVersion as LowestVersion, provider};
+use crate::origin::ListenerId;
+use crate::policy::Policy;
+use crate::runtime::{Beside, Mailbox};
+use crate::shown::shown;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::ClientConfig;
+use socket2::{SockRef, TcpKeepalive};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long the threads of bridges may take to say goodbye when the broker ends.
+const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+/// How often such a thread is looked after.
+const STOP_STEP: Duration = Duration::from_millis(5);
+/// How often messages that are not passed on are told of.
+const DROPPED_EVERY: Duration = Duration::from_secs(10);
+
+/// A bridge with all that its files say.
+#[derive(Debug)]
+pub struct PreparedBridge {
+    bridge: Bridge,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl PreparedBridge {
+    /// Reads the files of a bridge. `warnings` hears what is legal but hardly meant.
+    ///
+    /// # Errors
+    /// One that cannot be read or holds nothing of use, or cipher suites that there are not.
+    pub fn new(bridge: &Bridge, warnings: &mut Vec<String>) -> Result<Self, String> {
+        let tls = bridge.tls.as_ref().map(|tls| -> Result<_, String> {
+            let path = |file: &Option<crate::config::FileReference>| {
+                file.as_ref().map(|file| file.path.clone())
+            };
+            let settings = TlsSettings {
+                cafile: path(&tls.cafile),
+                capath: path(&tls.capath),
+                use_os_certs: tls.use_os_certs,
+                identity: path(&tls.certfile).zip(path(&tls.keyfile)),
+                insecure: tls.insecure,
+                version: (tls.version_min == TlsVersion::V13).then(|| "tlsv1.3".to_owned()),
+                alpn: tls.alpn.clone(),
+            };
+            let lists = CipherLists {
+                older: ("bridge_ciphers", tls.ciphers.as_deref()),
+                newer: ("bridge_ciphers_tls1.3", tls.ciphers_tls13.as_deref()),
+                tls_version: match tls.version_min {
+                    TlsVersion::V12 => LowestVersion::V12,
+                    TlsVersion::V13 => LowestVersion::V13,
+                },
+            };
+            let provider = provider(lists, warnings).map_err(|error| error.to_string())?;
+            client_config_with(&settings, provider).map_err(|error| error.to_string())
+        });
+        Ok(Self {
+            bridge: bridge.clone(),
+            tls: tls.transpose()?,
+        })
+    }
+}
+
+/// The bridges of a broker.
+#[derive(Debug, Default)]
+pub struct Bridges {
+    running: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Closed to have it stop.
+    stop: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Bridges {
+    /// Has all of them say goodbye, and waits for it, but not for one that cannot.
+    pub fn stop(self) {
+        let until = Instant::now() + STOP_PATIENCE;
+        let threads: Vec<_> = self
+            .running
+            .into_iter()
+            .map(|running| {
+                drop(running.stop);
+                running.thread
+            })
+            .collect();
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(STOP_STEP);
+        }
+    }
+}
+
+/// What bridges share.
+#[derive(Clone, Debug)]
+struct Broker {
+    listener: ListenerId,
+    mailboxes: Arc<[Mailbox]>,
+}
+
+impl Broker {
+    /// A connection to this broker, to one of its shards.
+    fn join(&self) -> io::Result<Link> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let is_taken = self
+            .mailboxes
+            .first()
+            .is_some_and(|mailbox| mailbox.join(self.listener, theirs.into()));
+        if !is_taken {
+            return Err(io::Error::other("it has ended"));
+        }
+        Link::over(ours)
+    }
+
+    fn publish(&self, topic_name: &str, payload: &[u8]) {
+        if let Some(mailbox) = self.mailboxes.first() {
+            mailbox.publish(topic_name, payload, QoS::AtLeastOnce, true);
+        }
+    }
+}
+
+/// Has each bridge keep what it is to pass on from now on, and starts connecting them. `listener` is that of bridges.
+///
+/// # Errors
+/// The system's.
+pub fn start(
+    bridges: Vec<PreparedBridge>,
+    listener: ListenerId,
+    mailboxes: &Arc<[Mailbox]>,
+    policy: &Policy,
+    beside: Beside,
+) -> io::Result<Bridges> {
+    let name = rustix::system::uname();
+    let host_name = name.nodename().to_string_lossy().into_owned();
+    let mut running = Vec::new();
+    for prepared in bridges {
+        let broker = Broker {
+            listener,
+            mailboxes: mailboxes.clone(),
+        };
+        let (stop, stopped) = UnixStream::pair()?;
+        let runner = Runner::new(prepared, &host_name, broker, policy, stopped);
+        if !runner.options.local_clean_start {
+            // From the first message on, whether or not the remote broker can be reached.
+            let local = runner.broker.join()?;
+            presence::subscribe(local, &runner.options, &runner.topics).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("bridge {}: {error}", shown(&runner.bridge.name)),
+                )
+            })?;
+        }
+        let thread = std::thread::Builder::new()
+            .name("fastmq-bridge".into())
+            .spawn(move || {
+                beside.enter();
+                runner.run();
+            })?;
+        running.push(Running { stop, thread });
+    }
+    Ok(Bridges { running })
+}
+
+#[derive(Debug)]
+struct Runner {
+    bridge: Bridge,
+    tls: Option<Arc<ClientConfig>>,
+    options: Arc<RemoteOptions>,
+    topics: Topics,
+    limits: LocalLimits,
+    broker: Broker,
+    /// Where this broker's Clients are told whether the bridge is connected.
+    notification_topic: Option<String>,
+    stop: UnixStream,
+    /// Of the addresses, the one that is tried next.
+    address: usize,
+    /// The pause before the last attempt.
+    pause: Duration,
+    dropped: Dropped,
+}
+
+/// Messages that were not passed on.
+#[derive(Debug, Default)]
+struct Dropped {
+    told_at: Option<Instant>,
+    untold: u64,
+}
+
+impl Runner {
+    fn new(
+        prepared: PreparedBridge,
+        host_name: &str,
+        broker: Broker,
+        policy: &Policy,
+        stop: UnixStream,
+    ) -> Self {
+        let PreparedBridge { bridge, tls } = prepared;
+        let options = Arc::new(RemoteOptions::new(&bridge, host_name));
+        let topic_name = notification_topic(&bridge, &options.client_identifier);
+        Self {
+            topics: Topics::new(&bridge.topics),
+            limits: LocalLimits::new(policy),
+            notification_topic: bridge.notifications.then_some(topic_name),
+            broker,
+            options,
+            tls,
+            stop,
+            address: 0,
+            pause: Duration::ZERO,
+            dropped: Dropped::default(),
+            bridge,
+        }
+    }
+
+    fn run(mut self) {
+        self.notify(b"0");
+        loop {
+            let (end, was_linked) = self.visit();
+            if was_linked {
+                self.notify(b"0");
+                self.pause = Duration::ZERO;
+            }
+            let name = shown(&self.bridge.name);
+            let said = match end {
+                End::Stopped => return,
+                End::Preferred => {
+                    tracing::info!("Bridge {name}: its first address can be reached again");
+                    self.address = 0;
+                    continue;
+                }
+                End::Lost(said) => said,
+                End::Ended(ended) => ended.to_string(),
+            };
+            if self.bridge.start_type == StartType::Once {
+                tracing::warn!("Bridge {name} has ended: {said}");
+                return;
+            }
+            let count = self.bridge.addresses.len().max(1);
+            let was_first = self.address == 0;
+            // Without round_robin the first one is the one to be at.
+            self.address = if was_linked && !self.bridge.round_robin {
+                0
+            } else {
+                (self.address + 1) % count
+            };
+            // The others are tried at once, before a pause.
+            let has_more = self.address != 0 && !was_linked && (was_first || count > 2);
+            let pause = if has_more {
+                Duration::ZERO
+            } else {
+                self.next_pause()
+            };
+            tracing::warn!(
+                "Bridge {name}: {said}; connecting again in {:.1} s",
+                pause.as_secs_f32()
+            );
+            if self.is_stopped(pause) {
+                return;
+            }
+        }
+    }
+
+    /// One connection, and whether it was made.
+    fn visit(&mut self) -> (End, bool) {
+        let Some(address) = self.bridge.addresses.get(self.address).cloned() else {
+            return (End::Lost("it has no address".to_owned()), false);
+        };
+        let endpoint = Endpoint {
+            target: Target::Tcp {
+                host: address.host.clone(),
+                port: address.port,
+            },
+            bind_address: self.bridge.bind_address.clone(),
+            nodelay: true,
+            tls: None,
+            web_socket: None,
+        };
+        let name = shown(&self.bridge.name);
+        tracing::info!(
+            "Connecting bridge {name} ({})",
+            shown(&endpoint.target.to_string())
+        );
+        let remote = match Link::open(&endpoint, self.tls.as_ref()) {
+            Ok(remote) => remote,
+            Err(error) => return (End::Lost(error.to_string()), false),
+        };
+        if let Err(error) = self.set_socket_options(&remote) {
+            return (End::Lost(error.to_string()), false);
+        }
+        let is_fallback = self.address > 0 && !self.bridge.round_robin;
+        let mut probe = is_fallback
+            .then(|| self.bridge.addresses.first())
+            .flatten()
+            .map(|first| Probe::new(first.host.clone(), first.port));
+        let relay = Relay::new(&self.options, &self.topics, self.limits, Instant::now());
+        let mut visit = Visit::new(relay, remote);
+        let mut is_linked = false;
+        let broker = self.broker.clone();
+        let topic_name = self.notification_topic.clone();
+        let dropped = &mut self.dropped;
+        let end = visit.run(
+            self.stop.as_fd(),
+            &mut || broker.join(),
+            &mut |event| match event {
+                Event::Accepted => {}
+                Event::Linked => {
+                    is_linked = true;
+                    tracing::info!("Bridge {name} is connected");
+                    if let Some(topic_name) = &topic_name {
+                        broker.publish(topic_name, b"1");
+                    }
+                }
+                Event::Refused {
+                    way,
+                    filter,
+                    reason_code,
+                } => {
+                    let at = match way {
+                        Way::In => "the remote broker",
+                        Way::Out => "this broker",
+                    };
+                    tracing::warn!(
+                        "Bridge {name}: {at} refused the subscription to {} ({reason_code:?})",
+                        shown(&filter)
+                    );
+                }
+                Event::Dropped {
+                    way,
+                    topic_name,
+                    why,
+                } => dropped.tell(&name, way, &topic_name, why),
+            },
+            &mut |now| match &mut probe {
+                Some(probe) => probe.look(now),
+                None => (false, None),
+            },
+        );
+        match end {
+            End::Stopped | End::Preferred => visit.leave(),
+            End::Lost(_) | End::Ended(_) => visit.drop_local(),
+        }
+        (end, is_linked)
+    }
+
+    fn set_socket_options(&self, link: &Link) -> io::Result<()> {
+        let descriptor = link.as_fd();
+        let socket = SockRef::from(&descriptor);
+        if let Some(asked) = &self.bridge.tcp_keepalive {
+            let keepalive = TcpKeepalive::new()
+                .with_time(asked.idle)
+                .with_interval(asked.interval)
+                .with_retries(asked.counter);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if let Some(timeout) = self.bridge.tcp_user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
+    }
+
+    fn notify(&self, payload: &[u8]) {
+        if let Some(topic_name) = &self.notification_topic {
+            self.broker.publish(topic_name, payload);
+        }
+    }
+
+    /// How long it waits before it connects again: at random, so that all who have lost a broker do not come back at once,
+    /// and longer each time.
+    fn next_pause(&mut self) -> Duration {
+        self.pause = match self.bridge.restart {
+            RestartTimeout::Constant(pause) => pause,
+            RestartTimeout::Backoff { base, cap } => {
+                let longest = (self.pause * 3).clamp(base, cap.max(base));
+                let random = RandomState::new().hash_one(&self.bridge.name) as u32;
+                let share = f64::from(random) / f64::from(u32::MAX);
+                base + (longest - base).mul_f64(share)
+            }
+        };
+        self.pause
+    }
+
+    /// Waits so long. True if it is to stop.
+    fn is_stopped(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            let mut files = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
+            if wait(&mut files, Some(until)).is_err() {
+                return true;
+            }
+            if files.iter().any(|file| !file.revents().is_empty()) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+}
+
+impl Dropped {
+    fn tell(&mut self, name: &str, way: Way, topic_name: &str, why: &str) {
+        let now = Instant::now();
+        let is_recent = |at: Instant| now.duration_since(at) < DROPPED_EVERY;
+        if self.told_at.is_some_and(is_recent) {
+            self.untold += 1;
+            return;
+        }
+        let to = match way {
+            Way::In => "to this broker",
+            Way::Out => "to the remote broker",
+        };
+        tracing::warn!(
+            "Bridge {name}: a message to {} was not passed on {to}: {why}; {} more since it was said last",
+            shown(topic_name),
+            self.untold
+        );
+        self.told_at = Some(now);
+        self.untold = 0;
+    }
+}
+
+/// `poll(2)` until something happens or the time has come.
+pub(super) fn wait(files: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    let timeout = until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now());
+        Timespec {
+            tv_sec: left.as_secs().min(u32::MAX.into()) as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        }
+    });
+    match poll(files, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

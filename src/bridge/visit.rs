@@ -1,0 +1,238 @@
+//! One connection of a bridge, from its beginning to its end: two sockets, and a [`Relay`] between them.
+
+#![forbid(unsafe_code)]
+
+use super::relay::{Ended, Event, Relay, Side};
+use crate::clients::{Link, Received};
+use rustix::event::{PollFd, PollFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Reads in a row before what is to be sent has its turn.
+const READS_MAX: usize = 16;
+/// How long a goodbye may take to leave.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a visit is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The broker ends.
+    Stopped,
+    /// A better address can be reached again.
+    Preferred,
+    /// It was lost.
+    Lost(String),
+    /// One of the brokers ended it, or cannot be understood.
+    Ended(Ended),
+}
+
+/// One of the two connections.
+#[derive(Debug)]
+struct Line {
+    side: Side,
+    link: Link,
+    /// More may have arrived than was read: what is in the layers of the link no wait for the socket tells of.
+    has_more: bool,
+}
+
+/// Two connections and what goes between them.
+#[derive(Debug)]
+pub(super) struct Visit {
+    relay: Relay,
+    remote: Line,
+    local: Option<Line>,
+}
+
+impl Visit {
+    pub(super) fn new(relay: Relay, remote: Link) -> Self {
+        Self {
+            relay,
+            remote: Line::new(Side::Remote, remote),
+            local: None,
+        }
+    }
+
+    /// Carries packets until it is over. `join` connects to this broker; `tell` hears what happens; `is_preferred` is asked
+    /// again and again whether a better address is to be had.
+    pub(super) fn run(
+        &mut self,
+        stop: BorrowedFd<'_>,
+        join: &mut dyn FnMut() -> io::Result<Link>,
+        tell: &mut dyn FnMut(Event),
+        is_preferred: &mut dyn FnMut(Instant) -> (bool, Option<Instant>),
+    ) -> End {
+        loop {
+            let now = Instant::now();
+            if let Err(ended) = self.relay.advance(now) {
+                // Whoever is told of it later than the other one may be told why.
+                return End::Ended(ended);
+            }
+            let mut is_accepted = false;
+            for event in self.relay.events() {
+                is_accepted |= event == Event::Accepted;
+                tell(event);
+            }
+            if is_accepted {
+                match join() {
+                    Ok(link) => self.local = Some(Line::new(Side::Local, link)),
+                    Err(error) => return End::Lost(format!("this broker: {error}")),
+                }
+                self.relay.join();
+            }
+            if let Err(end) = self.send(now) {
+                return end;
+            }
+            let (is_preferred, look_again) = is_preferred(now);
+            if is_preferred {
+                return End::Preferred;
+            }
+            match self.wait(stop, look_again) {
+                Ok(true) => return End::Stopped,
+                Ok(false) => {}
+                Err(error) => return End::Lost(error.to_string()),
+            }
+            let now = Instant::now();
+            for line in [Some(&mut self.remote), self.local.as_mut()] {
+                let Some(line) = line else { continue };
+                if let Err(lost) = line.read(&mut self.relay, now) {
+                    // What it said before it ended may say why.
+                    if let Err(ended) = self.relay.advance(now) {
+                        return End::Ended(ended);
+                    }
+                    return End::Lost(lost);
+                }
+            }
+            if let Err(ended) = self.relay.handle_timeout(now) {
+                return End::Ended(ended);
+            }
+        }
+    }
+
+    /// Sends what it can.
+    fn send(&mut self, now: Instant) -> Result<(), End> {
+        for line in [Some(&mut self.remote), self.local.as_mut()] {
+            let Some(line) = line else { continue };
+            let output = self.relay.output(line.side);
+            if output.is_empty() && !line.link.is_blocked() {
+                continue;
+            }
+            let before = output.len();
+            let sent = line.link.send(output);
+            let has_left = self.relay.output(line.side).len() < before;
+            if has_left {
+                self.relay.handle_sent(line.side, now);
+            }
+            if let Err(error) = sent {
+                let _ = line.read(&mut self.relay, now);
+                if let Err(ended) = self.relay.advance(now) {
+                    return Err(End::Ended(ended));
+                }
+                return Err(End::Lost(format!("{}: {error}", line.side)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to do. Whether the bridge is to stop.
+    fn wait(&mut self, stop: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+        let lines = || {
+            [Some(&self.remote), self.local.as_ref()]
+                .into_iter()
+                .flatten()
+        };
+        let is_ready = lines().any(|line| line.has_more && self.relay.wants(line.side));
+        let ready = is_ready.then(Instant::now);
+        let deadlines = [until, self.relay.deadline(), ready];
+        let until = deadlines.into_iter().flatten().min();
+        let mut files = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        for line in lines() {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, self.relay.wants(line.side));
+            flags.set(PollFlags::OUT, line.link.is_blocked());
+            files.push(PollFd::from_borrowed_fd(line.link.as_fd(), flags));
+        }
+        super::runner::wait(&mut files, until)?;
+        let is_stopped = files.first().is_some_and(|stop| !stop.revents().is_empty());
+        // What is not wanted is not read, and a wait would end at once with it again and again.
+        let over = PollFlags::HUP | PollFlags::ERR;
+        for (line, file) in lines().zip(files.iter().skip(1)) {
+            if file.revents().intersects(over) && !self.relay.wants(line.side) {
+                let said = format!("{} closed the connection", line.side);
+                return Err(io::Error::other(said));
+            }
+        }
+        Ok(is_stopped)
+    }
+
+    /// Says goodbye, and waits a moment until it has left.
+    pub(super) fn leave(mut self) {
+        self.relay.leave();
+        let until = Instant::now() + LEAVING_PATIENCE;
+        for line in [Some(&mut self.remote), self.local.as_mut()] {
+            let Some(line) = line else { continue };
+            while let Ok(false) = line.link.send(self.relay.output(line.side)) {
+                let mut files = [PollFd::from_borrowed_fd(line.link.as_fd(), PollFlags::OUT)];
+                if Instant::now() >= until || super::runner::wait(&mut files, Some(until)).is_err()
+                {
+                    break;
+                }
+            }
+            line.link.finish();
+        }
+        // Bytes that nobody has read would make the system take back what was sent last.
+        while Instant::now() < until {
+            match self.remote.link.receive(|_| {}) {
+                Ok(Received::Bytes) => {}
+                Ok(Received::End) | Err(_) => break,
+                Ok(Received::Nothing) => {
+                    let mut files = [PollFd::from_borrowed_fd(
+                        self.remote.link.as_fd(),
+                        PollFlags::IN,
+                    )];
+                    if super::runner::wait(&mut files, Some(until)).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the connection to this broker as a Client does that means it: only its Will would make a difference, and it
+    /// has none.
+    pub(super) fn drop_local(&mut self) {
+        if let Some(mut line) = self.local.take() {
+            line.link.finish();
+        }
+    }
+}
+
+impl Line {
+    fn new(side: Side, link: Link) -> Self {
+        Self {
+            side,
+            link,
+            has_more: false,
+        }
+    }
+
+    /// Reads what has come, as far as it is wanted.
+    fn read(&mut self, relay: &mut Relay, now: Instant) -> Result<(), String> {
+        self.has_more = false;
+        for _ in 0..READS_MAX {
+            if !relay.wants(self.side) {
+                break;
+            }
+            let side = self.side;
+            let received = self.link.receive(|bytes| relay.receive(side, bytes, now));
+            match received {
+                Ok(Received::Bytes) => {}
+                Ok(Received::Nothing) => return Ok(()),
+                Ok(Received::End) => return Err(format!("{side} closed the connection")),
+                Err(error) => return Err(format!("{side}: {error}")),
+            }
+        }
+        self.has_more = true;
+        Ok(())
+    }
+}

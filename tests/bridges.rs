@@ -1,0 +1,507 @@
+//! Brokers that are connected by bridges of their own.
+
+#![forbid(unsafe_code)]
+
+#[path = "support/authority.rs"]
+mod authority;
+mod support;
+
+use authority::Authority;
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::client::{Client, Options, VERSIONS, Version};
+use support::folder::Folder;
+use support::mosquitto::{self, Mosquitto};
+use support::{Broker, PATIENCE};
+
+/// A broker that is bridged to what listens on `remote`, with more lines of its configuration before and after that.
+fn bridged(folder: &Folder, before: &str, remote: &str, after: &str) -> Broker {
+    let lines = format!(
+        "listener 0 127.0.0.1\nallow_anonymous true\n{before}\nconnection there\naddress {remote}\n\
+         restart_timeout 1\n{after}\n"
+    );
+    let file = folder.write("bridged.conf", lines);
+    let file = file.display().to_string();
+    Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"])
+}
+
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// A port that nobody listens on, and that the system does not choose for somebody else soon.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn linked(broker: &mut Broker) {
+    broker.wait_to_say("Bridge there is connected");
+}
+
+fn client(version: Version, name: &str, broker: &Broker) -> Client {
+    Options::new(version, name).connect(broker.port())
+}
+
+#[test]
+fn messages_cross_a_bridge_under_their_other_name_once_each_way_and_at_each_qos() {
+    for (version, spoken) in [(Version::V311, "mqttv311"), (Version::V5, "mqttv50")] {
+        let folder = Folder::new();
+        let remote = Broker::on_cores(2);
+        let lines = format!(
+            "bridge_protocol_version {spoken}\ntopic out/# out 2 here/ there/\ntopic in/+ in 2 here/ there/\n\
+             topic both/# both 2"
+        );
+        let mut local = bridged(&folder, "", &at(remote.port()), &lines);
+        linked(&mut local);
+        let mut here = client(version, "here", &local);
+        let mut there = client(version, "there", &remote);
+        here.subscribe("#", 2);
+        there.subscribe("#", 2);
+        for qos in 0..3 {
+            here.publish("here/out/a/b", &format!("out {qos}"), qos);
+            let message = there.receive();
+            let seen = (message.topic_name.as_str(), message.payload, message.qos);
+            assert_eq!(seen, ("there/out/a/b", format!("out {qos}"), qos));
+            assert_eq!(here.receive().topic_name, "here/out/a/b");
+
+            there.publish("there/in/a", &format!("in {qos}"), qos);
+            let message = here.receive();
+            let seen = (message.topic_name.as_str(), message.payload, message.qos);
+            assert_eq!(seen, ("here/in/a", format!("in {qos}"), qos));
+            assert_eq!(there.receive().topic_name, "there/in/a");
+
+            here.publish("both/x", &format!("h{qos}"), qos);
+            assert_eq!(there.receive().payload, format!("h{qos}"));
+            assert_eq!(here.receive().payload, format!("h{qos}"));
+            there.publish("both/x", &format!("t{qos}"), qos);
+            assert_eq!(here.receive().payload, format!("t{qos}"));
+            assert_eq!(there.receive().payload, format!("t{qos}"));
+        }
+        // Neither those that go the other way nor those that have come from there.
+        here.publish("here/in/a", "stays", 2);
+        there.publish("there/out/a", "stays", 2);
+        here.publish("both/last", "", 2);
+        assert_eq!(there.receive().topic_name, "there/out/a");
+        assert_eq!(there.receive().topic_name, "both/last");
+        assert_eq!(here.receive().topic_name, "here/in/a");
+        assert_eq!(here.receive().topic_name, "both/last");
+        there.publish("both/last", "2", 2);
+        assert_eq!(here.receive().payload, "2");
+        assert_eq!(there.receive().payload, "2");
+    }
+}
+
+#[test]
+fn what_is_retained_is_retained_on_the_other_side_unless_that_is_not_wanted() {
+    for (wanted, lines) in [(true, ""), (false, "bridge_outgoing_retain false\n")] {
+        let folder = Folder::new();
+        let remote = Broker::on_cores(1);
+        let lines = format!("{lines}topic # both 1");
+        let mut there = client(Version::V311, "there", &remote);
+        there.publish_with_retain("kept/there", "before", 1, true);
+        let mut local = bridged(&folder, "", &at(remote.port()), &lines);
+        linked(&mut local);
+        let mut here = client(Version::V5, "here", &local);
+        here.subscribe("#", 1);
+        assert_eq!(here.receive().payload, "before");
+        here.publish_with_retain("kept/here", "now", 1, true);
+        assert_eq!(here.receive().payload, "now");
+        there.subscribe("kept/here", 1);
+        there.subscribe("last", 1);
+        here.publish("last", "", 1);
+        let mut seen = there.receive();
+        if seen.topic_name == "kept/here" {
+            seen = there.receive();
+        }
+        assert_eq!(seen.topic_name, "last");
+        let mut later = client(Version::V311, "later", &remote);
+        later.subscribe("kept/#", 1);
+        let mut kept = vec![later.receive()];
+        kept.extend(later.receive_within(Duration::from_millis(if wanted { 20_000 } else { 300 })));
+        assert!(kept.iter().all(|message| message.retain));
+        let mut names: Vec<_> = kept.into_iter().map(|it| it.topic_name).collect();
+        names.sort();
+        let all = ["kept/here", "kept/there"];
+        assert_eq!(names, if wanted { &all[..] } else { &all[1..] });
+    }
+}
+
+#[test]
+fn what_is_published_from_the_start_on_waits_for_a_remote_broker_that_cannot_be_reached() {
+    let folder = Folder::new();
+    let port = free_port();
+    let mut local = bridged(&folder, "", &at(port), "topic # out 1");
+    let mut here = client(Version::V311, "here", &local);
+    for number in 0..100 {
+        here.publish("a", &number.to_string(), 1);
+    }
+    let remote = Broker::start_on(port, &[]);
+    let mut there = client(Version::V5, "there", &remote);
+    there.subscribe("a", 1);
+    linked(&mut local);
+    for number in 0..100 {
+        assert_eq!(there.receive().payload, number.to_string());
+    }
+    there.receive_nothing();
+}
+
+/// What a broker is told that is to keep everything there, whoever starts it.
+fn stored(folder: &Folder) -> String {
+    format!(
+        "user root\npersistence true\npersistence_location {}\n",
+        folder.path().display()
+    )
+}
+
+/// [MQTT-4.3.3-2], over both.
+#[test]
+fn brokers_that_are_killed_by_turns_lose_and_double_nothing_of_qos_2() {
+    let folder = Folder::new();
+    let stores = [Folder::new(), Folder::new()];
+    let port = free_port();
+    let start_remote = || {
+        let lines = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\n{}",
+            stored(&stores[1])
+        );
+        let file = folder.write("remote.conf", lines).display().to_string();
+        Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"])
+    };
+    let before = stored(&stores[0]);
+    let start_local = || {
+        bridged(
+            &folder,
+            &before,
+            &at(port),
+            "topic # out 2\nnotifications false",
+        )
+    };
+    let mut remote = start_remote();
+    let connect = |remote: &Broker| {
+        let options = Options::new(Version::V311, "there").persistent();
+        options.connect(remote.port())
+    };
+    // It has everything at the end: what it does not acknowledge would come again, whoever doubled it.
+    let mut there = connect(&remote);
+    there.subscribe("a", 2);
+    there.disconnect();
+    let mut local = start_local();
+    let mut sent = 0;
+    for round in 0..6 {
+        linked(&mut local);
+        let mut here = client(Version::V311, "here", &local);
+        for _ in 0..60 {
+            here.publish("a", &sent.to_string(), 2);
+            sent += 1;
+        }
+        if round % 2 == 0 {
+            drop(remote);
+            remote = start_remote();
+        } else {
+            drop(here);
+            drop(local);
+            local = start_local();
+        }
+    }
+    let mut there = connect(&remote);
+    // In order as well [MQTT-4.6.0-6].
+    for number in 0..sent {
+        assert_eq!(there.receive().payload, number.to_string());
+    }
+    there.receive_nothing();
+}
+
+#[test]
+fn both_brokers_tell_whether_the_bridge_is_connected() {
+    let folder = Folder::new();
+    let port = free_port();
+    let mut local = bridged(&folder, "", &at(port), "topic # out 0\nremote_clientid me");
+    let state = "$SYS/broker/connection/me/state";
+    let mut here = client(Version::V311, "here", &local);
+    here.subscribe(state, 1);
+    assert_eq!(here.receive().payload, "0");
+    let remote = Broker::start_on(port, &[]);
+    let mut there = client(Version::V311, "there", &remote);
+    there.subscribe(state, 1);
+    assert_eq!(there.receive().payload, "1");
+    assert_eq!(here.receive().payload, "1");
+    linked(&mut local);
+    local.terminate();
+    local.wait(PATIENCE).unwrap();
+    let message = there.receive();
+    assert_eq!((message.payload.as_str(), message.retain), ("0", false));
+    // Killed, it leaves its Will.
+    let mut local = bridged(&folder, "", &at(port), "topic # out 0\nremote_clientid me");
+    assert_eq!(there.receive().payload, "1");
+    linked(&mut local);
+    local.signal(rustix::process::Signal::KILL);
+    assert_eq!(there.receive().payload, "0");
+}
+
+#[test]
+fn notifications_are_told_to_this_broker_only_or_to_nobody_where_that_is_wanted() {
+    for (lines, is_told) in [
+        (
+            "notifications_local_only true\nnotification_topic bridge/state\n",
+            true,
+        ),
+        (
+            "notifications false\nnotification_topic bridge/state\n",
+            false,
+        ),
+    ] {
+        let folder = Folder::new();
+        let remote = Broker::on_cores(1);
+        let mut there = client(Version::V311, "there", &remote);
+        there.subscribe("bridge/#", 0);
+        there.subscribe("$SYS/broker/connection/#", 0);
+        let mut local = bridged(
+            &folder,
+            "",
+            &at(remote.port()),
+            &format!("topic out/# out 1\n{lines}"),
+        );
+        linked(&mut local);
+        let mut here = client(Version::V311, "here", &local);
+        here.subscribe("bridge/state", 1);
+        if is_told {
+            assert_eq!(here.receive().payload, "1");
+        } else {
+            here.receive_nothing();
+        }
+        local.terminate();
+        local.wait(PATIENCE).unwrap();
+        there.receive_nothing();
+    }
+}
+
+#[test]
+fn the_next_address_is_tried_at_once_and_the_first_one_is_returned_to() {
+    let folder = Folder::new();
+    let first_port = free_port();
+    let second = Broker::on_cores(1);
+    let addresses = format!("{} {}", at(first_port), at(second.port()));
+    let local = bridged(&folder, "", &addresses, "topic # out 1");
+    let mut here = client(Version::V311, "here", &local);
+    let mut there = client(Version::V311, "there", &second);
+    there.subscribe("a", 1);
+    here.publish("a", "to the second", 1);
+    assert_eq!(there.receive().payload, "to the second");
+    let first = Broker::start_on(first_port, &[]);
+    let mut there = client(Version::V311, "there", &first);
+    there.subscribe("#", 1);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        here.publish("a", "to the first", 1);
+        if there.receive_within(Duration::from_millis(200)).is_some() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", local.stderr());
+    }
+}
+
+#[test]
+fn rules_and_bounds_for_clients_are_none_for_a_bridge() {
+    let folder = Folder::new();
+    let rules = folder.write("rules", "topic readwrite open/#\n");
+    let before = format!(
+        "acl_file {}\nclientid_prefixes c-\nmax_keepalive 10\nmax_queued_messages 10\n",
+        rules.display()
+    );
+    for spoken in ["mqttv311", "mqttv50"] {
+        let remote = Broker::on_cores(1);
+        let lines = format!("bridge_protocol_version {spoken}\ntopic # both 1");
+        let mut local = bridged(&folder, &before, &at(remote.port()), &lines);
+        linked(&mut local);
+        let mut there = client(Version::V311, "there", &remote);
+        let mut here = client(Version::V5, "c-here", &local);
+        here.subscribe("open/#", 1);
+        there.publish("open/a", "in", 1);
+        assert_eq!(here.receive().payload, "in");
+        there.subscribe("open/#", 1);
+        here.publish("open/a", "out", 1);
+        assert_eq!(there.receive().payload, "out");
+        // What only the bridge may write is there: retained, and nobody's to read.
+        there.publish_with_retain("shut/a", "kept", 1, true);
+        there.publish("open/last", "", 1);
+        assert_eq!(there.receive().topic_name, "open/last");
+        while here.receive().topic_name != "open/last" {}
+        assert!(
+            !local.stderr().contains("was not passed on"),
+            "{}",
+            local.stderr()
+        );
+    }
+}
+
+#[test]
+fn a_bridge_with_tls_knows_the_other_broker_by_its_authority_and_shows_its_certificate() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    let write = |name: &str, text: &str| folder.write(name, text).display().to_string();
+    let ca = write("ca.pem", &authority.certificate());
+    let other_ca = write("other.pem", &stranger.certificate());
+    let (server, bridge) = (authority.server(), authority.client("bridge"));
+    let lines = format!(
+        "listener 0 127.0.0.1\ncafile {ca}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n\
+         use_identity_as_username true\nallow_anonymous true\n",
+        write("server.pem", &server.certificate),
+        write("server.key", &server.key),
+    );
+    let remote_file = write("remote.conf", &lines);
+    let remote = Broker::start_configured(&["-c", &remote_file, "--cores", "1"]);
+    let address = format!("localhost:{}", remote.port());
+    let identity = format!(
+        "bridge_certfile {}\nbridge_keyfile {}\n",
+        write("bridge.pem", &bridge.certificate),
+        write("bridge.key", &bridge.key),
+    );
+    let ciphers = "bridge_ciphers ECDHE-ECDSA-AES128-GCM-SHA256\nbridge_tls_version tlsv1.2\n";
+    for (lines, said) in [
+        (
+            format!("bridge_cafile {ca}\n{identity}"),
+            "Bridge there is connected",
+        ),
+        (
+            format!("bridge_cafile {ca}\n{identity}{ciphers}"),
+            "Bridge there is connected",
+        ),
+        (
+            format!("bridge_cafile {other_ca}\n{identity}"),
+            "invalid peer certificate",
+        ),
+        (format!("bridge_cafile {ca}\n"), "Bridge there: "),
+    ] {
+        let lines = format!("{lines}topic # both 1");
+        let mut local = bridged(&folder, "", &address, &lines);
+        local.wait_to_say(said);
+        assert_eq!(
+            local.stderr().contains("is connected"),
+            said.contains("is connected"),
+            "{}",
+            local.stderr()
+        );
+    }
+}
+
+#[test]
+fn a_bridge_that_is_refused_says_why_and_comes_back() {
+    let folder = Folder::new();
+    let passwords = folder.write("passwords", "");
+    let hashed = support::run_to_end(support::command().args([
+        "passwd",
+        "-b",
+        &passwords.display().to_string(),
+        "bridge",
+        "secret",
+    ]));
+    assert_eq!(hashed.0, Some(0), "{}", hashed.1);
+    let lines = format!(
+        "listener 0 127.0.0.1\npassword_file {}\n",
+        passwords.display()
+    );
+    let file = folder.write("remote.conf", lines).display().to_string();
+    for spoken in ["mqttv31", "mqttv311", "mqttv50"] {
+        for (password, said) in [
+            ("wrong", "refused the connection"),
+            ("secret", "is connected"),
+        ] {
+            let remote = Broker::start_configured(&["-c", &file, "--cores", "1"]);
+            let lines = format!(
+                "topic # out 1\nbridge_protocol_version {spoken}\nremote_username bridge\nremote_password {password}"
+            );
+            let mut local = bridged(&folder, "", &at(remote.port()), &lines);
+            local.wait_to_say(said);
+        }
+    }
+}
+
+#[test]
+fn two_bridges_between_the_same_brokers_do_not_send_in_circles_what_each_has_brought() {
+    let folders = [Folder::new(), Folder::new()];
+    let remote = Broker::on_cores(1);
+    let lines = "topic # both 1\nlocal_clientid l\nremote_clientid r";
+    let mut local = bridged(&folders[0], "", &at(remote.port()), lines);
+    linked(&mut local);
+    for version in VERSIONS {
+        let mut here = client(version, "here", &local);
+        let mut there = client(version, "there", &remote);
+        here.subscribe("a", 1);
+        there.subscribe("a", 1);
+        here.publish("a", "1", 1);
+        there.publish("a", "2", 1);
+        for client in [&mut here, &mut there] {
+            let mut seen = [client.receive().payload, client.receive().payload];
+            seen.sort();
+            assert_eq!(seen, ["1", "2"]);
+            client.receive_nothing();
+        }
+    }
+}
+
+#[test]
+fn a_message_larger_than_the_other_broker_takes_holds_nothing_up() {
+    let folder = Folder::new();
+    let remote = Broker::on_cores(1);
+    let lines = "topic # both 2\nbridge_max_packet_size 1000";
+    let before = "max_packet_size 5000";
+    let mut local = bridged(&folder, before, &at(remote.port()), lines);
+    linked(&mut local);
+    let mut here = client(Version::V311, "here", &local);
+    let mut there = client(Version::V311, "there", &remote);
+    here.subscribe("there", 2);
+    there.subscribe("here", 2);
+    for qos in 0..3 {
+        here.publish("here", &"x".repeat(2000), qos);
+        here.publish("here", "small", qos);
+        assert_eq!(there.receive().payload, "small");
+        there.publish("there", &"x".repeat(9_000), qos);
+        there.publish("there", "small", qos);
+        assert_eq!(here.receive().payload, "small");
+    }
+    local.wait_to_say("larger than the other broker takes");
+}
+
+#[test]
+fn a_bridge_to_mosquitto_carries_messages_both_ways() {
+    let Some(program) = mosquitto::program() else {
+        return;
+    };
+    let other_folder = Folder::new();
+    let other = Mosquitto::start(
+        &program,
+        other_folder.path(),
+        "allow_anonymous true\nuser root\n",
+    );
+    for (version, spoken) in [
+        (Version::V311, "mqttv31"),
+        (Version::V311, "mqttv311"),
+        (Version::V5, "mqttv50"),
+    ] {
+        let folder = Folder::new();
+        let lines = format!("bridge_protocol_version {spoken}\ntopic # both 2 l/ r/");
+        let mut local = bridged(&folder, "", &at(other.port), &lines);
+        linked(&mut local);
+        let mut here = client(version, "here", &local);
+        let mut there = Options::new(version, "there").connect(other.port);
+        here.subscribe("l/#", 2);
+        there.subscribe("r/#", 2);
+        for qos in 0..3 {
+            here.publish("l/a", "out", qos);
+            assert_eq!(there.receive().topic_name, "r/a");
+            assert_eq!(here.receive().topic_name, "l/a");
+            there.publish("r/b", "in", qos);
+            assert_eq!(here.receive().topic_name, "l/b");
+            assert_eq!(there.receive().topic_name, "r/b");
+        }
+        here.receive_nothing();
+        there.receive_nothing();
+        thread::sleep(Duration::from_millis(1));
+    }
+}
