@@ -191,6 +191,11 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
             "cafile ",
             4,
         ),
+        (
+            format!("listener 1\nconnection b\naddress h\ntopic #\nbridge_cafile {missing}\n"),
+            missing.as_str(),
+            2,
+        ),
     ];
     for (text, named, line) in cases {
         let file = folder.write("bad.conf", &text);

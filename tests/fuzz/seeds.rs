@@ -56,6 +56,10 @@ pub const CONFIGURATION: &[&[u8]] = &[
       persistent_client_expiration 2w\npersistence true\npersistence_location /var/lib/\n",
     b"include_dir x\nuser nobody\npid_file p\nfastmq_cores 2\nfastmq_admin_listener 9 127.0.0.1\n",
     b"port 1883\nbind_address ::1\nconnection bridge\naddress x:1\n",
+    b"connection a\naddress x:1 [::1]:2 ::1:3\ntopic # both 2 l/ r/\ntopic \"\" in 0 l r\ntopic \"a b\" out 1 \"\" r/\n\
+      restart_timeout 5 30\nkeepalive_interval 60\nremote_clientid c\nremote_username u\nremote_password p\n\
+      bridge_cafile a\nbridge_certfile c\nbridge_keyfile k\nbridge_protocol_version mqttv50\n\
+      bridge_tcp_keepalive 1 2 3\nconnection b\naddresses y\ntopic +/a in\nstart_type once\nlocal_clientid d\n",
 ];
 pub const CONFIGURATION_WORDS: &[&[u8]] = &[
     b"listener ",
@@ -77,6 +81,12 @@ pub const CONFIGURATION_WORDS: &[&[u8]] = &[
     b"log_type ",
     b"log_dest ",
     b"bridge_cafile x\n",
+    b"connection ",
+    b"topic ",
+    b"address ",
+    b"\"\" ",
+    b" both 2 l/ r/\n",
+    b"restart_timeout ",
     b"\xff",
     b"\xc3\xa9",
     b"fastmq_",

@@ -1,6 +1,6 @@
 //! Every directive that is supported reaches what it sets: one row each, and none is missing.
 
-use super::good;
+use super::{bridges, good};
 use crate::config::{
     Config, Durability, Facility, FileReference, LogTypes, Protocol, ProxyProtocol, Scope,
     SocketDomain, Status, TlsVersion, all,
@@ -319,6 +319,12 @@ fn no_supported_directive_is_left_out() {
         .iter()
         .filter_map(|(text, _)| text.split(' ').next())
         .chain(ELSEWHERE)
+        .chain(
+            bridges::ROWS
+                .iter()
+                .filter_map(|(text, _)| text.split(' ').next()),
+        )
+        .chain(bridges::ELSEWHERE)
         .collect();
     for directive in all() {
         if matches!(
@@ -355,6 +361,9 @@ fn no_clients_and_no_connections_mean_as_many_as_there_are_as_in_mosquitto() {
     assert_eq!(listener(&config).max_connections, None);
 }
 
+/// A bridge with TLS, so that nothing of it means nothing.
+const BRIDGE: &str = "connection b\naddress h\ntopic #\nbridge_cafile a\n";
+
 #[test]
 fn every_boolean_takes_mosquittos_four_words() {
     for directive in all() {
@@ -364,12 +373,13 @@ fn every_boolean_takes_mosquittos_four_words() {
             Scope::Listener(value) | Scope::OwnListener(value) => {
                 matches!(value, crate::config::Value::Boolean(_))
             }
+            Scope::Bridge(value) => matches!(value, crate::config::Value::Boolean(_)),
             _ => false,
         };
         if is_boolean {
             assert_eq!(directive.syntax, "true|false", "{}", directive.name);
             for word in ["false", "0"] {
-                good(&format!("listener 1\n{} {word}", directive.name));
+                good(&format!("listener 1\n{BRIDGE}{} {word}", directive.name));
             }
         }
     }
@@ -387,11 +397,15 @@ fn the_defaults_of_the_table_change_nothing() {
             listener.security = crate::config::SecurityOptions::default();
             listener.written = crate::config::Written::default();
         }
+        for bridge in &mut config.bridges {
+            bridge.written = crate::config::Written::default();
+        }
         format!(
             "{:?} {:?}",
             (settings.policy, settings.listeners),
             (
                 config.listeners,
+                config.bridges,
                 config.log,
                 config.persistence.enabled,
                 config.sys_interval_s,
@@ -399,7 +413,7 @@ fn the_defaults_of_the_table_change_nothing() {
             )
         )
     };
-    let plain = good("listener 1883");
+    let plain = good(&format!("listener 1883\n{BRIDGE}"));
     for directive in all() {
         let words = [
             "",
@@ -418,7 +432,10 @@ fn the_defaults_of_the_table_change_nothing() {
             continue;
         }
         let default = directive.default.split(';').next().unwrap();
-        let config = good(&format!("listener 1883\n{} {default}", directive.name));
+        let config = good(&format!(
+            "listener 1883\n{BRIDGE}{} {default}",
+            directive.name
+        ));
         assert_eq!(known(&config), known(&plain), "{}", directive.name);
     }
 }

@@ -1,5 +1,6 @@
 //! The parser through its one door: files in, a configuration or an error out.
 
+mod bridges;
 mod directives;
 mod errors;
 mod listeners;
