@@ -423,6 +423,80 @@ fn a_bridge_that_is_refused_says_why_and_comes_back() {
 }
 
 #[test]
+fn a_reload_begins_and_ends_bridges_and_changes_them_when_they_say() {
+    let folder = Folder::new();
+    let remote = Broker::on_cores(1);
+    let mut there = client(Version::V311, "there", &remote);
+    there.subscribe("#", 1);
+    let state = "$SYS/broker/connection/me/state";
+    there.subscribe(state, 1);
+    let file = folder.file("bridged.conf").display().to_string();
+    let reload = |local: &mut Broker, lines: &str| {
+        // The listener stays where it is.
+        let text = format!("listener 0 127.0.0.1\nallow_anonymous true\n{lines}");
+        std::fs::write(&file, text).unwrap();
+        local.signal(rustix::process::Signal::HUP);
+    };
+    let bridge = |topics: &str| {
+        format!(
+            "connection there\naddress {}\nrestart_timeout 1\nremote_clientid me\nlocal_clientid l\n\
+             bridge_reload_type immediate\n{topics}",
+            at(remote.port())
+        )
+    };
+    std::fs::write(&file, "listener 0 127.0.0.1\nallow_anonymous true\n").unwrap();
+    let mut local = Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"]);
+    let mut here = client(Version::V311, "here", &local);
+    // New.
+    reload(&mut local, &bridge("topic a out 1\ntopic b out 1\n"));
+    assert_eq!(there.receive().payload, "1");
+    here.publish("a", "1", 1);
+    assert_eq!(there.receive().payload, "1");
+    // The same: nothing happens.
+    reload(&mut local, &bridge("\ntopic a out 1\ntopic b out 1\n"));
+    local.wait_to_say("Reloading config.");
+    there.receive_nothing();
+    // Changed: what it subscribed to before and does not any more ends.
+    reload(&mut local, &bridge("topic b out 1\ntopic c out 1\n"));
+    assert_eq!(there.receive().payload, "0");
+    assert_eq!(there.receive().payload, "1");
+    for topic_name in ["a", "b", "c"] {
+        here.publish(topic_name, "2", 1);
+    }
+    assert_eq!(there.receive().topic_name, "b");
+    assert_eq!(there.receive().topic_name, "c");
+    there.receive_nothing();
+    assert!(
+        !local.stderr().contains("was not passed on"),
+        "{}",
+        local.stderr()
+    );
+    // Changed, but not at once: from the next connection on.
+    let lazy = bridge("topic d out 1\n").replace("immediate", "lazy");
+    reload(&mut local, &lazy);
+    here.publish("b", "3", 1);
+    assert_eq!(there.receive().payload, "3");
+    // Gone, with its Session.
+    reload(&mut local, "");
+    assert_eq!(there.receive().payload, "0");
+    local.wait_to_say("Bridge there is gone");
+    here.subscribe("$SYS/broker/connection/#", 1);
+    here.publish("d", "4", 1);
+    there.receive_nothing();
+    // And again.
+    reload(&mut local, &bridge("topic d out 1\n"));
+    loop {
+        let message = here.receive();
+        if message.topic_name == state && message.payload == "1" {
+            break;
+        }
+    }
+    here.publish("d", "5", 1);
+    assert_eq!(there.receive().payload, "1");
+    assert_eq!(there.receive().payload, "5");
+}
+
+#[test]
 fn two_bridges_between_the_same_brokers_do_not_send_in_circles_what_each_has_brought() {
     let folders = [Folder::new(), Folder::new()];
     let remote = Broker::on_cores(1);

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
 mod options;
 mod presence;
 mod probe;
@@ -27,4 +28,4 @@ mod tests;
 mod topics;
 mod visit;
 
-pub use runner::{Bridges, PreparedBridge, start};
+pub use runner::{Bridges, PreparedBridge};

@@ -52,7 +52,7 @@ impl RemoteOptions {
             keep_alive: bridge.keepalive,
             username: bridge.remote_username.clone(),
             password: bridge.remote_password.clone(),
-            notification_topic: is_told.then(|| notification_topic(bridge, &client_identifier)),
+            notification_topic: is_told.then(|| state_topic(bridge, &client_identifier)),
             session_expiry_interval_s: bridge.session_expiry_interval_s,
             receive_maximum: bridge.receive_maximum,
             packet_size_max: bridge.max_packet_size,
@@ -78,8 +78,13 @@ impl RemoteOptions {
     }
 }
 
-/// Where is told whether the bridge is connected.
-pub(super) fn notification_topic(bridge: &Bridge, client_identifier: &str) -> String {
+/// Where the Clients of this broker are told whether the bridge is connected, if they are.
+pub(super) fn notification_topic(bridge: &Bridge, options: &RemoteOptions) -> Option<String> {
+    let topic_name = || state_topic(bridge, &options.client_identifier);
+    bridge.notifications.then(topic_name)
+}
+
+fn state_topic(bridge: &Bridge, client_identifier: &str) -> String {
     match &bridge.notification_topic {
         Some(topic_name) => topic_name.clone(),
         None => format!("$SYS/broker/connection/{client_identifier}/state"),

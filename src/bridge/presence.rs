@@ -1,5 +1,7 @@
-//! The Session of a bridge at its own broker is there before the bridge is: what is published from the start on waits in it
-//! for the remote broker, however long that cannot be reached.
+//! The Session of a bridge at its own broker, while no connection is made to the remote one.
+//!
+//! It is there before the bridge is: what is published from the start on waits in it for the remote broker, however long that
+//! cannot be reached.
 
 #![forbid(unsafe_code)]
 
@@ -8,8 +10,8 @@ use super::relay::{local_connect, subscription};
 use super::topics::{Topics, Way};
 use crate::clients::{Link, Received};
 use crate::codec::{
-    Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, decode,
-    decode_fixed_header, encode,
+    Connect, Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions,
+    decode, decode_fixed_header, encode,
 };
 use crate::key::PacketIdentifier;
 use crate::message::ProtocolVersion;
@@ -28,15 +30,10 @@ const FILTERS_MAX: usize = 100;
 ///
 /// # Errors
 /// The broker refuses, or does not answer.
-pub(super) fn subscribe(
-    mut link: Link,
-    options: &RemoteOptions,
-    topics: &Topics,
-) -> io::Result<()> {
-    let mut output = Vec::new();
+pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) -> io::Result<()> {
     // It is a matter of milliseconds, so it says nothing of a Keep Alive; a bound that it is told of does not matter either.
     let connect = local_connect(options, VERSION, false);
-    encode(&Packet::Connect(connect), VERSION, &mut output);
+    let mut output = Vec::new();
     let filters: Vec<(&str, SubscriptionOptions)> = topics
         .filters(Way::Out)
         .map(|(filter, qos)| {
@@ -58,6 +55,29 @@ pub(super) fn subscribe(
             unanswered += 1;
         }
     }
+    visit(link, connect, output, unanswered)
+}
+
+/// Has the Session end that a bridge had, with what waits in it.
+///
+/// # Errors
+/// The broker refuses, or does not answer.
+pub(super) fn forget(link: Link, options: &RemoteOptions) -> io::Result<()> {
+    let mut connect = local_connect(options, VERSION, true);
+    connect.properties.session_expiry_interval = None;
+    visit(link, connect, Vec::new(), 0)
+}
+
+/// Connects, says `more`, waits for so many answers to it, and leaves.
+fn visit(
+    mut link: Link,
+    connect: Connect<'_>,
+    mut more: Vec<u8>,
+    mut unanswered: usize,
+) -> io::Result<()> {
+    let mut output = Vec::new();
+    encode(&Packet::Connect(connect), VERSION, &mut output);
+    output.append(&mut more);
     let until = Instant::now() + PATIENCE;
     let mut unread = Vec::new();
     let mut is_connected = false;

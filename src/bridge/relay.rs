@@ -118,6 +118,15 @@ enum State {
     Linked,
 }
 
+/// Subscriptions of an earlier configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stale {
+    /// At this broker.
+    pub(super) local: Vec<String>,
+    /// At the remote one.
+    pub(super) remote: Vec<String>,
+}
+
 /// What arrived from one broker and what is to be sent to it.
 #[derive(Debug)]
 struct End {
@@ -177,6 +186,7 @@ enum Next {
 pub(super) struct Relay {
     options: Arc<RemoteOptions>,
     topics: Topics,
+    stale: Stale,
     limits: LocalLimits,
     state: State,
     remote: End,
@@ -208,10 +218,12 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A bridge that has its CONNECT to send to the remote broker.
+    /// A bridge that has its CONNECT to send to the remote broker. Its Sessions may have subscriptions to `stale`, which are
+    /// to end.
     pub(super) fn new(
         options: &Arc<RemoteOptions>,
         topics: &Topics,
+        stale: &Stale,
         limits: LocalLimits,
         now: Instant,
     ) -> Self {
@@ -219,6 +231,7 @@ impl Relay {
         let mut relay = Self {
             options: options.clone(),
             topics: topics.clone(),
+            stale: stale.clone(),
             limits,
             state: State::Connecting,
             remote: End::new(version),
@@ -491,51 +504,79 @@ impl Relay {
         self.state = State::Linked;
         self.last_received = now;
         self.notify(b"1");
-        let version = self.remote.version;
+        self.ask_remote();
+        self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
+        self.ask_local();
+        self.tell(Event::Linked);
+        Ok(())
+    }
+
+    /// Subscribes at the remote broker to what comes from there.
+    fn ask_remote(&mut self) {
         let topics = self.topics.clone();
+        for filter in std::mem::take(&mut self.stale.remote) {
+            self.unsubscribe_at_remote(&filter);
+        }
         for (filter, qos, comes) in topics.remote() {
-            self.identifiers += 1;
-            let Some(identifier) = PacketIdentifier::new(self.identifiers) else {
-                continue;
-            };
             if comes {
-                let filters = [(filter, subscription(qos.min(self.maximum_qos)))];
-                let subscribe = Packet::Subscribe(Subscribe::new(identifier, &filters));
-                encode(&subscribe, version, &mut self.remote.output);
-                let unanswered = (Way::In, identifier.get(), vec![filter.to_owned()]);
-                self.unanswered.push_back(unanswered);
+                self.subscribe_at_remote(filter, qos.min(self.maximum_qos));
             } else if self.options.attempt_unsubscribe {
-                // An earlier configuration may have subscribed to it.
-                let filters = [filter];
-                let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, &filters));
-                encode(&unsubscribe, version, &mut self.remote.output);
-                let unanswered = (Way::In, identifier.get(), Vec::new());
-                self.unanswered.push_back(unanswered);
+                // Before the last start the configuration may have been another one.
+                self.unsubscribe_at_remote(filter);
             }
         }
-        self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
+    }
+
+    fn subscribe_at_remote(&mut self, filter: &str, qos: QoS) {
+        if let Some(identifier) = self.next_identifier(vec![filter.to_owned()]) {
+            let filters = [(filter, subscription(qos))];
+            let subscribe = Packet::Subscribe(Subscribe::new(identifier, &filters));
+            encode(&subscribe, self.remote.version, &mut self.remote.output);
+        }
+    }
+
+    fn unsubscribe_at_remote(&mut self, filter: &str) {
+        if let Some(identifier) = self.next_identifier(Vec::new()) {
+            let filters = [filter];
+            let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, &filters));
+            encode(&unsubscribe, self.remote.version, &mut self.remote.output);
+        }
+    }
+
+    /// The Packet Identifier of what the remote broker is asked next: to subscribe to these, or to something else. There are
+    /// fewer topics than identifiers.
+    fn next_identifier(&mut self, filters: Vec<String>) -> Option<PacketIdentifier> {
+        self.identifiers = self.identifiers.checked_add(1)?;
+        let identifier = PacketIdentifier::new(self.identifiers)?;
+        let unanswered = (Way::In, identifier.get(), filters);
+        self.unanswered.push_back(unanswered);
+        Some(identifier)
+    }
+
+    /// Subscribes at this broker to what goes out.
+    fn ask_local(&mut self) {
+        let version = self.local.version;
+        let mut identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
+        let stale = std::mem::take(&mut self.stale.local);
+        let stale: Vec<_> = stale.iter().map(String::as_str).collect();
+        for (identifier, chunk) in identifiers.by_ref().zip(stale.chunks(FILTERS_MAX)) {
+            let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, chunk));
+            encode(&unsubscribe, version, &mut self.local.output);
+        }
+        let topics = self.topics.clone();
         let filters: Vec<_> = topics.filters(Way::Out).collect();
-        for (index, chunk) in filters.chunks(FILTERS_MAX).enumerate() {
-            let identifier = u16::try_from(index + 1)
-                .ok()
-                .and_then(PacketIdentifier::new);
-            let Some(identifier) = identifier else {
-                continue;
-            };
+        for (identifier, chunk) in identifiers.zip(filters.chunks(FILTERS_MAX)) {
             let names = chunk.iter().map(|(filter, _)| (*filter).to_owned());
-            let names = names.collect();
-            self.unanswered
-                .push_back((Way::Out, identifier.get(), names));
+            let unanswered = (Way::Out, identifier.get(), names.collect());
+            self.unanswered.push_back(unanswered);
             let qos_max = self.maximum_qos;
             let options = chunk
                 .iter()
                 .map(|&(filter, qos)| (filter, subscription(qos.min(qos_max))));
             let options: Vec<_> = options.collect();
             let subscribe = Packet::Subscribe(Subscribe::new(identifier, &options));
-            encode(&subscribe, self.local.version, &mut self.local.output);
+            encode(&subscribe, version, &mut self.local.output);
         }
-        self.tell(Event::Linked);
-        Ok(())
     }
 
     fn handle_suback(&mut self, side: Side, identifier: u16, codes: &[ReasonCode]) {

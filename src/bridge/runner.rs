@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use super::control::{Asked, Control, Handle, control};
 use super::options::{LocalLimits, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
-use super::relay::{Event, Relay};
+use super::relay::{Event, Relay, Stale};
 use super::topics::{Topics, Way};
 use super::visit::{End, Visit};
 use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
@@ -16,7 +17,7 @@ use crate::origin::ListenerId;
 use crate::policy::Policy;
 use crate::runtime::{Beside, Mailbox};
 use crate::shown::shown;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, Timespec, poll};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::hash::{BuildHasher, RandomState};
@@ -79,30 +80,122 @@ impl PreparedBridge {
 }
 
 /// The bridges of a broker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Bridges {
+    mailboxes: Arc<[Mailbox]>,
+    host_name: String,
+    beside: Beside,
     running: Vec<Running>,
 }
 
 #[derive(Debug)]
 struct Running {
-    /// Closed to have it stop.
-    stop: UnixStream,
+    /// As it was asked for last.
+    bridge: Bridge,
+    handle: Handle,
     thread: JoinHandle<()>,
 }
 
 impl Bridges {
+    /// None so far.
+    pub fn new(mailboxes: Arc<[Mailbox]>, beside: Beside) -> Self {
+        let name = rustix::system::uname();
+        Self {
+            mailboxes,
+            host_name: name.nodename().to_string_lossy().into_owned(),
+            beside,
+            running: Vec::new(),
+        }
+    }
+
+    /// Has each keep what it is to pass on from now on, and connects it. To this broker they come as Clients of `listener`.
+    ///
+    /// # Errors
+    /// The system's, or the broker has no room for its Session.
+    pub fn start(
+        &mut self,
+        listener: ListenerId,
+        bridges: Vec<PreparedBridge>,
+        policy: &Policy,
+    ) -> io::Result<()> {
+        for prepared in bridges {
+            self.start_one(listener, prepared, policy, true)?;
+        }
+        Ok(())
+    }
+
+    fn start_one(
+        &mut self,
+        listener: ListenerId,
+        prepared: PreparedBridge,
+        policy: &Policy,
+        is_kept_at_once: bool,
+    ) -> io::Result<()> {
+        let bridge = prepared.bridge.clone();
+        let (handle, control) = control()?;
+        let host_name = self.host_name.clone();
+        let broker = Broker {
+            listener,
+            mailboxes: self.mailboxes.clone(),
+        };
+        let mut runner = Runner::new(prepared, host_name, broker, policy, control);
+        if is_kept_at_once {
+            // From the first message on, whether or not the remote broker can be reached.
+            runner.keep().map_err(|error| {
+                let name = shown(&runner.bridge.name);
+                io::Error::new(error.kind(), format!("bridge {name}: {error}"))
+            })?;
+        }
+        let beside = self.beside;
+        let thread = std::thread::Builder::new()
+            .name("fastmq-bridge".into())
+            .spawn(move || {
+                beside.enter();
+                runner.run();
+            })?;
+        self.running.push(Running {
+            bridge,
+            handle,
+            thread,
+        });
+        Ok(())
+    }
+
+    /// Has these be the bridges: begins those that are new, ends those that are gone, and changes the others.
+    pub fn reload(&mut self, listener: ListenerId, bridges: Vec<PreparedBridge>, policy: &Policy) {
+        let mut before = std::mem::take(&mut self.running);
+        for prepared in bridges {
+            let name = &prepared.bridge.name;
+            let same = before.iter().position(|it| it.bridge.name == *name);
+            let same = same.filter(|&index| !before[index].thread.is_finished());
+            let Some(index) = same else {
+                // Nobody waits for it, and the broker goes on as it is.
+                let name = shown(name);
+                if let Err(error) = self.start_one(listener, prepared, policy, false) {
+                    tracing::error!("bridge {name}: {error}");
+                }
+                continue;
+            };
+            let mut running = before.swap_remove(index);
+            let bridge = prepared.bridge.clone();
+            let is_urgent = bridge.is_reloaded_at_once && !bridge.says_the_same_as(&running.bridge);
+            let limits = LocalLimits::new(policy);
+            running.handle.change(prepared, limits, is_urgent);
+            running.bridge = bridge;
+            self.running.push(running);
+        }
+        for running in before {
+            let name = shown(&running.bridge.name);
+            tracing::info!("Bridge {name} is gone");
+            running.handle.remove();
+        }
+    }
+
     /// Has all of them say goodbye, and waits for it, but not for one that cannot.
-    pub fn stop(self) {
+    pub fn stop(&mut self) {
         let until = Instant::now() + STOP_PATIENCE;
-        let threads: Vec<_> = self
-            .running
-            .into_iter()
-            .map(|running| {
-                drop(running.stop);
-                running.thread
-            })
-            .collect();
+        let running = std::mem::take(&mut self.running);
+        let threads: Vec<_> = running.into_iter().map(|it| it.thread).collect();
         while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
             std::thread::sleep(STOP_STEP);
         }
@@ -137,64 +230,27 @@ impl Broker {
     }
 }
 
-/// Has each bridge keep what it is to pass on from now on, and starts connecting them. `listener` is that of bridges.
-///
-/// # Errors
-/// The system's.
-pub fn start(
-    bridges: Vec<PreparedBridge>,
-    listener: ListenerId,
-    mailboxes: &Arc<[Mailbox]>,
-    policy: &Policy,
-    beside: Beside,
-) -> io::Result<Bridges> {
-    let name = rustix::system::uname();
-    let host_name = name.nodename().to_string_lossy().into_owned();
-    let mut running = Vec::new();
-    for prepared in bridges {
-        let broker = Broker {
-            listener,
-            mailboxes: mailboxes.clone(),
-        };
-        let (stop, stopped) = UnixStream::pair()?;
-        let runner = Runner::new(prepared, &host_name, broker, policy, stopped);
-        if !runner.options.local_clean_start {
-            // From the first message on, whether or not the remote broker can be reached.
-            let local = runner.broker.join()?;
-            presence::subscribe(local, &runner.options, &runner.topics).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("bridge {}: {error}", shown(&runner.bridge.name)),
-                )
-            })?;
-        }
-        let thread = std::thread::Builder::new()
-            .name("fastmq-bridge".into())
-            .spawn(move || {
-                beside.enter();
-                runner.run();
-            })?;
-        running.push(Running { stop, thread });
-    }
-    Ok(Bridges { running })
-}
-
 #[derive(Debug)]
 struct Runner {
     bridge: Bridge,
     tls: Option<Arc<ClientConfig>>,
+    host_name: String,
     options: Arc<RemoteOptions>,
     topics: Topics,
+    /// What earlier configurations subscribed to.
+    stale: Stale,
     limits: LocalLimits,
     broker: Broker,
     /// Where this broker's Clients are told whether the bridge is connected.
     notification_topic: Option<String>,
-    stop: UnixStream,
+    control: Control,
     /// Of the addresses, the one that is tried next.
     address: usize,
     /// The pause before the last attempt.
     pause: Duration,
     dropped: Dropped,
+    /// Whether its Session is known to be there, with its subscriptions.
+    is_kept: bool,
 }
 
 /// Messages that were not passed on.
@@ -207,40 +263,112 @@ struct Dropped {
 impl Runner {
     fn new(
         prepared: PreparedBridge,
-        host_name: &str,
+        host_name: String,
         broker: Broker,
         policy: &Policy,
-        stop: UnixStream,
+        control: Control,
     ) -> Self {
         let PreparedBridge { bridge, tls } = prepared;
-        let options = Arc::new(RemoteOptions::new(&bridge, host_name));
-        let topic_name = notification_topic(&bridge, &options.client_identifier);
+        let options = Arc::new(RemoteOptions::new(&bridge, &host_name));
         Self {
             topics: Topics::new(&bridge.topics),
+            stale: Stale::default(),
             limits: LocalLimits::new(policy),
-            notification_topic: bridge.notifications.then_some(topic_name),
+            notification_topic: notification_topic(&bridge, &options),
             broker,
+            host_name,
             options,
             tls,
-            stop,
+            control,
             address: 0,
             pause: Duration::ZERO,
             dropped: Dropped::default(),
+            is_kept: false,
             bridge,
+        }
+    }
+
+    /// Becomes what a reload has made of it.
+    fn change(&mut self, prepared: PreparedBridge, limits: LocalLimits) {
+        self.limits = limits;
+        let PreparedBridge { bridge, tls } = prepared;
+        let options = Arc::new(RemoteOptions::new(&bridge, &self.host_name));
+        let topics = Topics::new(&bridge.topics);
+        if options.local_client_identifier == self.options.local_client_identifier {
+            let local = self.topics.missing_in(&topics, Way::Out);
+            self.stale.local.extend(local);
+        } else {
+            self.forget();
+            self.stale.local.clear();
+        }
+        let remote = self.topics.missing_in(&topics, Way::In);
+        self.stale.remote.extend(remote);
+        // What has been taken back meanwhile is wanted.
+        for (stale, way) in [
+            (&mut self.stale.local, Way::Out),
+            (&mut self.stale.remote, Way::In),
+        ] {
+            stale.retain(|filter| !topics.filters(way).any(|(kept, _)| kept == filter));
+        }
+        let topic_name = notification_topic(&bridge, &options);
+        if topic_name != self.notification_topic {
+            // Nobody is told there any more.
+            self.notify(b"");
+        }
+        self.notification_topic = topic_name;
+        self.address = 0;
+        self.pause = Duration::ZERO;
+        self.is_kept = false;
+        self.options = options;
+        self.topics = topics;
+        self.tls = tls;
+        self.bridge = bridge;
+    }
+
+    /// Has its Session be there.
+    fn keep(&mut self) -> io::Result<()> {
+        if !self.options.local_clean_start && !self.is_kept {
+            presence::subscribe(self.broker.join()?, &self.options, &self.topics)?;
+        }
+        self.is_kept = true;
+        Ok(())
+    }
+
+    /// Has its Session be gone.
+    fn forget(&self) {
+        let forgotten = self
+            .broker
+            .join()
+            .and_then(|link| presence::forget(link, &self.options));
+        if let Err(error) = forgotten {
+            let name = shown(&self.bridge.name);
+            tracing::warn!("Bridge {name}: its session at this broker stays: {error}");
         }
     }
 
     fn run(mut self) {
         self.notify(b"0");
         loop {
-            let (end, was_linked) = self.visit();
+            if let Some((next, limits)) = self.control.take_next() {
+                self.change(next, limits);
+                self.notify(b"0");
+            }
+            let (end, was_linked) = match self.keep() {
+                Ok(()) => self.visit(),
+                Err(error) => (End::Lost(format!("this broker: {error}")), false),
+            };
             if was_linked {
                 self.notify(b"0");
                 self.pause = Duration::ZERO;
+                self.stale = Stale::default();
             }
             let name = shown(&self.bridge.name);
             let said = match end {
-                End::Stopped => return,
+                End::Asked(asked) => match asked {
+                    Asked::Stop => return,
+                    Asked::Remove => return self.remove(),
+                    Asked::Change => continue,
+                },
                 End::Preferred => {
                     tracing::info!("Bridge {name}: its first address can be reached again");
                     self.address = 0;
@@ -253,28 +381,41 @@ impl Runner {
                 tracing::warn!("Bridge {name} has ended: {said}");
                 return;
             }
-            let count = self.bridge.addresses.len().max(1);
-            let was_first = self.address == 0;
-            // Without round_robin the first one is the one to be at.
-            self.address = if was_linked && !self.bridge.round_robin {
-                0
-            } else {
-                (self.address + 1) % count
-            };
-            // The others are tried at once, before a pause.
-            let has_more = self.address != 0 && !was_linked && (was_first || count > 2);
-            let pause = if has_more {
-                Duration::ZERO
-            } else {
-                self.next_pause()
-            };
+            let pause = self.next_attempt(was_linked);
             tracing::warn!(
                 "Bridge {name}: {said}; connecting again in {:.1} s",
                 pause.as_secs_f32()
             );
-            if self.is_stopped(pause) {
-                return;
+            match self.control.wait_until(Instant::now() + pause) {
+                Some(Asked::Stop) => return,
+                Some(Asked::Remove) => return self.remove(),
+                Some(Asked::Change) | None => {}
             }
+        }
+    }
+
+    /// Leaves nothing behind.
+    fn remove(self) {
+        if !self.options.local_clean_start {
+            self.forget();
+        }
+        self.notify(b"");
+    }
+
+    /// Chooses the address that is tried next, and says how long to wait before that: all of them are tried one after the
+    /// other, then there is a pause.
+    fn next_attempt(&mut self, was_linked: bool) -> Duration {
+        let next = (self.address + 1) % self.bridge.addresses.len().max(1);
+        // Without round_robin the first one is the one to be at.
+        self.address = if was_linked && !self.bridge.round_robin {
+            0
+        } else {
+            next
+        };
+        if self.address == 0 || was_linked {
+            self.next_pause()
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -310,14 +451,20 @@ impl Runner {
             .then(|| self.bridge.addresses.first())
             .flatten()
             .map(|first| Probe::new(first.host.clone(), first.port));
-        let relay = Relay::new(&self.options, &self.topics, self.limits, Instant::now());
+        let relay = Relay::new(
+            &self.options,
+            &self.topics,
+            &self.stale,
+            self.limits,
+            Instant::now(),
+        );
         let mut visit = Visit::new(relay, remote);
         let mut is_linked = false;
         let broker = self.broker.clone();
         let topic_name = self.notification_topic.clone();
         let dropped = &mut self.dropped;
         let end = visit.run(
-            self.stop.as_fd(),
+            &self.control,
             &mut || broker.join(),
             &mut |event| match event {
                 Event::Accepted => {}
@@ -354,7 +501,7 @@ impl Runner {
             },
         );
         match end {
-            End::Stopped | End::Preferred => visit.leave(),
+            End::Asked(_) | End::Preferred => visit.leave(),
             End::Lost(_) | End::Ended(_) => visit.drop_local(),
         }
         (end, is_linked)
@@ -395,23 +542,6 @@ impl Runner {
             }
         };
         self.pause
-    }
-
-    /// Waits so long. True if it is to stop.
-    fn is_stopped(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        loop {
-            let mut files = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-            if wait(&mut files, Some(until)).is_err() {
-                return true;
-            }
-            if files.iter().any(|file| !file.revents().is_empty()) {
-                return true;
-            }
-            if Instant::now() >= until {
-                return false;
-            }
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::options::{LocalLimits, RemoteOptions};
-use super::relay::{Ended, Event, Relay, Side};
+use super::relay::{Ended, Event, Relay, Side, Stale};
 use super::topics::{Topics, Way};
 use crate::codec::{
     Acknowledgement, ConnAck, ConnAckProperties, Connect, ForwardedProperties, Packet, Publish,
@@ -72,7 +72,13 @@ impl Rig {
     fn new(options: RemoteOptions, topics: &[BridgeTopic]) -> Self {
         let now = Instant::now();
         let version = options.version;
-        let relay = Relay::new(&Arc::new(options), &Topics::new(topics), LIMITS, now);
+        let relay = Relay::new(
+            &Arc::new(options),
+            &Topics::new(topics),
+            &Stale::default(),
+            LIMITS,
+            now,
+        );
         Self {
             relay,
             version,

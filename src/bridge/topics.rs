@@ -76,6 +76,13 @@ impl Topics {
         })
     }
 
+    /// The filters of `self` that `next` has no more.
+    pub(super) fn missing_in(&self, next: &Self, way: Way) -> Vec<String> {
+        let kept = |filter: &str| next.filters(way).any(|(other, _)| other == filter);
+        let gone = self.filters(way).filter(|(filter, _)| !kept(filter));
+        gone.map(|(filter, _)| filter.to_owned()).collect()
+    }
+
     fn going(&self, way: Way) -> impl Iterator<Item = &BridgeTopic> {
         self.0.iter().filter(move |topic| {
             topic.direction == Direction::Both

@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::control::{Asked, Control};
 use super::relay::{Ended, Event, Relay, Side};
 use crate::clients::{Link, Received};
 use rustix::event::{PollFd, PollFlags};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Reads in a row before what is to be sent has its turn.
@@ -17,8 +18,8 @@ const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
 /// Why a visit is over.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The broker ends.
-    Stopped,
+    /// The bridge is asked for that.
+    Asked(Asked),
     /// A better address can be reached again.
     Preferred,
     /// It was lost.
@@ -57,7 +58,7 @@ impl Visit {
     /// again and again whether a better address is to be had.
     pub(super) fn run(
         &mut self,
-        stop: BorrowedFd<'_>,
+        control: &Control,
         join: &mut dyn FnMut() -> io::Result<Link>,
         tell: &mut dyn FnMut(Event),
         is_preferred: &mut dyn FnMut(Instant) -> (bool, Option<Instant>),
@@ -87,9 +88,9 @@ impl Visit {
             if is_preferred {
                 return End::Preferred;
             }
-            match self.wait(stop, look_again) {
-                Ok(true) => return End::Stopped,
-                Ok(false) => {}
+            match self.wait(control, look_again) {
+                Ok(Some(asked)) => return End::Asked(asked),
+                Ok(None) => {}
                 Err(error) => return End::Lost(error.to_string()),
             }
             let now = Instant::now();
@@ -134,8 +135,8 @@ impl Visit {
         Ok(())
     }
 
-    /// Waits until there is something to do. Whether the bridge is to stop.
-    fn wait(&mut self, stop: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+    /// Waits until there is something to do, or the bridge is asked for something.
+    fn wait(&mut self, control: &Control, until: Option<Instant>) -> io::Result<Option<Asked>> {
         let lines = || {
             [Some(&self.remote), self.local.as_ref()]
                 .into_iter()
@@ -145,7 +146,7 @@ impl Visit {
         let ready = is_ready.then(Instant::now);
         let deadlines = [until, self.relay.deadline(), ready];
         let until = deadlines.into_iter().flatten().min();
-        let mut files = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        let mut files = vec![PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN)];
         for line in lines() {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, self.relay.wants(line.side));
@@ -153,7 +154,7 @@ impl Visit {
             files.push(PollFd::from_borrowed_fd(line.link.as_fd(), flags));
         }
         super::runner::wait(&mut files, until)?;
-        let is_stopped = files.first().is_some_and(|stop| !stop.revents().is_empty());
+        let is_asked = files.first().is_some_and(|it| !it.revents().is_empty());
         // What is not wanted is not read, and a wait would end at once with it again and again.
         let over = PollFlags::HUP | PollFlags::ERR;
         for (line, file) in lines().zip(files.iter().skip(1)) {
@@ -162,7 +163,7 @@ impl Visit {
                 return Err(io::Error::other(said));
             }
         }
-        Ok(is_stopped)
+        Ok(if is_asked { control.asked() } else { None })
     }
 
     /// Says goodbye, and waits a moment until it has left.

@@ -17,7 +17,7 @@ pub const BRIDGE_PORT: u16 = 1883;
 const HOST_SIZE_MAX: usize = 255;
 
 /// One bridge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Bridge {
     /// The line that began it.
     pub place: Place,
@@ -87,6 +87,9 @@ pub struct Bridge {
     /// Longest time without a TCP acknowledgement, in whole milliseconds; `None` for what the system has
     /// (`bridge_tcp_user_timeout`).
     pub tcp_user_timeout: Option<Duration>,
+    /// Whether a reload that changes it ends the connection, and otherwise counts from the next one on
+    /// (`bridge_reload_type`).
+    pub is_reloaded_at_once: bool,
     /// TLS; `Some` with authorities that the other broker is checked against (`bridge_cafile`, `bridge_capath`,
     /// `bridge_tls_use_os_certs`).
     pub tls: Option<BridgeTls>,
@@ -127,8 +130,19 @@ impl Bridge {
             session_expiry_interval_s: None,
             tcp_keepalive: None,
             tcp_user_timeout: None,
+            is_reloaded_at_once: false,
             tls: None,
         }
+    }
+
+    /// Whether a bridge of `other` would do the same.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let without_lines = |bridge: &Self| Self {
+            place: self.place.clone(),
+            written: Written::default(),
+            ..bridge.clone()
+        };
+        without_lines(self) == without_lines(other)
     }
 
     /// The line of the directive of this name, or of the bridge where it has none.

@@ -2,11 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::problem::{ConfigError, Place, Problem, Remark, Severity};
-use super::{Bridge, Config, Listener};
+use super::problem::{ConfigError, Problem};
+use super::{Config, ListenAddress, Listener};
 use crate::limits::LISTENERS_MAX;
 use crate::policy::ListenerPolicy;
-use crate::shown::shown;
 
 impl Config {
     /// Prepares this configuration to take the place of `old`. Listeners that `old` had keep their place
@@ -24,7 +23,8 @@ impl Config {
             };
             let Some(mut new) = candidates.iter_mut().find(same).and_then(Option::take) else {
                 self.listeners.push(Listener {
-                    is_closed: true,
+                    // It is nowhere, and there may be bridges again.
+                    is_closed: was.address != ListenAddress::Bridges,
                     ..was.clone()
                 });
                 continue;
@@ -37,7 +37,6 @@ impl Config {
             }
             self.listeners.push(succeeding_listener(new, was));
         }
-        self.succeed_bridges(&old.bridges, &mut remarks);
         self.remarks.extend(remarks);
         for new in candidates.into_iter().flatten() {
             if self.listeners.len() == LISTENERS_MAX {
@@ -59,37 +58,6 @@ impl Config {
         self.persistence = old.persistence.clone();
         self.admin.listener = old.admin.listener;
         Ok(())
-    }
-
-    /// Bridges stay as they were at the start.
-    fn succeed_bridges(&mut self, old: &[Bridge], remarks: &mut Vec<Remark>) {
-        let mut candidates = std::mem::take(&mut self.bridges);
-        for was in old {
-            let Some(index) = candidates.iter().position(|new| new.name == was.name) else {
-                remarks.push(bridge_remark(was, "is gone", None));
-                self.bridges.push(was.clone());
-                continue;
-            };
-            let mut new = candidates.remove(index);
-            remarks.extend(new.written.succeed(&was.written, Some(&new.place)));
-            self.bridges.push(Bridge {
-                place: new.place,
-                written: new.written,
-                ..was.clone()
-            });
-        }
-        for new in &candidates {
-            remarks.push(bridge_remark(new, "is new", Some(&new.place)));
-        }
-    }
-}
-
-fn bridge_remark(bridge: &Bridge, what: &str, place: Option<&Place>) -> Remark {
-    let name = shown(&bridge.name);
-    Remark {
-        severity: Severity::Warning,
-        place: place.cloned(),
-        text: format!("the bridge '{name}' {what}: that counts from the next start on"),
     }
 }
 

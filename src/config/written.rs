@@ -9,7 +9,7 @@ use super::table;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The directives of one scope.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
     /// Where each was given last.
     places: BTreeMap<&'static str, Place>,

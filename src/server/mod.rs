@@ -21,7 +21,7 @@ mod privileges;
 mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
-use crate::bridge::{self, Bridges, PreparedBridge};
+use crate::bridge::{Bridges, PreparedBridge};
 use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
@@ -341,10 +341,12 @@ fn serve_found(
         None => None,
     };
 
-    let bridges = match config.bridge_listener() {
-        Some(listener) => bridge::start(bridges, listener, &mailboxes, &config.policy, beside)?,
-        None => Bridges::default(),
-    };
+    let mut running_bridges = Bridges::new(mailboxes.clone(), beside);
+    if let Some(listener) = config.bridge_listener() {
+        running_bridges.start(listener, bridges, &config.policy)?;
+    }
+    let running_bridges = Arc::new(Mutex::new(running_bridges));
+    let stopped_bridges = running_bridges.clone();
     let stopper = running.stopper();
     let (stop_log, last_log, stop_watch) = (log.clone(), log.clone(), watch.clone());
     let places = listening.places(0);
@@ -358,6 +360,7 @@ fn serve_found(
         securities: guards.securities().to_vec(),
         retired: Vec::new(),
         listening: listening.clone(),
+        bridges: running_bridges,
         shard_lines,
         mailboxes,
         shard_count,
@@ -371,6 +374,9 @@ fn serve_found(
         move || {
             admin::notify_stopping();
             stop_watch.set_ready(false);
+            let mut bridges = stopped_bridges
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             bridges.stop();
             stop_log.flush(LAST_WORDS_PATIENCE);
             stopper.stop();

@@ -5,9 +5,10 @@
 use super::files::Guards;
 use super::listeners::AllListening;
 use super::logging::ShardLines;
-use super::{Failure, configuration, logging, remark};
+use super::{Failure, configuration, files, logging, remark};
 use crate::admin::{self, AdminPort, Watch};
 use crate::auth::Security;
+use crate::bridge::Bridges;
 use crate::cli::Arguments;
 use crate::config::Config;
 use crate::log::Log;
@@ -32,6 +33,7 @@ pub(super) struct Reloader {
     /// shard that lets go of it.
     pub(super) retired: Vec<Option<Arc<Security>>>,
     pub(super) listening: Arc<Mutex<AllListening>>,
+    pub(super) bridges: Arc<Mutex<Bridges>>,
     pub(super) shard_lines: ShardLines,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) shard_count: usize,
@@ -82,7 +84,8 @@ impl Reloader {
         }
         let mut config = configuration(&self.arguments)?;
         config.succeed(&self.config)?;
-        let guards = Guards::load(&config, self.key_log.clone(), &self.securities)?;
+        let mut guards = Guards::load(&config, self.key_log.clone(), &self.securities)?;
+        let bridges = files::bridges(&config, guards.warnings_mut())?;
         let log = logging::log_options(&config.log)?;
         let listening = self.listening.clone();
         let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +110,11 @@ impl Reloader {
         listening.close(&config, &self.mailboxes);
         for place in listening.places(first) {
             tracing::info!("listening on {place}");
+        }
+        // Behind the settings as well.
+        if let Some(listener) = config.bridge_listener() {
+            let mut running = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+            running.reload(listener, bridges, &config.policy);
         }
         self.shard_lines.attach(&self.log, listening.ports());
         self.log.configure(log);

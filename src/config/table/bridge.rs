@@ -19,12 +19,9 @@ const NO_PSK: &str = "the TLS library has no pre-shared keys, and without them t
      protected. Use certificates: bridge_cafile, and bridge_certfile with bridge_keyfile.";
 const NO_OCSP: &str = "the TLS library does not ask whether a certificate is revoked, so one that is would be taken \
      for valid. Leave it out, and use bridge_cafile with an authority of your own.";
-const NO_RELOAD: &str = "bridges change at the next start only, as each reload says of one that has changed. Leave it \
-     out.";
-
 /// A directive of a bridge.
 const fn of_bridge(name: &'static str, syntax: &'static str, value: Value<Bridge>) -> Directive {
-    Directive::new(name, syntax, Scope::Bridge(value)).at_restart()
+    Directive::new(name, syntax, Scope::Bridge(value))
 }
 
 /// A directive of a bridge that the broker does not start with.
@@ -36,12 +33,10 @@ pub(super) const SECTION: Section = Section {
     title: "Bridges",
     introduction: "A bridge is a client of this broker and of another one, and carries messages between them. Its \
                    directives stand below its connection line, in the same file; those of a listener belong to the \
-                   listener above them, whatever bridges stand between. Bridges change at the next start only. So \
-                   far they are read and checked, and the broker does not start with one.",
+                   listener above them, whatever bridges stand between.",
     directives: &[
         Directive::new("connection", "NAME", Scope::BeginsBridge)
             .adds()
-            .at_restart()
             .text("Begins a bridge, whose name is no other's. There may be 64."),
         of_bridge(
             "address",
@@ -201,8 +196,17 @@ pub(super) const SECTION: Section = Section {
             }),
         )
         .text("QoS 1 and 2 messages of an MQTT 5 broker that may be unacknowledged at once."),
-        refused("bridge_reload_type", "lazy|immediate", NO_RELOAD)
-            .text("When a changed bridge connects anew."),
+        of_bridge(
+            "bridge_reload_type",
+            "lazy|immediate",
+            Value::Words(read_reload_type),
+        )
+        .default("lazy")
+        .text(
+            "When a reload that has changed the bridge takes effect for it: with lazy at its next connection, with \
+             immediate it connects anew. One that is new is connected, and one that is gone ended, in any case; so is \
+             its session here.",
+        ),
         refused("bridge_require_ocsp", "true|false", NO_OCSP).text(
             "Whether the other broker has to prove that its certificate is not revoked.",
         ),
@@ -508,6 +512,15 @@ fn read_tls_version(bridge: &mut Bridge, arguments: &mut Arguments<'_>) -> Resul
         "tlsv1.3" => TlsVersion::V13,
         "tlsv1.2" => TlsVersion::V12,
         other => return Err(arguments.invalid(other, "it must be tlsv1.3 or tlsv1.2")),
+    };
+    Ok(())
+}
+
+fn read_reload_type(bridge: &mut Bridge, arguments: &mut Arguments<'_>) -> Result<(), Problem> {
+    bridge.is_reloaded_at_once = match arguments.word()? {
+        "lazy" => false,
+        "immediate" => true,
+        other => return Err(arguments.invalid(other, "it must be lazy or immediate")),
     };
     Ok(())
 }
