@@ -42,8 +42,8 @@ const EVENTS_MAX: usize = 64;
 /// What happened.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Event {
-    /// The remote broker has accepted the connection: now this broker is to be connected to.
-    Accepted,
+    /// This broker is to be connected to anew: what the remote broker takes at once is less than was thought.
+    Rejoin,
     /// Both are connected.
     Linked,
     /// A subscription was refused.
@@ -109,15 +109,6 @@ impl fmt::Display for Ended {
     }
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    /// CONNECT was sent to the remote broker.
-    Connecting,
-    /// CONNECT was sent to this broker, or is to be.
-    Joining,
-    Linked,
-}
-
 /// Subscriptions of an earlier configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stale {
@@ -131,6 +122,8 @@ pub(super) struct Stale {
 #[derive(Debug)]
 struct End {
     version: ProtocolVersion,
+    /// Its CONNACK has come.
+    is_connected: bool,
     /// Arrived and not handled, from `unread_start` on.
     unread: Vec<u8>,
     unread_start: usize,
@@ -145,6 +138,7 @@ impl End {
     fn new(version: ProtocolVersion) -> Self {
         Self {
             version,
+            is_connected: false,
             unread: Vec::new(),
             unread_start: 0,
             skipped: 0,
@@ -188,7 +182,6 @@ pub(super) struct Relay {
     topics: Topics,
     stale: Stale,
     limits: LocalLimits,
-    state: State,
     remote: End,
     local: End,
     /// Of the remote broker.
@@ -218,7 +211,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A bridge that has its CONNECT to send to the remote broker. Its Sessions may have subscriptions to `stale`, which are
+    /// A bridge that has its CONNECT to send to both brokers. Its Sessions may have subscriptions to `stale`, which are
     /// to end.
     pub(super) fn new(
         options: &Arc<RemoteOptions>,
@@ -233,7 +226,6 @@ impl Relay {
             topics: topics.clone(),
             stale: stale.clone(),
             limits,
-            state: State::Connecting,
             remote: End::new(version),
             local: End::new(options.local_version()),
             maximum_qos: QoS::ExactlyOnce,
@@ -252,8 +244,8 @@ impl Relay {
             forwarded: Vec::new(),
             events: VecDeque::new(),
         };
-        relay.local.packet_size_max = limits.packet_size_max;
         relay.write_remote_connect();
+        relay.rejoin(now);
         relay
     }
 
@@ -299,9 +291,12 @@ impl Relay {
         );
     }
 
-    /// Begins the connection to this broker, once there is a socket for it.
-    pub(super) fn join(&mut self) {
+    /// Begins the connection to this broker, by a new socket.
+    fn rejoin(&mut self, now: Instant) {
         let options = &self.options;
+        self.local = End::new(options.local_version());
+        self.local.packet_size_max = self.limits.packet_size_max;
+        self.told_local = now;
         let mut connect = local_connect(options, self.local.version, options.local_clean_start);
         connect.properties.receive_maximum = self.window;
         connect.keep_alive_s = self.limits.max_keep_alive_s;
@@ -319,15 +314,15 @@ impl Relay {
 
     /// Whether it takes more from `side`, which depends on what the other one has still to be sent.
     pub(super) fn wants(&self, side: Side) -> bool {
-        match (side, self.state) {
-            (Side::Remote, State::Connecting) | (Side::Local, State::Joining) => true,
-            // What it says waits for the connection to this broker.
-            (Side::Remote, State::Joining) | (Side::Local, State::Connecting) => false,
-            (Side::Remote, State::Linked) => self.local.output.len() < OUTPUT_MAX,
-            (Side::Local, State::Linked) => {
-                self.asking_until.is_none() && self.remote.output.len() < OUTPUT_MAX
-            }
+        let (end, other) = match side {
+            Side::Remote => (&self.remote, &self.local),
+            Side::Local => (&self.local, &self.remote),
+        };
+        if !end.is_connected {
+            return true;
         }
+        let is_asking = side == Side::Local && self.asking_until.is_some();
+        other.is_connected && !is_asking && other.output.len() < OUTPUT_MAX
     }
 
     /// Bytes to be sent; whoever sends some takes them out.
@@ -428,54 +423,75 @@ impl Relay {
 
     fn handle(&mut self, side: Side, packet: Packet<'_>, now: Instant) -> Result<(), Ended> {
         let unexpected = |what: &str| Err(Ended::Malformed(side, what.to_owned()));
-        match (self.state, side, packet) {
-            (State::Connecting, Side::Remote, Packet::ConnAck(connack)) => {
-                self.handle_remote_connack(&connack)
-            }
-            (State::Joining, Side::Local, Packet::ConnAck(connack)) => {
-                self.handle_local_connack(&connack, now)
-            }
-            (State::Linked, _, Packet::Publish(publish)) => self.handle_publish(side, &publish),
-            (State::Linked, _, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
-            (State::Linked, _, Packet::PubRec(ack)) => self.pass_on(side, ack, encode_pubrec),
-            (State::Linked, _, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
-            (State::Linked, _, Packet::PubComp(ack)) => self.pass_on(side, ack, encode_pubcomp),
-            (State::Linked, _, Packet::SubAck(suback)) => {
+        if !self.end(side).is_connected {
+            return match packet {
+                Packet::ConnAck(connack) => self.handle_connack(side, &connack, now),
+                _ => unexpected("something came before CONNACK"),
+            };
+        }
+        match (side, packet) {
+            (_, Packet::Publish(publish)) => self.handle_publish(side, &publish),
+            (_, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
+            (_, Packet::PubRec(ack)) => self.pass_on(side, ack, encode_pubrec),
+            (_, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
+            (_, Packet::PubComp(ack)) => self.pass_on(side, ack, encode_pubcomp),
+            (_, Packet::SubAck(suback)) => {
                 let identifier = suback.packet_identifier.get();
                 let codes: Vec<_> = suback.reason_codes.iter().collect();
                 self.handle_suback(side, identifier, &codes);
                 Ok(())
             }
-            (State::Linked, _, Packet::UnsubAck(unsuback)) => {
+            (_, Packet::UnsubAck(unsuback)) => {
                 self.handle_suback(side, unsuback.packet_identifier.get(), &[]);
                 Ok(())
             }
             // Nothing that a broker would ask; but those who do so get an answer from Mosquitto's bridges.
-            (State::Linked, Side::Remote, Packet::PingReq) => {
+            (Side::Remote, Packet::PingReq) => {
                 self.remote.output.extend_from_slice(&PINGRESP);
                 Ok(())
             }
-            (State::Linked, Side::Remote, Packet::PingResp) => {
+            (Side::Remote, Packet::PingResp) => {
                 self.asked = None;
                 Ok(())
             }
-            (State::Linked, Side::Local, Packet::PingResp) => Ok(()),
-            (_, _, Packet::Disconnect(disconnect)) if self.end(side).version.is_v5() => {
+            (Side::Local, Packet::PingResp) => Ok(()),
+            (_, Packet::Disconnect(disconnect)) if self.end(side).version.is_v5() => {
                 Err(Ended::Disconnected(side, disconnect.reason_code))
             }
-            (State::Linked, _, Packet::Auth(_)) => {
+            (_, Packet::Auth(_)) => {
                 unexpected("it asks for enhanced authentication, which a bridge does not have")
             }
-            (State::Linked, _, _) => unexpected("it sent a packet that is a Client's to send"),
-            _ => unexpected("something came before CONNACK"),
+            _ => unexpected("it sent a packet that is a Client's to send"),
         }
     }
 
-    fn handle_remote_connack(&mut self, connack: &ConnAck<'_>) -> Result<(), Ended> {
-        let version = self.remote.version;
+    fn handle_connack(
+        &mut self,
+        side: Side,
+        connack: &ConnAck<'_>,
+        now: Instant,
+    ) -> Result<(), Ended> {
+        let end = self.end(side);
         if connack.reason_code.is_error() {
-            return Err(Ended::Refused(Side::Remote, connack.reason_code, version));
+            return Err(Ended::Refused(side, connack.reason_code, end.version));
         }
+        end.is_connected = true;
+        match side {
+            Side::Remote => self.handle_remote_connack(connack, now),
+            Side::Local if !connack.session_present => self.stale.local.clear(),
+            Side::Local => {}
+        }
+        if self.is_linked() {
+            self.link(now);
+        }
+        Ok(())
+    }
+
+    fn is_linked(&self) -> bool {
+        self.remote.is_connected && self.local.is_connected
+    }
+
+    fn handle_remote_connack(&mut self, connack: &ConnAck<'_>, now: Instant) {
         let properties = &connack.properties;
         self.maximum_qos = properties.maximum_qos.unwrap_or(QoS::ExactlyOnce);
         self.retain_available = properties.retain_available.unwrap_or(true);
@@ -490,25 +506,29 @@ impl Relay {
             self.keep_alive = Duration::from_secs(seconds.into());
         }
         self.window = properties.receive_maximum;
+        if !connack.session_present {
+            self.stale.remote.clear();
+        }
         self.asked = None;
-        self.state = State::Joining;
-        self.tell(Event::Accepted);
-        Ok(())
+        let ours = match self.limits.receive_maximum {
+            0 => u16::MAX,
+            ours => ours,
+        };
+        // [MQTT-3.3.4-9]: this broker goes by what it is told at CONNECT.
+        if self.window.is_some_and(|theirs| theirs.get() < ours) {
+            self.rejoin(now);
+            self.tell(Event::Rejoin);
+        }
     }
 
-    fn handle_local_connack(&mut self, connack: &ConnAck<'_>, now: Instant) -> Result<(), Ended> {
-        let version = self.local.version;
-        if connack.reason_code.is_error() {
-            return Err(Ended::Refused(Side::Local, connack.reason_code, version));
-        }
-        self.state = State::Linked;
+    /// Both have accepted: now each is asked for what is to go to the other one.
+    fn link(&mut self, now: Instant) {
         self.last_received = now;
         self.notify(b"1");
         self.ask_remote();
         self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
         self.ask_local();
         self.tell(Event::Linked);
-        Ok(())
     }
 
     /// Subscribes at the remote broker to what comes from there.
@@ -772,7 +792,7 @@ impl Relay {
 
     /// Says goodbye to both.
     pub(super) fn leave(&mut self) {
-        if self.state == State::Linked {
+        if self.is_linked() {
             // DISCONNECT takes the Will back.
             self.notify(b"0");
         }
@@ -792,29 +812,29 @@ impl Relay {
         deadlines.into_iter().flatten().min()
     }
 
-    /// When this broker is to be told that the bridge lives, which it only wants to know where the operator bounds the Keep
+    /// When this broker has to have answered CONNECT, or is to be told that the bridge lives, which it only wants to know where the operator bounds the Keep
     /// Alive of everybody.
     fn local_deadline(&self) -> Option<Instant> {
+        if !self.local.is_connected {
+            return Some(self.told_local + CONNACK_PATIENCE);
+        }
         let keep_alive = Duration::from_secs(self.limits.max_keep_alive_s.into());
-        let is_wanted = self.state == State::Linked && !keep_alive.is_zero();
-        is_wanted.then(|| self.told_local + keep_alive)
+        (!keep_alive.is_zero()).then(|| self.told_local + keep_alive)
     }
 
     fn remote_deadline(&self) -> Option<Instant> {
         if let Some(asked) = self.asked {
             return Some(asked + self.patience());
         }
-        if self.state == State::Joining {
-            return Some(self.last_received + CONNACK_PATIENCE);
-        }
         let quiet_since = self.last_sent.min(self.last_received);
         (!self.keep_alive.is_zero()).then(|| quiet_since + self.keep_alive)
     }
 
     fn patience(&self) -> Duration {
-        match self.state {
-            State::Linked => self.keep_alive,
-            State::Connecting | State::Joining => CONNACK_PATIENCE,
+        if self.remote.is_connected {
+            self.keep_alive
+        } else {
+            CONNACK_PATIENCE
         }
     }
 
@@ -828,28 +848,30 @@ impl Relay {
             self.asking_until = None;
         }
         if is_due(self.local_deadline()) {
+            if !self.local.is_connected {
+                return Err(Ended::Silent(Side::Local));
+            }
             self.local.output.extend_from_slice(&PINGREQ);
             self.told_local = now;
         }
         if !is_due(self.remote_deadline()) {
             return Ok(());
         }
-        match self.state {
-            State::Connecting => Err(Ended::Silent(Side::Remote)),
-            State::Joining => Err(Ended::Silent(Side::Local)),
-            State::Linked => match self.asked {
-                // What it has said since then may have had to wait in front of its answer, or still does.
-                Some(asked) if self.last_received <= asked && self.wants(Side::Remote) => {
-                    Err(Ended::Silent(Side::Remote))
+        match self.asked {
+            // What it has said since then may have had to wait in front of its answer, or still does.
+            Some(asked)
+                if !self.remote.is_connected
+                    || self.last_received <= asked && self.wants(Side::Remote) =>
+            {
+                Err(Ended::Silent(Side::Remote))
+            }
+            asked => {
+                if asked.is_none() {
+                    self.remote.output.extend_from_slice(&PINGREQ);
                 }
-                _ => {
-                    if self.asked.is_none() {
-                        self.remote.output.extend_from_slice(&PINGREQ);
-                    }
-                    self.asked = Some(now);
-                    Ok(())
-                }
-            },
+                self.asked = Some(now);
+                Ok(())
+            }
         }
     }
 

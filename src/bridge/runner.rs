@@ -458,7 +458,11 @@ impl Runner {
             self.limits,
             Instant::now(),
         );
-        let mut visit = Visit::new(relay, remote);
+        let local = match self.broker.join() {
+            Ok(local) => local,
+            Err(error) => return (End::Lost(format!("this broker: {error}")), false),
+        };
+        let mut visit = Visit::new(relay, remote, local);
         let mut is_linked = false;
         let broker = self.broker.clone();
         let topic_name = self.notification_topic.clone();
@@ -467,7 +471,7 @@ impl Runner {
             &self.control,
             &mut || broker.join(),
             &mut |event| match event {
-                Event::Accepted => {}
+                Event::Rejoin => {}
                 Event::Linked => {
                     is_linked = true;
                     tracing::info!("Bridge {name} is connected");
@@ -500,9 +504,8 @@ impl Runner {
                 None => (false, None),
             },
         );
-        match end {
-            End::Asked(_) | End::Preferred => visit.leave(),
-            End::Lost(_) | End::Ended(_) => visit.drop_local(),
+        if matches!(end, End::Asked(_) | End::Preferred) {
+            visit.leave();
         }
         (end, is_linked)
     }

@@ -90,13 +90,12 @@ impl Rig {
     fn linked(options: RemoteOptions, topics: &[BridgeTopic]) -> Self {
         let mut rig = Self::new(options, topics);
         rig.connack(Side::Remote, ConnAckProperties::default());
-        rig.relay.join();
         rig.connack(Side::Local, ConnAckProperties::default());
         rig.answer();
         for side in [Side::Remote, Side::Local] {
             rig.relay.output(side).clear();
         }
-        assert_eq!(rig.events(), [Event::Accepted, Event::Linked]);
+        assert_eq!(rig.events(), [Event::Linked]);
         rig
     }
 
@@ -269,13 +268,12 @@ fn both_brokers_are_subscribed_to_once_both_have_accepted() {
     options.notification_topic = Some("state".to_owned());
     let mut rig = Rig::new(options, &topics());
     assert_eq!(rig.heard(Side::Remote), ["CONNECT host.bridge"]);
-    rig.connack(Side::Remote, ConnAckProperties::default());
-    assert_eq!(rig.events(), [Event::Accepted]);
-    assert!(rig.heard(Side::Remote).is_empty());
-    assert!(!rig.relay.wants(Side::Remote));
-    rig.relay.join();
     assert_eq!(rig.heard(Side::Local), ["CONNECT local.host.bridge"]);
+    // What it has to say from then on waits for the other one.
     rig.connack(Side::Local, ConnAckProperties::default());
+    assert!(!rig.relay.wants(Side::Local) && rig.relay.wants(Side::Remote));
+    assert!(rig.events().is_empty());
+    rig.connack(Side::Remote, ConnAckProperties::default());
     assert_eq!(rig.events(), [Event::Linked]);
     let said = [
         "PUBLISH state q0 r1 0 1",
@@ -289,6 +287,65 @@ fn both_brokers_are_subscribed_to_once_both_have_accepted() {
     rig.relay.leave();
     let said = ["PUBLISH state q0 r1 0 0", "DISCONNECT"];
     assert_eq!(rig.heard(Side::Remote), said);
+}
+
+#[test]
+fn what_an_earlier_configuration_subscribed_to_ends_where_the_session_is_still_there() {
+    let stale = || Stale {
+        local: vec!["old/here".to_owned()],
+        remote: vec!["old/there".to_owned()],
+    };
+    let topics = [topic("x", Direction::Both, "", "")];
+    for session_present in [true, false] {
+        let mut rig = Rig::new(options(V311), &topics);
+        let options = Arc::new(options(V311));
+        rig.relay = Relay::new(&options, &Topics::new(&topics), &stale(), LIMITS, rig.now);
+        for side in [Side::Remote, Side::Local] {
+            let connack = ConnAck {
+                session_present,
+                reason_code: ReasonCode::Success,
+                properties: ConnAckProperties::default(),
+            };
+            rig.relay.output(side).clear();
+            rig.say(side, Packet::ConnAck(connack)).unwrap();
+        }
+        for (side, unsubscribed) in [(Side::Remote, "old/there"), (Side::Local, "old/here")] {
+            let mut said = vec!["SUBSCRIBE x:2".to_owned()];
+            if session_present {
+                said.insert(0, format!("UNSUBSCRIBE {unsubscribed}"));
+            }
+            assert_eq!(rig.heard(side), said);
+        }
+    }
+}
+
+/// [MQTT-3.3.4-9]
+#[test]
+fn this_broker_is_told_what_the_remote_one_takes_at_once() {
+    for (theirs, is_less) in [(LIMITS.receive_maximum, false), (3, true)] {
+        let mut rig = Rig::new(options(V5), &topics());
+        rig.heard(Side::Local);
+        rig.connack(Side::Local, ConnAckProperties::default());
+        let properties = ConnAckProperties {
+            receive_maximum: NonZeroU16::new(theirs),
+            ..ConnAckProperties::default()
+        };
+        rig.connack(Side::Remote, properties);
+        if !is_less {
+            assert_eq!(rig.events(), [Event::Linked]);
+            continue;
+        }
+        assert_eq!(rig.events(), [Event::Rejoin]);
+        let bytes = std::mem::take(rig.relay.output(Side::Local));
+        let header = decode_fixed_header(&bytes, u32::MAX).unwrap().unwrap();
+        let packet = decode(V5, header.first_byte, &bytes[header.header_size..]).unwrap();
+        let Packet::Connect(connect) = packet else {
+            panic!("{packet:?}");
+        };
+        assert_eq!(connect.properties.receive_maximum, NonZeroU16::new(theirs));
+        rig.connack(Side::Local, ConnAckProperties::default());
+        assert_eq!(rig.events(), [Event::Linked]);
+    }
 }
 
 #[test]
@@ -467,7 +524,6 @@ fn a_remote_broker_that_says_nothing_is_asked_and_then_given_up() {
 fn a_subscription_that_is_refused_is_told_with_its_filter() {
     let mut rig = Rig::new(options(V311), &topics());
     rig.connack(Side::Remote, ConnAckProperties::default());
-    rig.relay.join();
     rig.connack(Side::Local, ConnAckProperties::default());
     rig.events();
     let codes = [ReasonCode::UnspecifiedError];
@@ -487,7 +543,6 @@ fn a_subscription_that_is_refused_is_told_with_its_filter() {
 fn this_broker_is_not_listened_to_while_the_remote_one_has_questions_to_answer() {
     let mut rig = Rig::new(options(V311), &topics());
     rig.connack(Side::Remote, ConnAckProperties::default());
-    rig.relay.join();
     rig.connack(Side::Local, ConnAckProperties::default());
     rig.relay.output(Side::Remote).clear();
     assert!(!rig.relay.wants(Side::Local));
@@ -503,7 +558,6 @@ fn this_broker_is_not_listened_to_while_the_remote_one_has_questions_to_answer()
 fn a_remote_broker_that_does_not_answer_is_published_to_after_a_while_all_the_same() {
     let mut rig = Rig::new(options(V311), &topics());
     rig.connack(Side::Remote, ConnAckProperties::default());
-    rig.relay.join();
     rig.connack(Side::Local, ConnAckProperties::default());
     let deadline = rig.relay.deadline().unwrap();
     assert!(deadline < rig.now + Duration::from_secs(30));
@@ -520,7 +574,6 @@ fn what_the_remote_broker_does_not_take_is_not_sent_to_it() {
         ..ConnAckProperties::default()
     };
     rig.connack(Side::Remote, properties);
-    rig.relay.join();
     rig.connack(Side::Local, ConnAckProperties::default());
     let said = rig.heard(Side::Remote);
     assert!(said.contains(&"SUBSCRIBE both/#:1".to_owned()), "{said:?}");

@@ -42,15 +42,15 @@ struct Line {
 pub(super) struct Visit {
     relay: Relay,
     remote: Line,
-    local: Option<Line>,
+    local: Line,
 }
 
 impl Visit {
-    pub(super) fn new(relay: Relay, remote: Link) -> Self {
+    pub(super) fn new(relay: Relay, remote: Link, local: Link) -> Self {
         Self {
             relay,
             remote: Line::new(Side::Remote, remote),
-            local: None,
+            local: Line::new(Side::Local, local),
         }
     }
 
@@ -69,17 +69,16 @@ impl Visit {
                 // Whoever is told of it later than the other one may be told why.
                 return End::Ended(ended);
             }
-            let mut is_accepted = false;
             for event in self.relay.events() {
-                is_accepted |= event == Event::Accepted;
-                tell(event);
-            }
-            if is_accepted {
-                match join() {
-                    Ok(link) => self.local = Some(Line::new(Side::Local, link)),
-                    Err(error) => return End::Lost(format!("this broker: {error}")),
+                if event == Event::Rejoin {
+                    self.local.link.finish();
+                    match join() {
+                        Ok(link) => self.local = Line::new(Side::Local, link),
+                        Err(error) => return End::Lost(format!("this broker: {error}")),
+                    }
+                } else {
+                    tell(event);
                 }
-                self.relay.join();
             }
             if let Err(end) = self.send(now) {
                 return end;
@@ -94,8 +93,7 @@ impl Visit {
                 Err(error) => return End::Lost(error.to_string()),
             }
             let now = Instant::now();
-            for line in [Some(&mut self.remote), self.local.as_mut()] {
-                let Some(line) = line else { continue };
+            for line in [&mut self.remote, &mut self.local] {
                 if let Err(lost) = line.read(&mut self.relay, now) {
                     // What it said before it ended may say why.
                     if let Err(ended) = self.relay.advance(now) {
@@ -112,8 +110,7 @@ impl Visit {
 
     /// Sends what it can.
     fn send(&mut self, now: Instant) -> Result<(), End> {
-        for line in [Some(&mut self.remote), self.local.as_mut()] {
-            let Some(line) = line else { continue };
+        for line in [&mut self.remote, &mut self.local] {
             let output = self.relay.output(line.side);
             if output.is_empty() && !line.link.is_blocked() {
                 continue;
@@ -137,17 +134,15 @@ impl Visit {
 
     /// Waits until there is something to do, or the bridge is asked for something.
     fn wait(&mut self, control: &Control, until: Option<Instant>) -> io::Result<Option<Asked>> {
-        let lines = || {
-            [Some(&self.remote), self.local.as_ref()]
-                .into_iter()
-                .flatten()
-        };
-        let is_ready = lines().any(|line| line.has_more && self.relay.wants(line.side));
+        let lines = [&self.remote, &self.local];
+        let is_ready = lines
+            .iter()
+            .any(|line| line.has_more && self.relay.wants(line.side));
         let ready = is_ready.then(Instant::now);
         let deadlines = [until, self.relay.deadline(), ready];
         let until = deadlines.into_iter().flatten().min();
         let mut files = vec![PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN)];
-        for line in lines() {
+        for line in lines {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, self.relay.wants(line.side));
             flags.set(PollFlags::OUT, line.link.is_blocked());
@@ -157,7 +152,7 @@ impl Visit {
         let is_asked = files.first().is_some_and(|it| !it.revents().is_empty());
         // What is not wanted is not read, and a wait would end at once with it again and again.
         let over = PollFlags::HUP | PollFlags::ERR;
-        for (line, file) in lines().zip(files.iter().skip(1)) {
+        for (line, file) in lines.into_iter().zip(files.iter().skip(1)) {
             if file.revents().intersects(over) && !self.relay.wants(line.side) {
                 let said = format!("{} closed the connection", line.side);
                 return Err(io::Error::other(said));
@@ -170,8 +165,7 @@ impl Visit {
     pub(super) fn leave(mut self) {
         self.relay.leave();
         let until = Instant::now() + LEAVING_PATIENCE;
-        for line in [Some(&mut self.remote), self.local.as_mut()] {
-            let Some(line) = line else { continue };
+        for line in [&mut self.remote, &mut self.local] {
             while let Ok(false) = line.link.send(self.relay.output(line.side)) {
                 let mut files = [PollFd::from_borrowed_fd(line.link.as_fd(), PollFlags::OUT)];
                 if Instant::now() >= until || super::runner::wait(&mut files, Some(until)).is_err()
@@ -196,14 +190,6 @@ impl Visit {
                     }
                 }
             }
-        }
-    }
-
-    /// Ends the connection to this broker as a Client does that means it: only its Will would make a difference, and it
-    /// has none.
-    pub(super) fn drop_local(&mut self) {
-        if let Some(mut line) = self.local.take() {
-            line.link.finish();
         }
     }
 }
