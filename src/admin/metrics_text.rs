@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::watch::Picture;
+use crate::bridge::BridgePicture;
 use crate::metrics::{Counters, Gauges, Snapshot, Turns};
 use crate::runtime::{Place, Whereabouts};
 use prometheus_client::collector::Collector;
@@ -47,6 +48,7 @@ impl Collector for Exposition {
              short ones that end within 0.1 ms of each other count as one",
             |snapshot| &snapshot.own,
         )?;
+        self.encode_bridges(&mut encoder)?;
         self.encode_log(&mut encoder)
     }
 }
@@ -187,6 +189,53 @@ impl Exposition {
                     &buckets,
                     None,
                 )?;
+        }
+        Ok(())
+    }
+
+    /// Nothing where there are none.
+    fn encode_bridges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let bridges = &self.0.bridges;
+        if bridges.is_empty() {
+            return Ok(());
+        }
+        let label = |bridge: &BridgePicture| [("bridge", bridge.name.clone())];
+        let mut connected = encoder.encode_descriptor(
+            "fastmq_bridge_connected",
+            "Whether the bridge is connected to both brokers",
+            None,
+            MetricType::Gauge,
+        )?;
+        for bridge in bridges {
+            connected
+                .encode_family(&label(bridge).as_slice())?
+                .encode_gauge(&u32::from(bridge.is_connected))?;
+        }
+        type Count = fn(&BridgePicture) -> u64;
+        let counts: [(&str, &str, Count); 3] = [
+            (
+                "fastmq_bridge_messages_sent",
+                "Messages that went to the remote broker, those that were sent again included",
+                |bridge| bridge.sent,
+            ),
+            (
+                "fastmq_bridge_messages_received",
+                "Messages that came from the remote broker, those that were sent again included",
+                |bridge| bridge.received,
+            ),
+            (
+                "fastmq_bridge_messages_dropped",
+                "Messages that were not passed on: too large for the other broker, or of no topic of the bridge",
+                |bridge| bridge.dropped,
+            ),
+        ];
+        for (name, help, count) in counts {
+            let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for bridge in bridges {
+                counter
+                    .encode_family(&label(bridge).as_slice())?
+                    .encode_counter::<NoLabelSet, u64, u64>(&count(bridge), None)?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use super::service;
 use super::sys_tree::{Input, SysTree, total};
 use super::talkers::{self, Recent};
+use crate::bridge::{BridgePicture, BridgeTable};
 use crate::log::{Counts, Log};
 use crate::message::QoS;
 use crate::metrics::{Snapshot, Talker};
@@ -50,6 +51,8 @@ pub struct WatchOptions {
     pub log: Option<Log>,
     /// Events of shards that found no room on their way to the log.
     pub events_dropped: Arc<AtomicU64>,
+    /// What bridges do.
+    pub bridges: BridgeTable,
 }
 
 /// What was seen at one look.
@@ -67,6 +70,7 @@ pub(super) struct Picture {
     pub(super) whereabouts: Whereabouts,
     /// Clients with most messages, a second.
     pub(super) talkers: Vec<Talker>,
+    pub(super) bridges: Vec<BridgePicture>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +152,7 @@ impl Watch {
             memory: None,
             whereabouts: Whereabouts::default(),
             talkers: Vec::new(),
+            bridges: Vec::new(),
         };
         let recent = vec![Recent::default(); options.numbers.shard_count()];
         let seen = Arc::new(Mutex::new(Seen {
@@ -325,6 +330,7 @@ impl Watcher {
             .unwrap_or_default();
         self.picture.log_events_dropped = self.options.events_dropped.load(Ordering::Relaxed);
         self.picture.memory = memory();
+        self.picture.bridges = self.options.bridges.read();
         for (recent, said) in self.recent.iter_mut().zip(numbers.take_talkers()) {
             recent.push(said);
         }
@@ -437,6 +443,7 @@ mod tests {
             mailboxes: Arc::new([]),
             log: None,
             events_dropped: Arc::default(),
+            bridges: BridgeTable::default(),
         };
         let started_at = Instant::now();
         let (watch, watcher) = Watch::prepare(options, started_at);

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod numbers;
 mod options;
 mod presence;
 mod probe;
@@ -28,4 +29,5 @@ mod tests;
 mod topics;
 mod visit;
 
+pub use numbers::{BridgePicture, BridgeTable};
 pub use runner::{Bridges, PreparedBridge};

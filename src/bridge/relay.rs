@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::numbers::BridgeNumbers;
 use super::options::{LocalLimits, RemoteOptions};
 use super::topics::{Topics, Way};
 use crate::codec::{
@@ -182,6 +183,7 @@ pub(super) struct Relay {
     topics: Topics,
     stale: Stale,
     limits: LocalLimits,
+    numbers: Arc<BridgeNumbers>,
     remote: End,
     local: End,
     /// Of the remote broker.
@@ -218,6 +220,7 @@ impl Relay {
         topics: &Topics,
         stale: &Stale,
         limits: LocalLimits,
+        numbers: &Arc<BridgeNumbers>,
         now: Instant,
     ) -> Self {
         let version = options.version;
@@ -226,6 +229,7 @@ impl Relay {
             topics: topics.clone(),
             stale: stale.clone(),
             limits,
+            numbers: numbers.clone(),
             remote: End::new(version),
             local: End::new(options.local_version()),
             maximum_qos: QoS::ExactlyOnce,
@@ -528,6 +532,7 @@ impl Relay {
         self.ask_remote();
         self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
         self.ask_local();
+        self.numbers.set_connected(true);
         self.tell(Event::Linked);
     }
 
@@ -642,6 +647,9 @@ impl Relay {
             Some("no topic of the bridge has it")
         };
         self.renamed = renamed;
+        if why.is_none() {
+            self.numbers.count(way);
+        }
         if let Some(why) = why {
             self.answer_dropped(from, publish.qos, publish.packet_identifier);
             self.tell(Event::Dropped {
@@ -742,6 +750,7 @@ impl Relay {
     /// Acknowledges what goes nowhere. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
     /// nothing of it and says that it is complete.
     fn answer_dropped(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
+        self.numbers.count_dropped();
         let end = self.end(to);
         let (version, success) = (end.version, ReasonCode::Success);
         match (qos, identifier) {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::control::{Asked, Control, Handle, control};
+use super::numbers::{BridgeNumbers, BridgeTable};
 use super::options::{LocalLimits, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
@@ -85,7 +86,10 @@ pub struct Bridges {
     mailboxes: Arc<[Mailbox]>,
     host_name: String,
     beside: Beside,
+    table: BridgeTable,
     running: Vec<Running>,
+    /// Those that are gone, by their names, and may have not ended yet.
+    ending: Vec<(String, JoinHandle<()>)>,
 }
 
 #[derive(Debug)]
@@ -97,14 +101,16 @@ struct Running {
 }
 
 impl Bridges {
-    /// None so far.
-    pub fn new(mailboxes: Arc<[Mailbox]>, beside: Beside) -> Self {
+    /// None so far; `table` has what they do.
+    pub fn new(mailboxes: Arc<[Mailbox]>, beside: Beside, table: BridgeTable) -> Self {
         let name = rustix::system::uname();
         Self {
             mailboxes,
             host_name: name.nodename().to_string_lossy().into_owned(),
             beside,
+            table,
             running: Vec::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -138,7 +144,8 @@ impl Bridges {
             listener,
             mailboxes: self.mailboxes.clone(),
         };
-        let mut runner = Runner::new(prepared, host_name, broker, policy, control);
+        let numbers = self.table.add(&bridge.name);
+        let mut runner = Runner::new(prepared, host_name, broker, policy, control, numbers);
         if is_kept_at_once {
             // From the first message on, whether or not the remote broker can be reached.
             runner.keep().map_err(|error| {
@@ -147,10 +154,17 @@ impl Bridges {
             })?;
         }
         let beside = self.beside;
+        self.ending.retain(|(_, thread)| !thread.is_finished());
+        let same_name = |(name, _): &mut (String, _)| *name == bridge.name;
+        let before: Vec<_> = self.ending.extract_if(.., same_name).collect();
         let thread = std::thread::Builder::new()
             .name("fastmq-bridge".into())
             .spawn(move || {
                 beside.enter();
+                for (_, thread) in before {
+                    // It has the Session end that this one is to have. A panic would have ended the process.
+                    let _ = thread.join();
+                }
                 runner.run();
             })?;
         self.running.push(Running {
@@ -187,7 +201,9 @@ impl Bridges {
         for running in before {
             let name = shown(&running.bridge.name);
             tracing::info!("Bridge {name} is gone");
+            self.table.remove(&running.bridge.name);
             running.handle.remove();
+            self.ending.push((running.bridge.name, running.thread));
         }
     }
 
@@ -244,6 +260,7 @@ struct Runner {
     /// Where this broker's Clients are told whether the bridge is connected.
     notification_topic: Option<String>,
     control: Control,
+    numbers: Arc<BridgeNumbers>,
     /// Of the addresses, the one that is tried next.
     address: usize,
     /// The pause before the last attempt.
@@ -267,6 +284,7 @@ impl Runner {
         broker: Broker,
         policy: &Policy,
         control: Control,
+        numbers: Arc<BridgeNumbers>,
     ) -> Self {
         let PreparedBridge { bridge, tls } = prepared;
         let options = Arc::new(RemoteOptions::new(&bridge, &host_name));
@@ -280,6 +298,7 @@ impl Runner {
             options,
             tls,
             control,
+            numbers,
             address: 0,
             pause: Duration::ZERO,
             dropped: Dropped::default(),
@@ -357,6 +376,7 @@ impl Runner {
                 Ok(()) => self.visit(),
                 Err(error) => (End::Lost(format!("this broker: {error}")), false),
             };
+            self.numbers.set_connected(false);
             if was_linked {
                 self.notify(b"0");
                 self.pause = Duration::ZERO;
@@ -456,6 +476,7 @@ impl Runner {
             &self.topics,
             &self.stale,
             self.limits,
+            &self.numbers,
             Instant::now(),
         );
         let local = match self.broker.join() {

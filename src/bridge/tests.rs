@@ -77,6 +77,7 @@ impl Rig {
             &Topics::new(topics),
             &Stale::default(),
             LIMITS,
+            &Arc::default(),
             now,
         );
         Self {
@@ -299,7 +300,14 @@ fn what_an_earlier_configuration_subscribed_to_ends_where_the_session_is_still_t
     for session_present in [true, false] {
         let mut rig = Rig::new(options(V311), &topics);
         let options = Arc::new(options(V311));
-        rig.relay = Relay::new(&options, &Topics::new(&topics), &stale(), LIMITS, rig.now);
+        rig.relay = Relay::new(
+            &options,
+            &Topics::new(&topics),
+            &stale(),
+            LIMITS,
+            &Arc::default(),
+            rig.now,
+        );
         for side in [Side::Remote, Side::Local] {
             let connack = ConnAck {
                 session_present,

@@ -21,7 +21,7 @@ mod privileges;
 mod reload;
 
 use crate::admin::{self, AdminPort, Watch, WatchOptions};
-use crate::bridge::{Bridges, PreparedBridge};
+use crate::bridge::{BridgeTable, Bridges, PreparedBridge};
 use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
@@ -320,6 +320,7 @@ fn serve_found(
     };
     shard_lines.attach(log, listening.ports());
     log.attach_publisher(logging::publisher(mailboxes.clone()));
+    let bridge_table = BridgeTable::default();
     let watch = Watch::start(WatchOptions {
         sys_interval: Duration::from_secs(config.sys_interval_s.into()),
         sys_constants: vec![
@@ -331,6 +332,7 @@ fn serve_found(
         mailboxes: mailboxes.clone(),
         log: Some(log.clone()),
         events_dropped: notices.events_dropped,
+        bridges: bridge_table.clone(),
     })?;
     let admin_port = match admin_listener {
         Some(listener) => Some(AdminPort::start(
@@ -341,7 +343,7 @@ fn serve_found(
         None => None,
     };
 
-    let mut running_bridges = Bridges::new(mailboxes.clone(), beside);
+    let mut running_bridges = Bridges::new(mailboxes.clone(), beside, bridge_table);
     if let Some(listener) = config.bridge_listener() {
         running_bridges.start(listener, bridges, &config.policy)?;
     }

@@ -3,6 +3,7 @@
 mod browser;
 
 use super::*;
+use crate::bridge::BridgeTable;
 use crate::limits::Limits;
 use crate::net::listen;
 use crate::policy::Settings;
@@ -45,6 +46,7 @@ impl Broker {
             mailboxes: running.mailboxes(),
             log: None,
             events_dropped: notices.events_dropped,
+            bridges: BridgeTable::default(),
         };
         let watch = Watch::start(watch).unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
