@@ -9,6 +9,7 @@ mod support;
 use authority::Authority;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::client::{Client, Options, VERSIONS, Version};
@@ -519,6 +520,45 @@ fn two_bridges_between_the_same_brokers_do_not_send_in_circles_what_each_has_bro
             client.receive_nothing();
         }
     }
+}
+
+/// What has been read and not handled yet is not forgotten when there is room for it again.
+#[test]
+fn a_burst_larger_than_what_a_bridge_buffers_arrives_without_a_pause() {
+    const LINES: usize = 100_000;
+    let folder = Folder::new();
+    let remote = Broker::on_cores(1);
+    // A minute's silence would have it look again.
+    let lines = "topic # out 0\nkeepalive_interval 600";
+    let mut local = bridged(&folder, "", &at(remote.port()), lines);
+    linked(&mut local);
+    let text: String = (0..LINES).map(|number| format!("{number}\n")).collect();
+    let file = folder.write("lines", &text);
+    let port = |broker: &Broker| broker.port().to_string();
+    let count = LINES.to_string();
+    let mut subscriber = support::command()
+        .args(["sub", "-p", &port(&remote), "-t", "a", "-C", &count])
+        .args(["-W", &PATIENCE.as_secs().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut arrived = subscriber.stdout.take().unwrap();
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        arrived.read_to_string(&mut text).unwrap();
+        text
+    });
+    // It has subscribed.
+    let mut remote = remote;
+    remote.wait_to_say(" as auto-");
+    let mut publisher = support::command()
+        .args(["pub", "-p", &port(&local), "-t", "a", "-l"])
+        .stdin(std::fs::File::open(file).unwrap())
+        .spawn()
+        .unwrap();
+    assert!(publisher.wait().unwrap().success());
+    assert!(subscriber.wait().unwrap().success());
+    assert!(reader.join().unwrap() == text);
 }
 
 #[test]

@@ -128,6 +128,8 @@ struct End {
     /// Arrived and not handled, from `unread_start` on.
     unread: Vec<u8>,
     unread_start: usize,
+    /// There may be packets in it that wait for the other one to read.
+    is_behind: bool,
     /// Bytes of a packet that is too large, which are still to come.
     skipped: usize,
     output: Vec<u8>,
@@ -142,6 +144,7 @@ impl End {
             is_connected: false,
             unread: Vec::new(),
             unread_start: 0,
+            is_behind: false,
             skipped: 0,
             output: Vec::new(),
             packet_size_max: PACKET_SIZE_MAX,
@@ -329,6 +332,14 @@ impl Relay {
         other.is_connected && !is_asking && other.output.len() < OUTPUT_MAX
     }
 
+    /// Whether [`Relay::advance`] has something to do by now, since what had to be sent before has left.
+    pub(super) fn is_behind(&self) -> bool {
+        let sides = [(Side::Remote, &self.remote), (Side::Local, &self.local)];
+        sides
+            .into_iter()
+            .any(|(side, end)| end.is_behind && self.wants(side))
+    }
+
     /// Bytes to be sent; whoever sends some takes them out.
     pub(super) fn output(&mut self, side: Side) -> &mut Vec<u8> {
         &mut self.end(side).output
@@ -369,6 +380,7 @@ impl Relay {
             let end = self.end(side);
             end.unread = unread;
             end.compact();
+            end.is_behind = matches!(result, Ok(true)) && !end.unread.is_empty();
             result?;
         }
         Ok(())

@@ -472,8 +472,12 @@ fn nothing_is_taken_from_a_broker_while_the_other_one_does_not_read() {
     rig.publish(Side::Local, QoS::AtMostOnce, "both/last", b"");
     assert_eq!(rig.relay.output(Side::Remote).len(), waiting);
     assert!(rig.relay.wants(Side::Remote));
+    assert!(!rig.relay.is_behind());
     assert_eq!(rig.heard(Side::Remote).len(), sent);
+    // No socket would tell.
+    assert!(rig.relay.is_behind());
     rig.relay.advance(rig.now).unwrap();
+    assert!(!rig.relay.is_behind());
     assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/last q0 r0 0 "]);
 }
 

@@ -135,9 +135,10 @@ impl Visit {
     /// Waits until there is something to do, or the bridge is asked for something.
     fn wait(&mut self, control: &Control, until: Option<Instant>) -> io::Result<Option<Asked>> {
         let lines = [&self.remote, &self.local];
-        let is_ready = lines
-            .iter()
-            .any(|line| line.has_more && self.relay.wants(line.side));
+        let is_ready = self.relay.is_behind()
+            || lines
+                .iter()
+                .any(|line| line.has_more && self.relay.wants(line.side));
         let ready = is_ready.then(Instant::now);
         let deadlines = [until, self.relay.deadline(), ready];
         let until = deadlines.into_iter().flatten().min();
