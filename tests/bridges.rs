@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use support::client::{Client, Options, VERSIONS, Version};
 use support::folder::Folder;
 use support::mosquitto::{self, Mosquitto};
+use support::raw::{self, Raw};
 use support::{Broker, PATIENCE};
 
 /// A broker that is bridged to what listens on `remote`, with more lines of its configuration before and after that.
@@ -577,5 +578,102 @@ fn a_bridge_to_mosquitto_carries_messages_both_ways() {
         here.receive_nothing();
         there.receive_nothing();
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A remote broker that the test plays.
+struct Played {
+    listener: TcpListener,
+    version: Version,
+}
+
+impl Played {
+    fn new(version: Version) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { listener, version }
+    }
+
+    fn address(&self) -> String {
+        at(self.listener.local_addr().unwrap().port())
+    }
+
+    /// The lines that have the bridge speak this version.
+    fn lines(&self) -> &str {
+        match self.version {
+            Version::V311 => "notifications false\n",
+            Version::V5 => "notifications false\nbridge_protocol_version mqttv50\n",
+        }
+    }
+
+    /// A packet with a Packet Identifier, and what follows that.
+    fn packet(&self, first_byte: u8, identifier: [u8; 2], rest: &[u8]) -> Vec<u8> {
+        raw::packet(first_byte, &[&identifier[..], rest].concat())
+    }
+
+    fn publish(&self, topic_name: &str, qos: u8, identifier: u16, payload: &str) -> Vec<u8> {
+        let mut body = raw::string(topic_name);
+        body.extend(identifier.to_be_bytes());
+        if self.version == Version::V5 {
+            body.push(0);
+        }
+        body.extend(payload.bytes());
+        raw::packet(0x30 | qos << 1, &body)
+    }
+
+    /// Accepts a connection and CONNECT.
+    fn accept(&self, session_present: bool) -> Raw {
+        let mut bridge = Raw::accept(&self.listener);
+        let (first_byte, _) = bridge.receive().unwrap();
+        assert_eq!(first_byte, 0x10);
+        let connack = [u8::from(session_present), 0, 0];
+        let size = if self.version == Version::V5 { 3 } else { 2 };
+        bridge.send(&raw::packet(0x20, &connack[..size]));
+        bridge
+    }
+
+    /// The next packet that is no question; those are answered.
+    fn receive(&self, bridge: &mut Raw) -> Option<(u8, Vec<u8>)> {
+        loop {
+            let (first_byte, body) = bridge.receive()?;
+            let is_v5 = self.version == Version::V5;
+            let answer: (u8, &[u8]) = match (first_byte, is_v5) {
+                (0x82, false) => (0x90, &[2]),
+                (0x82, true) => (0x90, &[0, 2]),
+                (0xa2, false) => (0xb0, &[]),
+                (0xa2, true) => (0xb0, &[0, 0]),
+                _ => return Some((first_byte, body)),
+            };
+            bridge.send(&self.packet(answer.0, [body[0], body[1]], answer.1));
+        }
+    }
+}
+
+/// [MQTT-4.3.3-10], [MQTT-3.3.4-7]
+#[test]
+fn a_remote_broker_that_loses_its_session_within_exchanges_of_qos_2_is_heard_as_before() {
+    for version in VERSIONS {
+        for is_reused in [true, false] {
+            let folder = Folder::new();
+            let remote = Played::new(version);
+            let lines = format!("topic # in 2\n{}", remote.lines());
+            let local = bridged(&folder, "", &remote.address(), &lines);
+            let mut here = client(version, "here", &local);
+            here.subscribe("#", 2);
+            let mut number = 0;
+            // More in all than this broker takes at once.
+            for _ in 0..3 {
+                let mut bridge = remote.accept(false);
+                for index in 0..15 {
+                    number += 1;
+                    let identifier = if is_reused { index + 1 } else { number };
+                    let text = number.to_string();
+                    bridge.send(&remote.publish("a", 2, identifier, &text));
+                    let (first_byte, body) = remote.receive(&mut bridge).unwrap();
+                    let said = (first_byte, [body[0], body[1]]);
+                    assert_eq!(said, (0x50, identifier.to_be_bytes()), "{}", local.stderr());
+                    assert_eq!(here.receive().payload, text);
+                }
+            }
+        }
     }
 }

@@ -26,11 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSION: ProtocolVersion = ProtocolVersion::V5;
 const FILTERS_MAX: usize = 100;
 
-/// Has the Session subscribe to what the bridge passes on, and leaves it.
+/// Has the Session subscribe to what the bridge passes on, and leaves it. Whether it was there before.
 ///
 /// # Errors
 /// The broker refuses, or does not answer.
-pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) -> io::Result<()> {
+pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) -> io::Result<bool> {
     // It is a matter of milliseconds, so it says nothing of a Keep Alive; a bound that it is told of does not matter either.
     let connect = local_connect(options, VERSION, false);
     let mut output = Vec::new();
@@ -65,22 +65,24 @@ pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) ->
 pub(super) fn forget(link: Link, options: &RemoteOptions) -> io::Result<()> {
     let mut connect = local_connect(options, VERSION, true);
     connect.properties.session_expiry_interval = None;
-    visit(link, connect, Vec::new(), 0)
+    visit(link, connect, Vec::new(), 0)?;
+    Ok(())
 }
 
-/// Connects, says `more`, waits for so many answers to it, and leaves.
+/// Connects, says `more`, waits for so many answers to it, and leaves. Whether the Session was there before.
 fn visit(
     mut link: Link,
     connect: Connect<'_>,
     mut more: Vec<u8>,
     mut unanswered: usize,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut output = Vec::new();
     encode(&Packet::Connect(connect), VERSION, &mut output);
     output.append(&mut more);
     let until = Instant::now() + PATIENCE;
     let mut unread = Vec::new();
     let mut is_connected = false;
+    let mut is_old = false;
     while unanswered > 0 || !is_connected {
         link.send(&mut output)?;
         match link.receive(|bytes| unread.extend_from_slice(bytes))? {
@@ -114,7 +116,10 @@ fn visit(
                     let said = format!("the broker refuses it ({:?})", connack.reason_code);
                     return Err(io::Error::other(said));
                 }
-                Packet::ConnAck(_) => is_connected = true,
+                Packet::ConnAck(connack) => {
+                    is_connected = true;
+                    is_old = connack.session_present;
+                }
                 Packet::SubAck(_) => unanswered -= 1,
                 // What was in flight is sent again once somebody is there to have it.
                 _ => {}
@@ -127,5 +132,5 @@ fn visit(
     encode(&goodbye, VERSION, &mut output);
     link.send(&mut output)?;
     link.finish();
-    Ok(())
+    Ok(is_old)
 }

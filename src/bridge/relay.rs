@@ -118,12 +118,33 @@ pub(super) struct Stale {
     pub(super) remote: Vec<String>,
 }
 
+/// Sides that may know of exchanges of QoS 2 which the other one has lost with its Session. Their Packet Identifiers are
+/// given to other messages next, which would be taken for repetitions, or for more than is taken at once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Orphans {
+    pub(super) local: bool,
+    pub(super) remote: bool,
+}
+
+impl Orphans {
+    fn at(&mut self, side: Side) -> &mut bool {
+        match side {
+            Side::Remote => &mut self.remote,
+            Side::Local => &mut self.local,
+        }
+    }
+}
+
 /// What arrived from one broker and what is to be sent to it.
 #[derive(Debug)]
 struct End {
     version: ProtocolVersion,
     /// Its CONNACK has come.
     is_connected: bool,
+    /// With a Session that has just begun.
+    is_new: bool,
+    /// By Packet Identifier: a PUBCOMP is to come of an exchange that the bridge itself has ended. Empty for none.
+    freed: Vec<bool>,
     /// Arrived and not handled, from `unread_start` on.
     unread: Vec<u8>,
     unread_start: usize,
@@ -139,6 +160,8 @@ impl End {
         Self {
             version,
             is_connected: false,
+            is_new: false,
+            freed: Vec::new(),
             unread: Vec::new(),
             unread_start: 0,
             skipped: 0,
@@ -156,6 +179,31 @@ impl End {
             self.unread_start = 0;
         }
         self.unread.extend_from_slice(bytes);
+    }
+
+    /// Ends all exchanges of QoS 2 that it may know of as a receiver.
+    fn free(&mut self) {
+        self.freed = vec![true; 1 << 16];
+        for identifier in (1..=u16::MAX).filter_map(PacketIdentifier::new) {
+            encode_pubrel(
+                self.version,
+                identifier,
+                ReasonCode::Success,
+                &mut self.output,
+            );
+        }
+    }
+
+    /// Whether the end of the exchange is the bridge's own doing, and nobody else's matter. That is so once.
+    fn take_freed(&mut self, identifier: PacketIdentifier) -> bool {
+        let freed = self.freed.get_mut(usize::from(identifier.get()));
+        freed.is_some_and(std::mem::take)
+    }
+
+    /// Whether it has ended them.
+    fn is_free(&self) -> bool {
+        // There is no identifier 0.
+        !self.freed.is_empty() && !self.freed.iter().skip(1).any(|&it| it)
     }
 
     /// Moves what is left to the beginning.
@@ -181,6 +229,7 @@ pub(super) struct Relay {
     options: Arc<RemoteOptions>,
     topics: Topics,
     stale: Stale,
+    orphans: Orphans,
     limits: LocalLimits,
     remote: End,
     local: End,
@@ -212,11 +261,12 @@ pub(super) struct Relay {
 
 impl Relay {
     /// A bridge that has its CONNECT to send to both brokers. Its Sessions may have subscriptions to `stale`, which are
-    /// to end.
+    /// to end, as are the exchanges of `orphans`.
     pub(super) fn new(
         options: &Arc<RemoteOptions>,
         topics: &Topics,
         stale: &Stale,
+        orphans: Orphans,
         limits: LocalLimits,
         now: Instant,
     ) -> Self {
@@ -225,6 +275,7 @@ impl Relay {
             options: options.clone(),
             topics: topics.clone(),
             stale: stale.clone(),
+            orphans,
             limits,
             remote: End::new(version),
             local: End::new(options.local_version()),
@@ -343,6 +394,14 @@ impl Relay {
         self.events.drain(..)
     }
 
+    /// What the next connection has to see to.
+    pub(super) fn orphans(&self) -> Orphans {
+        Orphans {
+            local: self.orphans.local && !self.local.is_free(),
+            remote: self.orphans.remote && !self.remote.is_free(),
+        }
+    }
+
     fn end(&mut self, side: Side) -> &mut End {
         match side {
             Side::Remote => &mut self.remote,
@@ -432,8 +491,13 @@ impl Relay {
         match (side, packet) {
             (_, Packet::Publish(publish)) => self.handle_publish(side, &publish),
             (_, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
-            (_, Packet::PubRec(ack)) => self.pass_on(side, ack, encode_pubrec),
+            (_, Packet::PubRec(ack)) => {
+                // Whatever had to come before it has come.
+                self.end(side).take_freed(ack.packet_identifier);
+                self.pass_on(side, ack, encode_pubrec)
+            }
             (_, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
+            (_, Packet::PubComp(ack)) if self.end(side).take_freed(ack.packet_identifier) => Ok(()),
             (_, Packet::PubComp(ack)) => self.pass_on(side, ack, encode_pubcomp),
             (_, Packet::SubAck(suback)) => {
                 let identifier = suback.packet_identifier.get();
@@ -476,6 +540,15 @@ impl Relay {
             return Err(Ended::Refused(side, connack.reason_code, end.version));
         }
         end.is_connected = true;
+        if !connack.session_present {
+            end.is_new = true;
+            let (other, is_new) = match side {
+                Side::Remote => (Side::Local, self.local.is_new),
+                Side::Local => (Side::Remote, self.remote.is_new),
+            };
+            *self.orphans.at(side) = false;
+            *self.orphans.at(other) = !is_new;
+        }
         match side {
             Side::Remote => self.handle_remote_connack(connack, now),
             Side::Local if !connack.session_present => self.stale.local.clear(),
@@ -524,6 +597,11 @@ impl Relay {
     /// Both have accepted: now each is asked for what is to go to the other one.
     fn link(&mut self, now: Instant) {
         self.last_received = now;
+        for (side, way) in [(Side::Local, Way::In), (Side::Remote, Way::Out)] {
+            if *self.orphans.at(side) && self.topics.have_exchanges(way) {
+                self.end(side).free();
+            }
+        }
         self.notify(b"1");
         self.ask_remote();
         self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);

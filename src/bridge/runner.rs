@@ -6,7 +6,7 @@ use super::control::{Asked, Control, Handle, control};
 use super::options::{LocalLimits, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
-use super::relay::{Event, Relay, Stale};
+use super::relay::{Event, Orphans, Relay, Stale};
 use super::topics::{Topics, Way};
 use super::visit::{End, Visit};
 use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
@@ -239,6 +239,7 @@ struct Runner {
     topics: Topics,
     /// What earlier configurations subscribed to.
     stale: Stale,
+    orphans: Orphans,
     limits: LocalLimits,
     broker: Broker,
     /// Where this broker's Clients are told whether the bridge is connected.
@@ -273,6 +274,7 @@ impl Runner {
         Self {
             topics: Topics::new(&bridge.topics),
             stale: Stale::default(),
+            orphans: Orphans::default(),
             limits: LocalLimits::new(policy),
             notification_topic: notification_topic(&bridge, &options),
             broker,
@@ -328,7 +330,8 @@ impl Runner {
     /// Has its Session be there.
     fn keep(&mut self) -> io::Result<()> {
         if !self.options.local_clean_start && !self.is_kept {
-            presence::subscribe(self.broker.join()?, &self.options, &self.topics)?;
+            let is_old = presence::subscribe(self.broker.join()?, &self.options, &self.topics)?;
+            self.orphans.remote |= !is_old;
         }
         self.is_kept = true;
         Ok(())
@@ -455,6 +458,7 @@ impl Runner {
             &self.options,
             &self.topics,
             &self.stale,
+            self.orphans,
             self.limits,
             Instant::now(),
         );
@@ -504,6 +508,7 @@ impl Runner {
                 None => (false, None),
             },
         );
+        self.orphans = visit.orphans();
         if matches!(end, End::Asked(_) | End::Preferred) {
             visit.leave();
         }

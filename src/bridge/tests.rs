@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::options::{LocalLimits, RemoteOptions};
-use super::relay::{Ended, Event, Relay, Side, Stale};
+use super::relay::{Ended, Event, Orphans, Relay, Side, Stale};
 use super::topics::{Topics, Way};
 use crate::codec::{
     Acknowledgement, ConnAck, ConnAckProperties, Connect, ForwardedProperties, Packet, Publish,
@@ -76,6 +76,7 @@ impl Rig {
             &Arc::new(options),
             &Topics::new(topics),
             &Stale::default(),
+            Orphans::default(),
             LIMITS,
             now,
         );
@@ -100,8 +101,12 @@ impl Rig {
     }
 
     fn connack(&mut self, side: Side, properties: ConnAckProperties<'_>) {
+        self.connack_of(side, false, properties);
+    }
+
+    fn connack_of(&mut self, side: Side, session_present: bool, properties: ConnAckProperties<'_>) {
         let connack = ConnAck {
-            session_present: false,
+            session_present,
             reason_code: ReasonCode::Success,
             properties,
         };
@@ -299,7 +304,9 @@ fn what_an_earlier_configuration_subscribed_to_ends_where_the_session_is_still_t
     for session_present in [true, false] {
         let mut rig = Rig::new(options(V311), &topics);
         let options = Arc::new(options(V311));
-        rig.relay = Relay::new(&options, &Topics::new(&topics), &stale(), LIMITS, rig.now);
+        let topics = Topics::new(&topics);
+        let orphans = Orphans::default();
+        rig.relay = Relay::new(&options, &topics, &stale(), orphans, LIMITS, rig.now);
         for side in [Side::Remote, Side::Local] {
             let connack = ConnAck {
                 session_present,
@@ -394,6 +401,76 @@ fn each_step_of_qos_2_goes_to_the_other_broker() {
         let said = ["PUBCOMP 7 PacketIdentifierNotFound"];
         assert_eq!(rig.heard(from), said);
     }
+}
+
+/// [MQTT-4.3.3-10]: what would be one more of an exchange that its sender knows nothing of.
+#[test]
+fn exchanges_that_one_broker_has_lost_are_ended_at_the_other_one_before_anything_else() {
+    for (version, new, old, name) in [
+        (V311, Side::Remote, Side::Local, "there/in/a"),
+        (V5, Side::Remote, Side::Local, "there/in/a"),
+        (V311, Side::Local, Side::Remote, "here/out/a"),
+        (V5, Side::Local, Side::Remote, "here/out/a"),
+    ] {
+        for order in [[new, old], [old, new]] {
+            let mut rig = Rig::new(options(version), &topics());
+            rig.heard(old);
+            for side in order {
+                rig.connack_of(side, side == old, ConnAckProperties::default());
+            }
+            rig.answer();
+            let said = rig.heard(old);
+            let ends: Vec<_> = (1..=u16::MAX)
+                .map(|it| format!("PUBREL {it} Success"))
+                .collect();
+            assert!(said.starts_with(&ends));
+            assert!(!rig.heard(new).iter().any(|it| it.starts_with("PUBREL")));
+            // Whether it knows them or not is nobody's matter.
+            for identifier in 1..=u16::MAX {
+                let identifier = PacketIdentifier::new(identifier).unwrap();
+                let unknown = ReasonCode::PacketIdentifierNotFound;
+                let ack = Acknowledgement::new(identifier, unknown);
+                if identifier.get() > u16::MAX - 9 {
+                    assert_ne!(rig.relay.orphans(), Orphans::default());
+                }
+                rig.say(old, Packet::PubComp(ack)).unwrap();
+            }
+            assert_eq!(rig.relay.orphans(), Orphans::default());
+            assert!(rig.heard(new).is_empty());
+            rig.publish(new, QoS::ExactlyOnce, name, b"");
+            assert_eq!(rig.heard(old).len(), 1);
+            let success = acknowledgement(ReasonCode::Success);
+            rig.say(old, Packet::PubComp(success)).unwrap();
+            assert_eq!(rig.heard(new), ["PUBCOMP 7 Success"]);
+        }
+    }
+    // Where none is lost, or both are, nothing has to end.
+    for session_present in [true, false] {
+        let mut rig = Rig::new(options(V5), &topics());
+        for side in [Side::Remote, Side::Local] {
+            rig.connack_of(side, session_present, ConnAckProperties::default());
+        }
+        for side in [Side::Remote, Side::Local] {
+            assert!(!rig.heard(side).iter().any(|it| it.starts_with("PUBREL")));
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_does_not_answer_for_exchanges_unknown_to_it_is_listened_to_all_the_same() {
+    let mut rig = Rig::new(options(V311), &topics());
+    rig.connack_of(Side::Remote, true, ConnAckProperties::default());
+    rig.connack_of(Side::Local, false, ConnAckProperties::default());
+    rig.answer();
+    rig.heard(Side::Remote);
+    rig.heard(Side::Local);
+    rig.publish(Side::Local, QoS::ExactlyOnce, "both/x", b"");
+    let success = acknowledgement(ReasonCode::Success);
+    rig.say(Side::Remote, Packet::PubRec(success)).unwrap();
+    rig.say(Side::Local, Packet::PubRel(success)).unwrap();
+    rig.say(Side::Remote, Packet::PubComp(success)).unwrap();
+    let said = ["PUBREC 7 Success", "PUBCOMP 7 Success"];
+    assert_eq!(rig.heard(Side::Local), said);
 }
 
 #[test]

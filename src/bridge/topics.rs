@@ -67,6 +67,11 @@ impl Topics {
         })
     }
 
+    /// Whether messages of QoS 2 go that way.
+    pub(super) fn have_exchanges(&self, way: Way) -> bool {
+        self.going(way).any(|topic| topic.qos == QoS::ExactlyOnce)
+    }
+
     /// All of them, with their names at the remote broker: what is subscribed to there, and what only goes there.
     pub(super) fn remote(&self) -> impl Iterator<Item = (&str, QoS, bool)> {
         let topics = self.0.iter();

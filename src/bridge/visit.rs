@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::control::{Asked, Control};
-use super::relay::{Ended, Event, Relay, Side};
+use super::relay::{Ended, Event, Orphans, Relay, Side};
 use crate::clients::{Link, Received};
 use rustix::event::{PollFd, PollFlags};
 use std::io;
@@ -159,6 +159,11 @@ impl Visit {
             }
         }
         Ok(if is_asked { control.asked() } else { None })
+    }
+
+    /// What the next connection has to see to.
+    pub(super) fn orphans(&self) -> Orphans {
+        self.relay.orphans()
     }
 
     /// Says goodbye, and waits a moment until it has left.
