@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const OUTPUT_MAX: usize = 256 * 1024;
 /// The largest packet there can be.
 const PACKET_SIZE_MAX: u32 = 268_435_460;
+/// The largest packet but a PUBLISH that a broker may send, and what may stand before the payload of one that is passed over.
+const OTHERS_SIZE_MAX: usize = 256 * 1024;
 /// For how long answers to what the bridge asks the remote broker are waited for before it publishes there.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// For how long CONNACK is waited for.
@@ -462,14 +464,21 @@ impl Relay {
             Side::Local => Side::Remote,
         };
         let largest = self.end(other).packet_size_max as usize;
-        let Some(header) = decode_fixed_header(bytes, PACKET_SIZE_MAX)? else {
+        let is_publish = bytes
+            .first()
+            .is_some_and(|it| it >> 4 == packet_type::PUBLISH);
+        // Nothing large can be meant but a message, and that not before CONNACK.
+        let size_max = match is_publish && self.end(side).is_connected {
+            true => PACKET_SIZE_MAX,
+            false => OTHERS_SIZE_MAX as u32,
+        };
+        let Some(header) = decode_fixed_header(bytes, size_max)? else {
             return Ok(Next::Nothing);
         };
         if bytes.len() >= header.total_size() {
             return Ok(Next::Packet(header));
         }
         // With another name it may be smaller.
-        let is_publish = header.packet_type() == packet_type::PUBLISH;
         if !is_publish || header.total_size() <= largest.saturating_add(TOPIC_SIZE_MAX) {
             return Ok(Next::Nothing);
         }

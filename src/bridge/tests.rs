@@ -526,6 +526,19 @@ fn a_message_too_large_for_the_other_broker_is_passed_over_and_the_next_one_goes
 }
 
 #[test]
+fn what_no_broker_would_have_to_say_is_not_waited_for_however_long_it_is() {
+    // 256 MB of CONNACK, SUBACK and PUBLISH.
+    for (is_linked, first_byte) in [(false, 0x20), (false, 0x30), (true, 0x90)] {
+        let mut rig = match is_linked {
+            true => Rig::linked(options(V311), &topics()),
+            false => Rig::new(options(V311), &topics()),
+        };
+        let ended = rig.say_bytes(Side::Remote, &[first_byte, 0xff, 0xff, 0xff, 0x7f]);
+        assert!(matches!(ended, Err(Ended::Malformed(Side::Remote, _))));
+    }
+}
+
+#[test]
 fn nothing_is_taken_from_a_broker_while_the_other_one_does_not_read() {
     let mut rig = Rig::linked(options(V311), &topics());
     let payload = vec![b'x'; 50_000];
