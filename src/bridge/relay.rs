@@ -20,6 +20,7 @@ use crate::codec::{
 };
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -221,7 +222,7 @@ enum Next {
     Nothing,
     /// A packet, all of it.
     Packet(FixedHeader),
-    /// A PUBLISH that is larger than what may go on; what stands before its payload is there.
+    /// A PUBLISH that is larger than what may go on. What stands before its payload is there.
     TooLarge(FixedHeader),
 }
 
@@ -454,7 +455,11 @@ impl Relay {
         end.unread_start += here;
         end.skipped = size - here;
         let body = bytes.get(header.header_size..).unwrap_or_default();
-        self.drop_too_large(side, header.first_byte, body);
+        let beginning = beginning(version, header.first_byte, body).unwrap_or_default();
+        let packet = decode(version, header.first_byte, beginning).map_err(malformed)?;
+        if let Packet::Publish(publish) = packet {
+            self.drop_too_large(side, &publish)?;
+        }
         Ok(true)
     }
 
@@ -483,10 +488,14 @@ impl Relay {
             return Ok(Next::Nothing);
         }
         let body = bytes.get(header.header_size..).unwrap_or_default();
-        Ok(match named(body) {
-            Some(_) => Next::TooLarge(header),
-            None => Next::Nothing,
-        })
+        match beginning(self.end(side).version, header.first_byte, body) {
+            Some(_) => Ok(Next::TooLarge(header)),
+            None if body.len() < OTHERS_SIZE_MAX => Ok(Next::Nothing),
+            None => Err(DecodeError::PacketTooLarge {
+                size: header.total_size() as u32,
+                size_max: OTHERS_SIZE_MAX as u32,
+            }),
+        }
     }
 
     fn handle(&mut self, side: Side, packet: Packet<'_>, now: Instant) -> Result<(), Ended> {
@@ -711,17 +720,13 @@ impl Relay {
     }
 
     fn handle_publish(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
-        let mut aliased = None;
-        if let Some(alias) = publish.properties.topic_alias {
-            aliased = Some(self.resolve(from, alias, publish.topic_name)?);
-        }
-        let topic_name = aliased.as_deref().unwrap_or(publish.topic_name);
+        let topic_name = self.resolve(from, publish)?;
         let way = match from {
             Side::Remote => Way::In,
             Side::Local => Way::Out,
         };
         let mut renamed = std::mem::take(&mut self.renamed);
-        let is_known = self.topics.rename(way, topic_name, &mut renamed);
+        let is_known = self.topics.rename(way, &topic_name, &mut renamed);
         let why = if is_known {
             self.write_publish(way, publish, &renamed).err()
         } else {
@@ -733,15 +738,19 @@ impl Relay {
             self.answer_dropped(from, publish.qos, publish.packet_identifier);
             self.tell(Event::Dropped {
                 way,
-                topic_name: topic_name.to_owned(),
+                topic_name: topic_name.into_owned(),
                 why,
             });
         }
         Ok(())
     }
 
-    /// The Topic Name that a Topic Alias stands for.
-    fn resolve(&mut self, from: Side, alias: NonZeroU16, name: &str) -> Result<String, Ended> {
+    /// The Topic Name, which a Topic Alias may stand for.
+    fn resolve<'a>(&mut self, from: Side, publish: &Publish<'a>) -> Result<Cow<'a, str>, Ended> {
+        let name = publish.topic_name;
+        let Some(alias) = publish.properties.topic_alias else {
+            return Ok(Cow::Borrowed(name));
+        };
         let malformed = |what: &str| Ended::Malformed(from, what.to_owned());
         let index = usize::from(alias.get()) - 1;
         // Only the remote broker was told that it may have any.
@@ -755,10 +764,10 @@ impl Relay {
             if let Some(slot) = self.aliases.get_mut(index) {
                 name.clone_into(slot);
             }
-            return Ok(name.to_owned());
+            return Ok(Cow::Borrowed(name));
         }
         match self.aliases.get(index) {
-            Some(name) if !name.is_empty() => Ok(name.clone()),
+            Some(name) if !name.is_empty() => Ok(Cow::Owned(name.clone())),
             _ => Err(malformed("its Topic Alias stands for nothing")),
         }
     }
@@ -809,12 +818,11 @@ impl Relay {
         Ok(())
     }
 
-    fn drop_too_large(&mut self, from: Side, first_byte: u8, body: &[u8]) {
-        let Some((topic_name, identifier)) = named(body) else {
-            return;
-        };
-        let qos = QoS::from_bits(first_byte >> 1 & 0b11).unwrap_or_default();
-        self.answer_dropped(from, qos, identifier);
+    /// Of a message of which no more than that is here.
+    fn drop_too_large(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
+        // Later messages may have its Topic Alias only.
+        let topic_name = self.resolve(from, publish)?.into_owned();
+        self.answer_dropped(from, publish.qos, publish.packet_identifier);
         let way = match from {
             Side::Remote => Way::In,
             Side::Local => Way::Out,
@@ -824,6 +832,7 @@ impl Relay {
             topic_name,
             why: TOO_LARGE,
         });
+        Ok(())
     }
 
     /// Acknowledges what goes nowhere. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
@@ -1002,12 +1011,26 @@ pub(super) fn subscription(qos: QoS) -> SubscriptionOptions {
     }
 }
 
-/// Topic Name and Packet Identifier of a PUBLISH from the beginning of its body, if they are there.
-fn named(body: &[u8]) -> Option<(String, Option<PacketIdentifier>)> {
-    let size = body.first_chunk().map(|&size| u16::from_be_bytes(size))?;
-    let name = body.get(2..2 + usize::from(size))?;
-    let identifier = body.get(2 + usize::from(size)..)?.first_chunk();
-    let identifier = identifier.map(|&identifier| u16::from_be_bytes(identifier))?;
-    let name = String::from_utf8_lossy(name).into_owned();
-    Some((name, PacketIdentifier::new(identifier)))
+/// What stands before the payload of a PUBLISH, if all of that is in `body`.
+fn beginning(version: ProtocolVersion, first_byte: u8, body: &[u8]) -> Option<&[u8]> {
+    let name_size: [u8; 2] = *body.first_chunk()?;
+    let mut size = 2 + usize::from(u16::from_be_bytes(name_size));
+    if first_byte & 0b110 != 0 {
+        size += 2;
+    }
+    if version.is_v5() {
+        let (mut properties_size, mut shift) = (0, 0);
+        loop {
+            let byte = *body.get(size)?;
+            size += 1;
+            properties_size |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            // A longer number is wrong, which is seen by who reads it.
+            if byte < 0x80 || shift == 28 {
+                break;
+            }
+        }
+        size += properties_size;
+    }
+    body.get(..size)
 }
