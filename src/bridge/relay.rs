@@ -21,7 +21,7 @@ use crate::codec::{
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -239,6 +239,8 @@ pub(super) struct Relay {
     /// Of the remote broker.
     maximum_qos: QoS,
     retain_available: bool,
+    /// Packet Identifiers of messages of QoS 2 that have gone to a remote broker which takes QoS 1 at most.
+    lowered: HashSet<PacketIdentifier>,
     /// When something was sent to this broker last.
     told_local: Instant,
     /// Messages of QoS 1 and 2 that it takes at once.
@@ -284,6 +286,7 @@ impl Relay {
             local: End::new(options.local_version()),
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
+            lowered: HashSet::new(),
             told_local: now,
             window: None,
             keep_alive: options.keep_alive,
@@ -508,11 +511,21 @@ impl Relay {
         }
         match (side, packet) {
             (_, Packet::Publish(publish)) => self.handle_publish(side, &publish),
+            (Side::Remote, Packet::PubAck(ack)) if self.lowered.remove(&ack.packet_identifier) => {
+                self.pass_on(side, ack, encode_pubrec)
+            }
             (_, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
             (_, Packet::PubRec(ack)) => {
                 // Whatever had to come before it has come.
                 self.end(side).take_freed(ack.packet_identifier);
                 self.pass_on(side, ack, encode_pubrec)
+            }
+            // The remote broker has nothing that this could end.
+            (Side::Local, Packet::PubRel(ack)) if self.maximum_qos < QoS::ExactlyOnce => {
+                let (version, identifier) = (self.local.version, ack.packet_identifier);
+                let output = &mut self.local.output;
+                encode_pubcomp(version, identifier, ReasonCode::Success, output);
+                Ok(())
             }
             (_, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
             (_, Packet::PubComp(ack)) if self.end(side).take_freed(ack.packet_identifier) => Ok(()),
@@ -616,7 +629,7 @@ impl Relay {
     fn link(&mut self, now: Instant) {
         self.last_received = now;
         for (side, way) in [(Side::Local, Way::In), (Side::Remote, Way::Out)] {
-            if *self.orphans.at(side) && self.topics.have_exchanges(way) {
+            if *self.orphans.at(side) && self.have_exchanges(way) {
                 self.end(side).free();
             }
         }
@@ -625,6 +638,11 @@ impl Relay {
         self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
         self.ask_local();
         self.tell(Event::Linked);
+    }
+
+    fn have_exchanges(&self, way: Way) -> bool {
+        let is_taken = way == Way::In || self.maximum_qos == QoS::ExactlyOnce;
+        is_taken && self.topics.have_exchanges(way)
     }
 
     /// Subscribes at the remote broker to what comes from there.
@@ -727,15 +745,28 @@ impl Relay {
         };
         let mut renamed = std::mem::take(&mut self.renamed);
         let is_known = self.topics.rename(way, &topic_name, &mut renamed);
+        // What was queued before the remote broker was known may be of a higher QoS than it takes [MQTT-3.2.2-11].
+        let qos = match way {
+            Way::Out => publish.qos.min(self.maximum_qos),
+            Way::In => publish.qos,
+        };
         let why = if is_known {
-            self.write_publish(way, publish, &renamed).err()
+            self.write_publish(way, publish, qos, &renamed).err()
         } else {
             // Of a Session that has subscriptions of an earlier configuration.
             Some("no topic of the bridge has it")
         };
         self.renamed = renamed;
+        if why.is_none() && qos < publish.qos {
+            match publish.packet_identifier {
+                Some(identifier) if qos == QoS::AtLeastOnce => {
+                    self.lowered.insert(identifier);
+                }
+                identifier => self.answer(from, publish.qos, identifier),
+            }
+        }
         if let Some(why) = why {
-            self.answer_dropped(from, publish.qos, publish.packet_identifier);
+            self.answer(from, publish.qos, publish.packet_identifier);
             self.tell(Event::Dropped {
                 way,
                 topic_name: topic_name.into_owned(),
@@ -776,25 +807,20 @@ impl Relay {
         &mut self,
         way: Way,
         publish: &Publish<'_>,
+        qos: QoS,
         topic_name: &str,
     ) -> Result<(), &'static str> {
-        let (may_retain, qos_max) = match way {
-            Way::Out => (
-                self.options.outgoing_retain && self.retain_available,
-                self.maximum_qos,
-            ),
-            Way::In => (self.limits.retain_available, QoS::ExactlyOnce),
+        let may_retain = match way {
+            Way::Out => self.options.outgoing_retain && self.retain_available,
+            Way::In => self.limits.retain_available,
         };
-        if publish.qos > qos_max {
-            return Err("its QoS is more than the other broker takes");
-        }
         self.forwarded.clear();
         publish.properties.forwarded.copy_to(&mut self.forwarded);
         let header = PublishHeader {
-            duplicate: publish.duplicate,
-            qos: publish.qos,
+            duplicate: publish.duplicate && qos > QoS::AtMostOnce,
+            qos,
             retain: publish.retain && may_retain,
-            packet_identifier: publish.packet_identifier,
+            packet_identifier: publish.packet_identifier.filter(|_| qos > QoS::AtMostOnce),
             topic_name: topic_name.as_bytes(),
             topic_alias: None,
             message_expiry_interval_s: publish.properties.message_expiry_interval_s,
@@ -813,7 +839,7 @@ impl Relay {
         end.output.reserve(size);
         let at = end.output.len();
         let offset = encode_publish(end.version, &header, &mut end.output);
-        debug_assert_eq!(offset.is_some(), publish.qos != QoS::AtMostOnce);
+        debug_assert_eq!(offset.is_some(), qos != QoS::AtMostOnce);
         debug_assert_eq!(end.output.len() - at, size);
         Ok(())
     }
@@ -822,7 +848,7 @@ impl Relay {
     fn drop_too_large(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
         // Later messages may have its Topic Alias only.
         let topic_name = self.resolve(from, publish)?.into_owned();
-        self.answer_dropped(from, publish.qos, publish.packet_identifier);
+        self.answer(from, publish.qos, publish.packet_identifier);
         let way = match from {
             Side::Remote => Way::In,
             Side::Local => Way::Out,
@@ -835,9 +861,9 @@ impl Relay {
         Ok(())
     }
 
-    /// Acknowledges what goes nowhere. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
+    /// Acknowledges what nobody else will. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
     /// nothing of it and says that it is complete.
-    fn answer_dropped(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
+    fn answer(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
         let end = self.end(to);
         let (version, success) = (end.version, ReasonCode::Success);
         match (qos, identifier) {

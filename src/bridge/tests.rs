@@ -690,10 +690,50 @@ fn what_the_remote_broker_does_not_take_is_not_sent_to_it() {
     retained[0] |= 1;
     rig.say_bytes(Side::Local, &retained).unwrap();
     assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q0 r0 0 "]);
-    // [MQTT-3.2.2-11]
-    rig.publish(Side::Local, QoS::ExactlyOnce, "both/x", b"");
-    assert!(rig.heard(Side::Remote).is_empty());
-    assert_eq!(rig.heard(Side::Local), ["PUBREC 7 Success"]);
+}
+
+/// [MQTT-3.2.2-11]
+#[test]
+fn what_waited_for_a_remote_broker_of_a_lower_qos_goes_to_it_with_that() {
+    let success = acknowledgement(ReasonCode::Success);
+    for maximum_qos in [QoS::AtLeastOnce, QoS::AtMostOnce] {
+        let mut rig = Rig::new(options(V5), &topics());
+        let properties = ConnAckProperties {
+            maximum_qos: Some(maximum_qos),
+            ..ConnAckProperties::default()
+        };
+        rig.connack(Side::Remote, properties);
+        rig.connack(Side::Local, ConnAckProperties::default());
+        rig.answer();
+        for side in [Side::Remote, Side::Local] {
+            rig.heard(side);
+        }
+        let mut again = publish_bytes(V5, QoS::ExactlyOnce, "both/x", b"");
+        again[0] |= 0b1000;
+        rig.say_bytes(Side::Local, &again).unwrap();
+        if maximum_qos == QoS::AtLeastOnce {
+            assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q1 r0 7 "]);
+            assert!(rig.heard(Side::Local).is_empty());
+            rig.say(Side::Remote, Packet::PubAck(success)).unwrap();
+        } else {
+            assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q0 r0 0 "]);
+        }
+        assert_eq!(rig.heard(Side::Local), ["PUBREC 7 Success"]);
+        rig.say(Side::Local, Packet::PubRel(success)).unwrap();
+        assert_eq!(rig.heard(Side::Local), ["PUBCOMP 7 Success"]);
+        // One of QoS 1, with the same Packet Identifier.
+        rig.publish(Side::Local, QoS::AtLeastOnce, "both/x", b"");
+        if maximum_qos == QoS::AtLeastOnce {
+            rig.say(Side::Remote, Packet::PubAck(success)).unwrap();
+        }
+        assert_eq!(rig.heard(Side::Local), ["PUBACK 7 Success"]);
+        assert!(!rig.heard(Side::Remote).concat().contains("PUBREL"));
+        assert!(
+            !rig.events()
+                .iter()
+                .any(|it| matches!(it, Event::Dropped { .. }))
+        );
+    }
 }
 
 #[test]
