@@ -49,11 +49,12 @@ pub(super) enum Event {
     Rejoin,
     /// Both are connected.
     Linked,
-    /// A subscription was refused.
+    /// Subscriptions were refused: this one first, and so many others.
     Refused {
         way: Way,
         filter: String,
         reason_code: ReasonCode,
+        others: usize,
     },
     /// A message was not passed on.
     Dropped {
@@ -256,6 +257,8 @@ pub(super) struct Relay {
     identifiers: u16,
     /// What was subscribed to, or unsubscribed from, and is not answered yet.
     unanswered: VecDeque<(Way, u16, Vec<String>)>,
+    /// Of those, what was refused: first, and how often further.
+    refused: Vec<(Way, String, ReasonCode, usize)>,
     /// Until when this broker is not listened to because of that: it goes by its own Packet Identifiers, and none may be in
     /// use twice [MQTT-2.2.1-3].
     asking_until: Option<Instant>,
@@ -296,6 +299,7 @@ impl Relay {
             aliases: Vec::new(),
             identifiers: 0,
             unanswered: VecDeque::new(),
+            refused: Vec::new(),
             asking_until: None,
             renamed: String::new(),
             forwarded: Vec::new(),
@@ -727,13 +731,28 @@ impl Relay {
             self.asking_until = None;
         }
         for (filter, &reason_code) in filters.into_iter().zip(codes) {
-            if reason_code.is_error() {
-                self.tell(Event::Refused {
-                    way,
-                    filter,
-                    reason_code,
-                });
+            if !reason_code.is_error() {
+                continue;
             }
+            match self.refused.iter_mut().find(|it| it.0 == way) {
+                Some((_, _, _, others)) => *others += 1,
+                None => self.refused.push((way, filter, reason_code, 0)),
+            }
+        }
+        if self.unanswered.is_empty() {
+            self.tell_refused();
+        }
+    }
+
+    /// Once for all of them: there may be a thousand, each time that it connects.
+    fn tell_refused(&mut self) {
+        for (way, filter, reason_code, others) in std::mem::take(&mut self.refused) {
+            self.tell(Event::Refused {
+                way,
+                filter,
+                reason_code,
+                others,
+            });
         }
     }
 
@@ -968,6 +987,7 @@ impl Relay {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
         if is_due(self.asking_until) {
             self.asking_until = None;
+            self.tell_refused();
         }
         if is_due(self.local_deadline()) {
             if !self.local.is_connected {

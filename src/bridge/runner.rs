@@ -487,13 +487,14 @@ impl Runner {
                     way,
                     filter,
                     reason_code,
+                    others,
                 } => {
                     let at = match way {
                         Way::In => "the remote broker",
                         Way::Out => "this broker",
                     };
                     tracing::warn!(
-                        "Bridge {name}: {at} refused the subscription to {} ({reason_code:?})",
+                        "Bridge {name}: {at} refused the subscription to {} ({reason_code:?}), and {others} more",
                         shown(&filter)
                     );
                 }

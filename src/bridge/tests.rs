@@ -623,21 +623,31 @@ fn a_remote_broker_that_says_nothing_is_asked_and_then_given_up() {
 }
 
 #[test]
-fn a_subscription_that_is_refused_is_told_with_its_filter() {
-    let mut rig = Rig::new(options(V311), &topics());
+fn subscriptions_that_are_refused_are_told_of_once_with_the_first_filter() {
+    let topics: Vec<_> = (0..200)
+        .map(|it| topic(&format!("t{it}"), Direction::In, "", ""))
+        .collect();
+    let mut rig = Rig::new(options(V311), &topics);
     rig.connack(Side::Remote, ConnAckProperties::default());
     rig.connack(Side::Local, ConnAckProperties::default());
     rig.events();
-    let codes = [ReasonCode::UnspecifiedError];
-    // The second packet: the first one unsubscribes.
-    let identifier = PacketIdentifier::new(2).unwrap();
-    let suback = Packet::SubAck(SubAck::new(identifier, &codes));
-    rig.say(Side::Remote, suback).unwrap();
-    let told = rig.events();
-    assert!(
-        matches!(&told[..], [Event::Refused { way: Way::In, filter, .. }] if filter == "there/in/#"),
-        "{told:?}"
-    );
+    for identifier in 1..=200 {
+        assert!(rig.events().is_empty());
+        let codes = [match identifier {
+            1 => ReasonCode::GrantedQoS1,
+            _ => ReasonCode::UnspecifiedError,
+        }];
+        let identifier = PacketIdentifier::new(identifier).unwrap();
+        let suback = Packet::SubAck(SubAck::new(identifier, &codes));
+        rig.say(Side::Remote, suback).unwrap();
+    }
+    let told = [Event::Refused {
+        way: Way::In,
+        filter: "t1".to_owned(),
+        reason_code: ReasonCode::UnspecifiedError,
+        others: 198,
+    }];
+    assert_eq!(rig.events(), told);
 }
 
 /// [MQTT-2.2.1-3]
