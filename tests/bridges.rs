@@ -677,3 +677,52 @@ fn a_remote_broker_that_loses_its_session_within_exchanges_of_qos_2_is_heard_as_
         }
     }
 }
+
+/// A port that takes no more connections and refuses none: SYN is not answered.
+fn unanswered() -> (u16, TcpListener, Vec<socket2::Socket>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let fill = |_| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address.into());
+        socket
+    };
+    let full = (0..4).map(fill).collect();
+    (address.port(), listener, full)
+}
+
+#[test]
+fn a_bridge_that_waits_for_its_connection_can_be_ended_and_changed() {
+    let folder = Folder::new();
+    let (port, _listener, _full) = unanswered();
+    let mut local = bridged(&folder, "", &at(port), "topic # out 1");
+    local.wait_to_say("Connecting bridge there");
+    let remote = Broker::on_cores(1);
+    let text = |address: &str| {
+        format!(
+            "listener 0 127.0.0.1\nallow_anonymous true\nconnection there\naddress {address}\n\
+             bridge_reload_type immediate\ntopic # out 1\n"
+        )
+    };
+    folder.write("bridged.conf", text(&at(remote.port())));
+    local.signal(rustix::process::Signal::HUP);
+    linked(&mut local);
+    folder.write("bridged.conf", text(&at(port)));
+    local.signal(rustix::process::Signal::HUP);
+    local.wait_to_say(&format!("Connecting bridge there ({})", at(port)));
+    let before = Instant::now();
+    local.terminate();
+    local.wait(PATIENCE).unwrap();
+    // There is nobody to say goodbye to.
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{}",
+        local.stderr()
+    );
+}

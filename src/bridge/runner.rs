@@ -17,7 +17,7 @@ use crate::origin::ListenerId;
 use crate::policy::Policy;
 use crate::runtime::{Beside, Mailbox};
 use crate::shown::shown;
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::hash::{BuildHasher, RandomState};
@@ -25,6 +25,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -442,9 +443,9 @@ impl Runner {
             "Connecting bridge {name} ({})",
             shown(&endpoint.target.to_string())
         );
-        let remote = match Link::open(&endpoint, self.tls.as_ref()) {
+        let remote = match self.open(endpoint) {
             Ok(remote) => remote,
-            Err(error) => return (End::Lost(error.to_string()), false),
+            Err(end) => return (end, false),
         };
         if let Err(error) = self.set_socket_options(&remote) {
             return (End::Lost(error.to_string()), false);
@@ -514,6 +515,40 @@ impl Runner {
             visit.leave();
         }
         (end, is_linked)
+    }
+
+    /// Connects to the remote broker, in a thread of its own: nobody can be told how long a name is looked up, or end that.
+    fn open(&self, endpoint: Endpoint) -> Result<Link, End> {
+        let lost = |error: io::Error| End::Lost(error.to_string());
+        let (ours, theirs) = UnixStream::pair().map_err(lost)?;
+        let (sender, opened) = channel();
+        let tls = self.tls.clone();
+        let open = move || {
+            // Nobody may wait for it any more.
+            let _ = sender.send(Link::open(&endpoint, tls.as_ref()));
+            drop(theirs);
+        };
+        std::thread::Builder::new()
+            .name("fastmq-connect".into())
+            .spawn(open)
+            .map_err(lost)?;
+        loop {
+            let mut files = [
+                PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(ours.as_fd(), PollFlags::IN),
+            ];
+            wait(&mut files, None).map_err(lost)?;
+            if let Some(asked) = self.control.asked() {
+                return Err(End::Asked(asked));
+            }
+            match opened.try_recv() {
+                Ok(opened) => return opened.map_err(|error| End::Lost(error.to_string())),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    return Err(End::Lost("its connection was not opened".to_owned()));
+                }
+            }
+        }
     }
 
     fn set_socket_options(&self, link: &Link) -> io::Result<()> {
