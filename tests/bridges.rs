@@ -726,3 +726,89 @@ fn a_bridge_that_waits_for_its_connection_can_be_ended_and_changed() {
         local.stderr()
     );
 }
+
+#[test]
+fn a_bridge_with_another_name_goes_on_with_the_session_it_had() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let text = |name: &str| {
+        format!(
+            "listener 0 127.0.0.1\nallow_anonymous true\nconnection {name}\naddress {}\n\
+             local_clientid l\nremote_clientid r\ntopic # out 1\n",
+            remote.address()
+        )
+    };
+    let file = folder
+        .write("bridged.conf", text("here"))
+        .display()
+        .to_string();
+    let mut local = Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"]);
+    let mut here = client(Version::V311, "here", &local);
+    here.subscribe("$SYS/broker/connection/#", 1);
+    assert_eq!(here.receive().payload, "0");
+    // Nobody has answered CONNECT yet.
+    here.publish("a", "before", 1);
+    folder.write("bridged.conf", text("there"));
+    local.signal(rustix::process::Signal::HUP);
+    local.wait_to_say("Bridge here is gone");
+    here.publish("a", "after", 1);
+    let _first = Raw::accept(&remote.listener);
+    let mut second = remote.accept(false);
+    for payload in ["before", "after"] {
+        let (mut first_byte, mut body) = remote.receive(&mut second).unwrap();
+        if first_byte == 0x31 {
+            // Its state.
+            (first_byte, body) = remote.receive(&mut second).unwrap();
+        }
+        // Its Session may have been sent it before, and been left.
+        assert_eq!(first_byte & !0x08, 0x32);
+        assert!(body.ends_with(payload.as_bytes()));
+    }
+    assert!(
+        !local.stderr().contains("this broker"),
+        "{}",
+        local.stderr()
+    );
+    let mut told = Vec::new();
+    while told.last().is_none_or(|it| it != "1") {
+        told.push(here.receive().payload);
+    }
+    assert!(
+        told[..told.len() - 1].iter().all(|it| it == "0"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_bridge_that_is_gone_and_back_at_once_has_nothing_taken_from_it_by_the_one_before() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic # out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    // It does not close the connection, so the first one takes its time to leave.
+    let _first = remote.accept(false);
+    linked(&mut local);
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    let none = "listener 0 127.0.0.1\nallow_anonymous true\n";
+    for (text, times) in [(none, 1), (&text, 2)] {
+        folder.write("bridged.conf", text);
+        local.signal(rustix::process::Signal::HUP);
+        local.wait_to_say_times("Reloading config.", times);
+    }
+    let mut second = remote.accept(true);
+    local.wait_to_say_times("Bridge there is connected", 2);
+    let mut here = client(Version::V311, "here", &local);
+    // For longer than a goodbye may take.
+    for number in 0..15 {
+        here.publish("a", &number.to_string(), 1);
+        let (first_byte, body) = remote.receive(&mut second).unwrap();
+        assert_eq!(first_byte, 0x32);
+        second.send(&raw::packet(0x40, &body[3..5]));
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        !local.stderr().contains("connecting again"),
+        "{}",
+        local.stderr()
+    );
+}

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::control::{Asked, Control, Handle, control};
-use super::options::{LocalLimits, RemoteOptions, notification_topic};
+use super::options::{LocalLimits, Names, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
 use super::relay::{Event, Orphans, Relay, Stale};
@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 /// How often such a thread is looked after.
 const STOP_STEP: Duration = Duration::from_millis(5);
+/// How often it is seen to whether a bridge that was ended has left.
+const LEFT_STEP: Duration = Duration::from_millis(10);
 /// How often messages that are not passed on are told of.
 const DROPPED_EVERY: Duration = Duration::from_secs(10);
 
@@ -87,6 +89,8 @@ pub struct Bridges {
     host_name: String,
     beside: Beside,
     running: Vec<Running>,
+    /// Threads of those that were ended.
+    leaving: Vec<Arc<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,7 @@ struct Running {
     /// As it was asked for last.
     bridge: Bridge,
     handle: Handle,
-    thread: JoinHandle<()>,
+    thread: Arc<JoinHandle<()>>,
 }
 
 impl Bridges {
@@ -106,6 +110,7 @@ impl Bridges {
             host_name: name.nodename().to_string_lossy().into_owned(),
             beside,
             running: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 
@@ -147,48 +152,61 @@ impl Bridges {
                 io::Error::new(error.kind(), format!("bridge {name}: {error}"))
             })?;
         }
+        self.leaving.retain(|thread| !thread.is_finished());
+        let leaving = self.leaving.clone();
         let beside = self.beside;
         let thread = std::thread::Builder::new()
             .name("fastmq-bridge".into())
             .spawn(move || {
                 beside.enter();
-                runner.run();
+                runner.run(&leaving);
             })?;
         self.running.push(Running {
             bridge,
             handle,
-            thread,
+            thread: Arc::new(thread),
         });
         Ok(())
     }
 
     /// Has these be the bridges: begins those that are new, ends those that are gone, and changes the others.
     pub fn reload(&mut self, listener: ListenerId, bridges: Vec<PreparedBridge>, policy: &Policy) {
+        let all = bridges.iter();
+        let names: Vec<_> = all
+            .map(|it| Names::new(&it.bridge, &self.host_name))
+            .collect();
         let mut before = std::mem::take(&mut self.running);
+        let mut begun = Vec::new();
         for prepared in bridges {
             let name = &prepared.bridge.name;
             let same = before.iter().position(|it| it.bridge.name == *name);
             let same = same.filter(|&index| !before[index].thread.is_finished());
             let Some(index) = same else {
-                // Nobody waits for it, and the broker goes on as it is.
-                let name = shown(name);
-                if let Err(error) = self.start_one(listener, prepared, policy, false) {
-                    tracing::error!("bridge {name}: {error}");
-                }
+                begun.push(prepared);
                 continue;
             };
             let mut running = before.swap_remove(index);
             let bridge = prepared.bridge.clone();
             let is_urgent = bridge.is_reloaded_at_once && !bridge.says_the_same_as(&running.bridge);
             let limits = LocalLimits::new(policy);
-            running.handle.change(prepared, limits, is_urgent);
+            let names = names.clone();
+            running.handle.change(prepared, limits, names, is_urgent);
             running.bridge = bridge;
             self.running.push(running);
         }
         for running in before {
             let name = shown(&running.bridge.name);
             tracing::info!("Bridge {name} is gone");
-            running.handle.remove();
+            running.handle.remove(names.clone());
+            self.leaving.push(running.thread);
+        }
+        // Behind those that are gone, whose Sessions and names at either broker they may have.
+        for prepared in begun {
+            // Nobody waits for it, and the broker goes on as it is.
+            let name = shown(&prepared.bridge.name);
+            if let Err(error) = self.start_one(listener, prepared, policy, false) {
+                tracing::error!("bridge {name}: {error}");
+            }
         }
     }
 
@@ -196,7 +214,8 @@ impl Bridges {
     pub fn stop(&mut self) {
         let until = Instant::now() + STOP_PATIENCE;
         let running = std::mem::take(&mut self.running);
-        let threads: Vec<_> = running.into_iter().map(|it| it.thread).collect();
+        let running = running.into_iter().map(|it| it.thread);
+        let threads: Vec<_> = running.chain(self.leaving.drain(..)).collect();
         while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
             std::thread::sleep(STOP_STEP);
         }
@@ -301,7 +320,7 @@ impl Runner {
             let local = self.topics.missing_in(&topics, Way::Out);
             self.stale.local.extend(local);
         } else {
-            self.forget();
+            self.forget_own();
             self.stale.local.clear();
         }
         let remote = self.topics.missing_in(&topics, Way::In);
@@ -315,8 +334,7 @@ impl Runner {
         }
         let topic_name = notification_topic(&bridge, &options);
         if topic_name != self.notification_topic {
-            // Nobody is told there any more.
-            self.notify(b"");
+            self.notify_last();
         }
         self.notification_topic = topic_name;
         self.address = 0;
@@ -338,7 +356,22 @@ impl Runner {
         Ok(())
     }
 
-    /// Has its Session be gone.
+    /// Has its Session be gone, unless it is another bridge's by now.
+    fn forget_own(&self) {
+        let own = &self.options.local_client_identifier;
+        if !self.control.is_taken(|it| it.client_identifier == *own) {
+            self.forget();
+        }
+    }
+
+    /// Nobody is told there any more, unless by another bridge.
+    fn notify_last(&self) {
+        let own = &self.notification_topic;
+        if !self.control.is_taken(|it| it.notification_topic == *own) {
+            self.notify(b"");
+        }
+    }
+
     fn forget(&self) {
         let forgotten = self
             .broker
@@ -350,7 +383,15 @@ impl Runner {
         }
     }
 
-    fn run(mut self) {
+    /// Is a bridge once those that are `leaving` have left.
+    fn run(mut self, leaving: &[Arc<JoinHandle<()>>]) {
+        while leaving.iter().any(|thread| !thread.is_finished()) {
+            match self.control.wait_until(Instant::now() + LEFT_STEP) {
+                Some(Asked::Stop) => return,
+                Some(Asked::Remove) => return self.remove(),
+                Some(Asked::Change) | None => {}
+            }
+        }
         self.notify(b"0");
         loop {
             if let Some((next, limits)) = self.control.take_next() {
@@ -401,9 +442,9 @@ impl Runner {
     /// Leaves nothing behind.
     fn remove(self) {
         if !self.options.local_clean_start {
-            self.forget();
+            self.forget_own();
         }
-        self.notify(b"");
+        self.notify_last();
     }
 
     /// Chooses the address that is tried next, and says how long to wait before that: all of them are tried one after the
