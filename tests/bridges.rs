@@ -812,3 +812,33 @@ fn a_bridge_that_is_gone_and_back_at_once_has_nothing_taken_from_it_by_the_one_b
         local.stderr()
     );
 }
+
+#[test]
+fn a_bridge_that_connects_once_does_so_again_when_it_is_changed_and_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = "topic a out 1\nstart_type once\nremote_clientid r\nlocal_clientid l";
+    let mut local = bridged(&folder, "", &remote.address(), lines);
+    let mut reloads = 0;
+    let mut reload = |local: &mut Broker, text: &str| {
+        reloads += 1;
+        folder.write("bridged.conf", text);
+        local.signal(rustix::process::Signal::HUP);
+        local.wait_to_say_times("Reloading config.", reloads);
+    };
+    drop(remote.accept(false));
+    local.wait_to_say("Bridge there has ended");
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    reload(&mut local, &text);
+    reload(&mut local, &text.replace("topic a", "topic b"));
+    drop(remote.accept(false));
+    local.wait_to_say_times("Bridge there has ended", 2);
+    assert_eq!(local.stderr().matches("Connecting bridge").count(), 2);
+    let mut here = client(Version::V311, "here", &local);
+    here.subscribe("$SYS/broker/connection/#", 1);
+    assert_eq!(here.receive().payload, "0");
+    reload(&mut local, "listener 0 127.0.0.1\nallow_anonymous true\n");
+    assert_eq!(here.receive().payload, "");
+    let session = Options::new(Version::V311, "l").persistent();
+    assert!(!session.connect(local.port()).session_present());
+}

@@ -9,7 +9,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A wait has to have some end.
+const REST: Duration = Duration::from_secs(86_400);
 
 /// What a bridge is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +31,10 @@ struct Future {
     /// Another one, and what the broker takes from it by then.
     next: Option<(PreparedBridge, LocalLimits)>,
     is_gone: bool,
+    /// The bridge does nothing until it is another one.
+    is_resting: bool,
+    /// What was to be said to one that rests.
+    has_changed: bool,
     /// What all bridges have by then.
     names: Vec<Names>,
 }
@@ -68,18 +75,21 @@ pub(super) fn control() -> std::io::Result<(Handle, Control)> {
 }
 
 impl Handle {
-    /// Has the bridge be this one from its next connection on, or, if it `is_urgent`, from now on.
+    /// Has the bridge be this one from its next connection on, or, if it `is_urgent`, from now on. One that rests goes on if
+    /// it `has_changed`.
     pub(super) fn change(
         &mut self,
         next: PreparedBridge,
         limits: LocalLimits,
         names: Vec<Names>,
         is_urgent: bool,
+        has_changed: bool,
     ) {
         let mut future = lock(&self.future);
         future.next = Some((next, limits));
         future.names = names;
-        if is_urgent {
+        future.has_changed |= has_changed;
+        if is_urgent || future.is_resting && has_changed {
             // A socket that is full says the same already.
             let _ = self.socket.write(&[0]);
         }
@@ -116,7 +126,27 @@ impl Control {
 
     /// What the bridge is to be from now on, if it is to be another one.
     pub(super) fn take_next(&self) -> Option<(PreparedBridge, LocalLimits)> {
-        lock(&self.future).next.take()
+        let mut future = lock(&self.future);
+        future.has_changed = false;
+        future.next.take()
+    }
+
+    /// Waits until the bridge is asked for something.
+    pub(super) fn rest(&self) -> Asked {
+        {
+            let mut future = lock(&self.future);
+            if future.has_changed {
+                return Asked::Change;
+            }
+            future.is_resting = true;
+        }
+        let asked = loop {
+            if let Some(asked) = self.wait_until(Instant::now() + REST) {
+                break asked;
+            }
+        };
+        lock(&self.future).is_resting = false;
+        asked
     }
 
     /// Whether one of the bridges there are now has that.

@@ -187,10 +187,12 @@ impl Bridges {
             };
             let mut running = before.swap_remove(index);
             let bridge = prepared.bridge.clone();
-            let is_urgent = bridge.is_reloaded_at_once && !bridge.says_the_same_as(&running.bridge);
+            let has_changed = !bridge.says_the_same_as(&running.bridge);
+            let is_urgent = bridge.is_reloaded_at_once && has_changed;
             let limits = LocalLimits::new(policy);
             let names = names.clone();
-            running.handle.change(prepared, limits, names, is_urgent);
+            let handle = &mut running.handle;
+            handle.change(prepared, limits, names, is_urgent, has_changed);
             running.bridge = bridge;
             self.running.push(running);
         }
@@ -424,7 +426,11 @@ impl Runner {
             };
             if self.bridge.start_type == StartType::Once {
                 tracing::warn!("Bridge {name} has ended: {said}");
-                return;
+                match self.control.rest() {
+                    Asked::Stop => return,
+                    Asked::Remove => return self.remove(),
+                    Asked::Change => continue,
+                }
             }
             let pause = self.next_attempt(was_linked);
             tracing::warn!(
