@@ -842,3 +842,28 @@ fn a_bridge_that_connects_once_does_so_again_when_it_is_changed_and_leaves_nothi
     let session = Options::new(Version::V311, "l").persistent();
     assert!(!session.connect(local.port()).session_present());
 }
+
+/// What a broker says that does not know of bridges [v3.1.1 MQTT-3.1.2-2].
+#[test]
+fn a_remote_broker_that_takes_no_bridge_is_told_of_a_client() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic # out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    let mut bridge = Raw::accept(&remote.listener);
+    let (_, connect) = bridge.receive().unwrap();
+    assert_eq!(connect[6], 0x84);
+    bridge.send(&raw::packet(0x20, &[0, 1]));
+    let mut bridge = Raw::accept(&remote.listener);
+    let (_, connect) = bridge.receive().unwrap();
+    assert_eq!(connect[6], 0x04);
+    // It is no bridge that this is about any more.
+    bridge.send(&raw::packet(0x20, &[0, 1]));
+    local.wait_to_say("refused the connection");
+    let mut bridge = remote.accept(false);
+    linked(&mut local);
+    let mut here = client(Version::V311, "here", &local);
+    here.publish("a", "x", 1);
+    let (first_byte, _) = remote.receive(&mut bridge).unwrap();
+    assert_eq!(first_byte, 0x32);
+}

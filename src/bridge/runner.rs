@@ -410,6 +410,17 @@ impl Runner {
                 self.stale = Stale::default();
             }
             let name = shown(&self.bridge.name);
+            if self.options.try_private && end.is_for_bridges() {
+                // As in Mosquitto.
+                tracing::info!(
+                    "Bridge {name}: the remote broker takes no bridges: it is told of a client"
+                );
+                self.options = Arc::new(RemoteOptions {
+                    try_private: false,
+                    ..RemoteOptions::new(&self.bridge, &self.host_name)
+                });
+                continue;
+            }
             let said = match end {
                 End::Asked(asked) => match asked {
                     Asked::Stop => return,

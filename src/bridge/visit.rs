@@ -5,6 +5,7 @@
 use super::control::{Asked, Control};
 use super::relay::{Ended, Event, Orphans, Relay, Side};
 use crate::clients::{Link, Received};
+use crate::codec::ReasonCode;
 use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::AsFd;
@@ -26,6 +27,15 @@ pub(super) enum End {
     Lost(String),
     /// One of the brokers ended it, or cannot be understood.
     Ended(Ended),
+}
+
+impl End {
+    /// Whether the remote broker may let in a Client that does not say that it is a bridge.
+    pub(super) fn is_for_bridges(&self) -> bool {
+        let unknown = ReasonCode::UnsupportedProtocolVersion;
+        matches!(self, Self::Ended(Ended::Refused(Side::Remote, code, version))
+            if *code == unknown && !version.is_v5())
+    }
 }
 
 /// One of the two connections.
