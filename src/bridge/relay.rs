@@ -763,18 +763,14 @@ impl Relay {
             Side::Local => Way::Out,
         };
         let mut renamed = std::mem::take(&mut self.renamed);
-        let is_known = self.topics.rename(way, &topic_name, &mut renamed);
+        let name = self.topics.rename(way, &topic_name, &mut renamed);
         // What was queued before the remote broker was known may be of a higher QoS than it takes [MQTT-3.2.2-11].
         let qos = match way {
             Way::Out => publish.qos.min(self.maximum_qos),
             Way::In => publish.qos,
         };
-        let why = if is_known {
-            self.write_publish(way, publish, qos, &renamed).err()
-        } else {
-            // Of a Session that has subscriptions of an earlier configuration.
-            Some("no topic of the bridge has it")
-        };
+        let written = name.and_then(|()| self.write_publish(way, publish, qos, &renamed));
+        let why = written.err();
         self.renamed = renamed;
         if why.is_none() && qos < publish.qos {
             match publish.packet_identifier {

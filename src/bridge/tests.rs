@@ -501,6 +501,28 @@ fn what_no_topic_has_is_acknowledged_and_told() {
 }
 
 #[test]
+fn a_topic_that_cannot_be_called_that_on_the_other_side_is_told_for_what_it_is() {
+    let deep = "x/".repeat(199) + "x";
+    let long = "x".repeat(65_535);
+    for (name, why) in [
+        (deep.clone() + "/x/x/x", "its topic has"),
+        (deep, "its topic there would be"),
+        (long, "its topic there would be"),
+    ] {
+        let topics = [topic("#", Direction::In, "a/b/", "")];
+        let mut rig = Rig::linked(options(V311), &topics);
+        rig.publish(Side::Remote, QoS::AtLeastOnce, &name, b"");
+        assert_eq!(rig.heard(Side::Remote), ["PUBACK 7 Success"]);
+        assert!(rig.heard(Side::Local).is_empty());
+        let told = rig.events();
+        assert!(
+            matches!(&told[..], [Event::Dropped { why: it, .. }] if it.starts_with(why)),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn a_message_too_large_for_the_other_broker_is_passed_over_and_the_next_one_goes_on() {
     let large = vec![b'x'; 400_000];
     for pieces in [1_000_000, 70_000, 7] {
