@@ -867,3 +867,30 @@ fn a_remote_broker_that_takes_no_bridge_is_told_of_a_client() {
     let (first_byte, _) = remote.receive(&mut bridge).unwrap();
     assert_eq!(first_byte, 0x32);
 }
+
+#[test]
+fn what_a_reload_takes_from_a_bridge_does_not_wait_for_it_while_the_remote_broker_is_away() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic a out 1\ntopic b out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    let text = text.replace("topic a out 1", "bridge_reload_type immediate");
+    local.wait_to_say("Connecting bridge there");
+    folder.write("bridged.conf", text);
+    local.signal(rustix::process::Signal::HUP);
+    // The remote broker has not answered either connection.
+    local.wait_to_say_times("Connecting bridge there", 2);
+    let mut here = client(Version::V311, "here", &local);
+    here.publish("a", "after", 1);
+    here.publish("b", "after", 1);
+    let _first = Raw::accept(&remote.listener);
+    let mut second = remote.accept(false);
+    let (first_byte, body) = remote.receive(&mut second).unwrap();
+    assert_eq!((first_byte, &body[..3]), (0x32, &b"\0\x01b"[..]));
+    assert!(
+        !local.stderr().contains("was not passed on"),
+        "{}",
+        local.stderr()
+    );
+}

@@ -11,7 +11,7 @@ use super::topics::{Topics, Way};
 use crate::clients::{Link, Received};
 use crate::codec::{
     Connect, Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions,
-    decode, decode_fixed_header, encode,
+    Unsubscribe, decode, decode_fixed_header, encode,
 };
 use crate::key::PacketIdentifier;
 use crate::message::ProtocolVersion;
@@ -26,11 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSION: ProtocolVersion = ProtocolVersion::V5;
 const FILTERS_MAX: usize = 100;
 
-/// Has the Session subscribe to what the bridge passes on, and leaves it. Whether it was there before.
+/// Has the Session subscribe to what the bridge passes on, and no more to what is `stale`, and leaves it. Whether it was there
+/// before.
 ///
 /// # Errors
 /// The broker refuses, or does not answer.
-pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) -> io::Result<bool> {
+pub(super) fn subscribe(
+    link: Link,
+    options: &RemoteOptions,
+    topics: &Topics,
+    stale: &[String],
+) -> io::Result<bool> {
     // It is a matter of milliseconds, so it says nothing of a Keep Alive; a bound that it is told of does not matter either.
     let connect = local_connect(options, VERSION, false);
     let mut output = Vec::new();
@@ -44,16 +50,18 @@ pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) ->
             (filter, options)
         })
         .collect();
+    let stale: Vec<_> = stale.iter().map(String::as_str).collect();
+    let mut identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
     let mut unanswered = 0;
-    for (index, chunk) in filters.chunks(FILTERS_MAX).enumerate() {
-        let identifier = u16::try_from(index + 1)
-            .ok()
-            .and_then(PacketIdentifier::new);
-        if let Some(identifier) = identifier {
-            let subscribe = Packet::Subscribe(Subscribe::new(identifier, chunk));
-            encode(&subscribe, VERSION, &mut output);
-            unanswered += 1;
-        }
+    for (identifier, chunk) in identifiers.by_ref().zip(stale.chunks(FILTERS_MAX)) {
+        let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, chunk));
+        encode(&unsubscribe, VERSION, &mut output);
+        unanswered += 1;
+    }
+    for (identifier, chunk) in identifiers.zip(filters.chunks(FILTERS_MAX)) {
+        let subscribe = Packet::Subscribe(Subscribe::new(identifier, chunk));
+        encode(&subscribe, VERSION, &mut output);
+        unanswered += 1;
     }
     visit(link, connect, output, unanswered)
 }
@@ -120,7 +128,7 @@ fn visit(
                     is_connected = true;
                     is_old = connack.session_present;
                 }
-                Packet::SubAck(_) => unanswered -= 1,
+                Packet::SubAck(_) | Packet::UnsubAck(_) => unanswered -= 1,
                 // What was in flight is sent again once somebody is there to have it.
                 _ => {}
             }

@@ -113,15 +113,6 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Subscriptions of an earlier configuration.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stale {
-    /// At this broker.
-    pub(super) local: Vec<String>,
-    /// At the remote one.
-    pub(super) remote: Vec<String>,
-}
-
 /// Sides that may know of exchanges of QoS 2 which the other one has lost with its Session. Their Packet Identifiers are
 /// given to other messages next, which would be taken for repetitions, or for more than is taken at once.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -232,7 +223,8 @@ enum Next {
 pub(super) struct Relay {
     options: Arc<RemoteOptions>,
     topics: Topics,
-    stale: Stale,
+    /// Subscriptions of an earlier configuration at the remote broker.
+    stale: Vec<String>,
     orphans: Orphans,
     limits: LocalLimits,
     remote: End,
@@ -268,12 +260,12 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A bridge that has its CONNECT to send to both brokers. Its Sessions may have subscriptions to `stale`, which are
-    /// to end, as are the exchanges of `orphans`.
+    /// A bridge that has its CONNECT to send to both brokers. Its Session at the remote one may have subscriptions to `stale`,
+    /// which are to end, as are the exchanges of `orphans`.
     pub(super) fn new(
         options: &Arc<RemoteOptions>,
         topics: &Topics,
-        stale: &Stale,
+        stale: &[String],
         orphans: Orphans,
         limits: LocalLimits,
         now: Instant,
@@ -282,7 +274,7 @@ impl Relay {
         let mut relay = Self {
             options: options.clone(),
             topics: topics.clone(),
-            stale: stale.clone(),
+            stale: stale.to_vec(),
             orphans,
             limits,
             remote: End::new(version),
@@ -586,7 +578,6 @@ impl Relay {
         }
         match side {
             Side::Remote => self.handle_remote_connack(connack, now),
-            Side::Local if !connack.session_present => self.stale.local.clear(),
             Side::Local => {}
         }
         if self.is_linked() {
@@ -615,7 +606,7 @@ impl Relay {
         }
         self.window = properties.receive_maximum;
         if !connack.session_present {
-            self.stale.remote.clear();
+            self.stale.clear();
         }
         self.asked = None;
         let ours = match self.limits.receive_maximum {
@@ -652,7 +643,7 @@ impl Relay {
     /// Subscribes at the remote broker to what comes from there.
     fn ask_remote(&mut self) {
         let topics = self.topics.clone();
-        for filter in std::mem::take(&mut self.stale.remote) {
+        for filter in std::mem::take(&mut self.stale) {
             self.unsubscribe_at_remote(&filter);
         }
         for (filter, qos, comes) in topics.remote() {
@@ -694,13 +685,7 @@ impl Relay {
     /// Subscribes at this broker to what goes out.
     fn ask_local(&mut self) {
         let version = self.local.version;
-        let mut identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
-        let stale = std::mem::take(&mut self.stale.local);
-        let stale: Vec<_> = stale.iter().map(String::as_str).collect();
-        for (identifier, chunk) in identifiers.by_ref().zip(stale.chunks(FILTERS_MAX)) {
-            let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, chunk));
-            encode(&unsubscribe, version, &mut self.local.output);
-        }
+        let identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
         let topics = self.topics.clone();
         let filters: Vec<_> = topics.filters(Way::Out).collect();
         for (identifier, chunk) in identifiers.zip(filters.chunks(FILTERS_MAX)) {

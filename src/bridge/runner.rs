@@ -6,7 +6,7 @@ use super::control::{Asked, Control, Handle, control};
 use super::options::{LocalLimits, Names, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
-use super::relay::{Event, Orphans, Relay, Stale};
+use super::relay::{Event, Orphans, Relay};
 use super::topics::{Topics, Way};
 use super::visit::{End, Visit};
 use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
@@ -252,6 +252,15 @@ impl Broker {
     }
 }
 
+/// Subscriptions of an earlier configuration.
+#[derive(Debug, Default)]
+struct Stale {
+    /// At this broker.
+    local: Vec<String>,
+    /// At the remote one.
+    remote: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Runner {
     bridge: Bridge,
@@ -351,7 +360,13 @@ impl Runner {
     /// Has its Session be there.
     fn keep(&mut self) -> io::Result<()> {
         if !self.options.local_clean_start && !self.is_kept {
-            let is_old = presence::subscribe(self.broker.join()?, &self.options, &self.topics)?;
+            let is_old = presence::subscribe(
+                self.broker.join()?,
+                &self.options,
+                &self.topics,
+                &self.stale.local,
+            )?;
+            self.stale.local.clear();
             self.orphans.remote |= !is_old;
         }
         self.is_kept = true;
@@ -407,7 +422,7 @@ impl Runner {
             if was_linked {
                 self.notify(b"0");
                 self.pause = Duration::ZERO;
-                self.stale = Stale::default();
+                self.stale.remote.clear();
             }
             let name = shown(&self.bridge.name);
             if self.options.try_private && end.is_for_bridges() {
@@ -516,7 +531,7 @@ impl Runner {
         let relay = Relay::new(
             &self.options,
             &self.topics,
-            &self.stale,
+            &self.stale.remote,
             self.orphans,
             self.limits,
             Instant::now(),
