@@ -146,6 +146,8 @@ struct End {
     /// Bytes of a packet that is too large, which are still to come.
     skipped: usize,
     output: Vec<u8>,
+    /// Bytes of it, at most, that answer itself and that no other broker waits for.
+    answers_size: usize,
     /// The largest packet that goes on from here.
     packet_size_max: u32,
 }
@@ -161,6 +163,7 @@ impl End {
             unread_start: 0,
             skipped: 0,
             output: Vec::new(),
+            answers_size: 0,
             packet_size_max: PACKET_SIZE_MAX,
         }
     }
@@ -365,7 +368,8 @@ impl Relay {
         self.end(side).receive(bytes);
     }
 
-    /// Whether it takes more from `side`, which depends on what the other one has still to be sent.
+    /// Whether it takes more from `side`, which depends on what the other one has still to be sent, and on the answers that it
+    /// does not read itself.
     pub(super) fn wants(&self, side: Side) -> bool {
         let (end, other) = match side {
             Side::Remote => (&self.remote, &self.local),
@@ -375,7 +379,8 @@ impl Relay {
             return true;
         }
         let is_asking = side == Side::Local && self.asking_until.is_some();
-        other.is_connected && !is_asking && other.output.len() < OUTPUT_MAX
+        let has_room = other.output.len() < OUTPUT_MAX && end.answers_size < OUTPUT_MAX;
+        other.is_connected && !is_asking && has_room
     }
 
     /// Bytes to be sent; whoever sends some takes them out.
@@ -383,8 +388,10 @@ impl Relay {
         &mut self.end(side).output
     }
 
-    /// Some bytes have left for `side`.
-    pub(super) fn handle_sent(&mut self, side: Side, now: Instant) {
+    /// So many bytes have left for `side`.
+    pub(super) fn handle_sent(&mut self, side: Side, size: usize, now: Instant) {
+        let end = self.end(side);
+        end.answers_size = end.answers_size.saturating_sub(size);
         match side {
             Side::Remote => self.last_sent = now,
             Side::Local => self.told_local = now,
@@ -539,6 +546,7 @@ impl Relay {
             // Nothing that a broker would ask; but those who do so get an answer from Mosquitto's bridges.
             (Side::Remote, Packet::PingReq) => {
                 self.remote.output.extend_from_slice(&PINGRESP);
+                self.remote.answers_size += PINGRESP.len();
                 Ok(())
             }
             (Side::Remote, Packet::PingResp) => {
@@ -865,12 +873,14 @@ impl Relay {
     /// nothing of it and says that it is complete.
     fn answer(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
         let end = self.end(to);
+        let before = end.output.len();
         let (version, success) = (end.version, ReasonCode::Success);
         match (qos, identifier) {
             (QoS::AtLeastOnce, Some(it)) => encode_puback(version, it, success, &mut end.output),
             (QoS::ExactlyOnce, Some(it)) => encode_pubrec(version, it, success, &mut end.output),
             _ => {}
         }
+        end.answers_size += end.output.len() - before;
     }
 
     fn pass_on(

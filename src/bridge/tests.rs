@@ -578,6 +578,25 @@ fn nothing_is_taken_from_a_broker_while_the_other_one_does_not_read() {
 }
 
 #[test]
+fn a_broker_that_does_not_read_its_answers_is_not_listened_to_for_ever() {
+    let mut bytes = publish_bytes(V311, QoS::AtLeastOnce, "elsewhere", b"");
+    let ping = [0xc0, 0];
+    for said in [&mut bytes[..], &mut ping.clone()] {
+        let mut rig = Rig::linked(options(V311), &topics());
+        let mut count = 0;
+        while rig.relay.wants(Side::Remote) {
+            rig.say_bytes(Side::Remote, said).unwrap();
+            count += 1;
+            assert!(count < 200_000);
+        }
+        let size = rig.relay.output(Side::Remote).len();
+        assert!(size < 300_000, "{size}");
+        rig.relay.handle_sent(Side::Remote, size, rig.now);
+        assert!(rig.relay.wants(Side::Remote));
+    }
+}
+
+#[test]
 fn a_topic_alias_of_the_remote_broker_stands_for_its_topic() {
     let mut rig = Rig::linked(options(V5), &topics());
     let publish = |topic_name, alias| {
@@ -630,7 +649,7 @@ fn a_remote_broker_that_says_nothing_is_asked_and_then_given_up() {
     rig.relay.handle_timeout(deadline).unwrap();
     assert_eq!(rig.heard(Side::Remote), ["PINGREQ"]);
     rig.now = deadline;
-    rig.relay.handle_sent(Side::Remote, rig.now);
+    rig.relay.handle_sent(Side::Remote, 2, rig.now);
     rig.say(Side::Remote, Packet::PingResp).unwrap();
     let deadline = rig.relay.deadline().unwrap();
     assert_eq!(deadline, rig.now + minute);

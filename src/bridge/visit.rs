@@ -127,9 +127,9 @@ impl Visit {
             }
             let before = output.len();
             let sent = line.link.send(output);
-            let has_left = self.relay.output(line.side).len() < before;
-            if has_left {
-                self.relay.handle_sent(line.side, now);
+            let size = before.saturating_sub(self.relay.output(line.side).len());
+            if size > 0 {
+                self.relay.handle_sent(line.side, size, now);
             }
             if let Err(error) = sent {
                 let _ = line.read(&mut self.relay, now);
