@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use support::client::{Client, Options, VERSIONS, Version};
 use support::folder::Folder;
 use support::mosquitto::{self, Mosquitto};
+use support::raw::{self, Raw};
 use support::{Broker, PATIENCE};
 
 /// A broker that is bridged to what listens on `remote`, with more lines of its configuration before and after that.
@@ -642,4 +643,318 @@ fn a_bridge_to_mosquitto_carries_messages_both_ways() {
         here.receive_nothing();
         there.receive_nothing();
     }
+}
+
+/// A remote broker that the test plays.
+struct Played {
+    listener: TcpListener,
+    version: Version,
+}
+
+impl Played {
+    fn new(version: Version) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { listener, version }
+    }
+
+    fn address(&self) -> String {
+        at(self.listener.local_addr().unwrap().port())
+    }
+
+    /// The lines that have the bridge speak this version.
+    fn lines(&self) -> &str {
+        match self.version {
+            Version::V311 => "notifications false\n",
+            Version::V5 => "notifications false\nbridge_protocol_version mqttv50\n",
+        }
+    }
+
+    /// A packet with a Packet Identifier, and what follows that.
+    fn packet(&self, first_byte: u8, identifier: [u8; 2], rest: &[u8]) -> Vec<u8> {
+        raw::packet(first_byte, &[&identifier[..], rest].concat())
+    }
+
+    fn publish(&self, topic_name: &str, qos: u8, identifier: u16, payload: &str) -> Vec<u8> {
+        let mut body = raw::string(topic_name);
+        body.extend(identifier.to_be_bytes());
+        if self.version == Version::V5 {
+            body.push(0);
+        }
+        body.extend(payload.bytes());
+        raw::packet(0x30 | qos << 1, &body)
+    }
+
+    /// Accepts a connection and CONNECT.
+    fn accept(&self, session_present: bool) -> Raw {
+        let mut bridge = Raw::accept(&self.listener);
+        let (first_byte, _) = bridge.receive().unwrap();
+        assert_eq!(first_byte, 0x10);
+        let connack = [u8::from(session_present), 0, 0];
+        let size = if self.version == Version::V5 { 3 } else { 2 };
+        bridge.send(&raw::packet(0x20, &connack[..size]));
+        bridge
+    }
+
+    /// The next packet that is no question; those are answered.
+    fn receive(&self, bridge: &mut Raw) -> Option<(u8, Vec<u8>)> {
+        loop {
+            let (first_byte, body) = bridge.receive()?;
+            let is_v5 = self.version == Version::V5;
+            let answer: (u8, &[u8]) = match (first_byte, is_v5) {
+                (0x82, false) => (0x90, &[2]),
+                (0x82, true) => (0x90, &[0, 2]),
+                (0xa2, false) => (0xb0, &[]),
+                (0xa2, true) => (0xb0, &[0, 0]),
+                _ => return Some((first_byte, body)),
+            };
+            bridge.send(&self.packet(answer.0, [body[0], body[1]], answer.1));
+        }
+    }
+}
+
+/// [MQTT-4.3.3-10], [MQTT-3.3.4-7]
+#[test]
+fn a_remote_broker_that_loses_its_session_within_exchanges_of_qos_2_is_heard_as_before() {
+    for version in VERSIONS {
+        for is_reused in [true, false] {
+            let folder = Folder::new();
+            let remote = Played::new(version);
+            let lines = format!("topic # in 2\n{}", remote.lines());
+            let local = bridged(&folder, "", &remote.address(), &lines);
+            let mut here = client(version, "here", &local);
+            here.subscribe("#", 2);
+            let mut number = 0;
+            // More in all than this broker takes at once.
+            for _ in 0..3 {
+                let mut bridge = remote.accept(false);
+                for index in 0..15 {
+                    number += 1;
+                    let identifier = if is_reused { index + 1 } else { number };
+                    let text = number.to_string();
+                    bridge.send(&remote.publish("a", 2, identifier, &text));
+                    let (first_byte, body) = remote.receive(&mut bridge).unwrap();
+                    let said = (first_byte, [body[0], body[1]]);
+                    assert_eq!(said, (0x50, identifier.to_be_bytes()), "{}", local.stderr());
+                    assert_eq!(here.receive().payload, text);
+                }
+            }
+        }
+    }
+}
+
+/// A port that takes no more connections and refuses none: SYN is not answered.
+fn unanswered() -> (u16, TcpListener, Vec<socket2::Socket>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let fill = |_| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address.into());
+        socket
+    };
+    let full = (0..4).map(fill).collect();
+    (address.port(), listener, full)
+}
+
+#[test]
+fn a_bridge_that_waits_for_its_connection_can_be_ended_and_changed() {
+    let folder = Folder::new();
+    let (port, _listener, _full) = unanswered();
+    let mut local = bridged(&folder, "", &at(port), "topic # out 1");
+    local.wait_to_say("Connecting bridge there");
+    let remote = Broker::on_cores(1);
+    let text = |address: &str| {
+        format!(
+            "listener 0 127.0.0.1\nallow_anonymous true\nconnection there\naddress {address}\n\
+             bridge_reload_type immediate\ntopic # out 1\n"
+        )
+    };
+    folder.write("bridged.conf", text(&at(remote.port())));
+    local.signal(rustix::process::Signal::HUP);
+    linked(&mut local);
+    folder.write("bridged.conf", text(&at(port)));
+    local.signal(rustix::process::Signal::HUP);
+    local.wait_to_say(&format!("Connecting bridge there ({})", at(port)));
+    let before = Instant::now();
+    local.terminate();
+    local.wait(PATIENCE).unwrap();
+    // There is nobody to say goodbye to.
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{}",
+        local.stderr()
+    );
+}
+
+#[test]
+fn a_bridge_with_another_name_goes_on_with_the_session_it_had() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let text = |name: &str| {
+        format!(
+            "listener 0 127.0.0.1\nallow_anonymous true\nconnection {name}\naddress {}\n\
+             local_clientid l\nremote_clientid r\ntopic # out 1\n",
+            remote.address()
+        )
+    };
+    let file = folder
+        .write("bridged.conf", text("here"))
+        .display()
+        .to_string();
+    let mut local = Broker::start_configured(&["-c", &file, "--cores", "2", "--oversubscribe"]);
+    let mut here = client(Version::V311, "here", &local);
+    here.subscribe("$SYS/broker/connection/#", 1);
+    assert_eq!(here.receive().payload, "0");
+    // Nobody has answered CONNECT yet.
+    here.publish("a", "before", 1);
+    folder.write("bridged.conf", text("there"));
+    local.signal(rustix::process::Signal::HUP);
+    local.wait_to_say("Bridge here is gone");
+    here.publish("a", "after", 1);
+    let _first = Raw::accept(&remote.listener);
+    let mut second = remote.accept(false);
+    for payload in ["before", "after"] {
+        let (mut first_byte, mut body) = remote.receive(&mut second).unwrap();
+        if first_byte == 0x31 {
+            // Its state.
+            (first_byte, body) = remote.receive(&mut second).unwrap();
+        }
+        // Its Session may have been sent it before, and been left.
+        assert_eq!(first_byte & !0x08, 0x32);
+        assert!(body.ends_with(payload.as_bytes()));
+    }
+    assert!(
+        !local.stderr().contains("this broker"),
+        "{}",
+        local.stderr()
+    );
+    let mut told = Vec::new();
+    while told.last().is_none_or(|it| it != "1") {
+        told.push(here.receive().payload);
+    }
+    assert!(
+        told[..told.len() - 1].iter().all(|it| it == "0"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_bridge_that_is_gone_and_back_at_once_has_nothing_taken_from_it_by_the_one_before() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic # out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    // It does not close the connection, so the first one takes its time to leave.
+    let _first = remote.accept(false);
+    linked(&mut local);
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    let none = "listener 0 127.0.0.1\nallow_anonymous true\n";
+    for (text, times) in [(none, 1), (&text, 2)] {
+        folder.write("bridged.conf", text);
+        local.signal(rustix::process::Signal::HUP);
+        local.wait_to_say_times("Reloading config.", times);
+    }
+    let mut second = remote.accept(true);
+    local.wait_to_say_times("Bridge there is connected", 2);
+    let mut here = client(Version::V311, "here", &local);
+    // For longer than a goodbye may take.
+    for number in 0..15 {
+        here.publish("a", &number.to_string(), 1);
+        let (first_byte, body) = remote.receive(&mut second).unwrap();
+        assert_eq!(first_byte, 0x32);
+        second.send(&raw::packet(0x40, &body[3..5]));
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        !local.stderr().contains("connecting again"),
+        "{}",
+        local.stderr()
+    );
+}
+
+#[test]
+fn a_bridge_that_connects_once_does_so_again_when_it_is_changed_and_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = "topic a out 1\nstart_type once\nremote_clientid r\nlocal_clientid l";
+    let mut local = bridged(&folder, "", &remote.address(), lines);
+    let mut reloads = 0;
+    let mut reload = |local: &mut Broker, text: &str| {
+        reloads += 1;
+        folder.write("bridged.conf", text);
+        local.signal(rustix::process::Signal::HUP);
+        local.wait_to_say_times("Reloading config.", reloads);
+    };
+    drop(remote.accept(false));
+    local.wait_to_say("Bridge there has ended");
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    reload(&mut local, &text);
+    reload(&mut local, &text.replace("topic a", "topic b"));
+    drop(remote.accept(false));
+    local.wait_to_say_times("Bridge there has ended", 2);
+    assert_eq!(local.stderr().matches("Connecting bridge").count(), 2);
+    let mut here = client(Version::V311, "here", &local);
+    here.subscribe("$SYS/broker/connection/#", 1);
+    assert_eq!(here.receive().payload, "0");
+    reload(&mut local, "listener 0 127.0.0.1\nallow_anonymous true\n");
+    assert_eq!(here.receive().payload, "");
+    let session = Options::new(Version::V311, "l").persistent();
+    assert!(!session.connect(local.port()).session_present());
+}
+
+/// What a broker says that does not know of bridges [v3.1.1 MQTT-3.1.2-2].
+#[test]
+fn a_remote_broker_that_takes_no_bridge_is_told_of_a_client() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic # out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    let mut bridge = Raw::accept(&remote.listener);
+    let (_, connect) = bridge.receive().unwrap();
+    assert_eq!(connect[6], 0x84);
+    bridge.send(&raw::packet(0x20, &[0, 1]));
+    let mut bridge = Raw::accept(&remote.listener);
+    let (_, connect) = bridge.receive().unwrap();
+    assert_eq!(connect[6], 0x04);
+    // It is no bridge that this is about any more.
+    bridge.send(&raw::packet(0x20, &[0, 1]));
+    local.wait_to_say("refused the connection");
+    let mut bridge = remote.accept(false);
+    linked(&mut local);
+    let mut here = client(Version::V311, "here", &local);
+    here.publish("a", "x", 1);
+    let (first_byte, _) = remote.receive(&mut bridge).unwrap();
+    assert_eq!(first_byte, 0x32);
+}
+
+#[test]
+fn what_a_reload_takes_from_a_bridge_does_not_wait_for_it_while_the_remote_broker_is_away() {
+    let folder = Folder::new();
+    let remote = Played::new(Version::V311);
+    let lines = format!("topic a out 1\ntopic b out 1\n{}", remote.lines());
+    let mut local = bridged(&folder, "", &remote.address(), &lines);
+    let text = std::fs::read_to_string(folder.file("bridged.conf")).unwrap();
+    let text = text.replace("topic a out 1", "bridge_reload_type immediate");
+    local.wait_to_say("Connecting bridge there");
+    folder.write("bridged.conf", text);
+    local.signal(rustix::process::Signal::HUP);
+    // The remote broker has not answered either connection.
+    local.wait_to_say_times("Connecting bridge there", 2);
+    let mut here = client(Version::V311, "here", &local);
+    here.publish("a", "after", 1);
+    here.publish("b", "after", 1);
+    let _first = Raw::accept(&remote.listener);
+    let mut second = remote.accept(false);
+    let (first_byte, body) = remote.receive(&mut second).unwrap();
+    assert_eq!((first_byte, &body[..3]), (0x32, &b"\0\x01b"[..]));
+    assert!(
+        !local.stderr().contains("was not passed on"),
+        "{}",
+        local.stderr()
+    );
 }

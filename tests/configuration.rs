@@ -194,7 +194,14 @@ fn a_mistake_is_said_with_file_and_line_and_ends_with_mosquittos_status() {
         (
             format!("listener 1\nconnection b\naddress h\ntopic #\nbridge_cafile {missing}\n"),
             missing.as_str(),
-            2,
+            5,
+        ),
+        (
+            format!(
+                "listener 1\nconnection b\naddress h\ntopic #\nbridge_cafile {missing}\nbridge_ciphers NOPE\n"
+            ),
+            "bridge_ciphers: ",
+            6,
         ),
     ];
     for (text, named, line) in cases {

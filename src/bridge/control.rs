@@ -2,14 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::options::LocalLimits;
+use super::options::{LocalLimits, Names};
 use super::runner::{PreparedBridge, wait};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A wait has to have some end.
+const REST: Duration = Duration::from_secs(86_400);
 
 /// What a bridge is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,24 +25,32 @@ pub(super) enum Asked {
     Change,
 }
 
-/// What a bridge is to be, and what the broker takes from it by then.
-type Next = Arc<Mutex<Option<(PreparedBridge, LocalLimits)>>>;
-
-const CHANGE: u8 = b'c';
-const REMOVE: u8 = b'r';
+/// What a bridge is to be.
+#[derive(Debug, Default)]
+struct Future {
+    /// Another one, and what the broker takes from it by then.
+    next: Option<(PreparedBridge, LocalLimits)>,
+    is_gone: bool,
+    /// The bridge does nothing until it is another one.
+    is_resting: bool,
+    /// What was to be said to one that rests.
+    has_changed: bool,
+    /// What all bridges have by then.
+    names: Vec<Names>,
+}
 
 /// The end of the bridge's thread.
 #[derive(Debug)]
 pub(super) struct Control {
     socket: UnixStream,
-    next: Next,
+    future: Arc<Mutex<Future>>,
 }
 
 /// The end of who reads the configuration. To drop it asks the bridge to end.
 #[derive(Debug)]
 pub(super) struct Handle {
     socket: UnixStream,
-    next: Next,
+    future: Arc<Mutex<Future>>,
 }
 
 /// Both ends.
@@ -51,33 +62,49 @@ pub(super) fn control() -> std::io::Result<(Handle, Control)> {
     for socket in [&ours, &theirs] {
         socket.set_nonblocking(true)?;
     }
-    let next = Next::default();
+    let future = Arc::<Mutex<Future>>::default();
     let handle = Handle {
         socket: ours,
-        next: next.clone(),
+        future: future.clone(),
     };
     let control = Control {
         socket: theirs,
-        next,
+        future,
     };
     Ok((handle, control))
 }
 
 impl Handle {
-    /// Has the bridge be this one from its next connection on, or, if it `is_urgent`, from now on.
-    pub(super) fn change(&mut self, next: PreparedBridge, limits: LocalLimits, is_urgent: bool) {
-        let next = (next, limits);
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
-        if is_urgent {
-            // A socket that is full says the same already; nobody is there once the bridge has ended.
-            let _ = self.socket.write(&[CHANGE]);
+    /// Has the bridge be this one from its next connection on, or, if it `is_urgent`, from now on. One that rests goes on if
+    /// it `has_changed`.
+    pub(super) fn change(
+        &mut self,
+        next: PreparedBridge,
+        limits: LocalLimits,
+        names: Vec<Names>,
+        is_urgent: bool,
+        has_changed: bool,
+    ) {
+        let mut future = lock(&self.future);
+        future.next = Some((next, limits));
+        future.names = names;
+        future.has_changed |= has_changed;
+        if is_urgent || future.is_resting && has_changed {
+            // A socket that is full says the same already.
+            let _ = self.socket.write(&[0]);
         }
     }
 
-    /// Has the bridge end for good.
-    pub(super) fn remove(mut self) {
-        let _ = self.socket.write(&[REMOVE]);
+    /// Has the bridge end for good, while others have these.
+    pub(super) fn remove(self, names: Vec<Names>) {
+        let mut future = lock(&self.future);
+        future.is_gone = true;
+        future.names = names;
     }
+}
+
+fn lock(future: &Mutex<Future>) -> MutexGuard<'_, Future> {
+    future.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Control {
@@ -85,10 +112,8 @@ impl Control {
     pub(super) fn asked(&self) -> Option<Asked> {
         let mut bytes = [0; 64];
         match (&self.socket).read(&mut bytes) {
+            Ok(0) if lock(&self.future).is_gone => Some(Asked::Remove),
             Ok(0) => Some(Asked::Stop),
-            Ok(size) if bytes.get(..size).unwrap_or_default().contains(&REMOVE) => {
-                Some(Asked::Remove)
-            }
             Ok(_) => Some(Asked::Change),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
@@ -101,8 +126,32 @@ impl Control {
 
     /// What the bridge is to be from now on, if it is to be another one.
     pub(super) fn take_next(&self) -> Option<(PreparedBridge, LocalLimits)> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.take()
+        let mut future = lock(&self.future);
+        future.has_changed = false;
+        future.next.take()
+    }
+
+    /// Waits until the bridge is asked for something.
+    pub(super) fn rest(&self) -> Asked {
+        {
+            let mut future = lock(&self.future);
+            if future.has_changed {
+                return Asked::Change;
+            }
+            future.is_resting = true;
+        }
+        let asked = loop {
+            if let Some(asked) = self.wait_until(Instant::now() + REST) {
+                break asked;
+            }
+        };
+        lock(&self.future).is_resting = false;
+        asked
+    }
+
+    /// Whether one of the bridges there are now has that.
+    pub(super) fn is_taken(&self, has: impl FnMut(&Names) -> bool) -> bool {
+        lock(&self.future).names.iter().any(has)
     }
 
     /// Waits until then, or until the bridge is asked for something, which it returns.

@@ -78,6 +78,25 @@ impl RemoteOptions {
     }
 }
 
+/// What is a bridge's alone at this broker.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// Its Session.
+    pub(super) client_identifier: String,
+    /// Where its state is told.
+    pub(super) notification_topic: Option<String>,
+}
+
+impl Names {
+    pub(super) fn new(bridge: &Bridge, host_name: &str) -> Self {
+        let options = RemoteOptions::new(bridge, host_name);
+        Self {
+            notification_topic: notification_topic(bridge, &options),
+            client_identifier: options.local_client_identifier,
+        }
+    }
+}
+
 /// Where the Clients of this broker are told whether the bridge is connected, if they are.
 pub(super) fn notification_topic(bridge: &Bridge, options: &RemoteOptions) -> Option<String> {
     let topic_name = || state_topic(bridge, &options.client_identifier);

@@ -11,7 +11,7 @@ use super::topics::{Topics, Way};
 use crate::clients::{Link, Received};
 use crate::codec::{
     Connect, Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions,
-    decode, decode_fixed_header, encode,
+    Unsubscribe, decode, decode_fixed_header, encode,
 };
 use crate::key::PacketIdentifier;
 use crate::message::ProtocolVersion;
@@ -26,11 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSION: ProtocolVersion = ProtocolVersion::V5;
 const FILTERS_MAX: usize = 100;
 
-/// Has the Session subscribe to what the bridge passes on, and leaves it.
+/// Has the Session subscribe to what the bridge passes on, and no more to what is `stale`, and leaves it. Whether it was there
+/// before.
 ///
 /// # Errors
 /// The broker refuses, or does not answer.
-pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) -> io::Result<()> {
+pub(super) fn subscribe(
+    link: Link,
+    options: &RemoteOptions,
+    topics: &Topics,
+    stale: &[String],
+) -> io::Result<bool> {
     // It is a matter of milliseconds, so it says nothing of a Keep Alive; a bound that it is told of does not matter either.
     let connect = local_connect(options, VERSION, false);
     let mut output = Vec::new();
@@ -44,16 +50,18 @@ pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) ->
             (filter, options)
         })
         .collect();
+    let stale: Vec<_> = stale.iter().map(String::as_str).collect();
+    let mut identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
     let mut unanswered = 0;
-    for (index, chunk) in filters.chunks(FILTERS_MAX).enumerate() {
-        let identifier = u16::try_from(index + 1)
-            .ok()
-            .and_then(PacketIdentifier::new);
-        if let Some(identifier) = identifier {
-            let subscribe = Packet::Subscribe(Subscribe::new(identifier, chunk));
-            encode(&subscribe, VERSION, &mut output);
-            unanswered += 1;
-        }
+    for (identifier, chunk) in identifiers.by_ref().zip(stale.chunks(FILTERS_MAX)) {
+        let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, chunk));
+        encode(&unsubscribe, VERSION, &mut output);
+        unanswered += 1;
+    }
+    for (identifier, chunk) in identifiers.zip(filters.chunks(FILTERS_MAX)) {
+        let subscribe = Packet::Subscribe(Subscribe::new(identifier, chunk));
+        encode(&subscribe, VERSION, &mut output);
+        unanswered += 1;
     }
     visit(link, connect, output, unanswered)
 }
@@ -65,22 +73,24 @@ pub(super) fn subscribe(link: Link, options: &RemoteOptions, topics: &Topics) ->
 pub(super) fn forget(link: Link, options: &RemoteOptions) -> io::Result<()> {
     let mut connect = local_connect(options, VERSION, true);
     connect.properties.session_expiry_interval = None;
-    visit(link, connect, Vec::new(), 0)
+    visit(link, connect, Vec::new(), 0)?;
+    Ok(())
 }
 
-/// Connects, says `more`, waits for so many answers to it, and leaves.
+/// Connects, says `more`, waits for so many answers to it, and leaves. Whether the Session was there before.
 fn visit(
     mut link: Link,
     connect: Connect<'_>,
     mut more: Vec<u8>,
     mut unanswered: usize,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut output = Vec::new();
     encode(&Packet::Connect(connect), VERSION, &mut output);
     output.append(&mut more);
     let until = Instant::now() + PATIENCE;
     let mut unread = Vec::new();
     let mut is_connected = false;
+    let mut is_old = false;
     while unanswered > 0 || !is_connected {
         link.send(&mut output)?;
         match link.receive(|bytes| unread.extend_from_slice(bytes))? {
@@ -114,8 +124,11 @@ fn visit(
                     let said = format!("the broker refuses it ({:?})", connack.reason_code);
                     return Err(io::Error::other(said));
                 }
-                Packet::ConnAck(_) => is_connected = true,
-                Packet::SubAck(_) => unanswered -= 1,
+                Packet::ConnAck(connack) => {
+                    is_connected = true;
+                    is_old = connack.session_present;
+                }
+                Packet::SubAck(_) | Packet::UnsubAck(_) => unanswered -= 1,
                 // What was in flight is sent again once somebody is there to have it.
                 _ => {}
             }
@@ -127,5 +140,5 @@ fn visit(
     encode(&goodbye, VERSION, &mut output);
     link.send(&mut output)?;
     link.finish();
-    Ok(())
+    Ok(is_old)
 }

@@ -21,7 +21,8 @@ use crate::codec::{
 };
 use crate::key::PacketIdentifier;
 use crate::message::{ProtocolVersion, QoS};
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use std::time::{Duration, Instant};
 const OUTPUT_MAX: usize = 256 * 1024;
 /// The largest packet there can be.
 const PACKET_SIZE_MAX: u32 = 268_435_460;
+/// The largest packet but a PUBLISH that a broker may send, and what may stand before the payload of one that is passed over.
+const OTHERS_SIZE_MAX: usize = 256 * 1024;
 /// For how long answers to what the bridge asks the remote broker are waited for before it publishes there.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// For how long CONNACK is waited for.
@@ -47,11 +50,12 @@ pub(super) enum Event {
     Rejoin,
     /// Both are connected.
     Linked,
-    /// A subscription was refused.
+    /// Subscriptions were refused: this one first, and so many others.
     Refused {
         way: Way,
         filter: String,
         reason_code: ReasonCode,
+        others: usize,
     },
     /// A message was not passed on.
     Dropped {
@@ -110,13 +114,21 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Subscriptions of an earlier configuration.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stale {
-    /// At this broker.
-    pub(super) local: Vec<String>,
-    /// At the remote one.
-    pub(super) remote: Vec<String>,
+/// Sides that may know of exchanges of QoS 2 which the other one has lost with its Session. Their Packet Identifiers are
+/// given to other messages next, which would be taken for repetitions, or for more than is taken at once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Orphans {
+    pub(super) local: bool,
+    pub(super) remote: bool,
+}
+
+impl Orphans {
+    fn at(&mut self, side: Side) -> &mut bool {
+        match side {
+            Side::Remote => &mut self.remote,
+            Side::Local => &mut self.local,
+        }
+    }
 }
 
 /// What arrived from one broker and what is to be sent to it.
@@ -125,6 +137,10 @@ struct End {
     version: ProtocolVersion,
     /// Its CONNACK has come.
     is_connected: bool,
+    /// With a Session that has just begun.
+    is_new: bool,
+    /// By Packet Identifier: a PUBCOMP is to come of an exchange that the bridge itself has ended. Empty for none.
+    freed: Vec<bool>,
     /// Arrived and not handled, from `unread_start` on.
     unread: Vec<u8>,
     unread_start: usize,
@@ -133,6 +149,8 @@ struct End {
     /// Bytes of a packet that is too large, which are still to come.
     skipped: usize,
     output: Vec<u8>,
+    /// Bytes of it, at most, that answer itself and that no other broker waits for.
+    answers_size: usize,
     /// The largest packet that goes on from here.
     packet_size_max: u32,
 }
@@ -142,11 +160,14 @@ impl End {
         Self {
             version,
             is_connected: false,
+            is_new: false,
+            freed: Vec::new(),
             unread: Vec::new(),
             unread_start: 0,
             is_behind: false,
             skipped: 0,
             output: Vec::new(),
+            answers_size: 0,
             packet_size_max: PACKET_SIZE_MAX,
         }
     }
@@ -162,6 +183,31 @@ impl End {
         self.unread.extend_from_slice(bytes);
     }
 
+    /// Ends all exchanges of QoS 2 that it may know of as a receiver.
+    fn free(&mut self) {
+        self.freed = vec![true; 1 << 16];
+        for identifier in (1..=u16::MAX).filter_map(PacketIdentifier::new) {
+            encode_pubrel(
+                self.version,
+                identifier,
+                ReasonCode::Success,
+                &mut self.output,
+            );
+        }
+    }
+
+    /// Whether the end of the exchange is the bridge's own doing, and nobody else's matter. That is so once.
+    fn take_freed(&mut self, identifier: PacketIdentifier) -> bool {
+        let freed = self.freed.get_mut(usize::from(identifier.get()));
+        freed.is_some_and(std::mem::take)
+    }
+
+    /// Whether it has ended them.
+    fn is_free(&self) -> bool {
+        // There is no identifier 0.
+        !self.freed.is_empty() && !self.freed.iter().skip(1).any(|&it| it)
+    }
+
     /// Moves what is left to the beginning.
     fn compact(&mut self) {
         self.unread.drain(..self.unread_start);
@@ -175,7 +221,7 @@ enum Next {
     Nothing,
     /// A packet, all of it.
     Packet(FixedHeader),
-    /// A PUBLISH that is larger than what may go on; what stands before its payload is there.
+    /// A PUBLISH that is larger than what may go on. What stands before its payload is there.
     TooLarge(FixedHeader),
 }
 
@@ -184,7 +230,9 @@ enum Next {
 pub(super) struct Relay {
     options: Arc<RemoteOptions>,
     topics: Topics,
-    stale: Stale,
+    /// Subscriptions of an earlier configuration at the remote broker.
+    stale: Vec<String>,
+    orphans: Orphans,
     limits: LocalLimits,
     numbers: Arc<BridgeNumbers>,
     remote: End,
@@ -192,6 +240,8 @@ pub(super) struct Relay {
     /// Of the remote broker.
     maximum_qos: QoS,
     retain_available: bool,
+    /// Packet Identifiers of messages of QoS 2 that have gone to a remote broker which takes QoS 1 at most.
+    lowered: HashSet<PacketIdentifier>,
     /// When something was sent to this broker last.
     told_local: Instant,
     /// Messages of QoS 1 and 2 that it takes at once.
@@ -207,6 +257,8 @@ pub(super) struct Relay {
     identifiers: u16,
     /// What was subscribed to, or unsubscribed from, and is not answered yet.
     unanswered: VecDeque<(Way, u16, Vec<String>)>,
+    /// Of those, what was refused: first, and how often further.
+    refused: Vec<(Way, String, ReasonCode, usize)>,
     /// Until when this broker is not listened to because of that: it goes by its own Packet Identifiers, and none may be in
     /// use twice [MQTT-2.2.1-3].
     asking_until: Option<Instant>,
@@ -216,12 +268,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A bridge that has its CONNECT to send to both brokers. Its Sessions may have subscriptions to `stale`, which are
-    /// to end.
+    /// A bridge that has its CONNECT to send to both brokers. Its Session at the remote one may have subscriptions to `stale`,
+    /// which are to end, as are the exchanges of `orphans`.
     pub(super) fn new(
         options: &Arc<RemoteOptions>,
         topics: &Topics,
-        stale: &Stale,
+        stale: &[String],
+        orphans: Orphans,
         limits: LocalLimits,
         numbers: &Arc<BridgeNumbers>,
         now: Instant,
@@ -230,13 +283,15 @@ impl Relay {
         let mut relay = Self {
             options: options.clone(),
             topics: topics.clone(),
-            stale: stale.clone(),
+            stale: stale.to_vec(),
+            orphans,
             limits,
             numbers: numbers.clone(),
             remote: End::new(version),
             local: End::new(options.local_version()),
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
+            lowered: HashSet::new(),
             told_local: now,
             window: None,
             keep_alive: options.keep_alive,
@@ -246,6 +301,7 @@ impl Relay {
             aliases: Vec::new(),
             identifiers: 0,
             unanswered: VecDeque::new(),
+            refused: Vec::new(),
             asking_until: None,
             renamed: String::new(),
             forwarded: Vec::new(),
@@ -319,7 +375,8 @@ impl Relay {
         self.end(side).receive(bytes);
     }
 
-    /// Whether it takes more from `side`, which depends on what the other one has still to be sent.
+    /// Whether it takes more from `side`, which depends on what the other one has still to be sent, and on the answers that it
+    /// does not read itself.
     pub(super) fn wants(&self, side: Side) -> bool {
         let (end, other) = match side {
             Side::Remote => (&self.remote, &self.local),
@@ -329,7 +386,8 @@ impl Relay {
             return true;
         }
         let is_asking = side == Side::Local && self.asking_until.is_some();
-        other.is_connected && !is_asking && other.output.len() < OUTPUT_MAX
+        let has_room = other.output.len() < OUTPUT_MAX && end.answers_size < OUTPUT_MAX;
+        other.is_connected && !is_asking && has_room
     }
 
     /// Whether [`Relay::advance`] has something to do by now, since what had to be sent before has left.
@@ -345,8 +403,10 @@ impl Relay {
         &mut self.end(side).output
     }
 
-    /// Some bytes have left for `side`.
-    pub(super) fn handle_sent(&mut self, side: Side, now: Instant) {
+    /// So many bytes have left for `side`.
+    pub(super) fn handle_sent(&mut self, side: Side, size: usize, now: Instant) {
+        let end = self.end(side);
+        end.answers_size = end.answers_size.saturating_sub(size);
         match side {
             Side::Remote => self.last_sent = now,
             Side::Local => self.told_local = now,
@@ -356,6 +416,14 @@ impl Relay {
     /// What has happened since it was asked last.
     pub(super) fn events(&mut self) -> impl Iterator<Item = Event> + '_ {
         self.events.drain(..)
+    }
+
+    /// What the next connection has to see to.
+    pub(super) fn orphans(&self) -> Orphans {
+        Orphans {
+            local: self.orphans.local && !self.local.is_free(),
+            remote: self.orphans.remote && !self.remote.is_free(),
+        }
     }
 
     fn end(&mut self, side: Side) -> &mut End {
@@ -409,7 +477,11 @@ impl Relay {
         end.unread_start += here;
         end.skipped = size - here;
         let body = bytes.get(header.header_size..).unwrap_or_default();
-        self.drop_too_large(side, header.first_byte, body);
+        let beginning = beginning(version, header.first_byte, body).unwrap_or_default();
+        let packet = decode(version, header.first_byte, beginning).map_err(malformed)?;
+        if let Packet::Publish(publish) = packet {
+            self.drop_too_large(side, &publish)?;
+        }
         Ok(true)
     }
 
@@ -419,22 +491,33 @@ impl Relay {
             Side::Local => Side::Remote,
         };
         let largest = self.end(other).packet_size_max as usize;
-        let Some(header) = decode_fixed_header(bytes, PACKET_SIZE_MAX)? else {
+        let is_publish = bytes
+            .first()
+            .is_some_and(|it| it >> 4 == packet_type::PUBLISH);
+        // Nothing large can be meant but a message, and that not before CONNACK.
+        let size_max = match is_publish && self.end(side).is_connected {
+            true => PACKET_SIZE_MAX,
+            false => OTHERS_SIZE_MAX as u32,
+        };
+        let Some(header) = decode_fixed_header(bytes, size_max)? else {
             return Ok(Next::Nothing);
         };
         if bytes.len() >= header.total_size() {
             return Ok(Next::Packet(header));
         }
         // With another name it may be smaller.
-        let is_publish = header.packet_type() == packet_type::PUBLISH;
         if !is_publish || header.total_size() <= largest.saturating_add(TOPIC_SIZE_MAX) {
             return Ok(Next::Nothing);
         }
         let body = bytes.get(header.header_size..).unwrap_or_default();
-        Ok(match named(body) {
-            Some(_) => Next::TooLarge(header),
-            None => Next::Nothing,
-        })
+        match beginning(self.end(side).version, header.first_byte, body) {
+            Some(_) => Ok(Next::TooLarge(header)),
+            None if body.len() < OTHERS_SIZE_MAX => Ok(Next::Nothing),
+            None => Err(DecodeError::PacketTooLarge {
+                size: header.total_size() as u32,
+                size_max: OTHERS_SIZE_MAX as u32,
+            }),
+        }
     }
 
     fn handle(&mut self, side: Side, packet: Packet<'_>, now: Instant) -> Result<(), Ended> {
@@ -447,9 +530,24 @@ impl Relay {
         }
         match (side, packet) {
             (_, Packet::Publish(publish)) => self.handle_publish(side, &publish),
+            (Side::Remote, Packet::PubAck(ack)) if self.lowered.remove(&ack.packet_identifier) => {
+                self.pass_on(side, ack, encode_pubrec)
+            }
             (_, Packet::PubAck(ack)) => self.pass_on(side, ack, encode_puback),
-            (_, Packet::PubRec(ack)) => self.pass_on(side, ack, encode_pubrec),
+            (_, Packet::PubRec(ack)) => {
+                // Whatever had to come before it has come.
+                self.end(side).take_freed(ack.packet_identifier);
+                self.pass_on(side, ack, encode_pubrec)
+            }
+            // The remote broker has nothing that this could end.
+            (Side::Local, Packet::PubRel(ack)) if self.maximum_qos < QoS::ExactlyOnce => {
+                let (version, identifier) = (self.local.version, ack.packet_identifier);
+                let output = &mut self.local.output;
+                encode_pubcomp(version, identifier, ReasonCode::Success, output);
+                Ok(())
+            }
             (_, Packet::PubRel(ack)) => self.pass_on(side, ack, encode_pubrel),
+            (_, Packet::PubComp(ack)) if self.end(side).take_freed(ack.packet_identifier) => Ok(()),
             (_, Packet::PubComp(ack)) => self.pass_on(side, ack, encode_pubcomp),
             (_, Packet::SubAck(suback)) => {
                 let identifier = suback.packet_identifier.get();
@@ -464,6 +562,7 @@ impl Relay {
             // Nothing that a broker would ask; but those who do so get an answer from Mosquitto's bridges.
             (Side::Remote, Packet::PingReq) => {
                 self.remote.output.extend_from_slice(&PINGRESP);
+                self.remote.answers_size += PINGRESP.len();
                 Ok(())
             }
             (Side::Remote, Packet::PingResp) => {
@@ -492,9 +591,17 @@ impl Relay {
             return Err(Ended::Refused(side, connack.reason_code, end.version));
         }
         end.is_connected = true;
+        if !connack.session_present {
+            end.is_new = true;
+            let (other, is_new) = match side {
+                Side::Remote => (Side::Local, self.local.is_new),
+                Side::Local => (Side::Remote, self.remote.is_new),
+            };
+            *self.orphans.at(side) = false;
+            *self.orphans.at(other) = !is_new;
+        }
         match side {
             Side::Remote => self.handle_remote_connack(connack, now),
-            Side::Local if !connack.session_present => self.stale.local.clear(),
             Side::Local => {}
         }
         if self.is_linked() {
@@ -523,7 +630,7 @@ impl Relay {
         }
         self.window = properties.receive_maximum;
         if !connack.session_present {
-            self.stale.remote.clear();
+            self.stale.clear();
         }
         self.asked = None;
         let ours = match self.limits.receive_maximum {
@@ -540,6 +647,11 @@ impl Relay {
     /// Both have accepted: now each is asked for what is to go to the other one.
     fn link(&mut self, now: Instant) {
         self.last_received = now;
+        for (side, way) in [(Side::Local, Way::In), (Side::Remote, Way::Out)] {
+            if *self.orphans.at(side) && self.have_exchanges(way) {
+                self.end(side).free();
+            }
+        }
         self.notify(b"1");
         self.ask_remote();
         self.asking_until = (!self.unanswered.is_empty()).then(|| now + ANSWER_PATIENCE);
@@ -548,10 +660,15 @@ impl Relay {
         self.tell(Event::Linked);
     }
 
+    fn have_exchanges(&self, way: Way) -> bool {
+        let is_taken = way == Way::In || self.maximum_qos == QoS::ExactlyOnce;
+        is_taken && self.topics.have_exchanges(way)
+    }
+
     /// Subscribes at the remote broker to what comes from there.
     fn ask_remote(&mut self) {
         let topics = self.topics.clone();
-        for filter in std::mem::take(&mut self.stale.remote) {
+        for filter in std::mem::take(&mut self.stale) {
             self.unsubscribe_at_remote(&filter);
         }
         for (filter, qos, comes) in topics.remote() {
@@ -593,13 +710,7 @@ impl Relay {
     /// Subscribes at this broker to what goes out.
     fn ask_local(&mut self) {
         let version = self.local.version;
-        let mut identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
-        let stale = std::mem::take(&mut self.stale.local);
-        let stale: Vec<_> = stale.iter().map(String::as_str).collect();
-        for (identifier, chunk) in identifiers.by_ref().zip(stale.chunks(FILTERS_MAX)) {
-            let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(identifier, chunk));
-            encode(&unsubscribe, version, &mut self.local.output);
-        }
+        let identifiers = (1..=u16::MAX).filter_map(PacketIdentifier::new);
         let topics = self.topics.clone();
         let filters: Vec<_> = topics.filters(Way::Out).collect();
         for (identifier, chunk) in identifiers.zip(filters.chunks(FILTERS_MAX)) {
@@ -630,51 +741,75 @@ impl Relay {
             self.asking_until = None;
         }
         for (filter, &reason_code) in filters.into_iter().zip(codes) {
-            if reason_code.is_error() {
-                self.tell(Event::Refused {
-                    way,
-                    filter,
-                    reason_code,
-                });
+            if !reason_code.is_error() {
+                continue;
             }
+            match self.refused.iter_mut().find(|it| it.0 == way) {
+                Some((_, _, _, others)) => *others += 1,
+                None => self.refused.push((way, filter, reason_code, 0)),
+            }
+        }
+        if self.unanswered.is_empty() {
+            self.tell_refused();
+        }
+    }
+
+    /// Once for all of them: there may be a thousand, each time that it connects.
+    fn tell_refused(&mut self) {
+        for (way, filter, reason_code, others) in std::mem::take(&mut self.refused) {
+            self.tell(Event::Refused {
+                way,
+                filter,
+                reason_code,
+                others,
+            });
         }
     }
 
     fn handle_publish(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
-        let mut aliased = None;
-        if let Some(alias) = publish.properties.topic_alias {
-            aliased = Some(self.resolve(from, alias, publish.topic_name)?);
-        }
-        let topic_name = aliased.as_deref().unwrap_or(publish.topic_name);
+        let topic_name = self.resolve(from, publish)?;
         let way = match from {
             Side::Remote => Way::In,
             Side::Local => Way::Out,
         };
         let mut renamed = std::mem::take(&mut self.renamed);
-        let is_known = self.topics.rename(way, topic_name, &mut renamed);
-        let why = if is_known {
-            self.write_publish(way, publish, &renamed).err()
-        } else {
-            // Of a Session that has subscriptions of an earlier configuration.
-            Some("no topic of the bridge has it")
+        let name = self.topics.rename(way, &topic_name, &mut renamed);
+        // What was queued before the remote broker was known may be of a higher QoS than it takes [MQTT-3.2.2-11].
+        let qos = match way {
+            Way::Out => publish.qos.min(self.maximum_qos),
+            Way::In => publish.qos,
         };
+        let written = name.and_then(|()| self.write_publish(way, publish, qos, &renamed));
+        let why = written.err();
         self.renamed = renamed;
         if why.is_none() {
             self.numbers.count(way);
         }
+        if why.is_none() && qos < publish.qos {
+            match publish.packet_identifier {
+                Some(identifier) if qos == QoS::AtLeastOnce => {
+                    self.lowered.insert(identifier);
+                }
+                identifier => self.answer(from, publish.qos, identifier),
+            }
+        }
         if let Some(why) = why {
-            self.answer_dropped(from, publish.qos, publish.packet_identifier);
+            self.answer(from, publish.qos, publish.packet_identifier);
             self.tell(Event::Dropped {
                 way,
-                topic_name: topic_name.to_owned(),
+                topic_name: topic_name.into_owned(),
                 why,
             });
         }
         Ok(())
     }
 
-    /// The Topic Name that a Topic Alias stands for.
-    fn resolve(&mut self, from: Side, alias: NonZeroU16, name: &str) -> Result<String, Ended> {
+    /// The Topic Name, which a Topic Alias may stand for.
+    fn resolve<'a>(&mut self, from: Side, publish: &Publish<'a>) -> Result<Cow<'a, str>, Ended> {
+        let name = publish.topic_name;
+        let Some(alias) = publish.properties.topic_alias else {
+            return Ok(Cow::Borrowed(name));
+        };
         let malformed = |what: &str| Ended::Malformed(from, what.to_owned());
         let index = usize::from(alias.get()) - 1;
         // Only the remote broker was told that it may have any.
@@ -688,10 +823,10 @@ impl Relay {
             if let Some(slot) = self.aliases.get_mut(index) {
                 name.clone_into(slot);
             }
-            return Ok(name.to_owned());
+            return Ok(Cow::Borrowed(name));
         }
         match self.aliases.get(index) {
-            Some(name) if !name.is_empty() => Ok(name.clone()),
+            Some(name) if !name.is_empty() => Ok(Cow::Owned(name.clone())),
             _ => Err(malformed("its Topic Alias stands for nothing")),
         }
     }
@@ -700,25 +835,20 @@ impl Relay {
         &mut self,
         way: Way,
         publish: &Publish<'_>,
+        qos: QoS,
         topic_name: &str,
     ) -> Result<(), &'static str> {
-        let (may_retain, qos_max) = match way {
-            Way::Out => (
-                self.options.outgoing_retain && self.retain_available,
-                self.maximum_qos,
-            ),
-            Way::In => (self.limits.retain_available, QoS::ExactlyOnce),
+        let may_retain = match way {
+            Way::Out => self.options.outgoing_retain && self.retain_available,
+            Way::In => self.limits.retain_available,
         };
-        if publish.qos > qos_max {
-            return Err("its QoS is more than the other broker takes");
-        }
         self.forwarded.clear();
         publish.properties.forwarded.copy_to(&mut self.forwarded);
         let header = PublishHeader {
-            duplicate: publish.duplicate,
-            qos: publish.qos,
+            duplicate: publish.duplicate && qos > QoS::AtMostOnce,
+            qos,
             retain: publish.retain && may_retain,
-            packet_identifier: publish.packet_identifier,
+            packet_identifier: publish.packet_identifier.filter(|_| qos > QoS::AtMostOnce),
             topic_name: topic_name.as_bytes(),
             topic_alias: None,
             message_expiry_interval_s: publish.properties.message_expiry_interval_s,
@@ -737,17 +867,16 @@ impl Relay {
         end.output.reserve(size);
         let at = end.output.len();
         let offset = encode_publish(end.version, &header, &mut end.output);
-        debug_assert_eq!(offset.is_some(), publish.qos != QoS::AtMostOnce);
+        debug_assert_eq!(offset.is_some(), qos != QoS::AtMostOnce);
         debug_assert_eq!(end.output.len() - at, size);
         Ok(())
     }
 
-    fn drop_too_large(&mut self, from: Side, first_byte: u8, body: &[u8]) {
-        let Some((topic_name, identifier)) = named(body) else {
-            return;
-        };
-        let qos = QoS::from_bits(first_byte >> 1 & 0b11).unwrap_or_default();
-        self.answer_dropped(from, qos, identifier);
+    /// Of a message of which no more than that is here.
+    fn drop_too_large(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
+        // Later messages may have its Topic Alias only.
+        let topic_name = self.resolve(from, publish)?.into_owned();
+        self.answer(from, publish.qos, publish.packet_identifier);
         let way = match from {
             Side::Remote => Way::In,
             Side::Local => Way::Out,
@@ -757,19 +886,21 @@ impl Relay {
             topic_name,
             why: TOO_LARGE,
         });
+        Ok(())
     }
 
-    /// Acknowledges what goes nowhere. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
+    /// Acknowledges what nobody else will. Of QoS 2 it does the first step only: PUBREL goes to the other broker, which knows
     /// nothing of it and says that it is complete.
-    fn answer_dropped(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
-        self.numbers.count_dropped();
+    fn answer(&mut self, to: Side, qos: QoS, identifier: Option<PacketIdentifier>) {
         let end = self.end(to);
+        let before = end.output.len();
         let (version, success) = (end.version, ReasonCode::Success);
         match (qos, identifier) {
             (QoS::AtLeastOnce, Some(it)) => encode_puback(version, it, success, &mut end.output),
             (QoS::ExactlyOnce, Some(it)) => encode_pubrec(version, it, success, &mut end.output),
             _ => {}
         }
+        end.answers_size += end.output.len() - before;
     }
 
     fn pass_on(
@@ -867,6 +998,7 @@ impl Relay {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
         if is_due(self.asking_until) {
             self.asking_until = None;
+            self.tell_refused();
         }
         if is_due(self.local_deadline()) {
             if !self.local.is_connected {
@@ -897,6 +1029,9 @@ impl Relay {
     }
 
     fn tell(&mut self, event: Event) {
+        if matches!(event, Event::Dropped { .. }) {
+            self.numbers.count_dropped();
+        }
         if self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         }
@@ -936,12 +1071,26 @@ pub(super) fn subscription(qos: QoS) -> SubscriptionOptions {
     }
 }
 
-/// Topic Name and Packet Identifier of a PUBLISH from the beginning of its body, if they are there.
-fn named(body: &[u8]) -> Option<(String, Option<PacketIdentifier>)> {
-    let size = body.first_chunk().map(|&size| u16::from_be_bytes(size))?;
-    let name = body.get(2..2 + usize::from(size))?;
-    let identifier = body.get(2 + usize::from(size)..)?.first_chunk();
-    let identifier = identifier.map(|&identifier| u16::from_be_bytes(identifier))?;
-    let name = String::from_utf8_lossy(name).into_owned();
-    Some((name, PacketIdentifier::new(identifier)))
+/// What stands before the payload of a PUBLISH, if all of that is in `body`.
+fn beginning(version: ProtocolVersion, first_byte: u8, body: &[u8]) -> Option<&[u8]> {
+    let name_size: [u8; 2] = *body.first_chunk()?;
+    let mut size = 2 + usize::from(u16::from_be_bytes(name_size));
+    if first_byte & 0b110 != 0 {
+        size += 2;
+    }
+    if version.is_v5() {
+        let (mut properties_size, mut shift) = (0, 0);
+        loop {
+            let byte = *body.get(size)?;
+            size += 1;
+            properties_size |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            // A longer number is wrong, which is seen by who reads it.
+            if byte < 0x80 || shift == 28 {
+                break;
+            }
+        }
+        size += properties_size;
+    }
+    body.get(..size)
 }

@@ -4,10 +4,10 @@
 
 use super::control::{Asked, Control, Handle, control};
 use super::numbers::{BridgeNumbers, BridgeTable};
-use super::options::{LocalLimits, RemoteOptions, notification_topic};
+use super::options::{LocalLimits, Names, RemoteOptions, notification_topic};
 use super::presence;
 use super::probe::Probe;
-use super::relay::{Event, Relay, Stale};
+use super::relay::{Event, Orphans, Relay};
 use super::topics::{Topics, Way};
 use super::visit::{End, Visit};
 use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
@@ -18,7 +18,7 @@ use crate::origin::ListenerId;
 use crate::policy::Policy;
 use crate::runtime::{Beside, Mailbox};
 use crate::shown::shown;
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::hash::{BuildHasher, RandomState};
@@ -26,6 +26,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ use std::time::{Duration, Instant};
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 /// How often such a thread is looked after.
 const STOP_STEP: Duration = Duration::from_millis(5);
+/// How often it is seen to whether a bridge that was ended has left.
+const LEFT_STEP: Duration = Duration::from_millis(10);
 /// How often messages that are not passed on are told of.
 const DROPPED_EVERY: Duration = Duration::from_secs(10);
 
@@ -88,8 +91,8 @@ pub struct Bridges {
     beside: Beside,
     table: BridgeTable,
     running: Vec<Running>,
-    /// Those that are gone, by their names, and may have not ended yet.
-    ending: Vec<(String, JoinHandle<()>)>,
+    /// Threads of those that were ended.
+    leaving: Vec<Arc<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -97,7 +100,7 @@ struct Running {
     /// As it was asked for last.
     bridge: Bridge,
     handle: Handle,
-    thread: JoinHandle<()>,
+    thread: Arc<JoinHandle<()>>,
 }
 
 impl Bridges {
@@ -110,7 +113,7 @@ impl Bridges {
             beside,
             table,
             running: Vec::new(),
-            ending: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 
@@ -153,48 +156,47 @@ impl Bridges {
                 io::Error::new(error.kind(), format!("bridge {name}: {error}"))
             })?;
         }
+        self.leaving.retain(|thread| !thread.is_finished());
+        let leaving = self.leaving.clone();
         let beside = self.beside;
-        self.ending.retain(|(_, thread)| !thread.is_finished());
-        let same_name = |(name, _): &mut (String, _)| *name == bridge.name;
-        let before: Vec<_> = self.ending.extract_if(.., same_name).collect();
         let thread = std::thread::Builder::new()
             .name("fastmq-bridge".into())
             .spawn(move || {
                 beside.enter();
-                for (_, thread) in before {
-                    // It has the Session end that this one is to have. A panic would have ended the process.
-                    let _ = thread.join();
-                }
-                runner.run();
+                runner.run(&leaving);
             })?;
         self.running.push(Running {
             bridge,
             handle,
-            thread,
+            thread: Arc::new(thread),
         });
         Ok(())
     }
 
     /// Has these be the bridges: begins those that are new, ends those that are gone, and changes the others.
     pub fn reload(&mut self, listener: ListenerId, bridges: Vec<PreparedBridge>, policy: &Policy) {
+        let all = bridges.iter();
+        let names: Vec<_> = all
+            .map(|it| Names::new(&it.bridge, &self.host_name))
+            .collect();
         let mut before = std::mem::take(&mut self.running);
+        let mut begun = Vec::new();
         for prepared in bridges {
             let name = &prepared.bridge.name;
             let same = before.iter().position(|it| it.bridge.name == *name);
             let same = same.filter(|&index| !before[index].thread.is_finished());
             let Some(index) = same else {
-                // Nobody waits for it, and the broker goes on as it is.
-                let name = shown(name);
-                if let Err(error) = self.start_one(listener, prepared, policy, false) {
-                    tracing::error!("bridge {name}: {error}");
-                }
+                begun.push(prepared);
                 continue;
             };
             let mut running = before.swap_remove(index);
             let bridge = prepared.bridge.clone();
-            let is_urgent = bridge.is_reloaded_at_once && !bridge.says_the_same_as(&running.bridge);
+            let has_changed = !bridge.says_the_same_as(&running.bridge);
+            let is_urgent = bridge.is_reloaded_at_once && has_changed;
             let limits = LocalLimits::new(policy);
-            running.handle.change(prepared, limits, is_urgent);
+            let names = names.clone();
+            let handle = &mut running.handle;
+            handle.change(prepared, limits, names, is_urgent, has_changed);
             running.bridge = bridge;
             self.running.push(running);
         }
@@ -202,8 +204,16 @@ impl Bridges {
             let name = shown(&running.bridge.name);
             tracing::info!("Bridge {name} is gone");
             self.table.remove(&running.bridge.name);
-            running.handle.remove();
-            self.ending.push((running.bridge.name, running.thread));
+            running.handle.remove(names.clone());
+            self.leaving.push(running.thread);
+        }
+        // Behind those that are gone, whose Sessions and names at either broker they may have.
+        for prepared in begun {
+            // Nobody waits for it, and the broker goes on as it is.
+            let name = shown(&prepared.bridge.name);
+            if let Err(error) = self.start_one(listener, prepared, policy, false) {
+                tracing::error!("bridge {name}: {error}");
+            }
         }
     }
 
@@ -211,7 +221,8 @@ impl Bridges {
     pub fn stop(&mut self) {
         let until = Instant::now() + STOP_PATIENCE;
         let running = std::mem::take(&mut self.running);
-        let threads: Vec<_> = running.into_iter().map(|it| it.thread).collect();
+        let running = running.into_iter().map(|it| it.thread);
+        let threads: Vec<_> = running.chain(self.leaving.drain(..)).collect();
         while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
             std::thread::sleep(STOP_STEP);
         }
@@ -246,6 +257,15 @@ impl Broker {
     }
 }
 
+/// Subscriptions of an earlier configuration.
+#[derive(Debug, Default)]
+struct Stale {
+    /// At this broker.
+    local: Vec<String>,
+    /// At the remote one.
+    remote: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Runner {
     bridge: Bridge,
@@ -255,6 +275,7 @@ struct Runner {
     topics: Topics,
     /// What earlier configurations subscribed to.
     stale: Stale,
+    orphans: Orphans,
     limits: LocalLimits,
     broker: Broker,
     /// Where this broker's Clients are told whether the bridge is connected.
@@ -291,6 +312,7 @@ impl Runner {
         Self {
             topics: Topics::new(&bridge.topics),
             stale: Stale::default(),
+            orphans: Orphans::default(),
             limits: LocalLimits::new(policy),
             notification_topic: notification_topic(&bridge, &options),
             broker,
@@ -317,7 +339,7 @@ impl Runner {
             let local = self.topics.missing_in(&topics, Way::Out);
             self.stale.local.extend(local);
         } else {
-            self.forget();
+            self.forget_own();
             self.stale.local.clear();
         }
         let remote = self.topics.missing_in(&topics, Way::In);
@@ -331,8 +353,7 @@ impl Runner {
         }
         let topic_name = notification_topic(&bridge, &options);
         if topic_name != self.notification_topic {
-            // Nobody is told there any more.
-            self.notify(b"");
+            self.notify_last();
         }
         self.notification_topic = topic_name;
         self.address = 0;
@@ -347,13 +368,35 @@ impl Runner {
     /// Has its Session be there.
     fn keep(&mut self) -> io::Result<()> {
         if !self.options.local_clean_start && !self.is_kept {
-            presence::subscribe(self.broker.join()?, &self.options, &self.topics)?;
+            let is_old = presence::subscribe(
+                self.broker.join()?,
+                &self.options,
+                &self.topics,
+                &self.stale.local,
+            )?;
+            self.stale.local.clear();
+            self.orphans.remote |= !is_old;
         }
         self.is_kept = true;
         Ok(())
     }
 
-    /// Has its Session be gone.
+    /// Has its Session be gone, unless it is another bridge's by now.
+    fn forget_own(&self) {
+        let own = &self.options.local_client_identifier;
+        if !self.control.is_taken(|it| it.client_identifier == *own) {
+            self.forget();
+        }
+    }
+
+    /// Nobody is told there any more, unless by another bridge.
+    fn notify_last(&self) {
+        let own = &self.notification_topic;
+        if !self.control.is_taken(|it| it.notification_topic == *own) {
+            self.notify(b"");
+        }
+    }
+
     fn forget(&self) {
         let forgotten = self
             .broker
@@ -365,7 +408,15 @@ impl Runner {
         }
     }
 
-    fn run(mut self) {
+    /// Is a bridge once those that are `leaving` have left.
+    fn run(mut self, leaving: &[Arc<JoinHandle<()>>]) {
+        while leaving.iter().any(|thread| !thread.is_finished()) {
+            match self.control.wait_until(Instant::now() + LEFT_STEP) {
+                Some(Asked::Stop) => return,
+                Some(Asked::Remove) => return self.remove(),
+                Some(Asked::Change) | None => {}
+            }
+        }
         self.notify(b"0");
         loop {
             if let Some((next, limits)) = self.control.take_next() {
@@ -380,9 +431,20 @@ impl Runner {
             if was_linked {
                 self.notify(b"0");
                 self.pause = Duration::ZERO;
-                self.stale = Stale::default();
+                self.stale.remote.clear();
             }
             let name = shown(&self.bridge.name);
+            if self.options.try_private && end.is_for_bridges() {
+                // As in Mosquitto.
+                tracing::info!(
+                    "Bridge {name}: the remote broker takes no bridges: it is told of a client"
+                );
+                self.options = Arc::new(RemoteOptions {
+                    try_private: false,
+                    ..RemoteOptions::new(&self.bridge, &self.host_name)
+                });
+                continue;
+            }
             let said = match end {
                 End::Asked(asked) => match asked {
                     Asked::Stop => return,
@@ -399,7 +461,11 @@ impl Runner {
             };
             if self.bridge.start_type == StartType::Once {
                 tracing::warn!("Bridge {name} has ended: {said}");
-                return;
+                match self.control.rest() {
+                    Asked::Stop => return,
+                    Asked::Remove => return self.remove(),
+                    Asked::Change => continue,
+                }
             }
             let pause = self.next_attempt(was_linked);
             tracing::warn!(
@@ -417,9 +483,9 @@ impl Runner {
     /// Leaves nothing behind.
     fn remove(self) {
         if !self.options.local_clean_start {
-            self.forget();
+            self.forget_own();
         }
-        self.notify(b"");
+        self.notify_last();
     }
 
     /// Chooses the address that is tried next, and says how long to wait before that: all of them are tried one after the
@@ -459,9 +525,9 @@ impl Runner {
             "Connecting bridge {name} ({})",
             shown(&endpoint.target.to_string())
         );
-        let remote = match Link::open(&endpoint, self.tls.as_ref()) {
+        let remote = match self.open(endpoint) {
             Ok(remote) => remote,
-            Err(error) => return (End::Lost(error.to_string()), false),
+            Err(end) => return (end, false),
         };
         if let Err(error) = self.set_socket_options(&remote) {
             return (End::Lost(error.to_string()), false);
@@ -474,7 +540,8 @@ impl Runner {
         let relay = Relay::new(
             &self.options,
             &self.topics,
-            &self.stale,
+            &self.stale.remote,
+            self.orphans,
             self.limits,
             &self.numbers,
             Instant::now(),
@@ -504,13 +571,14 @@ impl Runner {
                     way,
                     filter,
                     reason_code,
+                    others,
                 } => {
                     let at = match way {
                         Way::In => "the remote broker",
                         Way::Out => "this broker",
                     };
                     tracing::warn!(
-                        "Bridge {name}: {at} refused the subscription to {} ({reason_code:?})",
+                        "Bridge {name}: {at} refused the subscription to {} ({reason_code:?}), and {others} more",
                         shown(&filter)
                     );
                 }
@@ -525,10 +593,45 @@ impl Runner {
                 None => (false, None),
             },
         );
+        self.orphans = visit.orphans();
         if matches!(end, End::Asked(_) | End::Preferred) {
             visit.leave();
         }
         (end, is_linked)
+    }
+
+    /// Connects to the remote broker, in a thread of its own: nobody can be told how long a name is looked up, or end that.
+    fn open(&self, endpoint: Endpoint) -> Result<Link, End> {
+        let lost = |error: io::Error| End::Lost(error.to_string());
+        let (ours, theirs) = UnixStream::pair().map_err(lost)?;
+        let (sender, opened) = channel();
+        let tls = self.tls.clone();
+        let open = move || {
+            // Nobody may wait for it any more.
+            let _ = sender.send(Link::open(&endpoint, tls.as_ref()));
+            drop(theirs);
+        };
+        std::thread::Builder::new()
+            .name("fastmq-connect".into())
+            .spawn(open)
+            .map_err(lost)?;
+        loop {
+            let mut files = [
+                PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(ours.as_fd(), PollFlags::IN),
+            ];
+            wait(&mut files, None).map_err(lost)?;
+            if let Some(asked) = self.control.asked() {
+                return Err(End::Asked(asked));
+            }
+            match opened.try_recv() {
+                Ok(opened) => return opened.map_err(|error| End::Lost(error.to_string())),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    return Err(End::Lost("its connection was not opened".to_owned()));
+                }
+            }
+        }
     }
 
     fn set_socket_options(&self, link: &Link) -> io::Result<()> {

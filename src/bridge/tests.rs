@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::options::{LocalLimits, RemoteOptions};
-use super::relay::{Ended, Event, Relay, Side, Stale};
+use super::relay::{Ended, Event, Orphans, Relay, Side};
 use super::topics::{Topics, Way};
 use crate::codec::{
     Acknowledgement, ConnAck, ConnAckProperties, Connect, ForwardedProperties, Packet, Publish,
@@ -75,7 +75,8 @@ impl Rig {
         let relay = Relay::new(
             &Arc::new(options),
             &Topics::new(topics),
-            &Stale::default(),
+            &[],
+            Orphans::default(),
             LIMITS,
             &Arc::default(),
             now,
@@ -101,8 +102,12 @@ impl Rig {
     }
 
     fn connack(&mut self, side: Side, properties: ConnAckProperties<'_>) {
+        self.connack_of(side, false, properties);
+    }
+
+    fn connack_of(&mut self, side: Side, session_present: bool, properties: ConnAckProperties<'_>) {
         let connack = ConnAck {
-            session_present: false,
+            session_present,
             reason_code: ReasonCode::Success,
             properties,
         };
@@ -292,18 +297,18 @@ fn both_brokers_are_subscribed_to_once_both_have_accepted() {
 
 #[test]
 fn what_an_earlier_configuration_subscribed_to_ends_where_the_session_is_still_there() {
-    let stale = || Stale {
-        local: vec!["old/here".to_owned()],
-        remote: vec!["old/there".to_owned()],
-    };
+    let stale = ["old/there".to_owned()];
     let topics = [topic("x", Direction::Both, "", "")];
     for session_present in [true, false] {
         let mut rig = Rig::new(options(V311), &topics);
         let options = Arc::new(options(V311));
+        let topics = Topics::new(&topics);
+        let orphans = Orphans::default();
         rig.relay = Relay::new(
             &options,
-            &Topics::new(&topics),
-            &stale(),
+            &topics,
+            &stale,
+            orphans,
             LIMITS,
             &Arc::default(),
             rig.now,
@@ -317,13 +322,12 @@ fn what_an_earlier_configuration_subscribed_to_ends_where_the_session_is_still_t
             rig.relay.output(side).clear();
             rig.say(side, Packet::ConnAck(connack)).unwrap();
         }
-        for (side, unsubscribed) in [(Side::Remote, "old/there"), (Side::Local, "old/here")] {
-            let mut said = vec!["SUBSCRIBE x:2".to_owned()];
-            if session_present {
-                said.insert(0, format!("UNSUBSCRIBE {unsubscribed}"));
-            }
-            assert_eq!(rig.heard(side), said);
+        let mut said = vec!["SUBSCRIBE x:2".to_owned()];
+        assert_eq!(rig.heard(Side::Local), said);
+        if session_present {
+            said.insert(0, "UNSUBSCRIBE old/there".to_owned());
         }
+        assert_eq!(rig.heard(Side::Remote), said);
     }
 }
 
@@ -404,6 +408,76 @@ fn each_step_of_qos_2_goes_to_the_other_broker() {
     }
 }
 
+/// [MQTT-4.3.3-10]: what would be one more of an exchange that its sender knows nothing of.
+#[test]
+fn exchanges_that_one_broker_has_lost_are_ended_at_the_other_one_before_anything_else() {
+    for (version, new, old, name) in [
+        (V311, Side::Remote, Side::Local, "there/in/a"),
+        (V5, Side::Remote, Side::Local, "there/in/a"),
+        (V311, Side::Local, Side::Remote, "here/out/a"),
+        (V5, Side::Local, Side::Remote, "here/out/a"),
+    ] {
+        for order in [[new, old], [old, new]] {
+            let mut rig = Rig::new(options(version), &topics());
+            rig.heard(old);
+            for side in order {
+                rig.connack_of(side, side == old, ConnAckProperties::default());
+            }
+            rig.answer();
+            let said = rig.heard(old);
+            let ends: Vec<_> = (1..=u16::MAX)
+                .map(|it| format!("PUBREL {it} Success"))
+                .collect();
+            assert!(said.starts_with(&ends));
+            assert!(!rig.heard(new).iter().any(|it| it.starts_with("PUBREL")));
+            // Whether it knows them or not is nobody's matter.
+            for identifier in 1..=u16::MAX {
+                let identifier = PacketIdentifier::new(identifier).unwrap();
+                let unknown = ReasonCode::PacketIdentifierNotFound;
+                let ack = Acknowledgement::new(identifier, unknown);
+                if identifier.get() > u16::MAX - 9 {
+                    assert_ne!(rig.relay.orphans(), Orphans::default());
+                }
+                rig.say(old, Packet::PubComp(ack)).unwrap();
+            }
+            assert_eq!(rig.relay.orphans(), Orphans::default());
+            assert!(rig.heard(new).is_empty());
+            rig.publish(new, QoS::ExactlyOnce, name, b"");
+            assert_eq!(rig.heard(old).len(), 1);
+            let success = acknowledgement(ReasonCode::Success);
+            rig.say(old, Packet::PubComp(success)).unwrap();
+            assert_eq!(rig.heard(new), ["PUBCOMP 7 Success"]);
+        }
+    }
+    // Where none is lost, or both are, nothing has to end.
+    for session_present in [true, false] {
+        let mut rig = Rig::new(options(V5), &topics());
+        for side in [Side::Remote, Side::Local] {
+            rig.connack_of(side, session_present, ConnAckProperties::default());
+        }
+        for side in [Side::Remote, Side::Local] {
+            assert!(!rig.heard(side).iter().any(|it| it.starts_with("PUBREL")));
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_does_not_answer_for_exchanges_unknown_to_it_is_listened_to_all_the_same() {
+    let mut rig = Rig::new(options(V311), &topics());
+    rig.connack_of(Side::Remote, true, ConnAckProperties::default());
+    rig.connack_of(Side::Local, false, ConnAckProperties::default());
+    rig.answer();
+    rig.heard(Side::Remote);
+    rig.heard(Side::Local);
+    rig.publish(Side::Local, QoS::ExactlyOnce, "both/x", b"");
+    let success = acknowledgement(ReasonCode::Success);
+    rig.say(Side::Remote, Packet::PubRec(success)).unwrap();
+    rig.say(Side::Local, Packet::PubRel(success)).unwrap();
+    rig.say(Side::Remote, Packet::PubComp(success)).unwrap();
+    let said = ["PUBREC 7 Success", "PUBCOMP 7 Success"];
+    assert_eq!(rig.heard(Side::Local), said);
+}
+
 #[test]
 fn what_no_topic_has_is_acknowledged_and_told() {
     let mut rig = Rig::linked(options(V311), &topics());
@@ -432,6 +506,28 @@ fn what_no_topic_has_is_acknowledged_and_told() {
 }
 
 #[test]
+fn a_topic_that_cannot_be_called_that_on_the_other_side_is_told_for_what_it_is() {
+    let deep = "x/".repeat(199) + "x";
+    let long = "x".repeat(65_535);
+    for (name, why) in [
+        (deep.clone() + "/x/x/x", "its topic has"),
+        (deep, "its topic there would be"),
+        (long, "its topic there would be"),
+    ] {
+        let topics = [topic("#", Direction::In, "a/b/", "")];
+        let mut rig = Rig::linked(options(V311), &topics);
+        rig.publish(Side::Remote, QoS::AtLeastOnce, &name, b"");
+        assert_eq!(rig.heard(Side::Remote), ["PUBACK 7 Success"]);
+        assert!(rig.heard(Side::Local).is_empty());
+        let told = rig.events();
+        assert!(
+            matches!(&told[..], [Event::Dropped { why: it, .. }] if it.starts_with(why)),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn a_message_too_large_for_the_other_broker_is_passed_over_and_the_next_one_goes_on() {
     let large = vec![b'x'; 400_000];
     for pieces in [1_000_000, 70_000, 7] {
@@ -453,6 +549,19 @@ fn a_message_too_large_for_the_other_broker_is_passed_over_and_the_next_one_goes
             let told = rig.events();
             assert!(matches!(&told[..], [Event::Dropped { topic_name, .. }] if topic_name == name));
         }
+    }
+}
+
+#[test]
+fn what_no_broker_would_have_to_say_is_not_waited_for_however_long_it_is() {
+    // 256 MB of CONNACK, SUBACK and PUBLISH.
+    for (is_linked, first_byte) in [(false, 0x20), (false, 0x30), (true, 0x90)] {
+        let mut rig = match is_linked {
+            true => Rig::linked(options(V311), &topics()),
+            false => Rig::new(options(V311), &topics()),
+        };
+        let ended = rig.say_bytes(Side::Remote, &[first_byte, 0xff, 0xff, 0xff, 0x7f]);
+        assert!(matches!(ended, Err(Ended::Malformed(Side::Remote, _))));
     }
 }
 
@@ -482,6 +591,25 @@ fn nothing_is_taken_from_a_broker_while_the_other_one_does_not_read() {
 }
 
 #[test]
+fn a_broker_that_does_not_read_its_answers_is_not_listened_to_for_ever() {
+    let mut bytes = publish_bytes(V311, QoS::AtLeastOnce, "elsewhere", b"");
+    let ping = [0xc0, 0];
+    for said in [&mut bytes[..], &mut ping.clone()] {
+        let mut rig = Rig::linked(options(V311), &topics());
+        let mut count = 0;
+        while rig.relay.wants(Side::Remote) {
+            rig.say_bytes(Side::Remote, said).unwrap();
+            count += 1;
+            assert!(count < 200_000);
+        }
+        let size = rig.relay.output(Side::Remote).len();
+        assert!(size < 300_000, "{size}");
+        rig.relay.handle_sent(Side::Remote, size, rig.now);
+        assert!(rig.relay.wants(Side::Remote));
+    }
+}
+
+#[test]
 fn a_topic_alias_of_the_remote_broker_stands_for_its_topic() {
     let mut rig = Rig::linked(options(V5), &topics());
     let publish = |topic_name, alias| {
@@ -503,7 +631,19 @@ fn a_topic_alias_of_the_remote_broker_stands_for_its_topic() {
     for (name, alias) in [("both/a", 2), ("", 2), ("both/b", 1), ("", 1), ("", 2)] {
         rig.say(Side::Remote, publish(name, alias)).unwrap();
     }
-    let said = ["both/a", "both/a", "both/b", "both/b", "both/a"];
+    // One that is passed over gives it a meaning as well.
+    let large = vec![b'x'; LIMITS.packet_size_max as usize + 70_000];
+    let mut bytes = Vec::new();
+    let Packet::Publish(mut too_large) = publish("both/c", 2) else {
+        unreachable!();
+    };
+    too_large.payload = &large;
+    encode(&Packet::Publish(too_large), V5, &mut bytes);
+    for piece in bytes.chunks(7) {
+        rig.say_bytes(Side::Remote, piece).unwrap();
+    }
+    rig.say(Side::Remote, publish("", 2)).unwrap();
+    let said = ["both/a", "both/a", "both/b", "both/b", "both/a", "both/c"];
     let said = said.map(|name| format!("PUBLISH {name} q0 r0 0 x"));
     assert_eq!(rig.heard(Side::Local), said);
     for (name, alias) in [("both/a", 3), ("", 3)] {
@@ -522,7 +662,7 @@ fn a_remote_broker_that_says_nothing_is_asked_and_then_given_up() {
     rig.relay.handle_timeout(deadline).unwrap();
     assert_eq!(rig.heard(Side::Remote), ["PINGREQ"]);
     rig.now = deadline;
-    rig.relay.handle_sent(Side::Remote, rig.now);
+    rig.relay.handle_sent(Side::Remote, 2, rig.now);
     rig.say(Side::Remote, Packet::PingResp).unwrap();
     let deadline = rig.relay.deadline().unwrap();
     assert_eq!(deadline, rig.now + minute);
@@ -533,21 +673,31 @@ fn a_remote_broker_that_says_nothing_is_asked_and_then_given_up() {
 }
 
 #[test]
-fn a_subscription_that_is_refused_is_told_with_its_filter() {
-    let mut rig = Rig::new(options(V311), &topics());
+fn subscriptions_that_are_refused_are_told_of_once_with_the_first_filter() {
+    let topics: Vec<_> = (0..200)
+        .map(|it| topic(&format!("t{it}"), Direction::In, "", ""))
+        .collect();
+    let mut rig = Rig::new(options(V311), &topics);
     rig.connack(Side::Remote, ConnAckProperties::default());
     rig.connack(Side::Local, ConnAckProperties::default());
     rig.events();
-    let codes = [ReasonCode::UnspecifiedError];
-    // The second packet: the first one unsubscribes.
-    let identifier = PacketIdentifier::new(2).unwrap();
-    let suback = Packet::SubAck(SubAck::new(identifier, &codes));
-    rig.say(Side::Remote, suback).unwrap();
-    let told = rig.events();
-    assert!(
-        matches!(&told[..], [Event::Refused { way: Way::In, filter, .. }] if filter == "there/in/#"),
-        "{told:?}"
-    );
+    for identifier in 1..=200 {
+        assert!(rig.events().is_empty());
+        let codes = [match identifier {
+            1 => ReasonCode::GrantedQoS1,
+            _ => ReasonCode::UnspecifiedError,
+        }];
+        let identifier = PacketIdentifier::new(identifier).unwrap();
+        let suback = Packet::SubAck(SubAck::new(identifier, &codes));
+        rig.say(Side::Remote, suback).unwrap();
+    }
+    let told = [Event::Refused {
+        way: Way::In,
+        filter: "t1".to_owned(),
+        reason_code: ReasonCode::UnspecifiedError,
+        others: 198,
+    }];
+    assert_eq!(rig.events(), told);
 }
 
 /// [MQTT-2.2.1-3]
@@ -600,10 +750,50 @@ fn what_the_remote_broker_does_not_take_is_not_sent_to_it() {
     retained[0] |= 1;
     rig.say_bytes(Side::Local, &retained).unwrap();
     assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q0 r0 0 "]);
-    // [MQTT-3.2.2-11]
-    rig.publish(Side::Local, QoS::ExactlyOnce, "both/x", b"");
-    assert!(rig.heard(Side::Remote).is_empty());
-    assert_eq!(rig.heard(Side::Local), ["PUBREC 7 Success"]);
+}
+
+/// [MQTT-3.2.2-11]
+#[test]
+fn what_waited_for_a_remote_broker_of_a_lower_qos_goes_to_it_with_that() {
+    let success = acknowledgement(ReasonCode::Success);
+    for maximum_qos in [QoS::AtLeastOnce, QoS::AtMostOnce] {
+        let mut rig = Rig::new(options(V5), &topics());
+        let properties = ConnAckProperties {
+            maximum_qos: Some(maximum_qos),
+            ..ConnAckProperties::default()
+        };
+        rig.connack(Side::Remote, properties);
+        rig.connack(Side::Local, ConnAckProperties::default());
+        rig.answer();
+        for side in [Side::Remote, Side::Local] {
+            rig.heard(side);
+        }
+        let mut again = publish_bytes(V5, QoS::ExactlyOnce, "both/x", b"");
+        again[0] |= 0b1000;
+        rig.say_bytes(Side::Local, &again).unwrap();
+        if maximum_qos == QoS::AtLeastOnce {
+            assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q1 r0 7 "]);
+            assert!(rig.heard(Side::Local).is_empty());
+            rig.say(Side::Remote, Packet::PubAck(success)).unwrap();
+        } else {
+            assert_eq!(rig.heard(Side::Remote), ["PUBLISH both/x q0 r0 0 "]);
+        }
+        assert_eq!(rig.heard(Side::Local), ["PUBREC 7 Success"]);
+        rig.say(Side::Local, Packet::PubRel(success)).unwrap();
+        assert_eq!(rig.heard(Side::Local), ["PUBCOMP 7 Success"]);
+        // One of QoS 1, with the same Packet Identifier.
+        rig.publish(Side::Local, QoS::AtLeastOnce, "both/x", b"");
+        if maximum_qos == QoS::AtLeastOnce {
+            rig.say(Side::Remote, Packet::PubAck(success)).unwrap();
+        }
+        assert_eq!(rig.heard(Side::Local), ["PUBACK 7 Success"]);
+        assert!(!rig.heard(Side::Remote).concat().contains("PUBREL"));
+        assert!(
+            !rig.events()
+                .iter()
+                .any(|it| matches!(it, Event::Dropped { .. }))
+        );
+    }
 }
 
 #[test]

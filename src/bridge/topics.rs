@@ -24,11 +24,19 @@ impl Topics {
         Self(topics.to_vec())
     }
 
-    /// Writes into `renamed` what `topic_name` is called on the other side, or tells that it does not go there. The first
-    /// line that matches decides, as in Mosquitto.
-    pub(super) fn rename(&self, way: Way, topic_name: &str, renamed: &mut String) -> bool {
+    /// Writes into `renamed` what `topic_name` is called on the other side. The first line that matches decides, as in
+    /// Mosquitto.
+    ///
+    /// # Errors
+    /// Why it does not go there.
+    pub(super) fn rename(
+        &self,
+        way: Way,
+        topic_name: &str,
+        renamed: &mut String,
+    ) -> Result<(), &'static str> {
         let Ok(name) = TopicName::new(topic_name) else {
-            return false;
+            return Err("its topic has too many levels");
         };
         for topic in self.going(way) {
             let (filter, from, to) = match way {
@@ -51,9 +59,13 @@ impl Topics {
             renamed.push_str(to);
             renamed.push_str(rest);
             // A prefix may have made it empty or too long.
-            return TopicName::new(renamed).is_ok();
+            return match TopicName::new(renamed) {
+                Ok(_) => Ok(()),
+                Err(_) => Err("its topic there would be empty, too long, or of too many levels"),
+            };
         }
-        false
+        // Of a Session that has subscriptions of an earlier configuration.
+        Err("no topic of the bridge has it")
     }
 
     /// What this side of a bridge subscribes to at the other one, in the order of the file.
@@ -65,6 +77,11 @@ impl Topics {
             };
             (filter.as_str(), topic.qos)
         })
+    }
+
+    /// Whether messages of QoS 2 go that way.
+    pub(super) fn have_exchanges(&self, way: Way) -> bool {
+        self.going(way).any(|topic| topic.qos == QoS::ExactlyOnce)
     }
 
     /// All of them, with their names at the remote broker: what is subscribed to there, and what only goes there.

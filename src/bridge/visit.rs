@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::control::{Asked, Control};
-use super::relay::{Ended, Event, Relay, Side};
+use super::relay::{Ended, Event, Orphans, Relay, Side};
 use crate::clients::{Link, Received};
+use crate::codec::ReasonCode;
 use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::AsFd;
@@ -26,6 +27,15 @@ pub(super) enum End {
     Lost(String),
     /// One of the brokers ended it, or cannot be understood.
     Ended(Ended),
+}
+
+impl End {
+    /// Whether the remote broker may let in a Client that does not say that it is a bridge.
+    pub(super) fn is_for_bridges(&self) -> bool {
+        let unknown = ReasonCode::UnsupportedProtocolVersion;
+        matches!(self, Self::Ended(Ended::Refused(Side::Remote, code, version))
+            if *code == unknown && !version.is_v5())
+    }
 }
 
 /// One of the two connections.
@@ -117,9 +127,9 @@ impl Visit {
             }
             let before = output.len();
             let sent = line.link.send(output);
-            let has_left = self.relay.output(line.side).len() < before;
-            if has_left {
-                self.relay.handle_sent(line.side, now);
+            let size = before.saturating_sub(self.relay.output(line.side).len());
+            if size > 0 {
+                self.relay.handle_sent(line.side, size, now);
             }
             if let Err(error) = sent {
                 let _ = line.read(&mut self.relay, now);
@@ -160,6 +170,11 @@ impl Visit {
             }
         }
         Ok(if is_asked { control.asked() } else { None })
+    }
+
+    /// What the next connection has to see to.
+    pub(super) fn orphans(&self) -> Orphans {
+        self.relay.orphans()
     }
 
     /// Says goodbye, and waits a moment until it has left.

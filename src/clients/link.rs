@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -309,16 +309,38 @@ impl Secured {
         let name = name.map_err(|error| format!("{host}: {error}"))?;
         let mut tls =
             ClientConnection::new(Arc::clone(config), name).map_err(|error| error.to_string())?;
+        let until = Instant::now() + OPENING_PATIENCE;
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket)
-                .map_err(|error| match error.kind() {
-                    ErrorKind::WouldBlock => "the broker does not answer".to_owned(),
-                    ErrorKind::UnexpectedEof => "the broker closed the connection".to_owned(),
-                    _ => error.to_string(),
-                })?;
+            let result = if Instant::now() >= until {
+                Err(ErrorKind::WouldBlock.into())
+            } else {
+                shake_hands(&mut tls, &mut socket)
+            };
+            result.map_err(|error| match error.kind() {
+                ErrorKind::WouldBlock => "the broker does not answer".to_owned(),
+                ErrorKind::UnexpectedEof => "the broker closed the connection".to_owned(),
+                _ => error.to_string(),
+            })?;
         }
         Ok(Self::Tls(Box::new(StreamOwned::new(tls, socket))))
     }
+}
+
+/// A step of the TLS handshake: so a broker that sends a byte now and then does not begin its patience anew.
+fn shake_hands(tls: &mut ClientConnection, socket: &mut Socket) -> io::Result<()> {
+    while tls.wants_write() {
+        tls.write_tls(socket)?;
+    }
+    if tls.is_handshaking() && tls.read_tls(socket)? == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let processed = tls.process_new_packets();
+    // What ends the handshake, or why it fails.
+    while tls.wants_write() {
+        tls.write_tls(socket)?;
+    }
+    processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    Ok(())
 }
 
 impl Read for Secured {
@@ -398,12 +420,12 @@ fn connect(to: SocketAddr, from: &[SocketAddr]) -> io::Result<TcpStream> {
         let local = same_family.ok_or_else(|| {
             io::Error::new(
                 ErrorKind::AddrNotAvailable,
-                "the address of -A is of another family",
+                "the local address is of another family",
             )
         })?;
         socket.bind(&(*local).into())?;
     }
-    socket.connect(&to.into())?;
+    socket.connect_timeout(&to.into(), OPENING_PATIENCE)?;
     Ok(socket.into())
 }
 

@@ -7,7 +7,8 @@ use crate::admin::{Token, parse_token};
 use crate::auth::{Acl, PasswordFile, Security};
 use crate::bridge::PreparedBridge;
 use crate::config::{
-    Config, ConfigError, FileReference, Files, Listener, Problem, Protocol, TlsVersion,
+    Bridge, Config, ConfigError, FileReference, Files, Listener, Place, Problem, Protocol,
+    TlsVersion,
 };
 use crate::net::tls::{self, KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
 use crate::shown::shown;
@@ -102,7 +103,7 @@ fn read(file: &FileReference) -> Result<Vec<u8>, ConfigError> {
 /// Reads the files of the bridges.
 ///
 /// # Errors
-/// The first thing that is wrong, with the bridge's line.
+/// The first thing that is wrong, with its line.
 pub(super) fn bridges(
     config: &Config,
     warnings: &mut Vec<String>,
@@ -117,11 +118,26 @@ pub(super) fn bridges(
         prepared.push(
             PreparedBridge::new(bridge, warnings).map_err(|error| ConfigError {
                 problem: Problem::Contradiction(format!("bridge {name}: {error}.").into()),
-                place: Some(bridge.place.clone()),
+                place: Some(bridge_place(bridge, &error).clone()),
             })?,
         );
     }
     Ok(prepared)
+}
+
+/// The line of a bridge's directive whose file or value `error` begins with.
+fn bridge_place<'a>(bridge: &'a Bridge, error: &str) -> &'a Place {
+    let files = bridge.tls.iter().flat_map(|tls| {
+        let files = [&tls.cafile, &tls.capath, &tls.certfile, &tls.keyfile];
+        files.into_iter().flatten()
+    });
+    // Of two that begin alike the longer one is meant.
+    let named = files.filter(|file| error.starts_with(&*file.path.to_string_lossy()));
+    if let Some(file) = named.max_by_key(|file| file.path.as_os_str().len()) {
+        return &file.place;
+    }
+    let directive = error.split(':').next().unwrap_or_default();
+    bridge.place_of(directive)
 }
 
 /// What keeps strangers out, read completely: passwords, rules, certificates, the admin port's token.

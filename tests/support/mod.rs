@@ -113,8 +113,13 @@ impl Broker {
 
     /// Waits until it has written that.
     pub fn wait_to_say(&mut self, text: &str) {
+        self.wait_to_say_times(text, 1);
+    }
+
+    /// Waits until it has written that so often.
+    pub fn wait_to_say_times(&mut self, text: &str, times: usize) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.stderr().contains(text) {
+        while self.stderr().matches(text).count() < times {
             assert!(self.is_running(), "it has ended");
             assert!(Instant::now() < deadline, "it does not say: {text}");
             thread::sleep(Duration::from_millis(5));

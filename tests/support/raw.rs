@@ -1,7 +1,7 @@
 //! Control Packets as bytes over a blocking socket, for what no client library does.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use super::PATIENCE;
 
@@ -11,7 +11,15 @@ pub struct Raw(TcpStream);
 
 impl Raw {
     pub fn open(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        Self::over(TcpStream::connect(("127.0.0.1", port)).expect("the broker listens"))
+    }
+
+    /// The other end of a connection that the broker makes.
+    pub fn accept(listener: &TcpListener) -> Self {
+        Self::over(listener.accept().expect("the broker connects").0)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(stream)

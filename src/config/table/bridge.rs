@@ -398,7 +398,7 @@ pub(super) const SECTION: Section = Section {
         .default("automatic")
         .text(
             "With automatic the bridge connects at the start and again whenever it is not connected, with once at the \
-             start only. Mosquitto's lazy is refused.",
+             start and at a reload that changes it only. Mosquitto's lazy is refused.",
         ),
         refused("threshold", "COUNT", NO_LAZY)
             .text("Waiting messages with which a lazy bridge connects."),

@@ -84,6 +84,7 @@ pub(super) const ROWS: &[Row] = &[
     }),
     ("bridge_max_topic_alias 0", |it| it.max_topic_alias == 0),
     ("bridge_outgoing_retain false", |it| !it.outgoing_retain),
+    ("bridge_reload_type immediate", |it| it.is_reloaded_at_once),
     ("bridge_protocol_version mqttv50", |it| {
         it.protocol_version == ProtocolVersion::V5
     }),
