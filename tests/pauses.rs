@@ -405,3 +405,156 @@ fn retained_messages_that_expire_at_one_moment_leave_over_many_turns() {
     }
     assert!(turns >= 2000 / 32);
 }
+
+/// The numbers in the payloads of PUBLISH packets, of two bytes each.
+fn numbers(packets: &str) -> Vec<u16> {
+    let packets = bytes(packets);
+    let (mut at, mut found) = (0, Vec::new());
+    while at < packets.len() {
+        let end = at + 2 + usize::from(packets[at + 1]);
+        if packets[at] >> 4 == 3 {
+            found.push(u16::from_be_bytes([packets[end - 2], packets[end - 1]]));
+        }
+        at = end;
+    }
+    found
+}
+
+/// A PUBLISH of QoS 1 to `t`, and its number.
+fn numbered(number: usize) -> String {
+    format!("32 07 0001 74 0001 {number:04x}")
+}
+
+/// A broker with two members of `$share/g/t`, one of whom is away, and what the other one was sent or waits for it, so that many.
+fn with_shared(count: usize) -> (Broker, ConnectionKey, ConnectionKey) {
+    let limits = fastmq::limits::Limits {
+        max_queued_messages: usize::MAX,
+        max_inflight_messages: 1000,
+        ..Default::default()
+    };
+    let mut broker = Broker::with(limits);
+    let (heir, connack) = broker.connect("10 0d 0004 4d515454 04 00 003c 0001 68");
+    assert_eq!(connack, "20020000");
+    let (leaver, publisher) = (broker.v311('l'), broker.v311('p'));
+    for member in [heir, leaver] {
+        let filter = text("$share/g/t");
+        let suback = broker.send(member, &format!("82 0f 0001 {filter} 01"));
+        assert_eq!(suback, "9003000101");
+    }
+    broker.lose(heir);
+    for number in 0..count {
+        broker.send(publisher, &numbered(number));
+    }
+    (broker, leaver, publisher)
+}
+
+/// Hands on what is left, and tells in how many turns: `publisher` waits, and nobody else.
+fn hand_on(broker: &mut Broker, publisher: ConnectionKey, count: usize) -> usize {
+    let (reader, writer) = (broker.v311('r'), broker.v311('w'));
+    broker.send(reader, &subscribe("live"));
+    let mut turns = 0;
+    let mut before = 0;
+    loop {
+        let handed_on = broker.shard.counters().shared_handed_on as usize;
+        assert!(
+            handed_on - before <= 2 * ENDINGS_A_TURN,
+            "{handed_on} {before}"
+        );
+        before = handed_on;
+        if broker.shard.census().left == 0 {
+            break;
+        }
+        assert!(handed_on < count);
+        let packet = bytes(&numbered(count));
+        let (now, effects) = (broker.now, &mut broker.effects);
+        let taken = broker.shard.handle_bytes(publisher, &packet, now, effects);
+        assert_eq!(taken, 0, "it would overtake what is left");
+        broker.send(writer, "30 06 0004 6c697665");
+        assert_eq!(broker.receive(reader), "300600046c697665");
+        broker.effects.resumed.clear();
+        turn(broker, reader);
+        turns += 1;
+        assert!(turns < 1000, "{handed_on}");
+    }
+    assert_eq!(before, count, "each once");
+    assert!(broker.effects.resumed.contains(&publisher));
+    broker.send(publisher, &numbered(count));
+    turns
+}
+
+/// What the member gets that was away, and acknowledges, until nothing comes any more.
+fn heard_by_heir(broker: &mut Broker) -> Vec<u16> {
+    let (heir, mut packets) = broker.connect("10 0d 0004 4d515454 04 00 003c 0001 68");
+    let mut heard = Vec::new();
+    loop {
+        let some = numbers(&packets);
+        if some.is_empty() {
+            return heard;
+        }
+        let acknowledgements: String = (heard.len() + 1..=heard.len() + some.len())
+            .map(|identifier| format!("4002{identifier:04x}"))
+            .collect();
+        heard.extend(some);
+        packets = broker.send(heir, &acknowledgements);
+    }
+}
+
+/// [MQTT-4.6.0-5], and not a message is lost or comes twice.
+#[test]
+fn what_an_ended_session_leaves_to_a_group_is_handed_on_over_many_turns_and_in_order() {
+    let (mut broker, leaver, publisher) = with_shared(MANY);
+    broker.lose(leaver);
+    let turns = hand_on(&mut broker, publisher, MANY);
+    assert!(turns >= MANY / ENDINGS_A_TURN / 2, "{turns} turns");
+    let all: Vec<u16> = (0..=MANY as u16).collect();
+    assert!(heard_by_heir(&mut broker) == all, "in order");
+    assert_eq!(broker.shard.census().ended, 0);
+}
+
+#[test]
+fn what_waits_for_who_unsubscribes_from_a_group_is_handed_on_over_many_turns_and_in_order() {
+    let (mut broker, leaver, publisher) = with_shared(MANY);
+    let in_flight = numbers(&broker.receive(leaver)).len();
+    assert!(in_flight <= 1000);
+    let filter = text("$share/g/t");
+    let unsuback = broker.send(leaver, &format!("a2 0e 0002 {filter}"));
+    assert!(unsuback.ends_with("b0020002"));
+    let turns = hand_on(&mut broker, publisher, MANY - in_flight);
+    assert!(turns >= MANY / ENDINGS_A_TURN / 2, "{turns} turns");
+    let heard = heard_by_heir(&mut broker);
+    assert_eq!(heard.last(), Some(&((MANY - in_flight) as u16)));
+    let all: Vec<u16> = (in_flight as u16..MANY as u16).collect();
+    assert!(heard[..heard.len() - 1] == all, "in order");
+}
+
+#[test]
+fn what_is_left_to_a_group_that_ends_and_begins_anew_goes_to_nobody() {
+    let (mut broker, leaver, _) = with_shared(MANY);
+    broker.lose(leaver);
+    let handed_on = broker.shard.counters().shared_handed_on;
+    assert!(handed_on < MANY as u64 / 2);
+    // The only other one leaves as well: what has come to it is over with it.
+    let (heir, _) = broker.connect("10 0d 0004 4d515454 04 02 003c 0001 68");
+    for _ in 0..4 {
+        assert_eq!(turn(&mut broker, heir), []);
+    }
+    let census = broker.shard.census();
+    assert!(census.filters == 0 && census.left > 0, "{census:?}");
+    // What finds the other one found the first one before.
+    let filter = text("$share/h/t");
+    broker.send(heir, &format!("82 0f 0001 {filter} 01"));
+    while broker.shard.census().left > 0 {
+        assert_eq!(turn(&mut broker, heir), []);
+    }
+    assert_eq!(broker.shard.counters().shared_handed_on, handed_on);
+    let counters = broker.shard.counters();
+    let lost = counters.dropped_session_closed
+        + counters.dropped_clean_start
+        + counters.ended_unacknowledged;
+    assert_eq!(lost, MANY as u64);
+    let shown = broker.shard.census();
+    assert_eq!(
+        (shown.queued, shown.inflight, shown.subscriptions),
+        (0, 0, 1)
+    );
+}

@@ -57,6 +57,7 @@ use generations::{Generations, bucket_of_filter, buckets_of_topic};
 use hash::TopicHasher;
 use merge::Merger;
 use retained::Retained;
+use shared::Shared;
 use slab::{NONE, Slab};
 use stamps::Stamps;
 use std::num::NonZeroU32;
@@ -106,6 +107,8 @@ pub struct Router {
     trie: Trie,
     /// Shared filters by whole text.
     shared: IdTable,
+    /// Shared filters that were made.
+    groups_made: u64,
     /// Subscriptions of this shard's Sessions.
     subscription_count: usize,
     /// Those of them that are shared.
@@ -145,6 +148,7 @@ impl Router {
             text_bytes: 0,
             trie: Trie::new(hasher.clone()),
             shared: IdTable::default(),
+            groups_made: 0,
             subscription_count: 0,
             shared_subscription_count: 0,
             generations: Generations::new(),
@@ -504,6 +508,30 @@ impl Router {
         })
     }
 
+    /// The group with this whole text.
+    #[must_use]
+    pub fn find_group(&self, filter: &[u8]) -> Option<FilterKey> {
+        self.find_shared(filter)
+    }
+
+    /// How many groups there were so far.
+    #[must_use]
+    pub const fn groups_made(&self) -> u64 {
+        self.groups_made
+    }
+
+    /// Whether this is the key of a group that is one of the first so many. That of a group that has ended may be
+    /// another's.
+    #[must_use]
+    pub fn is_group_of_first(&self, filter: FilterKey, groups_made: u64) -> bool {
+        self.filters
+            .try_get(filter.0)
+            .is_some_and(|row| match &row.wanted {
+                Wanted::Shared(shared) => shared.number() < groups_made,
+                Wanted::Plain { .. } => false,
+            })
+    }
+
     /// The member of this shard whose turn it is, when another shard chose this one. `filter` is the
     /// whole text.
     pub fn pick_local(&mut self, filter: &[u8]) -> Option<SharedTarget> {
@@ -744,7 +772,8 @@ impl Router {
             ..Filter::default()
         };
         if is_shared {
-            row.wanted = Wanted::Shared(Box::default());
+            row.wanted = Wanted::Shared(Box::new(Shared::new(self.groups_made)));
+            self.groups_made += 1;
         }
         self.text_bytes += row.text.len();
         let id = self.filters.insert(row);

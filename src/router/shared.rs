@@ -46,6 +46,8 @@ struct Turn {
 /// Members and rotation of one `$share/ShareName/Topic Filter`.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
+    /// Groups are counted.
+    number: u64,
     /// Those online come first.
     members: Subscribers,
     online: usize,
@@ -65,6 +67,17 @@ pub(super) struct MemberChange {
 }
 
 impl Shared {
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            ..Self::default()
+        }
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }

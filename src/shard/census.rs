@@ -56,6 +56,8 @@ pub struct Census {
     pub visited: usize,
     /// Messages on their way to more Sessions than one turn has time for.
     pub spreading: usize,
+    /// What Sessions have left to members of their Shared Subscriptions, and what has come behind that.
+    pub left: usize,
     /// Connections not read because a ring is full.
     pub waiting_for_ring: usize,
     /// Envelopes that wait for room in a ring.
@@ -86,6 +88,7 @@ impl Shard {
             unfinished: self.filtering.len(),
             visited: self.visits.len(),
             spreading: self.spreads.len(),
+            left: self.legacies.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),
             unsettled: self.clients.store.as_ref().map_or(0, |it| it.unsettled()),

@@ -35,7 +35,7 @@ enum Authentication {
 
 /// Why a Session ends.
 #[derive(Clone, Copy, Debug)]
-enum SessionEnd {
+pub(super) enum SessionEnd {
     /// Its Client did not come back in time.
     Expired,
     /// Its Client begins a new one.
@@ -827,8 +827,8 @@ impl Shard {
     }
 
     /// Forgets a Session: its Will is published if it is still owed, its subscriptions go, and what
-    /// it had not delivered of shared subscriptions goes to other members. Not all of its subscriptions may be out of the
-    /// Router when this returns (`ended.rs`).
+    /// it had not delivered of shared subscriptions goes to other members. Not all of that may have gone (`legacies.rs`), nor all of
+    /// its subscriptions be out of the Router (`ended.rs`), when this returns.
     fn end_session(
         &mut self,
         session: SessionKey,
@@ -846,17 +846,8 @@ impl Shard {
             return;
         };
         self.occupancy.end_session();
-        let lost = self.hand_on_all(session, &mut member, now, effects);
-        let counters = &mut self.clients.counters;
-        counters.ended_unacknowledged += lost.unacknowledged;
-        *match end {
-            SessionEnd::Expired => &mut counters.dropped_session_expired,
-            SessionEnd::CleanStart => &mut counters.dropped_clean_start,
-            SessionEnd::Closed => &mut counters.dropped_session_closed,
-        } += lost.queued;
+        self.leave_to_others(session, &mut member, end, now, effects);
         self.store_ended(&member.session);
-        let subscriptions = member.take_subscriptions();
-        self.leave_subscriptions(session, subscriptions, now);
     }
 }
 

@@ -52,7 +52,16 @@ pub(super) struct Ended {
 
 impl Ended {
     pub(super) fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+        self.count == 0
+    }
+
+    /// A Session that has ended had these, so many of which are shared: they [leave](Shard::leave_subscriptions) then.
+    pub(super) fn count_in(
+        &mut self,
+        (subscriptions, shared_count): &(BTreeMap<FilterKey, SubscriptionKind>, usize),
+    ) {
+        self.count += subscriptions.len();
+        self.shared_count += shared_count;
     }
 
     /// Frees messages that lie together. Whether there were any.
@@ -79,19 +88,17 @@ impl Ended {
 }
 
 impl Shard {
-    /// Nobody has these subscriptions any more, so many of which are shared.
+    /// Nobody has these subscriptions any more, nor is anything left to anybody because of them.
     pub(super) fn leave_subscriptions(
         &mut self,
         session: SessionKey,
-        (subscriptions, shared_count): (BTreeMap<FilterKey, SubscriptionKind>, usize),
+        (subscriptions, _): (BTreeMap<FilterKey, SubscriptionKind>, usize),
         now: Instant,
     ) {
         if subscriptions.is_empty() {
             return;
         }
         let ended = &mut self.ended;
-        ended.count += subscriptions.len();
-        ended.shared_count += shared_count;
         ended
             .sessions
             .push_back((session, subscriptions.into_iter()));

@@ -32,6 +32,7 @@ mod ended;
 mod envelope;
 mod filters;
 mod held;
+mod legacies;
 mod log;
 mod mount_point;
 mod moving;
@@ -171,6 +172,8 @@ pub struct Shard {
     filtering: VecDeque<ConnectionKey>,
     /// What Sessions that have ended left behind.
     ended: ended::Ended,
+    /// What Sessions have left to other members of their Shared Subscriptions.
+    legacies: legacies::Legacies,
     /// Sessions whose connection has come or gone.
     visits: visits::Visits,
     /// Messages that are on their way to more Sessions than one turn has time for.
@@ -244,6 +247,7 @@ impl Shard {
             replays_asked: 0,
             filtering: VecDeque::new(),
             ended: ended::Ended::default(),
+            legacies: legacies::Legacies::default(),
             visits: visits::Visits::default(),
             tombstones_below: 0,
             dump: None,
@@ -652,9 +656,13 @@ impl Shard {
                 first,
             } => {
                 let ticket = self.peers[from.index()].ticket.take();
-                self.begin_forwarded(from, ticket, message.as_ref().as_ref(), now, effects);
-                self.handle_forwarded_shared(&message, &filter, first, now, effects);
-                self.end_forwarded(from, ticket, now, effects);
+                if !self.legacies.is_empty() && self.is_left_to(&filter) {
+                    self.fall_in(from, ticket, message, filter, first, now, effects);
+                } else {
+                    self.begin_forwarded(from, ticket, message.as_ref().as_ref(), now, effects);
+                    self.handle_forwarded_shared(&message, &filter, first, now, effects);
+                    self.end_forwarded(from, ticket, now, effects);
+                }
             }
             Envelope::Ticket {
                 ticket,
@@ -738,7 +746,10 @@ impl Shard {
                 Slot::DiskPatience => self.resume_waiting_for_disk(effects),
                 Slot::Replays => self.continue_replays(now, effects),
                 Slot::Filters => self.continue_filters(now, effects),
-                Slot::Ended => self.forget_ended(now),
+                Slot::Ended => {
+                    self.continue_legacies(now, effects);
+                    self.forget_ended(now);
+                }
                 Slot::Visits => self.continue_visits(now, effects),
                 Slot::Spreads => {
                     self.resume_resting(effects);
@@ -936,6 +947,7 @@ impl Shard {
     /// The broker stops: every v5 Client is told so, every connection is closed.
     pub fn handle_shutdown(&mut self, now: Instant, effects: &mut Effects) {
         self.finish_spreads(now, effects);
+        self.finish_legacies(now, effects);
         let keys: Vec<_> = self.clients.connections.keys().collect();
         for key in keys {
             self.disconnect(
@@ -945,8 +957,9 @@ impl Shard {
                 effects,
             );
         }
-        // Wills of those who had come since.
+        // Wills of those who had come since, and what they have left.
         self.finish_spreads(now, effects);
+        self.finish_legacies(now, effects);
     }
 
     /// Whether `key` is not to be read for now.

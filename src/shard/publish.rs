@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::batch::{BATCHED_SIZE_MAX, Batch, Item, OpenBatch};
 use super::choose::Chosen;
-use super::clients::{Clients, Fanout, Member, Recipient, mark_dirty};
+use super::clients::{Clients, Fanout, Recipient, mark_dirty};
 use super::connection::Pause;
 use super::effects::Effects;
 use super::envelope::Envelope;
@@ -118,7 +118,7 @@ impl Shard {
                 message.topic_name = &mounted;
             }
         }
-        let may_be_put_off = self.disk_stalled_at.is_some() || !self.spreads.is_empty();
+        let may_be_put_off = self.disk_stalled_at.is_some() || self.spreads.are_asked();
         if may_be_put_off
             && refused.is_none()
             && let Some(step) =
@@ -895,84 +895,14 @@ impl Shard {
         self.clients.end_fanout(fanout);
     }
 
-    /// Gives what a leaving Session had not delivered of its shared subscriptions to other members; the rest is lost.
-    /// A QoS 2 message whose PUBLISH was sent stays with it [MQTT-4.8.2-5].
-    pub(super) fn hand_on_all(
-        &mut self,
-        session: SessionKey,
-        member: &mut Member,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> Lost {
-        let state = &mut member.session;
-        let name = state.stored();
-        self.clients.queued_bytes -= state.queue.bytes();
-        self.clients.queued_messages -= state.queue.len();
-        let log = state.log.as_deref();
-        let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
-        let kept = state.queue.take_if(keeps);
-        let queued = state.queue.take_all();
-        let mut lost = Lost {
-            queued: kept.len() as u64,
-            unacknowledged: 0,
-        };
-        if let Some(store) = &mut self.clients.store {
-            for delivery in kept {
-                store.done(state, delivery.place.sequence);
-            }
-        }
-        for delivery in state.inflight.take_published() {
-            let is_lost = delivery.qos == QoS::ExactlyOnce
-                || !self.hand_on(session, name, &delivery, now, effects);
-            lost.unacknowledged += u64::from(is_lost);
-        }
-        if member.shared_count() > 0 {
-            for delivery in &queued {
-                let is_lost = !self.hand_on(session, name, delivery, now, effects);
-                lost.queued += u64::from(is_lost);
-            }
-        } else {
-            lost.queued += queued.len() as u64;
-        }
-        self.give_up(queued, now);
-        lost
-    }
-
-    /// Gives what waits in the queue of `session` for the shared subscription `filter` to others.
-    /// What it has not acknowledged stays with it.
-    pub(super) fn hand_on_queued(
-        &mut self,
-        session: SessionKey,
-        filter: FilterKey,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> usize {
-        let Some(member) = self.clients.members.get_mut(session) else {
-            return 0;
-        };
-        let share = Some(ShareTag(filter.0));
-        member.session.inflight.forget_share(ShareTag(filter.0));
-        let log = member.session.log.as_deref();
-        let keeps = |delivery: &Delivery| log.is_some_and(|log| log.keeps(delivery));
-        let queue = &mut member.session.queue;
-        let (before, visits) = (queue.bytes(), queue.len());
-        let leaving = queue.take_if(|it| it.share == share && !keeps(it));
-        self.clients.queued_bytes -= before - queue.bytes();
-        self.clients.queued_messages -= leaving.len();
-        let name = member.session.stored();
-        for delivery in &leaving {
-            let is_lost = !self.hand_on(session, name, delivery, now, effects);
-            self.clients.counters.dropped_unsubscribed += u64::from(is_lost);
-        }
-        visits
-    }
-
     /// Gives what `session`, which the log calls `name`, was owed through a shared subscription to
-    /// another member. False if there is nobody to have it; what is dropped on the way has a counter that says why.
-    fn hand_on(
+    /// another member, of a group that is one of the first `groups_made`. False if there is nobody to have it; what is dropped
+    /// on the way has a counter that says why.
+    pub(super) fn hand_on(
         &mut self,
         session: SessionKey,
         name: Option<NonZeroU64>,
+        groups_made: u64,
         delivery: &Delivery,
         now: Instant,
         effects: &mut Effects,
@@ -981,19 +911,20 @@ impl Shard {
             && let (Some(store), Some(name)) = (&mut self.clients.store, name)
         {
             store.begin_handing_on(name, delivery.place);
-            let is_over = self.hand_on_to_other(session, delivery, now, effects);
+            let is_over = self.hand_on_to_other(session, groups_made, delivery, now, effects);
             if let Some(store) = &mut self.clients.store {
                 store.end_handing_on();
             }
             is_over
         } else {
-            self.hand_on_to_other(session, delivery, now, effects)
+            self.hand_on_to_other(session, groups_made, delivery, now, effects)
         }
     }
 
     fn hand_on_to_other(
         &mut self,
         session: SessionKey,
+        groups_made: u64,
         delivery: &Delivery,
         now: Instant,
         effects: &mut Effects,
@@ -1005,6 +936,9 @@ impl Shard {
             return true;
         }
         let filter = FilterKey(filter);
+        if !self.router.is_group_of_first(filter, groups_made) {
+            return false;
+        }
         let pick = self.pick_living(|router| router.pick_other(filter, session));
         let is_somebody = pick.is_some();
         let topic_name = delivery.message.topic_name();
@@ -1117,15 +1051,6 @@ impl Publisher<'_> {
     fn source(self) -> Source {
         self.session().map_or(Source::Nobody, Source::Session)
     }
-}
-
-/// Messages that an ended Session was owed, and that nobody gets in its place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lost {
-    /// They have not been sent.
-    pub(super) queued: u64,
-    /// They have, and may have come or not.
-    pub(super) unacknowledged: u64,
 }
 
 impl Routed {

@@ -74,7 +74,8 @@ pub(super) struct Spreads {
     bytes: usize,
     /// So many targets and groups are never too many.
     few: usize,
-    /// As many a message may have without a look at the line: these, or none while something is on its way.
+    /// As many a message may have without a look at the line: these, or none while something is on its way, or is left to
+    /// members of groups.
     pub(super) unasked_max: usize,
     /// Steps of what was done at once since this was last looked at.
     cost: usize,
@@ -187,7 +188,7 @@ impl Content {
 
 impl Spreads {
     pub(super) fn new(limits: &Limits) -> Self {
-        let few = limits.spread_steps_max.min(FEW_MAX);
+        let few = limits.spread_steps_max.clamp(1, FEW_MAX);
         Self {
             line: VecDeque::new(),
             bytes: 0,
@@ -204,6 +205,12 @@ impl Spreads {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.line.is_empty()
+    }
+
+    /// Whether something is on its way, or is left to members of groups, that a message may have to come behind.
+    #[inline]
+    pub(super) fn are_asked(&self) -> bool {
+        self.unasked_max == 0
     }
 
     pub(super) fn len(&self) -> usize {
@@ -246,7 +253,7 @@ impl Spreads {
 
 impl Shard {
     /// What it takes to give so much to one Session.
-    fn steps_of(&self, size: usize) -> usize {
+    pub(super) fn steps_of(&self, size: usize) -> usize {
         // Of larger ones each outbox has a pointer.
         if size >= self.clients.sharing.payload_min {
             return 1;
@@ -344,7 +351,7 @@ impl Shard {
         qos: QoS,
         size: usize,
     ) -> bool {
-        if self.spreads.is_empty() {
+        if !self.spreads.are_asked() {
             return false;
         }
         let may_spread = self.may_spread(qos);
@@ -377,8 +384,9 @@ impl Shard {
     #[inline(never)]
     pub(super) fn has_to_wait_for_groups(&self, matches: &Matches, topic_name: &[u8]) -> bool {
         !matches.groups.is_empty()
-            && self.spreads.has_groups()
-            && (self.has_many_groups(matches) || self.spreads.has_groups_to(topic_name))
+            && (self.legacies.are_of_any(&matches.groups)
+                || self.spreads.has_groups()
+                    && (self.has_many_groups(matches) || self.spreads.has_groups_to(topic_name)))
     }
 
     /// Gives a message for more targets and groups than go without a look at the line to as many as this turn has time for,
@@ -775,13 +783,10 @@ impl Shard {
         }
         let spreads = &mut self.spreads;
         spreads.bytes -= spread.size;
-        let waiting = if spreads.line.is_empty() {
-            spreads.unasked_max = spreads.few;
-            std::mem::take(&mut spreads.waiting)
-        } else {
-            spreads.waiting.pop_front().into_iter().collect()
-        };
-        for key in waiting {
+        if spreads.line.is_empty() {
+            self.look_at_what_is_under_way();
+            self.resume_waiting_for_spreads(effects);
+        } else if let Some(key) = spreads.waiting.pop_front() {
             self.resume(key, Pause::SPREAD, effects);
         }
         if let Some(session) = spread.source.session()
@@ -790,6 +795,19 @@ impl Shard {
         {
             self.resume(key, Pause::SPREAD, effects);
         }
+    }
+
+    /// What waits behind messages that are on their way, or that are left to members of groups, may do so no more.
+    pub(super) fn resume_waiting_for_spreads(&mut self, effects: &mut Effects) {
+        for key in std::mem::take(&mut self.spreads.waiting) {
+            self.resume(key, Pause::SPREAD, effects);
+        }
+    }
+
+    /// What a message may have to come behind has become more or less.
+    pub(super) fn look_at_what_is_under_way(&mut self) {
+        let is_free = self.spreads.line.is_empty() && self.legacies.is_empty();
+        self.spreads.unasked_max = if is_free { self.spreads.few } else { 0 };
     }
 
     /// Acknowledges a message once what was written down of it, up to `last`, is durable.

@@ -83,7 +83,8 @@ struct LastMessage {
 /// What a Session has handed on to other shards.
 #[derive(Clone, Copy, Debug, Default)]
 struct HandingOn {
-    /// Deliveries that those have not stored.
+    /// Deliveries that those have not stored, and one for each of what it has left to others of which some was not handed
+    /// on.
     missing: u64,
     /// The Session is over, and gone with the last of them.
     is_ending: bool,
@@ -141,6 +142,9 @@ struct Settle {
     from: ShardId,
     /// Tickets before this one have to be answered.
     ticket: u64,
+    /// What Sessions have left to others before has to have come to them, which takes more tickets.
+    legacies: u64,
+    has_waited_for_legacies: bool,
     /// What has to be over then, once they are: see [`Keeping`].
     kept: Option<u64>,
     /// What must be durable then, once that is.
@@ -798,10 +802,23 @@ impl Store {
         self.journal.append(&Record::Done { session, sequence });
     }
 
+    /// Not all that a Session has left to others has been handed on.
+    pub(super) fn begin_legacy(&mut self, session: NonZeroU64) {
+        self.handing_on.entry(session.get()).or_default().missing += 1;
+    }
+
+    /// It has.
+    pub(super) fn end_legacy(&mut self, session: NonZeroU64) {
+        self.end_one_of(session.get());
+    }
+
     /// Another shard has stored what a Session had handed on.
     pub(super) fn handed_on(&mut self, handed_on: HandedOn) {
         self.forget_handed_on(handed_on);
-        let session = handed_on.session;
+        self.end_one_of(handed_on.session);
+    }
+
+    fn end_one_of(&mut self, session: u64) {
         let Some(handing_on) = self.handing_on.get_mut(&session) else {
             return;
         };
@@ -943,19 +960,28 @@ impl Store {
         self.settled(received.name.get(), received.repeats);
     }
 
-    fn settle(&mut self, from: ShardId) {
+    fn settle(&mut self, from: ShardId, legacies: u64) {
         self.settles.push_back(Settle {
             from,
             ticket: self.tickets.next(),
+            legacies,
+            has_waited_for_legacies: false,
             kept: None,
             lsn: None,
         });
     }
 
     /// The next one who can be told that what was under way is written down.
-    fn next_settled(&mut self) -> Option<ShardId> {
+    fn next_settled(&mut self, first_legacy: u64) -> Option<ShardId> {
         let position = self.journal.position();
         let first = self.settles.front_mut()?;
+        if first_legacy < first.legacies {
+            first.has_waited_for_legacies = true;
+            return None;
+        }
+        if std::mem::take(&mut first.has_waited_for_legacies) {
+            first.ticket = self.tickets.next();
+        }
         if self.tickets.first_open() < first.ticket {
             return None;
         }
@@ -1107,7 +1133,7 @@ impl Shard {
     /// A shard wants to know when all exchanges that are under way now are written down.
     pub(super) fn handle_settle(&mut self, from: ShardId) {
         if let Some(store) = &mut self.clients.store {
-            store.settle(from);
+            store.settle(from, self.legacies.begun());
         }
         self.advance_settling();
     }
@@ -1122,7 +1148,7 @@ impl Shard {
     /// Tells those who have asked.
     pub(super) fn advance_settling(&mut self) {
         while let Some(store) = &mut self.clients.store
-            && let Some(to) = store.next_settled()
+            && let Some(to) = store.next_settled(self.legacies.first_open())
         {
             if to == self.id {
                 self.handle_settled();

@@ -386,7 +386,7 @@ impl Shard {
         };
         let mut visits = 0;
         if kind == SubscriptionKind::Shared {
-            visits += self.hand_on_queued(session, filter, now, effects);
+            visits += self.leave_group_to_others(session, filter, now, effects);
         }
         // Its key may soon be another filter's.
         if let Some(connection) = self.clients.connections.get_mut(asked.key) {

@@ -228,7 +228,9 @@ impl Simulation<'_> {
     /// have not come to all of theirs.
     fn is_under_way(&self) -> bool {
         let censuses = self.world.censuses();
-        censuses.iter().any(|it| it.visited + it.spreading > 0)
+        censuses
+            .iter()
+            .any(|it| it.visited + it.spreading + it.left > 0)
     }
 
     /// Disks do not hang here: what they are at is done before time passes.
@@ -301,6 +303,7 @@ impl Simulation<'_> {
                 + census.unfinished
                 + census.visited
                 + census.spreading
+                + census.left
                 + census.beyond_outboxes
                 + census.waiting_for_ring
                 + census.outbound

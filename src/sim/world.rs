@@ -405,7 +405,7 @@ impl World {
     /// not come to everybody.
     pub(super) fn has_more_turns_to_do(&self) -> bool {
         let censuses = self.censuses();
-        let is_left = |it: &Census| it.ended + it.visited + it.spreading > 0;
+        let is_left = |it: &Census| it.ended + it.visited + it.spreading + it.left > 0;
         censuses.iter().any(is_left)
     }
 

@@ -334,3 +334,135 @@ fn member_that_has_lost_its_connection_is_not_chosen_though_few_of_its_groups_ha
         }
     });
 }
+
+/// Two members on shard 0, the first of whom is away, and six messages that `publisher` has sent and the second one has not
+/// acknowledged. The name of the first.
+fn owed_to_one_of_two(crossing: &mut Crossing, publisher: Link) -> (String, Link) {
+    let heir = crossing.client_by(0, lasting);
+    let name = crossing.last_name();
+    let leaver = crossing.client_by(0, lasting_a_second);
+    for member in [heir, leaver] {
+        crossing.bench.subscribe(member, "$share/g/t", options(Q1));
+        crossing.write();
+        crossing.bench.hear(member);
+    }
+    crossing.bench.lose(heir);
+    crossing.write();
+    for id in 1..=6 {
+        publish_numbered(crossing, publisher, id);
+    }
+    assert_eq!(crossing.bench.hear(leaver).len(), 6);
+    (name, leaver)
+}
+
+fn lasting_a_second(client_identifier: &str) -> Connect<'_> {
+    let mut connect = v5(client_identifier);
+    connect.properties.session_expiry_interval = Some(1);
+    connect
+}
+
+fn publish_numbered(crossing: &mut Crossing, publisher: Link, id: u16) {
+    crossing
+        .bench
+        .publish(publisher, "t", &id.to_string(), Q1, id);
+    crossing.write();
+}
+
+fn left(bench: &Bench) -> usize {
+    total(bench, |it| it.left)
+}
+
+/// What the Client hears that comes back to its Session, and acknowledges.
+fn heard_by(crossing: &mut Crossing, name: &str) -> Vec<String> {
+    let link = crossing.bench.open(lasting(name));
+    for _ in 0..8 {
+        // Its group is told before its CONNACK leaves.
+        crossing.bench.pass(0.001);
+        crossing.write();
+    }
+    let heard = crossing.bench.hear(link);
+    let payload = |it: &String| it.split_once('=').map(|(_, payload)| payload.to_owned());
+    heard.iter().filter_map(payload).collect()
+}
+
+/// [MQTT-4.6.0-5]
+#[test]
+fn message_for_a_group_comes_behind_what_an_ended_member_has_left_to_it_whatever_shard_it_comes_from()
+ {
+    for shard in [0, 1] {
+        let mut crossing = Crossing::stored_with(2, one_at_a_time());
+        let publisher = crossing.client(shard);
+        let (heir, leaver) = owed_to_one_of_two(&mut crossing, publisher);
+        crossing.bench.hear(publisher);
+        crossing.bench.lose(leaver);
+        crossing.bench.pass(1.5);
+        crossing.write();
+        assert!(left(&crossing.bench) > 4);
+        publish_numbered(&mut crossing, publisher, 7);
+        assert!(left(&crossing.bench) > 2);
+        assert_eq!(crossing.bench.hear(publisher), [""; 0], "it has not come");
+        for _ in 0..12 {
+            crossing.bench.pass(0.001);
+            crossing.write();
+        }
+        assert_eq!(left(&crossing.bench), 0);
+        assert_eq!(crossing.bench.hear(publisher), ["puback #7"]);
+        let all: Vec<String> = (1..=7).map(|id| id.to_string()).collect();
+        assert_eq!(heard_by(&mut crossing, &heir), all);
+    }
+}
+
+/// [MQTT-4.8.2-4]
+#[test]
+fn what_an_ended_member_has_left_to_a_group_is_neither_lost_nor_doubled_by_a_crash_in_between() {
+    for turns in 0..8 {
+        let mut crossing = Crossing::stored_with(2, one_at_a_time());
+        let publisher = crossing.client(1);
+        let (heir, leaver) = owed_to_one_of_two(&mut crossing, publisher);
+        crossing.bench.lose(leaver);
+        crossing.bench.pass(1.5);
+        for _ in 0..turns {
+            crossing.bench.pass(0.001);
+        }
+        assert_eq!(turns < 6, left(&crossing.bench) > 0, "{turns}");
+        crossing.write_of(0);
+        crossing.crash();
+        let all: Vec<String> = (1..=6).map(|id| id.to_string()).collect();
+        assert_eq!(heard_by(&mut crossing, &heir), all, "{turns}");
+    }
+}
+
+/// [MQTT-4.6.0-5]
+#[test]
+fn what_was_left_to_a_member_that_ends_as_well_keeps_its_order() {
+    let mut crossing = Crossing::stored_with(1, one_at_a_time());
+    let publisher = crossing.client(0);
+    let (heir, leaver) = owed_to_one_of_two(&mut crossing, publisher);
+    crossing.bench.lose(leaver);
+    crossing.bench.pass(1.5);
+    for _ in 0..2 {
+        crossing.bench.pass(0.001);
+    }
+    assert!(left(&crossing.bench) > 2);
+    // Somebody else comes, and the one who got the first of it ends.
+    let last = crossing.client_by(0, lasting);
+    let name = crossing.last_name();
+    crossing.bench.subscribe(last, "$share/g/t", options(Q1));
+    crossing.bench.open(Connect {
+        clean_start: true,
+        ..v5(&heir)
+    });
+    for _ in 0..20 {
+        crossing.bench.pass(0.001);
+        crossing.write();
+    }
+    assert_eq!(left(&crossing.bench), 0);
+    let all: Vec<String> = (1..=6).map(|id| id.to_string()).collect();
+    let mut heard = crossing.bench.hear(last);
+    heard.retain(|it| it.starts_with("publish"));
+    let payloads: Vec<_> = heard.iter().filter_map(|it| it.split_once('=')).collect();
+    assert!(
+        payloads.iter().map(|it| it.1).eq(all.iter()),
+        "{name} {heard:?}"
+    );
+}

@@ -449,6 +449,10 @@ fn messages_that_two_groups_hand_on_together_are_there_after_a_restart() {
     };
     crossing.bench.open(connect);
     crossing.write();
+    while crossing.bench.world.shard(0).census().left > 0 {
+        crossing.bench.pass(0.001);
+        crossing.write();
+    }
     let queued = |crossing: &Crossing| crossing.bench.world.shard(0).census().queued;
     assert_eq!(queued(&crossing), 200);
     crossing.crash();
