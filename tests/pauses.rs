@@ -4,9 +4,13 @@
 mod hex;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fastmq::auth::{Acl, Security};
 use fastmq::key::ConnectionKey;
+use fastmq::limits::Limits;
+use fastmq::policy::Settings;
 use fastmq::shard::{Command, Notice};
 use hex::{Broker, bytes, hex};
 
@@ -427,7 +431,7 @@ fn numbered(number: usize) -> String {
 
 /// A broker with two members of `$share/g/t`, one of whom is away, and what the other one was sent or waits for it, so that many.
 fn with_shared(count: usize) -> (Broker, ConnectionKey, ConnectionKey) {
-    let limits = fastmq::limits::Limits {
+    let limits = Limits {
         max_queued_messages: usize::MAX,
         max_inflight_messages: 1000,
         ..Default::default()
@@ -557,4 +561,116 @@ fn what_is_left_to_a_group_that_ends_and_begins_anew_goes_to_nobody() {
         (shown.queued, shown.inflight, shown.subscriptions),
         (0, 0, 1)
     );
+}
+
+/// Publishes to a topic that takes long to look up, and tells how many turns it takes. Meanwhile `publisher` waits, and
+/// nobody else.
+fn look_up(broker: &mut Broker, publisher: ConnectionKey, topic: &str) -> usize {
+    let (reader, writer) = (broker.v311('R'), broker.v311('W'));
+    broker.send(reader, &subscribe("live"));
+    let packet = bytes(&format!("30 {:02x} {}", 2 + topic.len(), text(topic)));
+    let mut turns = 0;
+    loop {
+        let (now, effects) = (broker.now, &mut broker.effects);
+        effects.resumed.clear();
+        let taken = broker.shard.handle_bytes(publisher, &packet, now, effects);
+        if taken > 0 {
+            assert_eq!(taken, packet.len());
+            return turns;
+        }
+        while !broker.effects.resumed.contains(&publisher) {
+            broker.send(writer, "30 06 0004 6c697665");
+            assert_eq!(broker.receive(reader), "300600046c697665");
+            turn(broker, reader);
+            turns += 1;
+            assert!(turns < 1000);
+        }
+    }
+}
+
+fn a_little_a_turn() -> Limits {
+    Limits {
+        spread_steps_max: 256,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn filters_that_match_a_new_topic_are_looked_for_over_many_turns_and_completely() {
+    const LEVELS: u32 = 12;
+    let mut broker = Broker::with(a_little_a_turn());
+    let (subscriber, publisher, other) = (broker.v311('s'), broker.v311('p'), broker.v311('o'));
+    for number in 0..1 << LEVELS {
+        let level = |bit: u32| if number >> bit & 1 == 1 { "+" } else { "a" };
+        let levels: Vec<&str> = (0..LEVELS).map(level).collect();
+        broker.send(subscriber, &subscribe(&levels.join("/")));
+    }
+    let topic = ["a"; LEVELS as usize].join("/");
+    let turns = look_up(&mut broker, publisher, &topic);
+    // As many nodes, and about as many above them; then as many filters.
+    assert!((16..64).contains(&turns), "{turns}");
+    let message = [(topic.clone(), String::new(), false)];
+    assert_eq!(published(&broker.receive(subscriber)), message);
+    // It is remembered, and what changes does not go unnoticed.
+    assert_eq!(look_up(&mut broker, publisher, &topic), 0);
+    assert_eq!(published(&broker.receive(subscriber)), message);
+    broker.send(other, &subscribe("a/#"));
+    assert!(look_up(&mut broker, publisher, &topic) > 0);
+    for client in [subscriber, other] {
+        assert_eq!(published(&broker.receive(client)), message);
+    }
+}
+
+/// It comes to an end whatever others do.
+#[test]
+fn a_look_up_under_which_filters_change_all_the_time_is_made_at_once_after_some_attempts() {
+    const LEVELS: u32 = 12;
+    let mut broker = Broker::with(a_little_a_turn());
+    let (subscriber, publisher, other) = (broker.v311('s'), broker.v311('p'), broker.v311('o'));
+    for number in 0..1 << LEVELS {
+        let level = |bit: u32| if number >> bit & 1 == 1 { "+" } else { "a" };
+        let levels: Vec<&str> = (0..LEVELS).map(level).collect();
+        broker.send(subscriber, &subscribe(&levels.join("/")));
+    }
+    let topic = ["a"; LEVELS as usize].join("/");
+    let packet = bytes(&format!("30 {:02x} {}", 2 + topic.len(), text(&topic)));
+    let mut turns = 0;
+    while broker
+        .shard
+        .handle_bytes(publisher, &packet, broker.now, &mut broker.effects)
+        == 0
+    {
+        broker.send(other, &subscribe(&format!("+/{turns}")));
+        turn(&mut broker, other);
+        turns += 1;
+        assert!(turns < 20);
+    }
+    let message = (topic, String::new(), false);
+    assert_eq!(published(&broker.receive(subscriber)), [message]);
+}
+
+#[test]
+fn subscribers_of_a_new_topic_are_asked_about_over_many_turns_and_only_who_may_reads_it() {
+    let mut settings = Settings::permissive(a_little_a_turn());
+    let rules = "pattern read t/%c\ntopic read live\npattern write t/0001\ntopic write live\n";
+    settings.listeners[0].security = Some(Arc::new(Security {
+        passwords: None,
+        acl: Some(Acl::parse("acl", rules.as_bytes()).expect("rules")),
+    }));
+    let mut broker = Broker::with_settings(settings);
+    let mut clients = Vec::new();
+    for number in 0..5000 {
+        let name = hex(format!("{number:04}").as_bytes());
+        let (client, _) = broker.connect(&format!("10 10 0004 4d515454 04 02 0000 0004 {name}"));
+        broker.send(client, &subscribe("t/#"));
+        clients.push(client);
+    }
+    let publisher = broker.v311('p');
+    let turns = look_up(&mut broker, publisher, "t/0001");
+    assert!(turns >= 5000 / 512, "{turns}");
+    assert_eq!(look_up(&mut broker, publisher, "t/0001"), 0);
+    for (number, &client) in clients.iter().enumerate() {
+        let heard = published(&broker.receive(client)).len();
+        assert_eq!(heard, if number == 1 { 2 } else { 0 }, "{number}");
+    }
 }

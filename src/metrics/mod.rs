@@ -115,7 +115,7 @@ pub struct Counters {
     /// come behind.
     pub paused_spreads: u64,
     /// Times a publisher was not read before the next turn because what it sent had taken the time of one: it was for many at
-    /// once, or many filters had to be looked at.
+    /// once, or many filters had to be looked at. Or before it was known who wants that, as that takes longer.
     pub paused_costly: u64,
     /// Times there was no time to send to a Client what came for it in a turn, so that it left in a later one.
     pub late_sends: u64,

@@ -44,6 +44,42 @@ impl Merger {
         }
     }
 
+    /// Begins with targets that [`Self::add_some`] adds to.
+    pub(super) fn begin(&mut self) {
+        self.positions.begin();
+        self.divided.clear();
+    }
+
+    /// Merges some subscribers of one list into `targets`.
+    pub(super) fn add_some(&mut self, subscribers: &[Subscriber], targets: &mut Vec<Target>) {
+        for subscriber in subscribers {
+            self.add_one(subscriber, targets);
+        }
+    }
+
+    /// All of all `lists` have been.
+    pub(super) fn end<'a>(
+        &mut self,
+        lists: impl Iterator<Item = &'a [Subscriber]>,
+        targets: &mut Vec<Target>,
+    ) {
+        if !self.divided.is_empty() {
+            self.add_own(lists, targets);
+        }
+    }
+
+    #[inline]
+    fn add_one(&mut self, subscriber: &Subscriber, targets: &mut Vec<Target>) {
+        match self.position(subscriber, targets) {
+            Some(position) => self.merge_into(&mut targets[position], subscriber),
+            None => {
+                let position = targets.len() as u32;
+                self.positions.set(subscriber.session.index, position);
+                targets.push(subscriber.into());
+            }
+        }
+    }
+
     /// Merges the subscribers of further `lists` into `targets`, which are `count` altogether.
     fn merge_rest<'a>(
         &mut self,
@@ -68,14 +104,7 @@ impl Merger {
             self.positions.set(target.session.index, position);
         }
         for subscriber in lists.flatten() {
-            match self.position(subscriber, targets) {
-                Some(position) => self.merge_into(&mut targets[position], subscriber),
-                None => {
-                    let position = targets.len() as u32;
-                    self.positions.set(subscriber.session.index, position);
-                    targets.push(subscriber.into());
-                }
-            }
+            self.add_one(subscriber, targets);
         }
     }
 

@@ -24,6 +24,7 @@ mod filter;
 mod generations;
 mod hash;
 mod level;
+mod look_up;
 mod matches;
 mod merge;
 mod retained;
@@ -38,6 +39,7 @@ mod text;
 mod trie;
 
 pub use filter::FilterKey;
+pub use look_up::LookUp;
 pub use matches::{GroupKey, Matches, Pick, SharedTarget, Target, Whose};
 pub use retained::{RetainedVersion, RetainedWalk, TOMBSTONES_MAX};
 pub use shard_set::ShardSet;
@@ -361,13 +363,13 @@ impl Router {
     /// The filters that match a topic, but for Shared Subscriptions, and how many nodes were looked at for them.
     pub fn plain_filters(&mut self, topic: TopicName<'_>) -> (Vec<FilterKey>, usize) {
         let mut found = Vec::new();
-        let visits = self.trie.walk(topic, |head| {
+        let visits = self.trie.walk(topic, usize::MAX, |head| {
             // Always the first one of its list.
             if head != NONE && matches!(self.filters.get(head).wanted, Wanted::Plain { .. }) {
                 found.push(FilterKey(head));
             }
         });
-        (found, visits)
+        (found, visits.unwrap_or_default())
     }
 
     /// Whether a Session has a subscription to `filter` that is not shared and matches this topic. The key of a filter that
@@ -403,23 +405,39 @@ impl Router {
         &mut self,
         topic: TopicName<'_>,
         is_guarded: bool,
-        mut may_read: impl FnMut(SessionKey) -> bool,
+        may_read: impl FnMut(SessionKey) -> bool,
     ) -> (Rc<Matches>, usize) {
+        self.look_up_up_to(topic, is_guarded, usize::MAX, may_read)
+            .expect("nothing takes more")
+    }
+
+    /// The same, unless it takes more than `most`.
+    #[inline]
+    fn look_up_up_to(
+        &mut self,
+        topic: TopicName<'_>,
+        is_guarded: bool,
+        most: usize,
+        mut may_read: impl FnMut(SessionKey) -> bool,
+    ) -> Option<(Rc<Matches>, usize)> {
         // Once more: to hand it on would cost those that are remembered, which are most.
         let hash = self.hasher.bytes(topic.as_bytes());
         let spot = self.cache.seek(hash, topic.as_bytes());
         if let Some(matches) = self.cache.get_at(spot, &self.generations) {
-            return (matches, 0);
+            return Some((matches, 0));
         }
         self.matched.clear();
-        let visits = self.trie.walk(topic, |head| {
+        let visits = self.trie.walk(topic, most, |head| {
             let mut id = head;
             while id != NONE {
                 let row = self.filters.get(id);
                 self.matched.push(Origin::new(id, row.bucket));
                 id = row.next;
             }
-        });
+        })?;
+        if is_guarded && most < usize::MAX && self.has_more_to_ask(spot, most) {
+            return None;
+        }
         self.matched.sum_up(&self.generations);
         let matches = self
             .cache
@@ -431,7 +449,27 @@ impl Router {
         self.cache
             .put(spot, hashed, buckets, &matches, &self.generations);
         let took = visits + self.matched.list.len() + matches.targets.len() / TARGETS_A_NODE;
-        (matches, took)
+        Some((matches, took))
+    }
+
+    /// Whether so many subscribers of the filters that matched the topic at `spot` have to be asked about, of whom nothing was
+    /// decided.
+    #[cold]
+    fn has_more_to_ask(&self, spot: Spot, most: usize) -> bool {
+        if self.cache.own(spot).is_some_and(|it| it.is_by(self.rules)) {
+            return false;
+        }
+        let counts = self.subscribers_of(&self.matched).map(<[_]>::len);
+        counts.sum::<usize>() > most
+    }
+
+    /// The subscribers of each of these filters.
+    fn subscribers_of(&self, origins: &Origins) -> impl Iterator<Item = &[Subscriber]> + Clone {
+        let lists = origins.list.iter();
+        lists.filter_map(|origin| match &self.filters.get(origin.filter()).wanted {
+            Wanted::Plain { subscribers, .. } => Some(subscribers.as_slice()),
+            Wanted::Shared(_) => None,
+        })
     }
 
     /// Of the filters that matched the topic at `spot`.

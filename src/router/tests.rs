@@ -1043,6 +1043,81 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn a_look_up_over_turns_finds_what_one_at_once_finds_whatever_comes_between(
+        filters in vec(filter_text(), 12),
+        before in vec(step(), 1..60),
+        between in vec(vec(step(), 0..4), 0..24),
+        topic_text in topic_text(),
+        most in 1..5_usize,
+        denied in 2..6_u32,
+        is_guarded in any::<bool>(),
+    ) {
+        let (mut slow, mut plain) = (router(), router());
+        let mut models = [BTreeMap::new(), BTreeMap::new()];
+        let mut take = |slow: &mut Router, plain: &mut Router, step: &Step| {
+            take_step(slow, &mut models[0], &filters, step);
+            take_step(plain, &mut models[1], &filters, step);
+        };
+        for step in &before {
+            take(&mut slow, &mut plain, step);
+        }
+        let may_read = |session: SessionKey| !is_guarded || !session.index.is_multiple_of(denied);
+        let mut between = between.iter();
+        let mut look_up = slow.begin_look_up(topic(&topic_text));
+        let found = loop {
+            if !slow.is_right(&look_up) {
+                match slow.begin_look_up_anew(look_up) {
+                    Some(begun) => look_up = begun,
+                    None => break slow.matches_of(topic(&topic_text), may_read),
+                }
+            }
+            let (found, took) = slow.continue_look_up(&mut look_up, is_guarded, most, may_read);
+            prop_assert!(took <= 3 * most, "{took}");
+            if let Some(found) = found {
+                prop_assert!(slow.is_right(&look_up));
+                break found;
+            }
+            for step in between.next().into_iter().flatten() {
+                take(&mut slow, &mut plain, step);
+            }
+        };
+        let wanted = plain.matches_of(topic(&topic_text), may_read);
+        prop_assert_eq!(&found.targets, &wanted.targets);
+        prop_assert_eq!(&found.shards, &wanted.shards);
+        prop_assert_eq!(&found.groups, &wanted.groups);
+        prop_assert_eq!(found.receivers(), wanted.receivers());
+        slow.cache.audit();
+        // Nothing that filters needed stays behind.
+        prop_assert_eq!(slow.node_counts(), plain.node_counts());
+        let again = slow.remembered(topic_text.as_bytes());
+        prop_assert!(again.is_some_and(|it| Rc::ptr_eq(&it, &found)));
+    }
+}
+
+#[test]
+fn a_topic_that_takes_more_nodes_or_questions_than_may_be_is_not_looked_up_at_once() {
+    let mut router = router();
+    for index in 0..100 {
+        subscribe(&mut router, "t/#", index);
+    }
+    let (mut asked, name) = (0, topic("t/1"));
+    assert!(router.look_up_some(name, true, 99, |_| true).is_none());
+    assert!(router.look_up_some(name, false, 1, |_| true).is_none());
+    assert!(router.look_up_some(name, false, 2, |_| true).is_some());
+    // Of those that it has by these rules nobody is asked again.
+    subscribe(&mut router, "t/1", 1);
+    let found = router.look_up_some(name, true, 99, |_| {
+        asked += 1;
+        true
+    });
+    assert_eq!(found.map(|(matches, _)| matches.receivers()), Some(100));
+    assert!(asked <= 1);
+}
+
 // --- Shared Subscriptions across shards.
 
 /// Shards that tell each other at once what they want.

@@ -142,6 +142,36 @@ pub(super) struct Trie {
     /// Where the levels of the topic seen so far lead to, kept for its memory.
     frontier: Vec<Spot>,
     frontier_next: Vec<Spot>,
+    /// Walks that go on in a later turn.
+    walkers: usize,
+    /// Nodes that may not be needed any more once those are over.
+    unpruned: Vec<u32>,
+}
+
+/// How far a walk over many turns has come.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    frontier: Vec<Spot>,
+    next: Vec<Spot>,
+    /// The first of the frontier that was not looked at.
+    at: usize,
+    /// Levels of the topic that are done with.
+    levels: usize,
+    /// Whether wildcards match the next one.
+    wildcards: bool,
+}
+
+impl Walk {
+    pub(super) fn new(topic: TopicName<'_>) -> Self {
+        Self {
+            frontier: vec![Spot::ROOT],
+            next: Vec::new(),
+            at: 0,
+            levels: 0,
+            // As in `Trie::walk`.
+            wildcards: !topic.is_dollar(),
+        }
+    }
 }
 
 impl Trie {
@@ -155,6 +185,8 @@ impl Trie {
             label_bytes: 0,
             frontier: Vec::new(),
             frontier_next: Vec::new(),
+            walkers: 0,
+            unpruned: Vec::new(),
         }
     }
 
@@ -243,9 +275,15 @@ impl Trie {
         (node.plus != NONE).then(|| node.behind_plus())
     }
 
-    /// Calls `found` with the head of every place whose filters match `topic`. How many nodes were looked at.
+    /// Calls `found` with the head of every place whose filters match `topic`. How many nodes were looked at; `None` if that
+    /// would be more than `most`.
     // HOT: per PUBLISH to a topic that is not in the cache.
-    pub(super) fn walk(&mut self, topic: TopicName<'_>, mut found: impl FnMut(u32)) -> usize {
+    pub(super) fn walk(
+        &mut self,
+        topic: TopicName<'_>,
+        most: usize,
+        mut found: impl FnMut(u32),
+    ) -> Option<usize> {
         let mut frontier = std::mem::take(&mut self.frontier);
         let mut next = std::mem::take(&mut self.frontier_next);
         frontier.clear();
@@ -257,6 +295,9 @@ impl Trie {
             // Hashed once for all nodes of the frontier, and not at all if they have no children.
             let mut hash = None;
             visits += frontier.len();
+            if visits > most {
+                break;
+            }
             next.clear();
             for &spot in &frontier {
                 let node = self.nodes.get(spot.node);
@@ -287,6 +328,10 @@ impl Trie {
                 break;
             }
         }
+        visits += frontier.len();
+        if visits > most {
+            frontier.clear();
+        }
         for &Spot { node, rest } in &frontier {
             let node = self.nodes.get(node);
             if rest > 0 {
@@ -300,10 +345,112 @@ impl Trie {
                 found(node.multi);
             }
         }
-        visits += frontier.len();
         self.frontier = frontier;
         self.frontier_next = next;
-        visits
+        (visits <= most).then_some(visits)
+    }
+
+    /// A walk over many turns begins: no node is freed before it is over.
+    pub(super) fn hold(&mut self) {
+        self.walkers += 1;
+    }
+
+    /// It is over.
+    pub(super) fn release(&mut self) {
+        self.walkers -= 1;
+        if self.walkers > 0 {
+            return;
+        }
+        for id in std::mem::take(&mut self.unpruned) {
+            // It may have gone with another one.
+            let node = self.nodes.try_get(id);
+            if node.is_some_and(|node| node.parent != NONE) {
+                self.prune(id);
+            }
+        }
+    }
+
+    /// Goes on with a walk, which is [held](Self::hold), and looks at `most` nodes. At how many it did, and whether it is
+    /// over.
+    pub(super) fn continue_walk(
+        &self,
+        walk: &mut Walk,
+        topic: TopicName<'_>,
+        most: usize,
+        mut found: impl FnMut(u32),
+    ) -> (usize, bool) {
+        let mut visits = 0;
+        for level in topic.levels().skip(walk.levels) {
+            let hash = self.hasher.bytes(level);
+            while let Some(&spot) = walk.frontier.get(walk.at) {
+                if visits >= most {
+                    return (visits, false);
+                }
+                visits += 1;
+                walk.at += 1;
+                let spot = self.where_it_is(spot);
+                let node = self.nodes.get(spot.node);
+                if spot.rest > 0 {
+                    if let Some(rest) = rest_that_matches(node.label.as_bytes(), spot.rest, level) {
+                        walk.next.push(Spot { rest, ..spot });
+                    }
+                    continue;
+                }
+                if walk.wildcards {
+                    if node.multi != NONE {
+                        found(node.multi);
+                    }
+                    if node.plus != NONE {
+                        walk.next.push(node.behind_plus());
+                    }
+                }
+                if node.children > 0
+                    && let Some(child) = self.child(spot.node, level, hash)
+                {
+                    walk.next.push(child);
+                }
+            }
+            walk.wildcards = true;
+            std::mem::swap(&mut walk.frontier, &mut walk.next);
+            walk.next.clear();
+            walk.at = 0;
+            walk.levels += 1;
+        }
+        while let Some(&spot) = walk.frontier.get(walk.at) {
+            if visits >= most {
+                return (visits, false);
+            }
+            visits += 1;
+            walk.at += 1;
+            let Spot { node, rest } = self.where_it_is(spot);
+            let node = self.nodes.get(node);
+            if rest > 0 {
+                continue;
+            }
+            if node.here != NONE {
+                found(node.here);
+            }
+            if node.multi != NONE {
+                found(node.multi);
+            }
+        }
+        (visits, true)
+    }
+
+    /// Where a spot is that was found before nodes were split.
+    fn where_it_is(&self, mut spot: Spot) -> Spot {
+        loop {
+            let node = self.nodes.get(spot.node);
+            let size = node.label.as_bytes().len() as u32;
+            // What comes next begins with a separator, which is no part of a label.
+            if spot.rest <= size {
+                return spot;
+            }
+            spot = Spot {
+                node: node.parent,
+                rest: spot.rest - size - 1,
+            };
+        }
     }
 
     #[inline]
@@ -338,6 +485,10 @@ impl Trie {
 
     /// Frees `id` if nothing needs it, and joins what need not be apart any more.
     fn prune(&mut self, mut id: u32) {
+        if self.walkers > 0 {
+            self.unpruned.push(id);
+            return;
+        }
         while id != ROOT && !self.nodes.get(id).is_needed() {
             let (parent, _) = self.take_out(id);
             self.nodes.remove(id);

@@ -54,7 +54,7 @@ pub struct Census {
     pub unfinished: usize,
     /// Sessions whose subscriptions have not all heard that a connection has come or gone.
     pub visited: usize,
-    /// Messages on their way to more Sessions than one turn has time for.
+    /// Messages on their way to more Sessions than one turn has time for, and topics that take longer to look up.
     pub spreading: usize,
     /// What Sessions have left to members of their Shared Subscriptions, and what has come behind that.
     pub left: usize,
@@ -87,7 +87,7 @@ impl Shard {
             barriers: self.barriers.len(),
             unfinished: self.filtering.len(),
             visited: self.visits.len(),
-            spreading: self.spreads.len(),
+            spreading: self.spreads.len() + self.look_ups.len(),
             left: self.legacies.len(),
             waiting_for_ring: self.waiting_for_ring.len(),
             outbound: self.peers.iter().map(|peer| peer.waiting()).sum(),

@@ -34,6 +34,7 @@ mod filters;
 mod held;
 mod legacies;
 mod log;
+mod look_up;
 mod mount_point;
 mod moving;
 mod notice;
@@ -174,6 +175,8 @@ pub struct Shard {
     ended: ended::Ended,
     /// What Sessions have left to other members of their Shared Subscriptions.
     legacies: legacies::Legacies,
+    /// Topics that take longer than a turn to look up.
+    look_ups: look_up::LookUps,
     /// Sessions whose connection has come or gone.
     visits: visits::Visits,
     /// Messages that are on their way to more Sessions than one turn has time for.
@@ -248,6 +251,7 @@ impl Shard {
             filtering: VecDeque::new(),
             ended: ended::Ended::default(),
             legacies: legacies::Legacies::default(),
+            look_ups: look_up::LookUps::default(),
             visits: visits::Visits::default(),
             tombstones_below: 0,
             dump: None,
@@ -645,9 +649,22 @@ impl Shard {
                 retained,
                 deliver,
             } => {
+                let mut matches = None;
+                if deliver {
+                    matches = self.matches_in_time(message.topic_name(), None, now);
+                    if matches.is_none() {
+                        self.look_up_before(most, now, effects);
+                        effects.messages = most.max(1);
+                        return Some(Envelope::Publish {
+                            message,
+                            retained,
+                            deliver,
+                        });
+                    }
+                }
                 let ticket = self.peers[from.index()].ticket.take();
                 self.begin_forwarded(from, ticket, message.as_ref().as_ref(), now, effects);
-                self.handle_forwarded(from, message, retained, deliver, now, effects);
+                self.handle_forwarded(from, message, retained, matches, now, effects);
                 self.end_forwarded(from, ticket, now, effects);
             }
             Envelope::PublishShared {
@@ -753,6 +770,7 @@ impl Shard {
                 Slot::Visits => self.continue_visits(now, effects),
                 Slot::Spreads => {
                     self.resume_resting(effects);
+                    self.continue_look_up(now, effects);
                     self.continue_spreads(now, effects);
                 }
                 Slot::Tidying => self.tidy(now),

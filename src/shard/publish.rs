@@ -23,7 +23,7 @@ use crate::message::{self, Message, MessageRef, QoS};
 use crate::origin::Identity;
 use crate::policy::LogMask;
 use crate::router::{FilterKey, GroupKey, Matches, Pick, RetainedVersion, SharedTarget, Target};
-use crate::session::{Delivery, Inflight, ProtocolError, ShareTag};
+use crate::session::{Delivery, InboundAliases, Inflight, ProtocolError, ShareTag};
 use crate::time::Instant;
 use crate::topic::TopicName;
 
@@ -50,7 +50,7 @@ impl Shard {
     // HOT: per PUBLISH.
     /// A PUBLISH from a Client.
     ///
-    /// [`Step::Blocked`] if a ring has no room for it: the packet stays unread.
+    /// [`Step::Blocked`] if a ring has no room for it, or it takes longer to know who wants it: the packet stays unread.
     pub(super) fn handle_publish(
         &mut self,
         key: ConnectionKey,
@@ -118,56 +118,23 @@ impl Shard {
                 message.topic_name = &mounted;
             }
         }
-        let may_be_put_off = self.disk_stalled_at.is_some() || self.spreads.are_asked();
-        if may_be_put_off
-            && refused.is_none()
-            && let Some(step) =
-                self.put_off(key, session, publish, message.topic_name, now, effects)
-        {
-            if aliases.is_some()
-                && let Some(connection) = self.clients.connections.get_mut(key)
-            {
-                connection.make_rare().inbound_aliases = aliases;
-            }
-            return Ok(step);
+        if let Some(reason_code) = refused {
+            self.count_received(publish);
+            self.refuse_publish(key, publish, reason_code, now, effects);
+            return Ok(self.leave_publish(key, Step::Continue, aliases));
         }
-        self.clients.counters.publish_received += 1;
-        self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
-
-        let acknowledged = publish.packet_identifier.map(|packet_identifier| {
-            let duplicate = publish.duplicate;
-            AcknowledgedPublish {
-                packet_identifier,
-                duplicate,
-            }
-        });
-        match acknowledged {
-            _ if let Some(reason_code) = refused => {
-                self.refuse_publish(key, publish, reason_code, now, effects);
-            }
-            None => {
-                self.route(message, Publisher::Session(session), now, effects);
-            }
-            Some(acknowledged) if publish.qos == QoS::AtLeastOnce => {
-                let identifier = acknowledged.packet_identifier;
-                if self.clients.store.is_some() {
-                    self.receive_stored_qos1(key, session, identifier, message, now, effects);
-                } else {
-                    self.receive_qos1(key, session, identifier, message, now, effects);
-                }
-            }
-            Some(acknowledged) if self.clients.store.is_some() => {
-                self.receive_stored_qos2(key, session, acknowledged, message, now, effects)?;
-            }
-            Some(acknowledged) => {
-                let reason_code =
-                    self.receive_qos2(key, session, acknowledged, message, now, effects)?;
-                let identifier = acknowledged.packet_identifier;
-                self.acknowledge(key, effects, |version, out| {
-                    codec::encode_pubrec(version, identifier, reason_code, out);
-                });
+        let Some(matches) = self.matches_in_time(message.topic_name, Some(key), now) else {
+            return Ok(self.leave_publish(key, Step::Blocked, aliases));
+        };
+        if self.disk_stalled_at.is_some() || self.spreads.are_asked() {
+            let topic_name = message.topic_name;
+            let put_off = self.put_off(key, session, publish, &matches, topic_name, now, effects);
+            if let Some(step) = put_off {
+                return Ok(self.leave_publish(key, step, aliases));
             }
         }
+        self.count_received(publish);
+        self.receive(key, session, publish, message, &matches, now, effects)?;
         if aliases.is_some()
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
@@ -176,15 +143,90 @@ impl Shard {
         Ok(Step::Continue)
     }
 
+    /// Nothing more becomes of a PUBLISH for now: its connection has its Topic Aliases back.
+    #[cold]
+    #[inline(never)]
+    fn leave_publish(
+        &mut self,
+        key: ConnectionKey,
+        step: Step,
+        aliases: Option<Box<InboundAliases>>,
+    ) -> Step {
+        if aliases.is_some()
+            && let Some(connection) = self.clients.connections.get_mut(key)
+        {
+            connection.make_rare().inbound_aliases = aliases;
+        }
+        step
+    }
+
+    #[inline(always)]
+    fn count_received(&mut self, publish: &Publish<'_>) {
+        self.clients.counters.publish_received += 1;
+        self.clients.counters.publish_bytes_received += publish.payload.len() as u64;
+    }
+
+    /// Takes a message that nothing stands in the way of, as its QoS says.
+    #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
+    #[inline(always)]
+    fn receive(
+        &mut self,
+        key: ConnectionKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+        message: MessageRef<'_>,
+        matches: &Rc<Matches>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let is_stored = self.clients.store.is_some();
+        let Some(identifier) = publish.packet_identifier else {
+            let publisher = Publisher::Session(session);
+            self.route_to(matches, message, publisher, now, effects);
+            return Ok(());
+        };
+        if publish.qos == QoS::AtLeastOnce {
+            if is_stored {
+                self.receive_stored_qos1(key, session, identifier, message, matches, now, effects);
+            } else {
+                self.receive_qos1(key, session, identifier, message, matches, now, effects);
+            }
+            return Ok(());
+        }
+        let acknowledged = AcknowledgedPublish {
+            packet_identifier: identifier,
+            duplicate: publish.duplicate,
+        };
+        if is_stored {
+            return self.receive_stored_qos2(
+                key,
+                session,
+                acknowledged,
+                message,
+                matches,
+                now,
+                effects,
+            );
+        }
+        let reason_code =
+            self.receive_qos2(key, session, acknowledged, message, matches, now, effects)?;
+        self.acknowledge(key, effects, |version, out| {
+            codec::encode_pubrec(version, identifier, reason_code, out);
+        });
+        Ok(())
+    }
+
     /// A publication that has to wait for a disk, or for the messages of others, or is refused because of the disk. [`None`]
     /// if it can be taken.
     #[cold]
     #[inline(never)]
+    #[allow(clippy::too_many_arguments)] // As `receive`.
     fn put_off(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
         publish: &Publish<'_>,
+        matches: &Matches,
         topic_name: &[u8],
         now: Instant,
         effects: &mut Effects,
@@ -197,7 +239,7 @@ impl Shard {
             return Some(self.refuse_for_disk(key, publish.qos, identifier, now, effects));
         }
         let size = publish.payload.len();
-        self.has_to_wait_for_spreads(key, topic_name, publish.qos, size)
+        self.has_to_wait_for_spreads(key, matches, topic_name, publish.qos, size)
             .then_some(Step::Blocked)
     }
 
@@ -282,28 +324,33 @@ impl Shard {
 
     /// Takes a message of QoS 1 of which nothing is stored.
     #[inline]
+    #[allow(clippy::too_many_arguments)] // As `receive`.
     fn receive_qos1(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
         packet_identifier: PacketIdentifier,
         message: MessageRef<'_>,
+        matches: &Rc<Matches>,
         now: Instant,
         effects: &mut Effects,
     ) {
-        let routed = self.route(message, Publisher::Session(session), now, effects);
+        let publisher = Publisher::Session(session);
+        let routed = self.route_to(matches, message, publisher, now, effects);
         self.acknowledge(key, effects, |version, out| {
             codec::encode_puback(version, packet_identifier, routed.reason_code(), out);
         });
     }
 
     /// A QoS 2 message is routed at its first PUBLISH and remembered until PUBREL.
+    #[allow(clippy::too_many_arguments)] // As `receive`.
     pub(super) fn receive_qos2(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
         publish: AcknowledgedPublish,
         message: MessageRef<'_>,
+        matches: &Rc<Matches>,
         now: Instant,
         effects: &mut Effects,
     ) -> Result<ReasonCode, ProtocolError> {
@@ -344,7 +391,7 @@ impl Shard {
             self.store_received(session, publish, message);
         }
         let reason_code = self
-            .route(message, Publisher::Session(session), now, effects)
+            .route_to(matches, message, Publisher::Session(session), now, effects)
             .reason_code();
         // A PUBREC of 0x80 or more ends the exchange: there will be no PUBREL [MQTT-4.3.3-4].
         if reason_code.is_error()
@@ -522,11 +569,24 @@ impl Shard {
         matches
     }
 
-    // HOT: per PUBLISH.
-    /// Brings a message to everybody who wants it: local Sessions, other shards, one member of each
-    /// shared subscription, the retained store.
+    /// Brings a message to everybody who wants it, whatever it takes to find them.
     pub(super) fn route(
         &mut self,
+        message: MessageRef<'_>,
+        publisher: Publisher<'_>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Routed {
+        let matches = self.matches_of(message.topic_name);
+        self.route_to(&matches, message, publisher, now, effects)
+    }
+
+    // HOT: per PUBLISH.
+    /// Brings a message to everybody who wants it, which `matches` are: local Sessions, other shards, one member of each
+    /// shared subscription, the retained store.
+    pub(super) fn route_to(
+        &mut self,
+        matches: &Rc<Matches>,
         message: MessageRef<'_>,
         publisher: Publisher<'_>,
         now: Instant,
@@ -557,11 +617,10 @@ impl Shard {
             owned = Some(shared);
             retained = Some(version);
         }
-        let matches = self.matches_of(message.topic_name);
         let (mut targets, mut groups) = (&matches.targets[..], &matches.groups[..]);
         if matches.receivers() > self.spreads.unasked_max {
             let source = publisher.source();
-            let left = self.spread(message, &mut owned, &matches, source, now, effects);
+            let left = self.spread(message, &mut owned, matches, source, now, effects);
             (targets, groups) = left;
         }
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);
@@ -586,7 +645,7 @@ impl Shard {
                 );
             }
         } else if matches.has_shards() {
-            self.forward(&matches, &mut fanout);
+            self.forward(matches, &mut fanout);
         }
         if !groups.is_empty() {
             self.deliver_to_groups(groups, &mut fanout, effects);
@@ -716,7 +775,7 @@ impl Shard {
         from: ShardId,
         message: Arc<Message>,
         retained: Option<RetainedVersion>,
-        deliver: bool,
+        matches: Option<Rc<Matches>>,
         now: Instant,
         effects: &mut Effects,
     ) {
@@ -724,9 +783,10 @@ impl Shard {
             self.observe_clock(version.shard, version.clock);
             self.apply_retained(&message, version, now);
         }
-        if deliver {
+        if let Some(matches) = matches {
             let view = message.as_ref().as_ref();
-            self.deliver_forwarded(from, view, Some(message.clone()), now, effects);
+            let owned = Some(message.clone());
+            self.deliver_forwarded(from, &matches, view, owned, now, effects);
         }
     }
 
@@ -748,11 +808,16 @@ impl Shard {
         {
             match item {
                 Item::Message(message) => {
+                    let Some(matches) = self.matches_in_time(message.topic_name, None, now) else {
+                        self.look_up_before(most - count, now, effects);
+                        count = most;
+                        break;
+                    };
                     match batch.ticket(next.into()) {
-                        None => self.deliver_forwarded(from, message, None, now, effects),
+                        None => self.deliver_forwarded(from, &matches, message, None, now, effects),
                         ticket => {
                             self.begin_forwarded(from, ticket, message, now, effects);
-                            self.deliver_forwarded(from, message, None, now, effects);
+                            self.deliver_forwarded(from, &matches, message, None, now, effects);
                             self.end_forwarded(from, ticket, now, effects);
                         }
                     }
@@ -764,7 +829,11 @@ impl Shard {
                     let rest = &packets[handled.into()..];
                     let most_bytes = (most - count).saturating_mul(BATCHED_SIZE_MAX);
                     let some = &rest[..rest.len().min(most_bytes)];
-                    let size = self.deliver_packets(from, version, some, now, effects);
+                    let Some(size) = self.deliver_packets(from, version, some, now, effects) else {
+                        self.look_up_before(most - count, now, effects);
+                        count = most;
+                        break;
+                    };
                     count += size.div_ceil(BATCHED_SIZE_MAX);
                     if size < rest.len() {
                         handled += size as u16;
@@ -789,6 +858,7 @@ impl Shard {
     fn deliver_forwarded(
         &mut self,
         from: ShardId,
+        matches: &Rc<Matches>,
         message: MessageRef<'_>,
         mut owned: Option<Arc<Message>>,
         now: Instant,
@@ -797,11 +867,10 @@ impl Shard {
         if self.expired_on_the_way(message, now) {
             return;
         }
-        let matches = self.matches_of(message.topic_name);
         let mut targets = &matches.targets[..];
         if targets.len() > self.spreads.unasked_max {
             let source = Source::Shard(from);
-            let left = self.spread(message, &mut owned, &matches, source, now, effects);
+            let left = self.spread(message, &mut owned, matches, source, now, effects);
             targets = left.0;
         }
         let mut fanout = self.clients.fanout(message, owned, targets.len(), now);

@@ -205,7 +205,8 @@ impl Shard {
         }
     }
 
-    /// Brings packets from another shard, all of one run, to the local subscribers. Returns how many bytes they were.
+    /// Brings packets from another shard, all of one run, to the local subscribers. Returns how many bytes they were; [`None`] if
+    /// it takes longer to know who wants them.
     // HOT: per run from another shard.
     pub(super) fn deliver_packets(
         &mut self,
@@ -214,12 +215,12 @@ impl Shard {
         packets: &[u8],
         now: Instant,
         effects: &mut Effects,
-    ) -> usize {
+    ) -> Option<usize> {
         let Some(run) = Run::of_some(version, packets) else {
             debug_assert!(false, "no packet of a run");
-            return packets.len();
+            return Some(packets.len());
         };
-        let matches = self.matches_of(run.first.topic_name);
+        let matches = self.matches_in_time(run.first.topic_name, None, now)?;
         if matches.targets.len() > self.spreads.unasked_max
             && self.is_run_to_be_spread(&run, &matches)
         {
@@ -227,7 +228,7 @@ impl Shard {
         } else {
             self.deliver_run(&run, None, Part::all(&matches), false, now, effects);
         }
-        run.size()
+        Some(run.size())
     }
 
     #[cold]

@@ -52,16 +52,18 @@ const SPREADS_MAX: usize = 64;
 /// The same in bytes, with the lists of whom they are for. One message may be more.
 const SPREAD_BYTES_MAX: usize = 16 << 20;
 /// Sessions that are given a message in the time that a message from another shard takes.
-const TARGETS_A_MESSAGE: usize = 32;
+pub(super) const TARGETS_A_MESSAGE: usize = 32;
 /// What is larger than that takes as many steps more as it has bytes of this beyond it: they are copied.
 const ONE_STEP_SIZE: usize = 4096;
 const BYTES_A_STEP: usize = 1024;
 /// So few targets or groups are never too many, whatever the size.
 const FEW_MAX: usize = 32;
 /// Nodes of the Router that are looked at in the time of a step.
-const NODES_A_STEP: usize = 2;
+pub(super) const NODES_A_STEP: usize = 2;
 /// A look-up of so many times [`Spreads::few`] is not counted.
 const LOOK_UP_FREE: usize = 8;
+/// So many times the square of [`Spreads::few`] are looked at for a topic at once.
+const LOOKED_UP_AT_ONCE: usize = 2;
 /// Of what a turn has time for, messages that are on their way get this part at least, whatever else was done.
 const PART_OF_SPREADS: usize = 4;
 
@@ -217,6 +219,11 @@ impl Spreads {
         self.line.len()
     }
 
+    /// Nodes of the Router that are looked at for a topic at once, and Sessions that are asked about.
+    pub(super) const fn looked_up_at_once_max(&self) -> usize {
+        self.few * self.few * LOOKED_UP_AT_ONCE
+    }
+
     fn is_full(&self) -> bool {
         self.line.len() >= SPREADS_MAX || self.bytes >= SPREAD_BYTES_MAX
     }
@@ -347,6 +354,7 @@ impl Shard {
     pub(super) fn has_to_wait_for_spreads(
         &mut self,
         key: ConnectionKey,
+        matches: &Matches,
         topic_name: &[u8],
         qos: QoS,
         size: usize,
@@ -355,8 +363,7 @@ impl Shard {
             return false;
         }
         let may_spread = self.may_spread(qos);
-        let matches = self.matches_of(topic_name);
-        let has_to_wait = if self.has_to_wait_for_groups(&matches, topic_name) {
+        let has_to_wait = if self.has_to_wait_for_groups(matches, topic_name) {
             true
         } else if self.spreads.has_topic(topic_name) {
             !may_spread || self.spreads.are_awaited()
@@ -567,6 +574,17 @@ impl Shard {
         if !self.spreads.is_empty() {
             self.arm_next_turn(Slot::Spreads, now);
         }
+    }
+
+    /// What this turn has time for.
+    pub(super) fn steps_left(&mut self, now: Instant) -> usize {
+        let steps_max = self.clients.limits.spread_steps_max;
+        self.spreads.budget.left(now, steps_max)
+    }
+
+    /// So much of it is over.
+    pub(super) fn spend_steps(&mut self, steps: usize) {
+        self.spreads.budget.spend(steps);
     }
 
     /// Goes on for the time of so many messages from another shard, of which the next one has to wait.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::num::NonZeroU64;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::connection::Pause;
@@ -18,7 +19,7 @@ use crate::key::{ConnectionKey, PacketIdentifier, SessionKey, ShardId};
 use crate::limits::DISK_PATIENCE;
 use crate::message::{Message, MessageRef, QoS};
 use crate::origin::Identity;
-use crate::router::{FilterKey, RetainedVersion};
+use crate::router::{FilterKey, Matches, RetainedVersion};
 use crate::session::{Logged, ProtocolError, Session};
 use crate::time::Instant;
 
@@ -33,12 +34,14 @@ impl Shard {
     // HOT: per PUBLISH, nearly always of Sessions that are not stored.
     /// Takes a message of QoS 1, whose acknowledgement waits until it is stored wherever it must be.
     #[inline]
+    #[allow(clippy::too_many_arguments)] // As `receive`.
     pub(super) fn receive_stored_qos1(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
         packet_identifier: PacketIdentifier,
         message: MessageRef<'_>,
+        matches: &Rc<Matches>,
         now: Instant,
         effects: &mut Effects,
     ) {
@@ -47,7 +50,7 @@ impl Shard {
         }
         let spread_before = self.clients.counters.spread;
         let reason_code = self
-            .route(message, Publisher::Session(session), now, effects)
+            .route_to(matches, message, Publisher::Session(session), now, effects)
             .reason_code();
         let (lsn, ticket) = self.end_stored();
         let answer = (packet_identifier, reason_code);
@@ -86,12 +89,14 @@ impl Shard {
     }
 
     /// Takes a message of QoS 2, whose acknowledgement waits until it is stored wherever it must be.
+    #[allow(clippy::too_many_arguments)] // As `receive`.
     pub(super) fn receive_stored_qos2(
         &mut self,
         key: ConnectionKey,
         session: SessionKey,
         publish: AcknowledgedPublish,
         message: MessageRef<'_>,
+        matches: &Rc<Matches>,
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
@@ -104,7 +109,7 @@ impl Shard {
             .members
             .get(session)
             .is_some_and(|member| member.session.inbound.contains(packet_identifier));
-        let received = self.receive_qos2(key, session, publish, message, now, effects);
+        let received = self.receive_qos2(key, session, publish, message, matches, now, effects);
         let (mut lsn, mut ticket) = self.end_stored();
         let code = received?;
         if let Some(store) = &mut self.clients.store

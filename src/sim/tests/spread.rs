@@ -520,18 +520,18 @@ fn group_that_has_ended_while_a_message_is_spread_gets_nothing_and_nor_does_what
 
 #[test]
 fn publisher_of_what_takes_the_time_of_a_turn_is_read_again_in_the_next_one_and_others_are_read() {
-    on_shards_with(&a_few_at_a_time(1), |bench| {
+    on_shards_with(&a_few_at_a_time(16), |bench| {
         let link = bench.connect(v5("subscriber"));
         // Each matches what is below all of the levels.
-        for number in 0..32_u32 {
+        for number in 0..64_u32 {
             let level = |bit: u32| ["a/", "+/"][(number >> bit & 1) as usize];
-            let filter: String = (0..5).map(level).chain(["#"]).collect();
+            let filter: String = (0..6).map(level).chain(["#"]).collect();
             bench.subscribe(link, &filter, options(Q0));
         }
         let names = (0..).map(|number| format!("publisher-{number}"));
         let publishers: Vec<Link> = names.take(2).map(|it| bench.connect(v5(&it))).collect();
         for number in 0..8 {
-            let topic = format!("a/a/a/a/a/{number}");
+            let topic = format!("a/a/a/a/a/a/{number}");
             let publish = message(&topic, "x", Q0, 0);
             bench.push(publishers[0], &Packet::Publish(publish));
         }
