@@ -595,17 +595,22 @@ fn a_little_a_turn() -> Limits {
     }
 }
 
-#[test]
-fn filters_that_match_a_new_topic_are_looked_for_over_many_turns_and_completely() {
+/// Subscribes to the returned topic by all filters that its twelve levels can be written as without `#`.
+fn subscribe_all_ways(broker: &mut Broker, subscriber: ConnectionKey) -> String {
     const LEVELS: u32 = 12;
-    let mut broker = Broker::with(a_little_a_turn());
-    let (subscriber, publisher, other) = (broker.v311('s'), broker.v311('p'), broker.v311('o'));
     for number in 0..1 << LEVELS {
         let level = |bit: u32| if number >> bit & 1 == 1 { "+" } else { "a" };
         let levels: Vec<&str> = (0..LEVELS).map(level).collect();
         broker.send(subscriber, &subscribe(&levels.join("/")));
     }
-    let topic = ["a"; LEVELS as usize].join("/");
+    ["a"; LEVELS as usize].join("/")
+}
+
+#[test]
+fn filters_that_match_a_new_topic_are_looked_for_over_many_turns_and_completely() {
+    let mut broker = Broker::with(a_little_a_turn());
+    let (subscriber, publisher, other) = (broker.v311('s'), broker.v311('p'), broker.v311('o'));
+    let topic = subscribe_all_ways(&mut broker, subscriber);
     let turns = look_up(&mut broker, publisher, &topic);
     // As many nodes, and about as many above them; then as many filters.
     assert!((16..64).contains(&turns), "{turns}");
@@ -624,15 +629,9 @@ fn filters_that_match_a_new_topic_are_looked_for_over_many_turns_and_completely(
 /// It comes to an end whatever others do.
 #[test]
 fn a_look_up_under_which_filters_change_all_the_time_is_made_at_once_after_some_attempts() {
-    const LEVELS: u32 = 12;
     let mut broker = Broker::with(a_little_a_turn());
     let (subscriber, publisher, other) = (broker.v311('s'), broker.v311('p'), broker.v311('o'));
-    for number in 0..1 << LEVELS {
-        let level = |bit: u32| if number >> bit & 1 == 1 { "+" } else { "a" };
-        let levels: Vec<&str> = (0..LEVELS).map(level).collect();
-        broker.send(subscriber, &subscribe(&levels.join("/")));
-    }
-    let topic = ["a"; LEVELS as usize].join("/");
+    let topic = subscribe_all_ways(&mut broker, subscriber);
     let packet = bytes(&format!("30 {:02x} {}", 2 + topic.len(), text(&topic)));
     let mut turns = 0;
     while broker

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::options::{LocalLimits, Names};
-use super::runner::{PreparedBridge, wait};
+use super::runner::PreparedBridge;
+use crate::clients::wait;
 use rustix::event::{PollFd, PollFlags};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

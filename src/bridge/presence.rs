@@ -8,7 +8,7 @@
 use super::options::RemoteOptions;
 use super::relay::{local_connect, subscription};
 use super::topics::{Topics, Way};
-use crate::clients::{Link, Received};
+use crate::clients::{Link, Received, wait};
 use crate::codec::{
     Connect, Disconnect, Packet, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions,
     Unsubscribe, decode, decode_fixed_header, encode,
@@ -106,7 +106,7 @@ fn visit(
                 let mut flags = PollFlags::IN;
                 flags.set(PollFlags::OUT, link.is_blocked());
                 let mut files = [PollFd::from_borrowed_fd(link.as_fd(), flags)];
-                super::runner::wait(&mut files, Some(until))?;
+                wait(&mut files, Some(until))?;
             }
         }
         let mut start = 0;

@@ -10,7 +10,7 @@ use super::probe::Probe;
 use super::relay::{Event, Orphans, Relay};
 use super::topics::{Topics, Way};
 use super::visit::{End, Visit};
-use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with};
+use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with, wait};
 use crate::config::{Bridge, RestartTimeout, StartType, TlsVersion};
 use crate::message::QoS;
 use crate::net::tls::{CipherLists, TlsVersion as LowestVersion, provider};
@@ -18,7 +18,7 @@ use crate::origin::ListenerId;
 use crate::policy::Policy;
 use crate::runtime::{Beside, Mailbox};
 use crate::shown::shown;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::hash::{BuildHasher, RandomState};
@@ -691,20 +691,5 @@ impl Dropped {
         );
         self.told_at = Some(now);
         self.untold = 0;
-    }
-}
-
-/// `poll(2)` until something happens or the time has come.
-pub(super) fn wait(files: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    let timeout = until.map(|until| {
-        let left = until.saturating_duration_since(Instant::now());
-        Timespec {
-            tv_sec: left.as_secs().min(u32::MAX.into()) as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        }
-    });
-    match poll(files, timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }

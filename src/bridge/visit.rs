@@ -4,7 +4,7 @@
 
 use super::control::{Asked, Control};
 use super::relay::{Ended, Event, Orphans, Relay, Side};
-use crate::clients::{Link, Received};
+use crate::clients::{Link, Received, wait};
 use crate::codec::ReasonCode;
 use rustix::event::{PollFd, PollFlags};
 use std::io;
@@ -159,7 +159,7 @@ impl Visit {
             flags.set(PollFlags::OUT, line.link.is_blocked());
             files.push(PollFd::from_borrowed_fd(line.link.as_fd(), flags));
         }
-        super::runner::wait(&mut files, until)?;
+        wait(&mut files, until)?;
         let is_asked = files.first().is_some_and(|it| !it.revents().is_empty());
         // What is not wanted is not read, and a wait would end at once with it again and again.
         let over = PollFlags::HUP | PollFlags::ERR;
@@ -184,8 +184,7 @@ impl Visit {
         for line in [&mut self.remote, &mut self.local] {
             while let Ok(false) = line.link.send(self.relay.output(line.side)) {
                 let mut files = [PollFd::from_borrowed_fd(line.link.as_fd(), PollFlags::OUT)];
-                if Instant::now() >= until || super::runner::wait(&mut files, Some(until)).is_err()
-                {
+                if Instant::now() >= until || wait(&mut files, Some(until)).is_err() {
                     break;
                 }
             }
@@ -201,7 +200,7 @@ impl Visit {
                         self.remote.link.as_fd(),
                         PollFlags::IN,
                     )];
-                    if super::runner::wait(&mut files, Some(until)).is_err() {
+                    if wait(&mut files, Some(until)).is_err() {
                         break;
                     }
                 }

@@ -255,7 +255,7 @@ pub fn pause(signals: &Signals, until: Instant) -> io::Result<bool> {
 }
 
 /// `poll(2)` until something happens or the time has come.
-fn wait(files: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+pub(crate) fn wait(files: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
     let timeout = until.map(|until| {
         let left = until.saturating_duration_since(Instant::now());
         Timespec {

@@ -38,6 +38,7 @@ mod tls;
 mod url;
 
 pub use arguments::{PubArguments, SubArguments};
+pub(crate) use conversation::wait;
 pub use defaults::with_defaults;
 pub use failure::EXIT_USAGE;
 pub(crate) use link::{Link, Received};
