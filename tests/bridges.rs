@@ -55,6 +55,26 @@ fn metrics(broker: &Broker) -> String {
     answer
 }
 
+/// Passes connections on to that port, for as long as the test lasts.
+fn forward(door: TcpListener, port: u16) {
+    let carry = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || {
+            // Its end is the other's.
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    };
+    thread::spawn(move || {
+        for near in door.incoming().map_while(Result::ok) {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
+                continue;
+            };
+            carry(near.try_clone().unwrap(), far.try_clone().unwrap());
+            carry(far, near);
+        }
+    });
+}
+
 fn linked(broker: &mut Broker) {
     broker.wait_to_say("Bridge there is connected");
 }
@@ -150,15 +170,21 @@ fn what_is_retained_is_retained_on_the_other_side_unless_that_is_not_wanted() {
 #[test]
 fn what_is_published_from_the_start_on_waits_for_a_remote_broker_that_cannot_be_reached() {
     let folder = Folder::new();
-    let port = free_port();
+    // A port of ours that refuses connections until it is listened on.
+    let door = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    door.bind(&any.into()).unwrap();
+    let port = door.local_addr().unwrap().as_socket().unwrap().port();
     let mut local = bridged(&folder, "", &at(port), "topic # out 1");
     let mut here = client(Version::V311, "here", &local);
     for number in 0..100 {
         here.publish("a", &number.to_string(), 1);
     }
-    let remote = Broker::start_on(port, &[]);
+    let remote = Broker::start(&[]);
     let mut there = client(Version::V5, "there", &remote);
     there.subscribe("a", 1);
+    door.listen(8).unwrap();
+    forward(door.into(), remote.port());
     linked(&mut local);
     for number in 0..100 {
         assert_eq!(there.receive().payload, number.to_string());
