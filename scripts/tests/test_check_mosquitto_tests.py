@@ -45,8 +45,9 @@ class Tests(unittest.TestCase):
         self.assertEqual((second.number, second.ports, second.name, second.arguments), (1, 1, "03-b", ["of it"]))
 
     def test_what_is_about_something_that_is_not_there_says_what(self):
-        lacks = check.Test(0, 1, "./06-bridge-b2br.py", []).lacks
-        self.assertEqual(lacks("", []), "bridges")
+        lacks = check.Test(0, 1, "./22-http-api.py", []).lacks
+        self.assertEqual(lacks("", []), "protocol http_api")
+        self.assertIsNone(check.Test(0, 1, "./06-bridge-b2br.py", []).lacks("", []))
         plain = check.Test(0, 1, "./03-publish-qos1.py", []).lacks
         self.assertIsNone(plain("do_test()", []))
         self.assertEqual(plain("import psutil\n", []), "needs python3-psutil")
