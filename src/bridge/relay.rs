@@ -20,6 +20,7 @@ use crate::codec::{
     packet_type, publish_size,
 };
 use crate::key::PacketIdentifier;
+use crate::limits::PACKET_SIZE_MAX;
 use crate::message::{ProtocolVersion, QoS};
 use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
@@ -30,8 +31,6 @@ use std::time::{Duration, Instant};
 
 /// What waits to be sent to one broker, beyond which nothing more is taken from the other. A packet may go beyond it.
 const OUTPUT_MAX: usize = 256 * 1024;
-/// The largest packet there can be.
-const PACKET_SIZE_MAX: u32 = 268_435_460;
 /// The largest packet but a PUBLISH that a broker may send, and what may stand before the payload of one that is passed over.
 const OTHERS_SIZE_MAX: usize = 256 * 1024;
 /// For how long answers to what the bridge asks the remote broker are waited for before it publishes there.
@@ -83,6 +82,23 @@ pub(super) enum Ended {
 pub(super) enum Side {
     Remote,
     Local,
+}
+
+impl Side {
+    /// The way that messages go which come from there.
+    const fn way(self) -> Way {
+        match self {
+            Self::Remote => Way::In,
+            Self::Local => Way::Out,
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Remote => Self::Local,
+            Self::Local => Self::Remote,
+        }
+    }
 }
 
 impl fmt::Display for Side {
@@ -486,11 +502,7 @@ impl Relay {
     }
 
     fn next(&mut self, side: Side, bytes: &[u8]) -> Result<Next, DecodeError> {
-        let other = match side {
-            Side::Remote => Side::Local,
-            Side::Local => Side::Remote,
-        };
-        let largest = self.end(other).packet_size_max as usize;
+        let largest = self.end(side.other()).packet_size_max as usize;
         let is_publish = bytes
             .first()
             .is_some_and(|it| it >> 4 == packet_type::PUBLISH);
@@ -728,10 +740,7 @@ impl Relay {
     }
 
     fn handle_suback(&mut self, side: Side, identifier: u16, codes: &[ReasonCode]) {
-        let way = match side {
-            Side::Remote => Way::In,
-            Side::Local => Way::Out,
-        };
+        let way = side.way();
         let mut unanswered = self.unanswered.iter();
         let found = unanswered.position(|it| (it.0, it.1) == (way, identifier));
         let Some((_, _, filters)) = found.and_then(|index| self.unanswered.remove(index)) else {
@@ -768,10 +777,7 @@ impl Relay {
 
     fn handle_publish(&mut self, from: Side, publish: &Publish<'_>) -> Result<(), Ended> {
         let topic_name = self.resolve(from, publish)?;
-        let way = match from {
-            Side::Remote => Way::In,
-            Side::Local => Way::Out,
-        };
+        let way = from.way();
         let mut renamed = std::mem::take(&mut self.renamed);
         let name = self.topics.rename(way, &topic_name, &mut renamed);
         // What was queued before the remote broker was known may be of a higher QoS than it takes [MQTT-3.2.2-11].
@@ -877,10 +883,7 @@ impl Relay {
         // Later messages may have its Topic Alias only.
         let topic_name = self.resolve(from, publish)?.into_owned();
         self.answer(from, publish.qos, publish.packet_identifier);
-        let way = match from {
-            Side::Remote => Way::In,
-            Side::Local => Way::Out,
-        };
+        let way = from.way();
         self.tell(Event::Dropped {
             way,
             topic_name,
@@ -909,10 +912,7 @@ impl Relay {
         ack: Acknowledgement<'_>,
         write: fn(ProtocolVersion, PacketIdentifier, ReasonCode, &mut Vec<u8>),
     ) -> Result<(), Ended> {
-        let to = match from {
-            Side::Remote => &mut self.local,
-            Side::Local => &mut self.remote,
-        };
+        let to = self.end(from.other());
         write(
             to.version,
             ack.packet_identifier,
@@ -964,8 +964,8 @@ impl Relay {
         deadlines.into_iter().flatten().min()
     }
 
-    /// When this broker has to have answered CONNECT, or is to be told that the bridge lives, which it only wants to know where the operator bounds the Keep
-    /// Alive of everybody.
+    /// When this broker has to have answered CONNECT, or is to be told that the bridge lives, which it only wants to know
+    /// where the operator bounds the Keep Alive of everybody.
     fn local_deadline(&self) -> Option<Instant> {
         if !self.local.is_connected {
             return Some(self.told_local + CONNACK_PATIENCE);

@@ -24,6 +24,7 @@ use crate::codec::{
     encode_puback, encode_pubcomp, encode_pubrec, encode_pubrel,
 };
 use crate::key::PacketIdentifier;
+use crate::limits::PACKET_SIZE_MAX;
 use crate::message::{ProtocolVersion, QoS};
 
 /// What happened.
@@ -106,8 +107,6 @@ impl Default for Broker {
     }
 }
 
-/// The largest packet there can be.
-const PACKET_SIZE_MAX: u32 = 268_435_460;
 /// For how long CONNACK is waited for.
 const CONNACK_PATIENCE: Duration = Duration::from_secs(30);
 
