@@ -13,7 +13,7 @@ use super::visit::{End, Visit};
 use crate::clients::{Endpoint, Link, Target, TlsSettings, client_config_with, wait};
 use crate::config::{Bridge, RestartTimeout, StartType, TlsVersion};
 use crate::message::QoS;
-use crate::net::tls::{CipherLists, TlsVersion as LowestVersion, provider};
+use crate::net::tls::{CipherLists, provider};
 use crate::origin::ListenerId;
 use crate::policy::Policy;
 use crate::runtime::{Beside, Mailbox};
@@ -68,10 +68,7 @@ impl PreparedBridge {
             let lists = CipherLists {
                 older: ("bridge_ciphers", tls.ciphers.as_deref()),
                 newer: ("bridge_ciphers_tls1.3", tls.ciphers_tls13.as_deref()),
-                tls_version: match tls.version_min {
-                    TlsVersion::V12 => LowestVersion::V12,
-                    TlsVersion::V13 => LowestVersion::V13,
-                },
+                tls_version: tls.version_min.into(),
             };
             let provider = provider(lists, warnings).map_err(|error| error.to_string())?;
             client_config_with(&settings, provider).map_err(|error| error.to_string())

@@ -8,9 +8,8 @@ use crate::auth::{Acl, PasswordFile, Security};
 use crate::bridge::PreparedBridge;
 use crate::config::{
     Bridge, Config, ConfigError, FileReference, Files, Listener, Place, Problem, Protocol,
-    TlsVersion,
 };
-use crate::net::tls::{self, KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
+use crate::net::tls::{KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
 use crate::shown::shown;
 use rustix::fs::{Access, access};
 use std::collections::HashMap;
@@ -332,10 +331,7 @@ fn tls_settings(listener: &Listener, key_log: &Option<Arc<KeyLogFile>>) -> TlsSe
         certfile: path(&options.certfile).unwrap_or_default(),
         keyfile: path(&options.keyfile).unwrap_or_default(),
         crlfile: path(&options.crlfile),
-        tls_version: match options.version_min {
-            TlsVersion::V12 => tls::TlsVersion::V12,
-            TlsVersion::V13 => tls::TlsVersion::V13,
-        },
+        tls_version: options.version_min.into(),
         ciphers: options.ciphers.clone(),
         ciphers_tls13: options.ciphers_tls13.clone(),
         require_certificate: options.require_certificate,

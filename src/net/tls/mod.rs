@@ -39,6 +39,15 @@ pub enum TlsVersion {
     V13,
 }
 
+impl From<crate::config::TlsVersion> for TlsVersion {
+    fn from(version: crate::config::TlsVersion) -> Self {
+        match version {
+            crate::config::TlsVersion::V12 => Self::V12,
+            crate::config::TlsVersion::V13 => Self::V13,
+        }
+    }
+}
+
 /// What an operator says of a listener's TLS. Names are those of the directives.
 #[derive(Clone, Debug, Default)]
 pub struct TlsSettings {
