@@ -5,6 +5,7 @@
 //! interrupting it does.
 
 use super::buffer_ring::BufferRing;
+use super::locked_memory::when_memory_can_be_locked;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockAddr;
 use std::io;
@@ -165,6 +166,10 @@ pub fn probe() -> io::Result<()> {
 
 impl Uring {
     pub(super) fn new() -> io::Result<Self> {
+        when_memory_can_be_locked(Self::try_new)
+    }
+
+    fn try_new() -> io::Result<Self> {
         let ring = build()?;
         let buffers = BufferRing::new();
         // SAFETY: page aligned, with that many entries; it stays where it is until `drop`, which

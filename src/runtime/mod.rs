@@ -20,6 +20,7 @@ mod authenticator;
 mod clock;
 mod cpus;
 mod departure;
+mod executor;
 mod lapse;
 mod mailbox;
 mod mesh;
@@ -48,7 +49,7 @@ pub use stored::{Opened, StoredShard, open_store};
 
 use crate::key::ShardId;
 use crate::net::{Core, DataPath, Room, ShardListener, Waker};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::ExecutorJoinHandle;
 use mesh::Mesh;
 use shard_loop::ShardLoop;
 use std::io;
@@ -56,15 +57,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-/// Memory that glommio sets aside for its own files and sockets, of which there are few.
-const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
-
 /// The shards could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// glommio could not make an executor.
-    #[error("shard {shard}: the executor did not start: {reason}")]
+    #[error("shard {shard}: the executor did not start: {source}{}", hint(source))]
     Executor {
+        /// Which one.
+        shard: ShardId,
+        /// What glommio said.
+        source: io::Error,
+    },
+    /// A shard ended by a panic.
+    #[error("shard {shard} ended: {reason}")]
+    Ended {
         /// Which one.
         shard: ShardId,
         /// What glommio said.
@@ -153,7 +159,7 @@ impl Running {
             if let Err(error) = executor.join() {
                 // The others would wait for it for ever.
                 self.stopper.stop();
-                result = result.and(Err(StartError::Executor {
+                result = result.and(Err(StartError::Ended {
                     shard,
                     reason: error.to_string(),
                 }));
@@ -236,48 +242,41 @@ where
         let room = room.clone();
         let (own_departure, waker) = (departure.clone(), wakers[shard.index()].clone());
         let placed = *placed;
-        // To pin it glommio would look for the machine's CPUs in /sys, which not every process sees.
-        let executor = LocalExecutorBuilder::new(Placement::Unbound)
-            .name(&format!("fastmq-{shard}"))
-            .io_memory(EXECUTOR_IO_MEMORY)
-            .spawn(move || async move {
-                let pinned = placed.enter();
-                let mut core = make_core(shard, shard_count);
-                let path = pinned
-                    .and_then(|()| core.handle_start(&waker))
-                    .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
-                match path {
-                    Ok(path) => {
-                        let member = affinity.join(shard);
-                        let _ = started.send(Ok(()));
-                        drop(started);
-                        ShardLoop::new(
-                            path,
-                            mesh,
-                            inbox,
-                            notices,
-                            clock,
-                            own_departure,
-                            slot,
-                            member,
-                        )
-                        .run();
-                    }
-                    Err(source) => {
-                        let _ = started.send(Err(StartError::Shard { shard, source }));
-                    }
+        let executor = executor::spawn(shard, move || async move {
+            let pinned = placed.enter();
+            let mut core = make_core(shard, shard_count);
+            let path = pinned
+                .and_then(|()| core.handle_start(&waker))
+                .and_then(|()| DataPath::new(core, listeners, waker, room, clock.now()));
+            match path {
+                Ok(path) => {
+                    let member = affinity.join(shard);
+                    let _ = started.send(Ok(()));
+                    drop(started);
+                    ShardLoop::new(
+                        path,
+                        mesh,
+                        inbox,
+                        notices,
+                        clock,
+                        own_departure,
+                        slot,
+                        member,
+                    )
+                    .run();
                 }
-            });
+                Err(source) => {
+                    let _ = started.send(Err(StartError::Shard { shard, source }));
+                }
+            }
+        });
         match executor {
             Ok(executor) => running.executors.push((shard, executor)),
             Err(error) => {
                 departure.wait_for_nobody();
                 running.stopper.stop();
                 let _ = running.join();
-                return Err(StartError::Executor {
-                    shard,
-                    reason: error.to_string(),
-                });
+                return Err(error);
             }
         }
     }
