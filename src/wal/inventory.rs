@@ -21,7 +21,8 @@
 //!
 //! A version of this program without inventories makes segments that it does not name. Where one behind
 //! those that are named holds a frame, the inventory is of before that, and does not count. So it does not either if the
-//! process ended just as such a segment was to be named, until the next start has written it down.
+//! process ended just as such a segment was to be named, until the next start has written it down. What was removed
+//! before that is removed on the disk as well, so what is there is a log without gaps.
 
 #![forbid(unsafe_code)]
 

@@ -484,6 +484,9 @@ impl Writer {
             first: unsynced.first,
             ..unsynced.name
         };
+        // This one holds frames before it is named. A power failure in between leaves a log of which nobody knows where it
+        // begins, so nothing that was removed may come back without what followed it.
+        storage.sync()?;
         let frames = [frames];
         let size = size_of_pieces(&frames);
         let (file, room) = make_segment(storage, name, &frames, size, self.segment_size)?;
@@ -581,7 +584,12 @@ impl Writer {
         let mut removed = 0;
         for name in self.full.iter().take(count) {
             let name = name.file_name();
-            if let Err(error) = self.storage.remove(&name) {
+            // One by one, if it is not known where the log begins.
+            let is_in_order = match self.unsynced {
+                Some(_) => self.storage.sync(),
+                None => Ok(()),
+            };
+            if let Err(error) = is_in_order.and_then(|()| self.storage.remove(&name)) {
                 tracing::warn!("{}: {error}", self.storage.path(&name).display());
                 break;
             }

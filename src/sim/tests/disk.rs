@@ -499,6 +499,45 @@ fn what_a_failed_sync_took_for_good_replaces_nothing_that_the_disk_had_before() 
 }
 
 #[test]
+fn no_part_of_what_was_removed_is_taken_for_the_log_after_a_failed_sync_and_a_failure_of_the_power()
+{
+    let mut removed = 0;
+    for (seed, durability) in (0..300).flat_map(|seed| SOME_TIME.map(|it| (seed, it))) {
+        let disk = Disk::new(Random::new(seed));
+        let mut random = Random::new(seed + 1000);
+        let (mut broker, key) = with_durability(&disk, durability);
+        let mut now = Instant::ZERO;
+        broker.hear(key, SUBSCRIBE, now, 4);
+        for number in 1..=30 {
+            broker.hear(key, &publish(0x33, b'r', number), now, 4);
+        }
+        let before = disk.directory().segments().unwrap().len();
+        broker.log.say_anew();
+        for _ in 0..8 {
+            now = now + INTERVAL;
+            broker.hear(key, &[], now, 4);
+        }
+        removed += usize::from(disk.directory().segments().unwrap().len() < before - 1);
+        broker.hear(key, &publish(0x32, b't', 1), now, 4);
+        disk.set_faults(Faults {
+            failing: 40,
+            ..Faults::default()
+        });
+        for number in 2..=random.between(3, 8) as u8 {
+            broker.hear(key, &publish(0x32, b't', number), now, 2);
+            now = now + INTERVAL;
+        }
+        drop(broker);
+        disk.set_faults(Faults::default());
+        disk.lose_power();
+        if let Err(error) = Broker::try_open_with(&disk, &promising(durability)) {
+            panic!("seed {seed}, {durability:?}: {error}");
+        }
+    }
+    assert!(removed > 100, "segments were removed {removed} times only");
+}
+
+#[test]
 fn a_store_that_leaves_syncs_to_the_system_opens_after_failures_of_the_disk_and_the_power() {
     for seed in 0..300 {
         found_after_failures(seed, Durability::Os);
