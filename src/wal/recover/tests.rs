@@ -1,12 +1,14 @@
 //! Logs that are longer than what is read at a time, and what two threads must not change.
 
+use super::files::UnsyncedPart;
 use super::*;
 use crate::journal::{FRAME_HEADER_SIZE, Origin, Record, StoredIdentity, StoredMessage};
 use crate::key::PacketIdentifier;
 use crate::message::QoS;
-use crate::wal::segment::BUFFER_SIZE;
-use crate::wal::storage::{Source, StoredFile};
+use crate::wal::segment::{BUFFER_SIZE, SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::wal::storage::{Source, Storage, StoredFile};
 use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
