@@ -5,6 +5,8 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::properties::MessageProperties;
 use crate::codec::{PublishHeader, encode_publish, publish_size};
 use crate::key::PacketIdentifier;
@@ -14,7 +16,7 @@ use crate::message::{ProtocolVersion, QoS};
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub topic_name: Rc<str>,
-    pub payload: Rc<[u8]>,
+    pub payload: Bytes,
     pub qos: QoS,
     pub retain: bool,
     /// What it shares with others.
@@ -57,7 +59,7 @@ impl EncodedProperties {
 
 impl Outgoing {
     /// A message of which nothing has been sent.
-    pub fn new(topic_name: Rc<str>, payload: Rc<[u8]>, qos: QoS, retain: bool) -> Self {
+    pub fn new(topic_name: Rc<str>, payload: Bytes, qos: QoS, retain: bool) -> Self {
         Self {
             topic_name,
             payload,

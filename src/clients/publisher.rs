@@ -9,6 +9,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::arguments::PubArguments;
 use super::conversation::{Conversation, pause};
 use super::failure::Failure;
@@ -91,7 +93,7 @@ fn topic_name(arguments: &PubArguments, settings: &Settings) -> Result<Rc<str>, 
 enum Source {
     /// One message, so many more times, with a delay between them.
     Message {
-        payload: Rc<[u8]>,
+        payload: Bytes,
         left: u32,
         delay: Duration,
         /// Whether the last one has not been delivered yet.
@@ -347,7 +349,7 @@ impl Publisher<'_> {
         }
         *left -= 1;
         *is_under_way = true;
-        let payload = Rc::clone(payload);
+        let payload = payload.clone();
         self.publish(payload)?;
         Ok(true)
     }
@@ -356,7 +358,7 @@ impl Publisher<'_> {
         let Source::Lines { line, has_ended } = &mut self.source else {
             return Ok(());
         };
-        let mut lines: Vec<Rc<[u8]>> = Vec::new();
+        let mut lines: Vec<Bytes> = Vec::new();
         if bytes.is_empty() {
             *has_ended = true;
             if !line.is_empty() {
@@ -382,7 +384,7 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    fn publish(&mut self, payload: Rc<[u8]>) -> Result<(), Failure> {
+    fn publish(&mut self, payload: Bytes) -> Result<(), Failure> {
         let topic_name = Rc::clone(&self.topic_name);
         let mut message = Outgoing::new(topic_name, payload, self.qos, self.retain);
         message.properties = Rc::clone(&self.properties);

@@ -8,6 +8,8 @@ use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::arguments::SubArguments;
 use super::conversation::{Conversation, pause};
 use super::failure::Failure;
@@ -302,7 +304,7 @@ impl Subscriber<'_> {
         }
         if arguments.remove_retained && message.retain {
             let topic_name = Rc::from(message.topic_name.as_str());
-            let empty = Outgoing::new(topic_name, Rc::default(), QoS::AtLeastOnce, true);
+            let empty = Outgoing::new(topic_name, Bytes::new(), QoS::AtLeastOnce, true);
             self.conversation
                 .protocol()
                 .publish(empty, Instant::now())?;

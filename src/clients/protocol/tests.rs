@@ -7,9 +7,9 @@ use crate::codec::{
     ConnAckProperties, ForwardedProperties, PublishProperties, encode_connack, encode_disconnect,
     encode_suback,
 };
+use bytes::Bytes;
 use clap::Parser;
 use std::num::NonZeroU16;
-use std::rc::Rc;
 
 #[derive(Parser)]
 struct Command {
@@ -86,7 +86,7 @@ impl Rig {
     }
 
     fn publish(&mut self, payload: &str, qos: QoS) -> Result<u16, Failure> {
-        let payload = Rc::from(payload.as_bytes());
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
         let message = Outgoing::new("t".into(), payload, qos, false);
         self.client.publish(message, self.now)
     }
@@ -271,7 +271,7 @@ fn what_the_broker_does_not_take_is_not_sent() {
     assert_eq!(refusal(&|rig| rig.publish("a", QoS::ExactlyOnce)), 24);
     let long = "a".repeat(20);
     assert_eq!(refusal(&|rig| rig.publish(&long, QoS::AtMostOnce)), 25);
-    let retained = Outgoing::new("t".into(), Rc::from(&b"a"[..]), QoS::AtMostOnce, true);
+    let retained = Outgoing::new("t".into(), Bytes::from_static(b"a"), QoS::AtMostOnce, true);
     assert_eq!(
         refusal(&|rig| rig.client.publish(retained.clone(), rig.now)),
         28

@@ -5,11 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Files that are copied; a folder with more is refused.
 const FILES_MAX: usize = 10_000;
@@ -24,7 +24,7 @@ pub struct StaticFile {
     /// Its media type, by its extension.
     pub content_type: &'static str,
     /// What is in it.
-    pub bytes: Arc<[u8]>,
+    pub bytes: Bytes,
 }
 
 /// A folder as it was when it was read.

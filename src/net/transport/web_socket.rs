@@ -6,10 +6,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::static_files::StaticFile;
 use super::upgrade::{self, Granted, Refusal, WebSocketOptions};
 use crate::codec::decode_fixed_header;
 use crate::limits::PACKET_SIZE_MAX;
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
@@ -90,7 +90,7 @@ pub(super) struct WebSocket {
     /// Where packets end in what is sent.
     outgoing: Packets,
     /// What is left of the file that is served.
-    file: Option<(StaticFile, usize)>,
+    file: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -186,7 +186,7 @@ impl WebSocket {
                 Some(Granted::File(file)) => {
                     self.state = State::Closed;
                     self.held = Vec::new();
-                    self.file = file.map(|file| (file, 0));
+                    self.file = file.map(|file| file.bytes);
                     return Ok(Received::Last);
                 }
                 Some(Granted::Upgrade(size)) => {
@@ -421,12 +421,9 @@ impl WebSocket {
 
     /// Appends at most `size` bytes of the file that is served.
     pub(super) fn write_file(&mut self, size: usize, out: &mut Vec<u8>) {
-        if let Some((file, at)) = &mut self.file {
-            let rest = file.bytes.get(*at..).unwrap_or_default();
-            let part = &rest[..rest.len().min(size)];
-            out.extend_from_slice(part);
-            *at += part.len();
-            if part.len() == rest.len() {
+        if let Some(rest) = &mut self.file {
+            out.extend_from_slice(&rest.split_to(rest.len().min(size)));
+            if rest.is_empty() {
                 self.file = None;
             }
         }
