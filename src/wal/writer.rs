@@ -682,3 +682,6 @@ fn is_too_much(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
