@@ -300,27 +300,8 @@ impl Trie {
             }
             next.clear();
             for &spot in &frontier {
-                let node = self.nodes.get(spot.node);
-                if spot.rest > 0 {
-                    if let Some(rest) = rest_that_matches(node.label.as_bytes(), spot.rest, level) {
-                        next.push(Spot { rest, ..spot });
-                    }
-                    continue;
-                }
-                if wildcards {
-                    if node.multi != NONE {
-                        found(node.multi);
-                    }
-                    if node.plus != NONE {
-                        next.push(node.behind_plus());
-                    }
-                }
-                if node.children > 0 {
-                    let hash = *hash.get_or_insert_with(|| self.hasher.bytes(level));
-                    if let Some(child) = self.child(spot.node, level, hash) {
-                        next.push(child);
-                    }
-                }
+                let hash = || *hash.get_or_insert_with(|| self.hasher.bytes(level));
+                self.pass(spot, level, hash, wildcards, &mut found, &mut next);
             }
             wildcards = true;
             std::mem::swap(&mut frontier, &mut next);
@@ -332,18 +313,8 @@ impl Trie {
         if visits > most {
             frontier.clear();
         }
-        for &Spot { node, rest } in &frontier {
-            let node = self.nodes.get(node);
-            if rest > 0 {
-                continue;
-            }
-            if node.here != NONE {
-                found(node.here);
-            }
-            // # matches the parent level too.
-            if node.multi != NONE {
-                found(node.multi);
-            }
+        for &spot in &frontier {
+            self.arrive(spot, &mut found);
         }
         self.frontier = frontier;
         self.frontier_next = next;
@@ -389,26 +360,8 @@ impl Trie {
                 visits += 1;
                 walk.at += 1;
                 let spot = self.where_it_is(spot);
-                let node = self.nodes.get(spot.node);
-                if spot.rest > 0 {
-                    if let Some(rest) = rest_that_matches(node.label.as_bytes(), spot.rest, level) {
-                        walk.next.push(Spot { rest, ..spot });
-                    }
-                    continue;
-                }
-                if walk.wildcards {
-                    if node.multi != NONE {
-                        found(node.multi);
-                    }
-                    if node.plus != NONE {
-                        walk.next.push(node.behind_plus());
-                    }
-                }
-                if node.children > 0
-                    && let Some(child) = self.child(spot.node, level, hash)
-                {
-                    walk.next.push(child);
-                }
+                let (wildcards, next) = (walk.wildcards, &mut walk.next);
+                self.pass(spot, level, || hash, wildcards, &mut found, next);
             }
             walk.wildcards = true;
             std::mem::swap(&mut walk.frontier, &mut walk.next);
@@ -422,19 +375,58 @@ impl Trie {
             }
             visits += 1;
             walk.at += 1;
-            let Spot { node, rest } = self.where_it_is(spot);
-            let node = self.nodes.get(node);
-            if rest > 0 {
-                continue;
+            self.arrive(self.where_it_is(spot), &mut found);
+        }
+        (visits, true)
+    }
+
+    /// One step of a walk: from `spot`, before `level`, to what is behind it. `hash` is that of the level.
+    #[inline]
+    fn pass(
+        &self,
+        spot: Spot,
+        level: &[u8],
+        hash: impl FnOnce() -> u64,
+        wildcards: bool,
+        found: &mut impl FnMut(u32),
+        next: &mut Vec<Spot>,
+    ) {
+        let node = self.nodes.get(spot.node);
+        if spot.rest > 0 {
+            if let Some(rest) = rest_that_matches(node.label.as_bytes(), spot.rest, level) {
+                next.push(Spot { rest, ..spot });
             }
-            if node.here != NONE {
-                found(node.here);
-            }
+            return;
+        }
+        if wildcards {
             if node.multi != NONE {
                 found(node.multi);
             }
+            if node.plus != NONE {
+                next.push(node.behind_plus());
+            }
         }
-        (visits, true)
+        if node.children > 0
+            && let Some(child) = self.child(spot.node, level, hash())
+        {
+            next.push(child);
+        }
+    }
+
+    /// The end of a walk, at `spot`.
+    #[inline]
+    fn arrive(&self, spot: Spot, found: &mut impl FnMut(u32)) {
+        let node = self.nodes.get(spot.node);
+        if spot.rest > 0 {
+            return;
+        }
+        if node.here != NONE {
+            found(node.here);
+        }
+        // # matches the parent level too.
+        if node.multi != NONE {
+            found(node.multi);
+        }
     }
 
     /// Where a spot is that was found before nodes were split.
