@@ -69,9 +69,15 @@ pub enum Envelope {
         more: u64,
     },
     /// The sender wants to know when all exchanges that are under way now are written down.
-    Settle,
+    Settle {
+        /// Which of its questions it is.
+        round: u64,
+    },
     /// Those that were when the receiver asked are.
-    Settled,
+    Settled {
+        /// Which question that answers.
+        round: u64,
+    },
     /// The sender wants to know when what was written down so far is on stable storage.
     Sync,
     /// What was when the receiver asked is.

@@ -696,8 +696,8 @@ impl Shard {
                 let handed_on = store::HandedOn { session, sequence };
                 self.peers[from.index()].handed_on.push(handed_on);
             }
-            Envelope::Settle => self.handle_settle(from),
-            Envelope::Settled => self.handle_settled(),
+            Envelope::Settle { round } => self.handle_settle(from, round),
+            Envelope::Settled { round } => self.handle_settled(round),
             Envelope::Sync => self.handle_sync(from),
             Envelope::Synced => self.handle_others_synced(),
             Envelope::Stored { ticket, more } => {

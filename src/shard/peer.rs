@@ -110,7 +110,7 @@ mod tests {
         for ticket in [3, 3, 5, 5] {
             peer.answer(ticket, &mut batches);
         }
-        peer.post(Envelope::Settled, &mut batches);
+        peer.post(Envelope::Settled { round: 1 }, &mut batches);
         peer.answer(4, &mut batches);
         let told: Vec<_> = peer
             .outbound

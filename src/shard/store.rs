@@ -138,8 +138,9 @@ pub(super) struct Received {
 /// Somebody wants to know when every exchange that is under way now is written down.
 #[derive(Clone, Copy, Debug)]
 struct Settle {
-    /// Who does.
+    /// Who does, and which of its questions it is.
     from: ShardId,
+    round: u64,
     /// Tickets before this one have to be answered.
     ticket: u64,
     /// What Sessions have left to others before has to have come to them, which takes more tickets.
@@ -278,6 +279,8 @@ pub(super) struct Store {
     settles: VecDeque<Settle>,
     /// Shards whose word is missing that all they had under way when they were asked is settled.
     unsettled: usize,
+    /// How many times they were asked.
+    settling: u64,
     /// When a message counts as stored.
     pub(super) durability: Durability,
     pub(super) keeping: Keeping,
@@ -316,6 +319,7 @@ impl Store {
             },
             settles: VecDeque::new(),
             unsettled: 0,
+            settling: 0,
             durability: Durability::Always,
             keeping: Keeping::default(),
             syncs: VecDeque::new(),
@@ -960,9 +964,10 @@ impl Store {
         self.settled(received.name.get(), received.repeats);
     }
 
-    fn settle(&mut self, from: ShardId, legacies: u64) {
+    fn settle(&mut self, from: ShardId, round: u64, legacies: u64) {
         self.settles.push_back(Settle {
             from,
+            round,
             ticket: self.tickets.next(),
             legacies,
             has_waited_for_legacies: false,
@@ -971,8 +976,8 @@ impl Store {
         });
     }
 
-    /// The next one who can be told that what was under way is written down.
-    fn next_settled(&mut self, first_legacy: u64) -> Option<ShardId> {
+    /// The next one who can be told that what was under way is written down, and which of its questions that answers.
+    fn next_settled(&mut self, first_legacy: u64) -> Option<(ShardId, u64)> {
         let position = self.journal.position();
         let first = self.settles.front_mut()?;
         if first_legacy < first.legacies {
@@ -992,7 +997,7 @@ impl Store {
         if !self.is_kept(lsn) {
             return None;
         }
-        self.settles.pop_front().map(|it| it.from)
+        self.settles.pop_front().map(|it| (it.from, it.round))
     }
 
     /// Whether a QoS 2 delivery may be sent for the first time.
@@ -1111,16 +1116,21 @@ impl Shard {
     /// Asks every shard, this one too, to say when all exchanges that are under way now are written
     /// down where their publishers are. What a snapshot says of a message does not name its exchange, so
     /// what was said before that must stay until then.
+    ///
+    /// It may ask once more before all have answered, if what it asked for was lost: answers to what it asked before
+    /// do not count then, since more may have come under way.
     pub fn begin_settling(&mut self) {
         let shard_count = self.peers.len();
         let Some(store) = &mut self.clients.store else {
             return;
         };
         store.unsettled = shard_count;
+        store.settling += 1;
+        let round = store.settling;
         for to in self.peer_ids() {
-            self.post(to, super::Envelope::Settle);
+            self.post(to, super::Envelope::Settle { round });
         }
-        self.handle_settle(self.id);
+        self.handle_settle(self.id, round);
     }
 
     /// Whether all that [`Shard::begin_settling`] asked have said so.
@@ -1131,16 +1141,18 @@ impl Shard {
     }
 
     /// A shard wants to know when all exchanges that are under way now are written down.
-    pub(super) fn handle_settle(&mut self, from: ShardId) {
+    pub(super) fn handle_settle(&mut self, from: ShardId, round: u64) {
         if let Some(store) = &mut self.clients.store {
-            store.settle(from, self.legacies.begun());
+            store.settle(from, round, self.legacies.begun());
         }
         self.advance_settling();
     }
 
     /// A shard says that all it had under way when it was asked is written down.
-    pub(super) fn handle_settled(&mut self) {
-        if let Some(store) = &mut self.clients.store {
+    pub(super) fn handle_settled(&mut self, round: u64) {
+        if let Some(store) = &mut self.clients.store
+            && store.settling == round
+        {
             store.unsettled = store.unsettled.saturating_sub(1);
         }
     }
@@ -1148,12 +1160,12 @@ impl Shard {
     /// Tells those who have asked.
     pub(super) fn advance_settling(&mut self) {
         while let Some(store) = &mut self.clients.store
-            && let Some(to) = store.next_settled(self.legacies.first_open())
+            && let Some((to, round)) = store.next_settled(self.legacies.first_open())
         {
             if to == self.id {
-                self.handle_settled();
+                self.handle_settled(round);
             } else {
-                self.post(to, super::Envelope::Settled);
+                self.post(to, super::Envelope::Settled { round });
             }
         }
     }

@@ -328,6 +328,7 @@ mod tests {
     use super::*;
     use crate::key::ShardId;
     use crate::limits::Limits;
+    use crate::shard::Envelope;
     use crate::sim::{Disk, Random};
     use crate::wal::StoreOptions;
     use crossbeam::channel::unbounded;
@@ -375,5 +376,30 @@ mod tests {
         assert!(log.finish(&mut shard, Instant::ZERO, effects));
         let forgotten = writer.join().unwrap();
         assert!(forgotten.len() == 1 && forgotten[0] > lost);
+    }
+
+    #[test]
+    fn shards_that_are_asked_once_more_what_they_have_under_way_are_not_taken_for_settled_by_what_they_said_before()
+     {
+        let disk = Disk::new(Random::new(1));
+        let mut store = disk
+            .open(&StoreOptions::new("unused".into()), 2, 7)
+            .unwrap();
+        let mut shard = Shard::new(ShardId(0), 2, Limits::default(), 7);
+        let part = store.shards.remove(0);
+        part.restore(&mut shard, 0, 2, Instant::ZERO);
+        let says = |shard: &mut Shard, round| {
+            let (answer, effects) = (Envelope::Settled { round }, &mut Effects::default());
+            let rest =
+                shard.handle_envelope(ShardId(1), answer, usize::MAX, Instant::ZERO, effects);
+            assert!(rest.is_none());
+        };
+        // What was said anew is lost before the other shard has answered, and is said once more.
+        shard.begin_settling();
+        shard.begin_settling();
+        says(&mut shard, 1);
+        assert!(!shard.is_settled());
+        says(&mut shard, 2);
+        assert!(shard.is_settled());
     }
 }
