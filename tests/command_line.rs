@@ -10,8 +10,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use support::folder::Folder;
 use support::raw::Raw;
-use support::{Broker, command, run_to_end};
+use support::{Broker, PATIENCE, command, run_to_end};
 
 /// Exit code of a command line that cannot be meant.
 const USAGE: Option<i32> = Some(3);
@@ -96,6 +97,41 @@ fn a_start_waits_for_an_address_that_is_soon_given_up() {
     broker.kill().unwrap();
     broker.wait().unwrap();
     assert!(has_waited && listens, "{has_waited} {listens}");
+}
+
+/// One that ends gives its addresses up at once, and waits with its store in use for Clients that do not close.
+#[test]
+fn a_start_waits_for_the_store_of_a_broker_that_ends() {
+    let folder = Folder::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let store = folder.file("store");
+    let configuration = folder.write(
+        "broker.conf",
+        format!(
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
+             persistence_location {}\n",
+            store.display()
+        ),
+    );
+    let arguments = ["-c", configuration.to_str().unwrap(), "--cores", "1"];
+    let mut first = Broker::start_configured(&arguments);
+    let client = Raw::connect(port, 5, "stays");
+    first.terminate();
+    // From here on its addresses are free.
+    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Should it be slow to start, there is nothing to wait for any more.
+    let mut second = Broker::start_configured(&arguments);
+    let ended = first.wait(PATIENCE).expect("nothing keeps it");
+    drop(client);
+    assert!(ended.success(), "{ended}");
+    Raw::connect(port, 5, "comes");
+    assert!(second.is_running());
+    second.terminate();
+    assert!(second.wait(PATIENCE).is_some_and(|ended| ended.success()));
 }
 
 #[test]

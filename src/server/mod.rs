@@ -26,9 +26,10 @@ use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
-use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_store};
+use crate::policy::Settings;
+use crate::runtime::{self, Beside, Clock, CoresError, Opened, Placed, StoredShard, open_store};
 use crate::shown::shown;
-use crate::wal::StoreOptions;
+use crate::wal::{DirectoryError, OpenError, Report, StoreOptions};
 use files::{Disk, Guards};
 use listeners::{AllListening, START_PATIENCE};
 use logging::ShardLines;
@@ -39,8 +40,15 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+/// How long a start waits for a store that another broker uses. One that is told to end gives up its addresses at once,
+/// but its store only once its Clients have closed their connections or it waits for them no more, and is gone after
+/// 4.5 s whatever happens.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the log may take when the process is about to end in haste.
@@ -288,7 +296,7 @@ fn serve_found(
     let settings = Arc::new(settings);
     let (opened, promise) = match store_options(&config, arguments) {
         Some(options) => {
-            let (opened, report) = open_store(&options, placed, seed, clock, &settings)
+            let (opened, report) = open_patiently(&options, placed, seed, clock, &settings)
                 .map_err(|error| store_failure(&config, arguments, error.to_string()))?;
             tracing::info!("{report}");
             (Some(opened), options.durability.promise())
@@ -435,6 +443,33 @@ fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions>
         recover: arguments.recover,
         ..StoreOptions::new(persistence.location.clone().unwrap_or_else(|| ".".into()))
     })
+}
+
+/// Opens the store; when another broker uses it, tries again for as long as that one may take to end.
+fn open_patiently(
+    options: &StoreOptions,
+    placed: &[Placed],
+    seed: u64,
+    clock: Clock,
+    settings: &Settings,
+) -> Result<(Opened, Report), OpenError> {
+    let until = Instant::now() + STORE_PATIENCE;
+    let mut is_said = false;
+    loop {
+        match open_store(options, placed, seed, clock, settings) {
+            Err(error @ OpenError::Directory(DirectoryError::Locked { .. }))
+                if Instant::now() < until =>
+            {
+                if !is_said {
+                    let patience = STORE_PATIENCE.as_secs();
+                    tracing::info!("{error}: waiting for it, up to {patience} s");
+                    is_said = true;
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The store cannot be used, for this reason.
