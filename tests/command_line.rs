@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
@@ -101,17 +102,18 @@ fn a_start_waits_for_an_address_that_is_soon_given_up() {
 
 /// One that ends gives its addresses up at once, and waits with its store in use for Clients that do not close.
 #[test]
-fn a_start_waits_for_the_store_of_a_broker_that_ends() {
+fn a_start_waits_for_the_store_of_a_broker_that_ends_and_keeps_its_own_pid_file() {
     let folder = Folder::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
-    let store = folder.file("store");
+    let (store, pid_file) = (folder.file("store"), folder.file("pid"));
     let configuration = folder.write(
         "broker.conf",
         format!(
-            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npid_file {}\npersistence true\n\
              persistence_location {}\n",
+            pid_file.display(),
             store.display()
         ),
     );
@@ -130,8 +132,11 @@ fn a_start_waits_for_the_store_of_a_broker_that_ends() {
     assert!(ended.success(), "{ended}");
     Raw::connect(port, 5, "comes");
     assert!(second.is_running());
+    let number = fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(number, second.process_id().to_string());
     second.terminate();
     assert!(second.wait(PATIENCE).is_some_and(|ended| ended.success()));
+    assert!(!pid_file.exists(), "removed by whose number it holds");
 }
 
 #[test]

@@ -402,8 +402,12 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // In a directory that only root may write to, it stays.
-            let _ = fs::remove_file(path);
+            // Who follows may have been started before this one has ended, and has put its own number there.
+            let own = std::process::id().to_string();
+            if fs::read_to_string(path).is_ok_and(|number| number == own) {
+                // In a directory that only root may write to, it stays.
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }
