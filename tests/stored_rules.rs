@@ -654,6 +654,57 @@ fn qos2_exchanges_go_on_where_they_were_after_a_snapshot_and_a_restart() {
     assert_eq!(stored.owed(), 0);
 }
 
+/// [MQTT-3.3.1-1] That a PUBLISH was sent is written down, but not before it is sent: what was left to a Client which was
+/// there to the end may be a repetition.
+#[test]
+fn what_may_have_been_sent_before_a_crash_is_sent_with_dup_after_it() {
+    // The second of them is sent once the first is acknowledged.
+    let mut stored = Stored::with(Limits {
+        max_inflight_messages: 1,
+        ..Limits::default()
+    });
+    let client = stored.subscriber(1);
+    let heard = stored.send(client, "32 06 0001 74 0001 78 32 06 0001 74 0002 79");
+    assert!(heard.contains("3206000174000178"), "{heard}");
+    stored.broker.submit(client, &bytes("40020001"));
+    assert_eq!(stored.broker.receive(client), "3206000174000279");
+    stored.restart();
+    let (client, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "200201003a06000174000178");
+    assert_eq!(stored.send(client, "40020001"), "3a06000174000279");
+
+    // Of QoS 2 a message is sent once its Packet Identifier is sure to be known.
+    let mut stored = Stored::with(Limits::default());
+    let client = stored.subscriber(2);
+    stored
+        .broker
+        .submit(client, &bytes("34 06 0001 74 0001 78"));
+    assert!(stored.write_once());
+    let heard = stored.broker.receive(client);
+    assert!(heard.contains("3406000174000178"), "{heard}");
+    stored.restart();
+    let (_, heard) = stored.connect(STAYS);
+    assert_eq!(heard, "200201003c06000174000178");
+}
+
+/// [MQTT-3.3.1-3] What waited for a Client that was away has not been sent.
+#[test]
+fn what_waited_for_a_client_that_was_away_is_sent_without_dup_after_a_crash() {
+    for qos in [1, 2] {
+        let mut stored = Stored::with(Limits::default());
+        let client = stored.subscriber(qos);
+        stored.broker.lose(client);
+        let publisher = "10 0d 0004 4d515454 04 02 0000 0001 62";
+        let (publisher, _) = stored.connect(publisher);
+        let publish = format!("{:02x} 06 0001 74 0001 78", 0x30 | qos << 1);
+        stored.send(publisher, &publish);
+        stored.restart();
+        let (_, heard) = stored.connect(STAYS);
+        let first = format!("{:02x}06000174000178", 0x30 | qos << 1);
+        assert_eq!(heard, format!("20020100{first}"));
+    }
+}
+
 /// [MQTT-3.3.1-5] What is retained after a restart is later than what was before.
 #[test]
 fn retained_messages_are_replaced_and_expire_after_a_restart_as_before() {

@@ -80,6 +80,9 @@ pub struct Logged {
     /// Deliveries before this place may have been sent before the process began, which a crash may have
     /// kept from being written down.
     pub sent_before: u64,
+    /// Deliveries before this place waited for a Client that was there to the end of the process before. How many of them
+    /// it was sent, which of QoS 1 no window bounds, and which the operator may have changed, nobody knows any more.
+    pub left_before: u64,
     /// It is among those that are gone on with once their log is durable.
     pub is_awaited: bool,
 }
@@ -93,8 +96,16 @@ impl Logged {
             next_sequence: 0,
             exchanges: 0,
             sent_before: 0,
+            left_before: 0,
             is_awaited: false,
         }
+    }
+
+    /// Whether this delivery of the Session's queue may be a repetition, which DUP says [MQTT-3.3.1-1].
+    #[must_use]
+    pub fn may_repeat(&self, delivery: &Delivery) -> bool {
+        let before = self.sent_before.max(self.left_before);
+        delivery.qos > QoS::AtMostOnce && delivery.place.sequence < before
     }
 
     /// Whether this delivery of the Session's queue stays with it: its QoS 2 PUBLISH may have been sent

@@ -786,7 +786,7 @@ impl Clients {
                 continue;
             }
             let acknowledged = delivery.qos > QoS::AtMostOnce;
-            let header = header(
+            let mut header = header(
                 &delivery.message.as_ref().as_ref(),
                 delivery.qos,
                 delivery.retain,
@@ -794,6 +794,10 @@ impl Clients {
                 &delivery.subscription_identifiers,
                 now,
             );
+            // What was sent before a crash may not have been written down.
+            if let Some(log) = &session.log {
+                header.duplicate = log.may_repeat(&delivery);
+            }
             let payload_size = header.payload.len();
             let was_written = write(connection, header, self.sharing.of(&delivery.message));
             if was_written {

@@ -153,7 +153,7 @@ impl Shard {
             0 => u16::MAX,
             window => window,
         };
-        let mut sent_before = 0;
+        let (mut sent_before, mut left_before) = (0, 0);
         let mut deliveries = replayed.deliveries;
         while let Some(chunk) = deliveries.pop_chunk() {
             for delivery in &chunk {
@@ -163,6 +163,9 @@ impl Shard {
                     }
                     unknown = unknown.saturating_sub(1);
                 }
+                if replayed.is_connected {
+                    left_before = delivery.sequence + 1;
+                }
             }
             self.restore_deliveries(key, chunk);
         }
@@ -170,6 +173,7 @@ impl Shard {
             && let Some(log) = &mut member.session.log
         {
             log.sent_before = sent_before;
+            log.left_before = left_before;
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Slot::Session(key.index), deadline);
