@@ -51,7 +51,7 @@ pub const TOPIC_LEVELS_MAX: usize = 201;
 pub const FILES_RESERVED_SHARE: i32 = 16;
 /// The most of them.
 pub const FILES_RESERVED_MAX: i32 = 32;
-/// Largest CONNECT. A larger one is refused.
+/// Largest CONNECT, if packets may be so large. A larger one is refused.
 pub const CONNECT_SIZE_MAX: usize = 128 * 1024;
 /// Bytes held for a connection before its CONNECT is whole, whatever the others do: more than a CONNECT
 /// without a large Will has, and all that handshakes have but for a long chain of certificates.
@@ -143,6 +143,15 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// A Session that nobody resumed for this long ends, whatever it asked for.
     pub persistent_client_expiration: Option<Duration>,
+}
+
+impl Limits {
+    /// Largest CONNECT that is accepted. It has a bound of its own, since it is held for somebody of whom nothing is known yet;
+    /// but it is a packet like others: a Will that is larger than any PUBLISH may be does not come in by it.
+    #[must_use]
+    pub fn connect_size_max(&self) -> u32 {
+        self.max_packet_size.min(CONNECT_SIZE_MAX as u32)
+    }
 }
 
 impl Default for Limits {

@@ -212,6 +212,30 @@ fn a_will_above_the_maximum_qos_is_refused_with_its_connect() {
     assert!(!broker.is_closed(client));
 }
 
+/// Its Client learns of Maximum Packet Size from CONNACK, but nothing that is larger comes in with a CONNECT.
+#[test]
+fn a_connect_larger_than_any_packet_may_be_ends_its_connection_and_its_will_goes_nowhere() {
+    let mut broker = with_policy(|policy| policy.limits.max_packet_size = 64);
+    let watcher = broker.client("w");
+    broker.send(watcher, &subscribe("t", "00"));
+    for version in [3, 4, 5] {
+        let will = |size: usize| {
+            let properties = if version == 5 { "00" } else { "" };
+            let rest = format!("{properties} {} {}", string("t"), string(&"x".repeat(size)));
+            connect(version, "06", "", "c", &rest)
+        };
+        let fits = 64 - bytes(&will(0)).len();
+        let (client, connack) = broker.connect(&will(fits));
+        assert!(connack.starts_with("20"), "{version}: {connack}");
+        assert!(!broker.is_closed(client), "{version}");
+        broker.send(client, "e000");
+        let (client, connack) = broker.connect(&will(fits + 1));
+        assert_eq!(connack, "", "{version}");
+        assert!(broker.is_closed(client), "{version}");
+    }
+    assert_eq!(broker.receive(watcher), "");
+}
+
 /// [MQTT-3.2.2-13] [MQTT-3.2.2-14]
 #[test]
 fn without_retained_messages_a_retained_publish_or_will_is_refused() {

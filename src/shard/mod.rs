@@ -87,7 +87,7 @@ use timers::{Slot, Timers};
 
 use crate::codec::{self, DecodeError, Packet, PlainPublish, ReasonCode, packet_type};
 use crate::key::{ConnectionKey, SessionKey, ShardId};
-use crate::limits::{CONNECT_SIZE_MAX, Limits, SHARDS_MAX};
+use crate::limits::{Limits, SHARDS_MAX};
 use crate::message::ProtocolVersion;
 use crate::metrics::Counters;
 use crate::origin::Origin;
@@ -368,7 +368,7 @@ impl Shard {
             }
             let size_max = match phase {
                 Phase::Connected(_) => self.clients.limits.max_packet_size,
-                _ => CONNECT_SIZE_MAX as u32,
+                _ => self.clients.limits.connect_size_max(),
             };
             // HOT: per PUBLISH of QoS 0.
             if let Phase::Connected(session) = phase
@@ -476,7 +476,7 @@ impl Shard {
             .map(|connection| connection.phase)
         {
             Some(Phase::Connected(_)) => self.clients.limits.max_packet_size,
-            _ => CONNECT_SIZE_MAX as u32,
+            _ => self.clients.limits.connect_size_max(),
         };
         match codec::decode_fixed_header(bytes, size_max) {
             Ok(Some(header)) => header.total_size(),

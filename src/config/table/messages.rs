@@ -116,8 +116,8 @@ pub(super) const SECTION: Section = Section {
         )
         .default("2000000")
         .text(
-            "Largest packet that is accepted. MQTT 5 clients are told; whoever sends a larger one is \
-             disconnected.",
+            "Largest packet that is accepted, a CONNECT with its will among them. MQTT 5 clients are told; whoever \
+             sends a larger one is disconnected. A CONNECT never has more than 131072 bytes.",
         ),
         Directive::new(
             "message_size_limit",
