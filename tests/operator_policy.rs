@@ -652,20 +652,57 @@ fn qos_0_waits_for_an_absent_session_only_if_the_operator_wants_it() {
     }
 }
 
-/// What is published later does not come before what waits.
+/// What is published later does not come before what waits [MQTT-4.6.0-6].
 #[test]
-fn qos_0_waits_behind_what_waits_if_the_operator_wants_it_to_wait_at_all() {
+fn qos_0_waits_behind_qos_0_that_waits_if_the_operator_wants_it_to_wait_at_all() {
     let mut broker = with_policy(|policy| policy.queue_qos0_messages = true);
     // Receive Maximum 1.
-    let (watcher, _) = broker.connect(&connect(5, "02", "21 0001", "w", ""));
+    let again = connect(5, "00", &format!("{HOUR} 21 0001"), "w", "");
+    let (watcher, _) = broker.connect(&again);
     broker.send(watcher, &subscribe("t", "01"));
+    broker.lose(watcher);
     let client = broker.client("c");
     for (flags, identifier, payload) in [(QOS_1, 1, "a"), (QOS_1, 2, "b"), (QOS_0, 0, "c")] {
         broker.send(client, &publish(flags, "t", identifier, payload));
     }
-    assert_eq!(broker.receive(watcher), publish(QOS_1, "t", 1, "a"));
-    let rest = publish(QOS_1, "t", 2, "b") + &publish(QOS_0, "t", 0, "c");
-    assert_eq!(broker.send(watcher, "40020001"), rest);
+    let (watcher, output) = broker.connect(&again);
+    assert!(output.ends_with(&publish(QOS_1, "t", 1, "a")), "{output}");
+    broker.send(client, &publish(QOS_0, "t", 0, "d"));
+    assert_eq!(broker.receive(watcher), "");
+    let rest = ["b", "c", "d"].map(|payload| match payload {
+        "b" => publish(QOS_1, "t", 2, payload),
+        _ => publish(QOS_0, "t", 0, payload),
+    });
+    assert_eq!(broker.send(watcher, "40020001"), rest.concat());
+    // Nothing waits any more.
+    broker.send(client, &publish(QOS_0, "t", 0, "e"));
+    assert_eq!(broker.receive(watcher), publish(QOS_0, "t", 0, "e"));
+}
+
+/// Whoever is connected has QoS 0 as if it waited for nobody: a queue that is full of what waits for acknowledgements costs none.
+#[test]
+fn qos_0_for_a_client_that_is_slow_to_acknowledge_is_not_held_up_whatever_the_operator_wants() {
+    for wanted in [false, true] {
+        let mut broker = with_policy(|policy| {
+            policy.queue_qos0_messages = wanted;
+            policy.limits.max_queued_messages = 2;
+        });
+        // Receive Maximum 1.
+        let (watcher, _) = broker.connect(&connect(5, "02", "21 0001", "w", ""));
+        broker.send(watcher, &subscribe("#", "01"));
+        let client = broker.client("c");
+        for identifier in 1..=4 {
+            broker.send(client, &publish(QOS_1, "t", identifier, "x"));
+        }
+        assert_eq!(broker.receive(watcher), publish(QOS_1, "t", 1, "x"));
+        for payload in ["a", "b"] {
+            broker.send(client, &publish(QOS_0, "u", 0, payload));
+            let sent = publish(QOS_0, "u", 0, payload);
+            assert_eq!(broker.receive(watcher), sent, "{wanted}");
+        }
+        let next = broker.send(watcher, "40020001");
+        assert_eq!(next, publish(QOS_1, "t", 2, "x"), "{wanted}");
+    }
 }
 
 /// Retained messages wait for the bytes in flight as others do.

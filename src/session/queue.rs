@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 
 use super::delivery::Delivery;
 use crate::long_queue::LongQueue;
+use crate::message::QoS;
 
 /// Capacity an empty queue keeps.
 const KEPT_MAX: usize = 64;
 
-/// QoS 1 and 2 deliveries that wait for room in the inflight window or for a connection.
+/// Deliveries that wait for a connection, and those of QoS 1 and 2 that wait for room in the inflight window.
 #[derive(Debug, Default)]
 pub struct Queue {
     /// Stays, once something has waited.
@@ -26,6 +27,8 @@ struct Waiting {
     deliveries: LongQueue<Delivery>,
     bytes: usize,
     doubt: Option<Box<Doubt>>,
+    /// One of QoS 0 has come since nothing waited. It may have left.
+    had_qos0: bool,
 }
 
 /// It is being asked whether what waits may be read.
@@ -66,7 +69,9 @@ impl Waiting {
 impl Queue {
     /// Puts a delivery behind all others.
     pub fn push(&mut self, delivery: Delivery) {
+        let was_empty = self.is_empty();
         let waiting = self.waiting.get_or_insert_default();
+        waiting.had_qos0 = delivery.qos == QoS::AtMostOnce || waiting.had_qos0 && !was_empty;
         waiting.bytes += delivery.message.size();
         waiting.deliveries.push_back(delivery);
     }
@@ -74,6 +79,8 @@ impl Queue {
     /// Puts deliveries whose messages have `bytes` together behind all others.
     pub fn push_chunk(&mut self, deliveries: VecDeque<Delivery>, bytes: usize) {
         let waiting = self.waiting.get_or_insert_default();
+        // Nobody looks at them all: to wait behind them without need loses nothing.
+        waiting.had_qos0 = true;
         waiting.bytes += bytes;
         waiting.deliveries.push_chunk(deliveries);
     }
@@ -221,6 +228,13 @@ impl Queue {
     pub fn is_empty(&self) -> bool {
         let waiting = self.waiting.as_ref();
         waiting.is_none_or(|it| it.deliveries.is_empty() && it.doubt.is_none())
+    }
+
+    /// Whether a delivery of QoS 0 may wait, behind which others of that QoS have to stay [MQTT-4.6.0-6].
+    #[must_use]
+    pub fn may_hold_qos0(&self) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|it| it.had_qos0) && !self.is_empty()
     }
 
     /// Bytes of the messages that wait, each counted in full though others may share it.

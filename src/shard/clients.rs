@@ -556,8 +556,9 @@ impl Clients {
                 }
                 return;
             };
-            // What waited for it comes first.
-            if self.settings.policy.queue_qos0_messages && !session.queue.is_empty() {
+            // What waited for it comes first, in the order of its QoS. What waits for acknowledgements holds up none of it:
+            // who is slow with those would lose it once the queue is full, and not if QoS 0 did not wait for anybody.
+            if self.settings.policy.queue_qos0_messages && session.queue.may_hold_qos0() {
                 self.enqueue_shared(&recipient, qos, fanout);
                 return;
             }
