@@ -43,18 +43,18 @@ pub struct Opened {
     _directory: Arc<Directory>,
 }
 
-/// Opens the store that `options` names for shards that are `placed`.
+/// Opens the store in `directory` for shards that are `placed`.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn open_store(
+    directory: Directory,
     options: &StoreOptions,
     placed: &[Placed],
     seed: u64,
     clock: Clock,
     settings: &Settings,
 ) -> Result<(Opened, Report), OpenError> {
-    let directory = Directory::open(&options.directory)?;
     let store = wal::open(
         directory,
         options,

@@ -26,10 +26,9 @@ use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
 use crate::net::tls::KeyLogFile;
-use crate::policy::Settings;
-use crate::runtime::{self, Beside, Clock, CoresError, Opened, Placed, StoredShard, open_store};
+use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_store};
 use crate::shown::shown;
-use crate::wal::{DirectoryError, OpenError, Report, StoreOptions};
+use crate::wal::{Directory, DirectoryError, OpenError, StoreOptions};
 use files::{Disk, Guards};
 use listeners::{AllListening, START_PATIENCE};
 use logging::ShardLines;
@@ -296,7 +295,11 @@ fn serve_found(
     let settings = Arc::new(settings);
     let (opened, promise) = match store_options(&config, arguments) {
         Some(options) => {
-            let (opened, report) = open_patiently(&options, placed, seed, clock, &settings)
+            let (opened, report) = directory_of_store(&options.directory)
+                .map_err(OpenError::from)
+                .and_then(|directory| {
+                    open_store(directory, &options, placed, seed, clock, &settings)
+                })
                 .map_err(|error| store_failure(&config, arguments, error.to_string()))?;
             tracing::info!("{report}");
             (Some(opened), options.durability.promise())
@@ -445,21 +448,13 @@ fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions>
     })
 }
 
-/// Opens the store; when another broker uses it, tries again for as long as that one may take to end.
-fn open_patiently(
-    options: &StoreOptions,
-    placed: &[Placed],
-    seed: u64,
-    clock: Clock,
-    settings: &Settings,
-) -> Result<(Opened, Report), OpenError> {
+/// The directory of the store; when another broker uses it, as soon as that one has ended, for as long as that may take.
+fn directory_of_store(path: &Path) -> Result<Directory, DirectoryError> {
     let until = Instant::now() + STORE_PATIENCE;
     let mut is_said = false;
     loop {
-        match open_store(options, placed, seed, clock, settings) {
-            Err(error @ OpenError::Directory(DirectoryError::Locked { .. }))
-                if Instant::now() < until =>
-            {
+        match Directory::open(path) {
+            Err(error @ DirectoryError::Locked { .. }) if Instant::now() < until => {
                 if !is_said {
                     let patience = STORE_PATIENCE.as_secs();
                     tracing::info!("{error}: waiting for it, up to {patience} s");
