@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// listened on goes with them.
 pub(super) const START_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// One listener.
 #[derive(Debug)]

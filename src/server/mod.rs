@@ -30,7 +30,7 @@ use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_
 use crate::shown::shown;
 use crate::wal::{Directory, DirectoryError, OpenError, StoreOptions};
 use files::{Disk, Guards};
-use listeners::{AllListening, START_PATIENCE};
+use listeners::{AllListening, LOOK_AGAIN, START_PATIENCE};
 use logging::ShardLines;
 pub(crate) use privileges::{PrivilegesError, Successor};
 use reload::Reloader;
@@ -46,8 +46,6 @@ use std::time::{Duration, Instant};
 /// but its store only once its Clients have closed their connections or it waits for them no more, and is gone after
 /// 4.5 s whatever happens.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the log may take when the process is about to end in haste.
