@@ -205,6 +205,7 @@ mod tests {
                 expiry_interval_s: 60,
                 next_sequence: sequence,
                 exchanges: 0,
+                window: (flags & 1 != 0).then_some(20),
                 will: None,
             },
         };

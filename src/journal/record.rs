@@ -226,6 +226,9 @@ pub enum Record<'a> {
         next_sequence: u64,
         /// All of its QoS 2 messages up to this one were taken.
         exchanges: u64,
+        /// Messages of QoS 1 and 2 that may be on their way to its Client at a time. `None`: an earlier version of
+        /// this program did not say.
+        window: Option<u16>,
         /// Its Will.
         will: Option<WillRecord<'a>>,
     },
@@ -237,6 +240,16 @@ pub enum Record<'a> {
         expires_at_ms: Option<u64>,
         /// When its Will is due; `None`: it has none left.
         will_at_ms: Option<u64>,
+    },
+    /// The process before ended while a Session had a connection: what waited for it may have been sent, which was not
+    /// written down.
+    Interrupted {
+        /// Its name.
+        session: u64,
+        /// Of QoS 2, what comes before this place.
+        sent_before: u64,
+        /// Of QoS 1, what comes before this place.
+        left_before: u64,
     },
     /// A Session is over, but what it has left of Shared Subscriptions is on its way to members on
     /// other shards.
@@ -409,6 +422,8 @@ const HANDED_ON: u8 = 19;
 const GROUP_HAD: u8 = 20;
 const HAD_MESSAGE: u8 = 21;
 const GROUP_HAD_MESSAGE: u8 = 22;
+const SESSION_WITH_WINDOW: u8 = 23;
+const INTERRUPTED: u8 = 24;
 
 // Of a Subscription, beside its options.
 const IS_REPLAYING: u8 = 1 << 6;
@@ -438,14 +453,21 @@ impl<'a> Record<'a> {
                 expiry_interval_s,
                 next_sequence,
                 exchanges,
+                window,
                 will,
             } => {
-                out.push(SESSION);
+                out.push(match window {
+                    Some(_) => SESSION_WITH_WINDOW,
+                    None => SESSION,
+                });
                 put_u64(out, *session);
                 identity.encode(out);
                 put_u32(out, *expiry_interval_s);
                 put_u64(out, *next_sequence);
                 put_u64(out, *exchanges);
+                if let Some(window) = window {
+                    put_u16(out, *window);
+                }
                 out.push(u8::from(will.is_some()));
                 if let Some(will) = will {
                     put_u32(out, will.delay_interval_s);
@@ -462,6 +484,14 @@ impl<'a> Record<'a> {
                 put_u64(out, *session);
                 put_option(out, *expires_at_ms);
                 put_option(out, *will_at_ms);
+            }
+            Self::Interrupted {
+                session,
+                sent_before,
+                left_before,
+            } => {
+                put_two(out, INTERRUPTED, *session, *sent_before);
+                put_u64(out, *left_before);
             }
             Self::Ending { session } => {
                 out.push(ENDING);
@@ -586,12 +616,16 @@ impl<'a> Record<'a> {
     fn decode(reader: &mut Reader<'a>) -> Option<Self> {
         let kind = reader.u8()?;
         Some(match kind {
-            SESSION => Self::Session {
+            SESSION | SESSION_WITH_WINDOW => Self::Session {
                 session: reader.number()?,
                 identity: StoredIdentity::decode(reader)?,
                 expiry_interval_s: reader.u32()?,
                 next_sequence: reader.number()?,
                 exchanges: reader.number()?,
+                window: match kind {
+                    SESSION_WITH_WINDOW => Some(reader.u16()?),
+                    _ => None,
+                },
                 will: match reader.u8()? {
                     0 => None,
                     1 => Some(WillRecord {
@@ -609,6 +643,11 @@ impl<'a> Record<'a> {
                 session: reader.number()?,
                 expires_at_ms: reader.option()?,
                 will_at_ms: reader.option()?,
+            },
+            INTERRUPTED => Self::Interrupted {
+                session: reader.number()?,
+                sent_before: reader.number()?,
+                left_before: reader.number()?,
             },
             ENDING => Self::Ending {
                 session: reader.number()?,
@@ -932,6 +971,7 @@ mod tests {
                 expiry_interval_s: 60,
                 next_sequence: 9,
                 exchanges: 3,
+                window: Some(20),
                 will: None,
             },
             Record::Session {
@@ -940,6 +980,7 @@ mod tests {
                 expiry_interval_s: u32::MAX,
                 next_sequence: 0,
                 exchanges: 0,
+                window: None,
                 will: Some(WillRecord {
                     message: message(),
                     delay_interval_s: 5,
@@ -950,6 +991,11 @@ mod tests {
                 session: 2,
                 expires_at_ms: Some(0),
                 will_at_ms: None,
+            },
+            Record::Interrupted {
+                session: 2,
+                sent_before: 3,
+                left_before: 5,
             },
             Record::Ended {
                 session: NUMBER_MAX,

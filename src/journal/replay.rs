@@ -72,10 +72,10 @@ pub struct ReplayedDelivery {
 
 impl ReplayedDelivery {
     /// Whether another member of a Shared Subscription may get it: not once a QoS 2 PUBLISH was sent
-    /// [MQTT-4.8.2-5].
-    fn may_be_handed_on(&self) -> bool {
+    /// [MQTT-4.8.2-5], which all before that place may have been.
+    fn may_be_handed_on(&self, sent_before: u64) -> bool {
         match self.progress {
-            Progress::Waiting => true,
+            Progress::Waiting => self.qos == QoS::AtLeastOnce || self.sequence >= sent_before,
             Progress::Sent => self.qos == QoS::AtLeastOnce,
             Progress::Released => false,
         }
@@ -116,6 +116,12 @@ pub struct ReplayedSession {
     pub next_sequence: u64,
     /// QoS 2 messages it has sent us, as far as is known.
     pub exchanges: u64,
+    /// As that of [`Record::Session`].
+    pub window: Option<u16>,
+    /// As that of [`Record::Interrupted`].
+    pub sent_before: u64,
+    /// As that of [`Record::Interrupted`].
+    pub left_before: u64,
     /// All of them up to this one were taken.
     pub taken_up_to: u64,
     /// Others that were, the last ones.
@@ -518,6 +524,7 @@ impl Replay {
                 expiry_interval_s,
                 next_sequence,
                 exchanges,
+                window,
                 will,
             } => {
                 let will = will.map(|will| ReplayedWill {
@@ -532,6 +539,7 @@ impl Replay {
                 state.expiry_interval_s = expiry_interval_s;
                 state.next_sequence = state.next_sequence.max(next_sequence);
                 state.exchanges = state.exchanges.max(exchanges);
+                state.window = window;
                 state.taken_up_to = state.taken_up_to.max(exchanges);
                 state.will = will;
                 state.will_at_ms = None;
@@ -550,16 +558,26 @@ impl Replay {
                     state.will = None;
                 }
             }
+            Record::Interrupted {
+                session,
+                sent_before,
+                left_before,
+            } => {
+                let state = self.session(session);
+                state.sent_before = state.sent_before.max(sent_before);
+                state.left_before = state.left_before.max(left_before);
+            }
             Record::Ending { session } => {
                 let open = self.open(session);
                 let state = &mut open.state;
+                let sent_before = state.sent_before;
                 state.is_ending = true;
                 state.is_connected = false;
                 state.will = None;
                 state.subscriptions.clear();
                 state.inbound.clear();
                 open.owed
-                    .retain(|it| it.share.is_some() && it.may_be_handed_on());
+                    .retain(|it| it.share.is_some() && it.may_be_handed_on(sent_before));
             }
             Record::HandedOn { session, sequence } => {
                 self.session_max = self.session_max.max(session);
@@ -795,6 +813,7 @@ mod tests {
             expiry_interval_s: 60,
             next_sequence: 0,
             exchanges: 0,
+            window: Some(20),
             will: None,
         }
     }
@@ -926,6 +945,7 @@ mod tests {
             expiry_interval_s,
             next_sequence,
             exchanges,
+            window,
             ..
         } = session(1)
         else {
@@ -937,6 +957,7 @@ mod tests {
             expiry_interval_s,
             next_sequence,
             exchanges,
+            window,
             will: Some(WillRecord {
                 message: content(b"will"),
                 delay_interval_s: 0,

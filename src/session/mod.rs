@@ -77,11 +77,13 @@ pub struct Logged {
     pub next_sequence: u64,
     /// QoS 2 messages it has sent us.
     pub exchanges: u64,
+    /// Messages of QoS 1 and 2 that may be on their way to its Client at a time, or might be to the last one.
+    pub window: u16,
     /// Deliveries before this place may have been sent before the process began, which a crash may have
     /// kept from being written down.
     pub sent_before: u64,
     /// Deliveries before this place waited for a Client that was there to the end of the process before. How many of them
-    /// it was sent, which of QoS 1 no window bounds, and which the operator may have changed, nobody knows any more.
+    /// it was sent, which of QoS 1 no window bounds, nobody knows any more.
     pub left_before: u64,
     /// It is among those that are gone on with once their log is durable.
     pub is_awaited: bool,
@@ -95,6 +97,7 @@ impl Logged {
             name,
             next_sequence: 0,
             exchanges: 0,
+            window: u16::MAX,
             sent_before: 0,
             left_before: 0,
             is_awaited: false,

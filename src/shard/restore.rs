@@ -102,7 +102,7 @@ impl Shard {
             }
         };
         // Or each start would put it off.
-        let has_moved = !replayed.is_connected && state.expires_at != written;
+        let has_moved = replayed.is_connected || state.expires_at != written;
         let will = replayed.will.map(|will| {
             let due = match replayed.will_at_ms {
                 Some(ms) if !replayed.is_connected => clock.instant(ms),
@@ -148,23 +148,26 @@ impl Shard {
         // What was sent to a Client may not have been written down, but what allowed more to be sent was:
         // PUBREL waits for that. So only a window full of QoS 2 can be more than the log knows of, and only
         // to a Client that was there to the end.
-        let mut unknown = match self.clients.limits.max_inflight_messages {
+        let mut unknown = match replayed.window {
             _ if !replayed.is_connected => 0,
-            0 => u16::MAX,
-            window => window,
+            Some(window) => window,
+            None => match self.clients.limits.max_inflight_messages {
+                0 => u16::MAX,
+                window => window,
+            },
         };
-        let (mut sent_before, mut left_before) = (0, 0);
+        let (mut sent_before, mut left_before) = (replayed.sent_before, replayed.left_before);
         let mut deliveries = replayed.deliveries;
         while let Some(chunk) = deliveries.pop_chunk() {
             for delivery in &chunk {
                 if delivery.qos == QoS::ExactlyOnce && delivery.progress != Stored::Released {
                     if unknown > 0 || delivery.progress == Stored::Sent {
-                        sent_before = delivery.sequence + 1;
+                        sent_before = sent_before.max(delivery.sequence + 1);
                     }
                     unknown = unknown.saturating_sub(1);
                 }
                 if replayed.is_connected {
-                    left_before = delivery.sequence + 1;
+                    left_before = left_before.max(delivery.sequence + 1);
                 }
             }
             self.restore_deliveries(key, chunk);
@@ -179,13 +182,19 @@ impl Shard {
             self.timers.arm(Slot::Session(key.index), deadline);
         }
         if has_moved {
-            self.store(key, |store, session| store.detached(session));
+            // What may have been sent first: once it counts as one that had no connection, nobody asks.
+            self.store(key, |store, session| {
+                store.interrupted(session);
+                store.detached(session);
+            });
         }
         if let Some(store) = &mut self.clients.store
             && let Some(name) = NonZeroU64::new(replayed.session)
         {
             store.renumbered(name, &replayed.renumbered);
             store.say_handed_on(name, &replayed.handed_on);
+            // What is said of a million of them is not one frame.
+            store.journal.end_packet();
         }
     }
 

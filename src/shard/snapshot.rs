@@ -135,6 +135,7 @@ impl Shard {
             if member.session.connection.is_none() {
                 store.detached(&member.session);
             }
+            store.interrupted(&member.session);
             store.taken(&member.session);
             let next = store.say_subscriptions(&self.router, key, member, None);
             cursor.session = Some((
@@ -239,8 +240,7 @@ impl Store {
                 return Some(sequence);
             }
             let message = self.say_message(cursor, delivery);
-            let is_kept = session.log.as_ref().is_some_and(|log| log.keeps(delivery));
-            self.put_delivery(name, sequence, message, delivery, is_kept);
+            self.put_delivery(name, sequence, message, delivery, false);
         }
         None
     }

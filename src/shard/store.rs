@@ -471,8 +471,22 @@ impl Store {
             expiry_interval_s: session.expiry_interval_s,
             next_sequence: log.next_sequence,
             exchanges: self.taken_up_to(session, log),
+            window: Some(log.window),
             will,
         });
+    }
+
+    /// Writes down what of the queue may have been sent before this process began, if any of that still waits.
+    pub(super) fn interrupted(&mut self, session: &Session) {
+        if let Some(log) = &session.log
+            && session.queue.first().is_some_and(|it| log.may_repeat(it))
+        {
+            self.journal.append(&Record::Interrupted {
+                session: log.name.get(),
+                sent_before: log.sent_before,
+                left_before: log.left_before,
+            });
+        }
     }
 
     /// Writes down that a Session has no connection, and when it and its Will are due.
@@ -769,6 +783,7 @@ impl Store {
             expiry_interval_s: 0,
             next_sequence: clock,
             exchanges: 0,
+            window: None,
             will: Some(will),
         });
     }

@@ -473,6 +473,12 @@ impl Shard {
             let name = NonZeroU64::new(store.journal.name_session());
             state.log = name.map(|name| Box::new(Logged::new(name)));
         }
+        if let Some(log) = &mut state.log
+            && let Some(connection) = state.connection
+            && let Some(connection) = self.clients.connections.get(connection)
+        {
+            log.window = connection.window;
+        }
         store.session(member);
     }
 

@@ -157,8 +157,16 @@ impl<'a> ShardFile<'a> {
             expiry_interval_s: session.expiry_interval_s,
             next_sequence: session.next_sequence,
             exchanges: taken_up_to,
+            window: session.window,
             will,
         });
+        if session.left_before.max(session.sent_before) > 0 {
+            self.journal.append(&Record::Interrupted {
+                session: name,
+                sent_before: session.sent_before,
+                left_before: session.left_before,
+            });
+        }
         if !session.is_connected {
             self.journal.append(&Record::Detached {
                 session: name,

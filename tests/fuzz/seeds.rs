@@ -242,6 +242,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         expiry_interval_s: u32::MAX,
         next_sequence: 0,
         exchanges: 0,
+        window: (session == 1).then_some(20),
         will,
     };
     let will = WillRecord {
@@ -303,6 +304,11 @@ pub fn frames() -> Vec<Vec<u8>> {
             Record::Sent {
                 session: 1,
                 sequence: 0,
+            },
+            Record::Interrupted {
+                session: 2,
+                sent_before: 4,
+                left_before: 5,
             },
             Record::Released {
                 session: 2,

@@ -132,6 +132,7 @@ fn owed(sequence: u64, size: u64) -> Vec<u8> {
                 expiry_interval_s: 60,
                 next_sequence: 0,
                 exchanges: 0,
+                window: Some(20),
                 will: None,
             },
             Record::Message {
