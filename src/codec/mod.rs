@@ -160,24 +160,15 @@ pub fn decode_acknowledgement(
     Acknowledgement::decode(version, packet_type, body)
 }
 
-/// Flags of every packet but PUBLISH are fixed [MQTT-2.1.3-1]. MQTT 3.1 has packets that do not use them, whatever they are.
+/// Flags of every packet but PUBLISH are fixed [MQTT-2.1.3-1]. What later versions call reserved is DUP and QoS in MQTT 3.1:
+/// no packet but PUBLISH has a use for them, and Clients that do not set them as it says are served by Mosquitto.
 #[inline]
 fn check_flags(version: ProtocolVersion, first_byte: u8) -> Result<(), DecodeError> {
-    let (required, ignored) = match first_byte >> 4 {
-        // What later versions call reserved is QoS 1 in MQTT 3.1, where a packet that is sent
-        // again has DUP set as well.
-        packet_type::PUBREL | packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE => {
-            let duplicate = if version == ProtocolVersion::V3 {
-                0b1000
-            } else {
-                0
-            };
-            (0b0010, duplicate)
-        }
-        _ if version == ProtocolVersion::V3 => return Ok(()),
-        _ => (0, 0),
+    let required = match first_byte >> 4 {
+        packet_type::PUBREL | packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE => 0b0010,
+        _ => 0,
     };
-    if first_byte & 0x0F & !ignored == required {
+    if version == ProtocolVersion::V3 || first_byte & 0x0F == required {
         Ok(())
     } else {
         Err(DecodeError::FixedHeaderFlags { first_byte })

@@ -83,10 +83,6 @@ fn fixed_header_flags() {
             }
         }
     }
-    // MQTT 3.1 allows DUP as well where later versions require exactly 2, and does not use the flags of the others.
-    refused(V3, "60 02 0001", E::FixedHeaderFlags { first_byte: 0x60 });
-    refused(V3, "6e 02 0001", E::FixedHeaderFlags { first_byte: 0x6E });
-    assert!(decode(V3, 0x48, &[0, 1]).is_ok());
 }
 
 #[test]

@@ -529,12 +529,26 @@ fn acknowledgements() {
 }
 
 #[test]
-fn v31_may_repeat_packets_with_dup() {
-    let pubrel = Packet::PubRel(Acknowledgement::new(pid(1), ReasonCode::Success));
-    decodes(V3, "6a 02 0001", pubrel);
+fn v31_has_flags_in_every_packet_and_no_use_for_them_but_in_publish() {
+    let acknowledgement = Acknowledgement::new(pid(1), ReasonCode::Success);
     let filters = [("a", SubscriptionOptions::default())];
-    let subscribe = Packet::Subscribe(Subscribe::new(pid(1), &filters));
-    decodes(V3, "8a 06 0001 0001 'a' 00", subscribe);
+    let subscribe = Subscribe::new(pid(1), &filters);
+    let unsubscribe = Unsubscribe::new(pid(1), &["a"]);
+    for flags in 0..16 {
+        let with = |packet_type: u8, body: &str| format!("{packet_type:x}{flags:x} {body}");
+        decodes(V3, &with(4, "02 0001"), Packet::PubAck(acknowledgement));
+        decodes(V3, &with(6, "02 0001"), Packet::PubRel(acknowledgement));
+        decodes(
+            V3,
+            &with(8, "06 0001 0001 'a' 00"),
+            Packet::Subscribe(subscribe),
+        );
+        decodes(
+            V3,
+            &with(10, "05 0001 0001 'a'"),
+            Packet::Unsubscribe(unsubscribe),
+        );
+    }
 }
 
 #[test]
