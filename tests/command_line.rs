@@ -140,6 +140,33 @@ fn a_start_waits_for_the_store_of_a_broker_that_ends_and_keeps_its_own_pid_file(
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_pid_file_as_it_was() {
+    for before in [None, Some("4711"), Some("another number\n")] {
+        let folder = Folder::new();
+        let (store, pid_file) = (folder.file("store"), folder.file("pid"));
+        fs::create_dir(&store).unwrap();
+        fs::write(store.join("STORE"), "of something else").unwrap();
+        if let Some(before) = before {
+            fs::write(&pid_file, before).unwrap();
+        }
+        let configuration = folder.write(
+            "broker.conf",
+            format!(
+                "user root\nlistener 0 127.0.0.1\npid_file {}\npersistence true\npersistence_location {}\n",
+                pid_file.display(),
+                store.display()
+            ),
+        );
+        let mut start = command();
+        start.args(["-c", configuration.to_str().unwrap(), "--cores", "1"]);
+        let (status, errors) = run_to_end(&mut start);
+        assert_eq!(status, Some(1), "{errors}");
+        let after = fs::read_to_string(&pid_file).ok();
+        assert_eq!(after.as_deref(), before, "{errors}");
+    }
+}
+
+#[test]
 fn help_and_version_exit_with_success() {
     for option in ["--help", "--version"] {
         assert_eq!(run_to_end(command().arg(option)).0, Some(0));

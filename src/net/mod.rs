@@ -32,8 +32,8 @@ mod core;
 mod data_path;
 mod defer_accept;
 mod listener;
-mod locked_memory;
 mod pace;
+mod patience;
 mod peers;
 mod straight;
 #[cfg(all(test, not(loom)))]
@@ -53,7 +53,7 @@ pub use listener::{
     HANDSHAKE_TIMEOUT, IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions,
     Listening, PENDING_MAX, ShardListener, by_shard, check, listen, open,
 };
-pub use locked_memory::when_memory_can_be_locked;
+pub use patience::{Patience, when_memory_can_be_locked};
 pub use peers::{Peer, Peers};
 pub use unconnected::Room;
 pub use uring::{RingHandle, probe};

@@ -5,7 +5,7 @@
 //! interrupting it does.
 
 use super::buffer_ring::BufferRing;
-use super::locked_memory::when_memory_can_be_locked;
+use super::patience::when_memory_can_be_locked;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockAddr;
 use std::io;

@@ -13,8 +13,8 @@ use crate::net::tls::{KeyLogFile, Prepared, TlsAcceptor, TlsSettings};
 use crate::shown::shown;
 use rustix::fs::{Access, access};
 use std::collections::HashMap;
-use std::fs;
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -363,27 +363,54 @@ fn directory_of(file: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// The file with the number of this process, removed at the end.
+/// The file with the number of this process, removed at the end. A start that fails leaves it as it was: that of a broker
+/// which runs may be the same.
 #[derive(Debug)]
-pub(super) struct PidFile(Option<PathBuf>);
+pub(super) struct PidFile(Option<Written>);
+
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    /// Open: who may not write to it any more can still take back what it wrote.
+    file: File,
+    /// What it held, until the start has succeeded.
+    before: Vec<u8>,
+}
 
 impl PidFile {
     /// Writes it, if one is wanted.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn write(file: Option<&FileReference>) -> Result<Self, ConfigError> {
-        let Some(file) = file else {
+    pub(super) fn write(reference: Option<&FileReference>) -> Result<Self, ConfigError> {
+        let Some(reference) = reference else {
             return Ok(Self(None));
         };
         // It is removed at the end, too.
-        check_is_file(file)?;
-        let write = || -> std::io::Result<()> {
-            let mut out = fs::File::create(&file.path)?;
-            write!(out, "{}", std::process::id())
+        check_is_file(reference)?;
+        let write = || -> std::io::Result<Written> {
+            let path = reference.path.clone();
+            let mut options = File::options();
+            let mut file = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            let mut before = Vec::new();
+            file.read_to_end(&mut before)?;
+            replace(&mut file, std::process::id().to_string().as_bytes())?;
+            Ok(Written { path, file, before })
         };
-        write().map_err(|error| unreadable(file, &error))?;
-        Ok(Self(Some(file.path.clone())))
+        let written = write().map_err(|error| unreadable(reference, &error))?;
+        Ok(Self(Some(written)))
+    }
+
+    /// The start has succeeded: it is that of this process.
+    pub(super) fn confirm(&mut self) {
+        if let Some(written) = &mut self.0 {
+            written.before.clear();
+        }
     }
 
     /// Tells whether it could be written.
@@ -401,13 +428,22 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        if let Some(Written { path, file, before }) = &mut self.0 {
             // Who follows may have been started before this one has ended, and has put its own number there.
             let own = std::process::id().to_string();
-            if fs::read_to_string(path).is_ok_and(|number| number == own) {
-                // In a directory that only root may write to, it stays.
-                let _ = fs::remove_file(path);
+            if fs::read_to_string(&*path).is_ok_and(|number| number == own) {
+                // In a directory that only root may write to, it stays. There is nobody to tell.
+                let _ = match before.is_empty() {
+                    true => fs::remove_file(path),
+                    false => replace(file, before),
+                };
             }
         }
     }
+}
+
+fn replace(file: &mut File, content: &[u8]) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(content)
 }

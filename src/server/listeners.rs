@@ -8,7 +8,7 @@ use crate::log::Owner;
 use crate::net::tls::TlsAcceptor;
 use crate::net::transport::{ProxyOptions, ProxyVersion, StaticFiles, WebSocketOptions, Wrapping};
 use crate::net::{
-    IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions, Listening,
+    IpFamily, ListenError, ListenerAddress, ListenerChange, ListenerOptions, Listening, Patience,
     ShardListener, by_shard, check as check_listener, open as open_listener,
 };
 use crate::origin::ListenerId;
@@ -18,15 +18,6 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::lchown;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// How long a start waits for addresses that are in use. The kernel takes the rings of a broker that was
-/// killed down after its process has gone, some milliseconds or, when its disk is busy, longer, and what it
-/// listened on goes with them.
-pub(super) const START_PATIENCE: Duration = Duration::from_secs(3);
-/// How often it looks again.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// One listener.
 #[derive(Debug)]
@@ -123,8 +114,7 @@ impl AllListening {
         }
     }
 
-    /// Opens the listeners of `config` that come behind those there are, and waits `patience` in all for
-    /// addresses that are in use.
+    /// Opens the listeners of `config` that come behind those there are, with `patience` for addresses that are in use.
     ///
     /// # Errors
     /// The first that cannot be opened; none of the new ones stays open.
@@ -133,9 +123,8 @@ impl AllListening {
         config: &Config,
         acceptors: &[Option<TlsAcceptor>],
         shard_count: usize,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<(), Failure> {
-        let until = Instant::now() + patience;
         let first = self.slots.len();
         for (index, listener) in config.listeners.iter().enumerate().skip(first) {
             if listener.address == ListenAddress::Bridges {
@@ -150,7 +139,7 @@ impl AllListening {
             let first_port = self.slots.first().map(|slot| slot.port);
             let chosen = first_port.filter(|_| config.is_local_only);
             let opened = options(config, listener, acceptor, chosen).and_then(|options| {
-                open_patiently(number(index), &options, shard_count, until)
+                open_patiently(number(index), &options, shard_count, patience)
                     .map_err(|error| refused(listener, &error))
             });
             match opened {
@@ -218,27 +207,17 @@ fn number(index: usize) -> ListenerId {
     u16::try_from(index).map(ListenerId).unwrap_or_default()
 }
 
-/// Opens a listener; when its address is in use, tries again `until` then.
+/// Opens a listener, as soon as nobody else uses its address.
 fn open_patiently(
     id: ListenerId,
     options: &ListenerOptions,
     shard_count: usize,
-    until: Instant,
+    patience: Patience,
 ) -> Result<Slot, ListenError> {
-    let mut is_said = false;
-    let listening = loop {
-        let left = until.saturating_duration_since(Instant::now());
-        match open_listener(id, options, shard_count) {
-            Err(error) if error.source.kind() == ErrorKind::AddrInUse && !left.is_zero() => {
-                if !is_said {
-                    tracing::info!("{error}: waiting for it, up to {:.1} s", left.as_secs_f32());
-                    is_said = true;
-                }
-                thread::sleep(LOOK_AGAIN);
-            }
-            result => break result?,
-        }
+    let passing = |error: &ListenError| {
+        (error.source.kind() == ErrorKind::AddrInUse).then(|| error.to_string())
     };
+    let listening = patience.wait(passing, || open_listener(id, options, shard_count))?;
     let port = listening.addresses().first().map(SocketAddr::port);
     Ok(Slot {
         port: port.unwrap_or_default(),

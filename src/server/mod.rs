@@ -25,12 +25,13 @@ use crate::bridge::{BridgeTable, Bridges, PreparedBridge};
 use crate::cli::{Arguments, CpuAffinity, EXIT_BAD_ARGUMENTS};
 use crate::config::{Config, ConfigError, Listener, Problem, Severity};
 use crate::log::{Kind, Log};
+use crate::net::Patience;
 use crate::net::tls::KeyLogFile;
 use crate::runtime::{self, Beside, Clock, CoresError, Placed, StoredShard, open_store};
 use crate::shown::shown;
 use crate::wal::{Directory, DirectoryError, OpenError, StoreOptions};
 use files::{Disk, Guards};
-use listeners::{AllListening, LOOK_AGAIN, START_PATIENCE};
+use listeners::AllListening;
 use logging::ShardLines;
 pub(crate) use privileges::{PrivilegesError, Successor};
 use reload::Reloader;
@@ -39,9 +40,12 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+/// How long a start waits for addresses that are in use. The kernel takes the rings of a broker that was
+/// killed down after its process has gone, some milliseconds or, when its disk is busy, longer, and what it
+/// listened on goes with them.
+const LISTENING_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a start waits for a store that another broker uses. One that is told to end gives up its addresses at once,
 /// but its store only once its Clients have closed their connections or it waits for them no more, and is gone after
 /// 4.5 s whatever happens.
@@ -266,12 +270,13 @@ fn serve_found(
 
     let acceptors = guards.acceptors(&[]);
     let mut listening = AllListening::default();
-    listening.open(&config, &acceptors, shard_count, START_PATIENCE)?;
+    let patience = Patience::of(LISTENING_PATIENCE);
+    listening.open(&config, &acceptors, shard_count, patience)?;
     let admin_listener =
         admin::listen(&config.admin).map_err(|error| admin_failure(&config, &error))?;
     // Whoever reads the file may send them.
     let requests = runtime::HeldSignals::requests()?;
-    let _pid_file = files::PidFile::write(config.pid_file.as_ref())?;
+    let mut pid_file = files::PidFile::write(config.pid_file.as_ref())?;
     // Files of the log are opened by its thread, which has to have happened while root may.
     log.flush(LOG_PATIENCE);
     if let Some(owner) = successor.owner() {
@@ -406,6 +411,7 @@ fn serve_found(
     watch.set_ready(true);
     admin::notify_ready("serving clients");
     background.is_ready();
+    pid_file.confirm();
     running.join().map_err(Failure::start)?;
     watch.stop();
     // The thread of the signals has it as well, and unix sockets leave their names behind otherwise.
@@ -448,21 +454,10 @@ fn store_options(config: &Config, arguments: &Arguments) -> Option<StoreOptions>
 
 /// The directory of the store; when another broker uses it, as soon as that one has ended, for as long as that may take.
 fn directory_of_store(path: &Path) -> Result<Directory, DirectoryError> {
-    let until = Instant::now() + STORE_PATIENCE;
-    let mut is_said = false;
-    loop {
-        match Directory::open(path) {
-            Err(error @ DirectoryError::Locked { .. }) if Instant::now() < until => {
-                if !is_said {
-                    let patience = STORE_PATIENCE.as_secs();
-                    tracing::info!("{error}: waiting for it, up to {patience} s");
-                    is_said = true;
-                }
-                thread::sleep(LOOK_AGAIN);
-            }
-            result => return result,
-        }
-    }
+    let passing = |error: &DirectoryError| {
+        matches!(error, DirectoryError::Locked { .. }).then(|| error.to_string())
+    };
+    Patience::of(STORE_PATIENCE).wait(passing, || Directory::open(path))
 }
 
 /// The store cannot be used, for this reason.

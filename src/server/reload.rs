@@ -12,6 +12,7 @@ use crate::bridge::Bridges;
 use crate::cli::Arguments;
 use crate::config::Config;
 use crate::log::Log;
+use crate::net::Patience;
 use crate::net::tls::{KeyLogFile, TlsAcceptor};
 use crate::runtime::{Mailbox, Request};
 use crate::shard::Command;
@@ -92,7 +93,8 @@ impl Reloader {
         let first = listening.count();
         let acceptors = guards.acceptors(&self.acceptors);
         let wrappings = listening.wrappings(&config, &acceptors, first)?;
-        listening.open(&config, &acceptors, self.shard_count, Duration::ZERO)?;
+        let patience = Patience::of(Duration::ZERO);
+        listening.open(&config, &acceptors, self.shard_count, patience)?;
 
         // From here on nothing fails.
         remark(&config, &guards);
