@@ -1000,6 +1000,14 @@ mod tests {
         assert!(!state.is_connected && state.will.is_none() && state.is_ending);
         assert!(state.subscriptions.is_empty() && state.inbound.is_empty());
         assert_eq!(places(&over, 1), [1, 2]);
+        // One of QoS 2 that may have been sent before an earlier crash.
+        let interrupted = Record::Interrupted {
+            session: 1,
+            sent_before: 3,
+            left_before: 3,
+        };
+        let over = replay(&[&frame, &[interrupted, Record::Ending { session: 1 }]]);
+        assert_eq!(places(&over, 1), [1]);
     }
 
     #[test]

@@ -1104,7 +1104,7 @@ const RELEASED: u64 = 5;
 
 /// A store with a Session that is owed QoS 2 messages of a group, of which none is known to have been sent, and
 /// one that is owed nothing.
-fn owed_to_a_member(folder: &Folder, is_connected: bool) -> [String; 2] {
+fn owed_to_a_member(folder: &Folder, is_connected: bool, window: Option<u16>) -> [String; 2] {
     let names = {
         let broker = Broker::open(folder, 2);
         let names = [broker.name_on(0), broker.name_on(1)];
@@ -1117,6 +1117,7 @@ fn owed_to_a_member(folder: &Folder, is_connected: bool) -> [String; 2] {
         let mut member = ReplayedSession {
             session,
             is_connected,
+            window,
             ..template.clone()
         };
         let mut identity = Identity::clone(member.identity.as_ref().unwrap());
@@ -1165,19 +1166,21 @@ fn owed_to_a_member(folder: &Folder, is_connected: bool) -> [String; 2] {
 
 #[test]
 fn a_qos2_message_that_may_have_been_sent_when_the_broker_was_killed_is_handed_on_to_nobody() {
-    let window = u64::from(Limits::default().max_inflight_messages);
-    for (is_connected, ends, again) in [
-        (true, true, false),
-        (true, true, true),
-        (true, false, false),
-        (true, false, true),
-        (false, true, true),
+    // Shards of starts in between.
+    let (none, same, fewer): (&[usize], &[usize], &[usize]) = (&[], &[2], &[1]);
+    for (is_connected, window, ends, between) in [
+        (true, None, true, none),
+        (true, Some(3), true, same),
+        (true, Some(30), true, fewer),
+        (true, Some(3), false, none),
+        (true, None, false, same),
+        (false, Some(3), true, same),
     ] {
         let folder = Folder::new();
-        let [leaving, staying] = owed_to_a_member(&folder, is_connected);
-        if again {
-            // What is said anew says so too.
-            let mut broker = Broker::open(&folder, 2);
+        let [leaving, staying] = owed_to_a_member(&folder, is_connected, window);
+        for &shards in between {
+            // What is said anew says so too, and so does what is dealt out anew.
+            let mut broker = Broker::open(&folder, shards);
             broker.snapshot(&folder);
             broker.kill(&folder);
         }
@@ -1195,12 +1198,14 @@ fn a_qos2_message_that_may_have_been_sent_when_the_broker_was_killed_is_handed_o
         let mut broker = Broker::open(&folder, 2);
         let mut came = take_all(&mut broker, &staying);
         came.sort();
-        let first = RELEASED + if is_connected { window } else { 0 };
+        // An earlier version did not say what the window was.
+        let window = window.unwrap_or(Limits::default().max_inflight_messages);
+        let first = RELEASED + if is_connected { window.into() } else { 0 };
         let expected = (first..60).map(|sequence| format!("{sequence:02}"));
         assert_eq!(
             came,
             Vec::from_iter(expected),
-            "{is_connected} {ends} {again}"
+            "{is_connected} {window} {ends} {between:?}"
         );
         broker.kill(&folder);
     }
