@@ -53,6 +53,13 @@ impl Matches {
         self.receivers as usize
     }
 
+    /// Whether a Shared Subscription does.
+    #[inline]
+    #[must_use]
+    pub const fn has_groups(&self) -> bool {
+        self.receivers() != self.targets.len()
+    }
+
     /// Whether other shards get an envelope: one flag, where to look at the set is a line of memory.
     #[inline]
     #[must_use]

@@ -708,6 +708,19 @@ impl Clients {
         self.queued_messages = self.queued_messages + queue.len() - count_before;
     }
 
+    /// Whether there may be something that waits for `session`, to be sent or to be judged.
+    // HOT: per acknowledgement.
+    #[inline]
+    pub(super) fn has_pending(&self, session: SessionKey) -> bool {
+        let Some(member) = self.members.get(session) else {
+            return false;
+        };
+        let is_behind = |key| self.connections.get(key).is_some_and(Connection::is_behind);
+        !member.session.queue.is_empty()
+            || member.session.connection.is_some_and(is_behind)
+            || self.reload.is_some()
+    }
+
     /// Sends what waits for `session` as far as its window and outbox have room: first what a lost
     /// connection left in flight, then its queue.
     pub(super) fn send_queued(&mut self, owner: SessionKey, now: Instant, effects: &mut Effects) {

@@ -372,6 +372,12 @@ impl Connection {
         self.rare().is_some_and(|rare| rare.resend.is_some())
     }
 
+    /// Whether something that its Session's queue does not have is on its way: what is sent again, and retained messages.
+    pub(super) fn is_behind(&self) -> bool {
+        self.rare()
+            .is_some_and(|rare| rare.resend.is_some() || rare.replay.is_some())
+    }
+
     /// Retained messages on their way, if there are any.
     pub(super) fn replay_mut(&mut self) -> Option<&mut Replay> {
         self.rare_mut()?.replay.as_deref_mut()

@@ -376,8 +376,8 @@ impl Shard {
                 && !vetted
                 && let Some(run) = self.handle_run(session, version, rest, size_max, now, effects)
             {
-                consumed += run.size();
-                self.end_packets(key, run.count(), now);
+                consumed += run.size.get();
+                self.end_packets(key, run.count, now);
                 continue;
             }
             let (header, body) = match split_packet(rest, size_max) {

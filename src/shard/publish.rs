@@ -135,10 +135,10 @@ impl Shard {
         }
         self.count_received(publish);
         self.receive(key, session, publish, message, &matches, now, effects)?;
-        if aliases.is_some()
+        if let Some(aliases) = aliases
             && let Some(connection) = self.clients.connections.get_mut(key)
         {
-            connection.make_rare().inbound_aliases = aliases;
+            connection.make_rare().inbound_aliases = Some(aliases);
         }
         Ok(Step::Continue)
     }
@@ -544,7 +544,9 @@ impl Shard {
             {
                 store.done(&member.session, sequence);
             }
-            self.send_pending(session, now, effects);
+            if self.clients.has_pending(session) {
+                self.send_pending(session, now, effects);
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::key::{SessionKey, ShardId};
 use crate::message::{MessageRef, ProtocolVersion, QoS};
 use crate::router::{Matches, Target};
 use crate::time::Instant;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 /// Packets one behind the other.
@@ -105,6 +106,15 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What was taken as a run.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    /// Bytes of its packets.
+    pub(super) size: NonZeroUsize,
+    /// How many messages it has.
+    pub(super) count: usize,
+}
+
 /// Those who want a run, or some of them: the targets from one place on.
 #[derive(Clone, Copy)]
 struct Part<'a> {
@@ -128,15 +138,15 @@ impl Shard {
     /// looked at as the operator wants it.
     // HOT: per run.
     #[inline(never)] // Packets of other kinds do not pay for it.
-    pub(super) fn handle_run<'a>(
+    pub(super) fn handle_run(
         &mut self,
         publisher: SessionKey,
         version: ProtocolVersion,
-        bytes: &'a [u8],
+        bytes: &[u8],
         packet_size_max: u32,
         now: Instant,
         effects: &mut Effects,
-    ) -> Option<Run<'a>> {
+    ) -> Option<Taken> {
         let first = PlainPublish::peek(version, bytes, packet_size_max)?;
         // The broker's own topics are nobody else's to write.
         if first.topic_name[0] == b'$' {
@@ -164,7 +174,7 @@ impl Shard {
         counters.publish_bytes_received += run.payload_bytes as u64;
         // Groups go by turns, and whose member is a subscriber as well gets one message after the other by both ways.
         let is_onward =
-            !matches.groups.is_empty() || matches.has_shards() && run.largest > BATCHED_SIZE_MAX;
+            matches.has_groups() || matches.has_shards() && run.largest > BATCHED_SIZE_MAX;
         if matches.has_shards() && !is_onward {
             for to in matches.shards.iter() {
                 self.forward_run(to, &run);
@@ -179,7 +189,10 @@ impl Shard {
             let all = Part::all(&matches);
             self.deliver_run(&run, Some(publisher), all, is_onward, now, effects);
         }
-        Some(run)
+        Some(Taken {
+            size: NonZeroUsize::new(run.size())?,
+            count: run.count,
+        })
     }
 
     /// Puts as much of a run into the batch for another shard as there is room for, and the rest into the next ones.
@@ -343,7 +356,7 @@ impl Clients {
         effects: &mut Effects,
     ) {
         // Who is in a group as well gets one message after the other by both ways.
-        let may_copy = self.copies_runs && part.matches.groups.is_empty();
+        let may_copy = self.copies_runs && !part.matches.has_groups();
         for (place, target) in part.targets.iter().enumerate() {
             // [MQTT-3.8.3-3]
             if !target.is_for(publisher) {

@@ -68,7 +68,7 @@ impl Shard {
     }
 
     /// Sends PUBACK once `lsn` is durable here and `ticket` is answered; zero: nothing is waited for.
-    #[inline]
+    #[inline(always)] // Of the two calls one is for each PUBLISH.
     pub(super) fn puback_once_stored(
         &mut self,
         key: ConnectionKey,
