@@ -151,6 +151,9 @@ pub(super) struct Visitor {
     stays: Vec<Stay>,
     asking: Option<Asking>,
     is_subscribed: bool,
+    /// Whether it has asked not to be, and may be still: a crash can take that back, and what it was not sent meanwhile is
+    /// not sent afterwards.
+    is_unsure: bool,
     /// SUBSCRIBE packets sent.
     subscribes: u32,
     received: BTreeSet<u16>,
@@ -182,6 +185,7 @@ impl Visitor {
             stays: Vec::new(),
             asking: None,
             is_subscribed: false,
+            is_unsure: false,
             subscribes: 0,
             received: BTreeSet::new(),
             connections: 0,
@@ -230,6 +234,7 @@ impl Visitor {
         self.link.drop();
         // What became of the last thing it asked for is not known.
         self.is_subscribed &= self.asking.is_none();
+        self.is_unsure |= self.asking == Some(Asking::Last);
         self.asking = None;
     }
 
@@ -376,7 +381,11 @@ impl Visitor {
             RetainHandling::SendIfNew,
             RetainHandling::DoNotSend,
         ];
-        let count = if self.is_subscribed { 3 } else { 2 };
+        let count = match (self.is_subscribed, self.is_unsure) {
+            (true, _) => 3,
+            (false, false) => 2,
+            (false, true) => 1,
+        };
         options.retain_handling = handlings[random.below(count)];
         let filters = [(MESSAGES, options), (RETAINED, options)];
         let mut subscribe = Subscribe::new(identifier(), &filters);
@@ -454,6 +463,7 @@ impl Visitor {
                     }
                     self.is_subscribed &= !is_first;
                 } else {
+                    self.is_unsure = false;
                     let earlier = stay.asked.iter_mut().rev().skip(1);
                     earlier.for_each(|it| it.until = it.until.min(moment));
                     if is_first && let Some(span) = stay.spans.last_mut() {
@@ -462,6 +472,7 @@ impl Visitor {
                 }
             }
             Packet::UnsubAck(_) => {
+                self.is_unsure = false;
                 self.asking = None;
                 if let Some(stay) = self.stays.last_mut() {
                     let asked = stay.asked.iter_mut();
@@ -514,6 +525,7 @@ impl Visitor {
             _ => {
                 self.stays.push(Stay::default());
                 self.begin_stay();
+                self.is_unsure = false;
             }
         }
         self.settle_wills(is_present, may_have_ended, now);
