@@ -341,6 +341,26 @@ fn a_topic_alias_that_stands_for_nothing_is_a_protocol_error_and_one_above_the_m
     }
 }
 
+/// MQTT 3.1, section 3.6, has QoS 1 in a PUBREL and nothing that follows from it; [MQTT-2.1.3-1] is of later versions.
+#[test]
+fn a_pubrel_of_mqtt_3_1_is_answered_whatever_flags_it_has() {
+    let mut broker = Broker::new();
+    let (client, _) = broker.connect("10 0f 0006 4d5149736470 03 02 003c 0001 61");
+    for flags in 0..16 {
+        let publish = format!("34 05 0001 74 00{:02x}", flags + 1);
+        assert_eq!(
+            broker.send(client, &publish),
+            format!("500200{:02x}", flags + 1)
+        );
+        let pubrel = format!("6{flags:x} 02 00{:02x}", flags + 1);
+        assert_eq!(
+            broker.send(client, &pubrel),
+            format!("700200{:02x}", flags + 1)
+        );
+    }
+    assert!(!broker.is_closed(client));
+}
+
 /// MQTT 3.1, section 3.1 and others: "not used". [MQTT-2.1.3-1] is of later versions.
 #[test]
 fn flags_that_mqtt_3_1_does_not_use_are_ignored_in_its_packets_and_refused_in_later_ones() {
