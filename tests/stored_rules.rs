@@ -1116,6 +1116,48 @@ fn qos2_messages_that_may_have_been_sent_before_a_crash_are_not_handed_on_though
     }
 }
 
+/// [MQTT-4.8.2-5] One that ends without PUBREL makes room in the window as well. The next is not sent before that is written
+/// down: a start would take the one that has ended for the one that may have been sent.
+#[test]
+fn a_qos2_message_that_was_sent_after_others_ended_otherwise_than_by_pubrel_is_not_handed_on() {
+    let refused = ("", "34 07 0001 74 0002 00 62", "50 03 0001 80", "62");
+    let expired = "34 0c 0001 74 0002 05 02 00000001 62";
+    let expired = ("", expired, "70 02 0001", "63");
+    let large = "34 16 0001 74 0002 00 62626262 62626262 62626262 62626262";
+    let large = ("27 00000010", large, "70 02 0001", "63");
+    for (properties, second, answer, next) in [refused, expired, large] {
+        for is_written in [false, true] {
+            let mut stored = Stored::with(Limits::default());
+            // Receive Maximum 1.
+            let properties = format!("21 0001 {properties}");
+            let (client, _) = stored.connect(&stays_in_v5(&properties));
+            let subscribe = "82 10 0001 00 000a 24736861 72652f67 2f74 02";
+            assert_eq!(stored.send(client, subscribe), "900400010002");
+            let publisher = stored.broker.v5('p');
+            stored.send(publisher, "34 07 0001 74 0001 00 61");
+            stored.send(publisher, second);
+            stored.send(publisher, "34 07 0001 74 0003 00 63");
+            assert_eq!(stored.broker.receive(client), "340700017400010061");
+            if answer.starts_with("70") {
+                assert_eq!(stored.send(client, "50 02 0001"), "62020001");
+            }
+            stored.broker.pass(2);
+            stored.broker.submit(client, &bytes(answer));
+            if is_written {
+                assert!(stored.write_once());
+            }
+            let heard = stored.broker.receive(client);
+            assert_eq!(heard.ends_with(next), is_written, "{second}: {heard}");
+            stored.restart();
+            let member = stored.broker.v311('b');
+            stored.send(member, "82 0f 0001 000a 24736861 72652f67 2f74 02");
+            stored.connect("10 0d 0004 4d515454 04 02 0000 0001 61");
+            let handed_on = stored.broker.receive(member);
+            assert_eq!(handed_on.contains(next), !is_written, "{handed_on}");
+        }
+    }
+}
+
 /// A Client of the first one of two shards, which may be the only one before.
 fn of_two() -> char {
     let shard = Shard::new(ShardId(0), 2, Limits::default(), 1);

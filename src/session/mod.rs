@@ -85,6 +85,9 @@ pub struct Logged {
     /// Deliveries before this place waited for a Client that was there to the end of the process before. How many of them
     /// it was sent, which of QoS 1 no window bounds, nobody knows any more.
     pub left_before: u64,
+    /// The frame that says of the last one of QoS 2 that it ended otherwise than by PUBREL. Until that is durable, a start
+    /// would count it as one that may have been sent, in place of what came behind it.
+    pub passed_over: u64,
     /// It is among those that are gone on with once their log is durable.
     pub is_awaited: bool,
 }
@@ -100,6 +103,7 @@ impl Logged {
             window: u16::MAX,
             sent_before: 0,
             left_before: 0,
+            passed_over: 0,
             is_awaited: false,
         }
     }

@@ -180,7 +180,7 @@ impl Clients {
             if self.may_read(session, delivery.message.topic_name()) {
                 queue.put_ahead(delivery);
             } else {
-                done.push(delivery.place.sequence);
+                done.push((delivery.place.sequence, delivery.qos));
             }
         }
         self.counters.dropped_denied += done.len() as u64;
@@ -188,8 +188,8 @@ impl Clients {
         self.queued_messages -= queued_before - queue.len();
         if let Some(member) = self.members.get_mut(session) {
             if let Some(store) = &mut self.store {
-                for sequence in done {
-                    store.done(&member.session, sequence);
+                for (sequence, qos) in done {
+                    store.passed_over(&mut member.session, sequence, qos);
                 }
             }
             member.session.queue = queue;

@@ -679,10 +679,10 @@ impl Clients {
             && let Some(first) = session.queue.first()
             && first.message.is_expired(now)
         {
-            let sequence = first.place.sequence;
+            let (sequence, qos) = (first.place.sequence, first.qos);
             session.queue.pop();
             if let Some(store) = &mut self.store {
-                store.done(session, sequence);
+                store.passed_over(session, sequence, qos);
             }
             self.counters.dropped_expired += 1;
         }
@@ -781,7 +781,7 @@ impl Clients {
                     if !session.inflight.has_room_for(sequence, connection.window) {
                         break;
                     }
-                    if !store.may_send(first) {
+                    if !store.may_send(session, first) {
                         store.await_durable(owner, session);
                         break;
                     }
@@ -795,7 +795,7 @@ impl Clients {
             if delivery.message.is_expired(now) {
                 self.counters.dropped_expired += 1;
                 if let Some(store) = &mut stored {
-                    store.done(session, delivery.place.sequence);
+                    store.passed_over(session, delivery.place.sequence, delivery.qos);
                 }
                 continue;
             }
@@ -882,10 +882,12 @@ impl Clients {
                 Some(Progress::Published(delivery))
                     if !may_read(&session.identity, delivery.message.topic_name()) =>
                 {
+                    let qos = delivery.qos;
                     denied += 1;
                     counters.dropped_denied += 1;
                     if let Some(store) = store {
-                        store.done(session, session.inflight.sequence_of(packet_identifier));
+                        let sequence = session.inflight.sequence_of(packet_identifier);
+                        store.passed_over(session, sequence, qos);
                     }
                     session.inflight.abandon(packet_identifier);
                 }
@@ -899,6 +901,7 @@ impl Clients {
                         now,
                     );
                     header.duplicate = true;
+                    let qos = delivery.qos;
                     let payload_size = header.payload.len();
                     if write(connection, header, sharing.of(&delivery.message)) {
                         counters.count_publish_sent(payload_size);
@@ -906,7 +909,8 @@ impl Clients {
                         // The Client takes smaller packets now than when this was first sent.
                         counters.dropped_packet_too_large += 1;
                         if let Some(store) = store {
-                            store.done(session, session.inflight.sequence_of(packet_identifier));
+                            let sequence = session.inflight.sequence_of(packet_identifier);
+                            store.passed_over(session, sequence, qos);
                         }
                         session.inflight.abandon(packet_identifier);
                     }

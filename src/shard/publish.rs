@@ -486,7 +486,8 @@ impl Shard {
             && let Some(store) = &mut self.clients.store
         {
             if failed {
-                store.done(&member.session, sequence);
+                let refused = QoS::ExactlyOnce;
+                store.passed_over(&mut member.session, sequence, refused);
             } else {
                 store.released(&member.session, sequence);
             }

@@ -525,7 +525,7 @@ impl Store {
     pub(super) fn sent(&mut self, session: &mut Session, delivery: Delivery, was_written: bool) {
         let sequence = delivery.place.sequence;
         if !was_written {
-            return self.done(session, sequence);
+            return self.passed_over(session, sequence, delivery.qos);
         }
         if let Some(name) = session.stored() {
             let session = name.get();
@@ -574,6 +574,18 @@ impl Store {
         if let Some(name) = session.stored() {
             let session = name.get();
             self.journal.append(&Record::Done { session, sequence });
+        }
+    }
+
+    /// A delivery has ended though its Client has not taken it. PUBREL, which makes room for other ones of QoS 2, waits for
+    /// the disk, and this does not: so the next one waits for it, as one may that is to stay with its Session.
+    #[cold]
+    pub(super) fn passed_over(&mut self, session: &mut Session, sequence: u64, qos: QoS) {
+        self.done(session, sequence);
+        if qos == QoS::ExactlyOnce
+            && let Some(log) = &mut session.log
+        {
+            log.passed_over = self.journal.position();
         }
     }
 
@@ -1015,9 +1027,17 @@ impl Store {
         self.settles.pop_front().map(|it| (it.from, it.round))
     }
 
-    /// Whether a QoS 2 delivery may be sent for the first time.
-    pub(super) fn may_send(&self, delivery: &Delivery) -> bool {
-        delivery.qos < QoS::ExactlyOnce || self.journal.is_durable(delivery.place.lsn)
+    /// Whether this delivery may be sent to `session` for the first time.
+    pub(super) fn may_send(&self, session: &Session, delivery: &Delivery) -> bool {
+        if delivery.qos < QoS::ExactlyOnce {
+            return true;
+        }
+        // Of what came by no Shared Subscription nothing is ever handed on.
+        let passed_over = match &session.log {
+            Some(log) if delivery.share.is_some() => log.passed_over,
+            _ => 0,
+        };
+        self.journal.is_durable(delivery.place.lsn.max(passed_over))
     }
 
     /// More may be sent to this Session once its log is durable.
